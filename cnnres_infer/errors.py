@@ -1,0 +1,74 @@
+"""The one error tree of the package.
+
+::
+
+    CnnresError                    1  an error of ours: the base of all below
+    ├── UsageError                 2  options that contradict each other
+    ├── InputError                 3  an input that must not be segmented
+    │   ├── VolumeError               a file that is no sound 3-D volume
+    │   ├── GeometryError             a grid whose place in space is unknown
+    │   ├── BundleError               a model bundle that cannot be trusted
+    │   └── OutputExistsError         an output that stands already
+    ├── VerificationError          4  an engine that disagrees with the network
+    └── EngineError                5  a backend that cannot be used
+        ├── BackendUnavailableError   not installed, or refused by its check
+        └── EngineRunError            failed while it ran
+
+The numbers are the exit statuses of the command line.
+"""
+
+from typing import ClassVar
+
+
+class CnnresError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+    exit_status: ClassVar[int] = 1
+
+
+class UsageError(CnnresError, ValueError):
+    """Options or arguments that contradict each other."""
+
+    exit_status = 2
+
+
+class InputError(CnnresError, ValueError):
+    """An input that must not be segmented; nothing was written."""
+
+    exit_status = 3
+
+
+class VolumeError(InputError):
+    """A file or array that is no sound 3-D image."""
+
+
+class GeometryError(InputError):
+    """A grid whose place in the patient's space is unknown or contradictory."""
+
+
+class BundleError(InputError):
+    """A model bundle that is incomplete, altered or not understood."""
+
+
+class OutputExistsError(InputError, FileExistsError):
+    """An output that stands already and may not be overwritten."""
+
+
+class VerificationError(CnnresError, ArithmeticError):
+    """An engine's output that differs too much from the network's."""
+
+    exit_status = 4
+
+
+class EngineError(CnnresError, RuntimeError):
+    """A backend that cannot do what was asked of it."""
+
+    exit_status = 5
+
+
+class BackendUnavailableError(EngineError):
+    """A backend that is not installed, not usable here, or not the one asked for."""
+
+
+class EngineRunError(EngineError):
+    """A backend that failed in the middle of its work."""

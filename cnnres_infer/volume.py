@@ -1,0 +1,326 @@
+"""Volumes on their grids: reading and atomic writing of NIfTI files."""
+
+import gzip
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnres_infer.errors import GeometryError, OutputExistsError, VolumeError
+
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Image
+
+FloatArray = NDArray[np.float32]
+Affine = NDArray[np.float64]
+
+SUFFIXES = (".nii.gz", ".nii")
+_TRANSFORM_FIELDS = (
+    "pixdim",
+    "xyzt_units",
+    "qform_code",
+    "sform_code",
+    "quatern_b",
+    "quatern_c",
+    "quatern_d",
+    "qoffset_x",
+    "qoffset_y",
+    "qoffset_z",
+    "srow_x",
+    "srow_y",
+    "srow_z",
+)
+_MAX_BYTES = 4 << 30
+_NEGLIGIBLE_SHEAR = 1e-3
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the voxels of a volume lie in the patient.
+
+    Attributes
+    ----------
+    shape
+        Voxels along each of the three axes.
+    affine
+        float64 (4, 4): voxel indices to mm in RAS+ (right, anterior and
+        superior are positive).
+    transforms
+        The fields of a NIfTI header that place the grid, as they stood in the
+        file, so that outputs repeat them bit for bit; empty for arrays.
+    """
+
+    shape: tuple[int, int, int]
+    affine: Affine
+    transforms: dict[str, NDArray[np.generic]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        affine = np.array(self.affine, np.float64)
+        if affine.shape != (4, 4) or not np.isfinite(affine).all():
+            raise GeometryError("the affine is not a 4 x 4 matrix of finite numbers")
+        if not np.linalg.norm(affine[:3, :3], axis=0).all() or not np.linalg.det(affine[:3, :3]):
+            raise GeometryError("the affine is singular: the volume has no extent in some direction")
+        affine.setflags(write=False)
+        object.__setattr__(self, "affine", affine)
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance between voxel centres along each axis, in mm."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in ml, from the determinant (right for sheared grids too)."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+
+    def to_mm(self, index: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Voxel indices (..., 3) to RAS+ positions in mm (..., 3)."""
+        return index @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+    def matches(self, other: Self, tolerance: float = 1e-3) -> bool:
+        """Tell whether two grids are one, to `tolerance` in mm."""
+        return self.shape == other.shape and bool(
+            np.allclose(self.affine, other.affine, rtol=0, atol=tolerance)
+        )
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Intensities on a grid.
+
+    Attributes
+    ----------
+    data
+        float32 (X, Y, Z), finite, read-only.
+    grid
+        Where they lie.
+    name
+        What to call the volume in messages and output names.
+    """
+
+    data: FloatArray
+    grid: Grid
+    name: str = "volume"
+
+    def __post_init__(self) -> None:
+        if self.data.shape != self.grid.shape:
+            raise VolumeError(f"the data have the shape {self.data.shape}, not {self.grid.shape}")
+        self.data.setflags(write=False)
+
+
+@dataclass(frozen=True)
+class Probabilities:
+    """The network's opinion on each voxel.
+
+    Attributes
+    ----------
+    data
+        float32 (X, Y, Z) in [0, 1], read-only: probability of lesion.
+    grid
+        Where they lie.
+    """
+
+    data: FloatArray
+    grid: Grid
+
+    def __post_init__(self) -> None:
+        self.data.setflags(write=False)
+
+
+def volume_name(path: Path) -> str:
+    """File name without its NIfTI suffix.
+
+    Raises
+    ------
+    VolumeError
+        If the suffix is not one of NIfTI's.
+    """
+    for suffix in SUFFIXES:
+        if path.name.lower().endswith(suffix) and len(path.name) > len(suffix):
+            return path.name[: -len(suffix)]
+    raise VolumeError(f"{path}: not a NIfTI file name; give a file that ends in .nii or .nii.gz")
+
+
+def load_volume(path: Path | str) -> Volume:
+    """Read a 3-D NIfTI file, compressed or not.
+
+    A compressed file is inflated to its end, so that a damaged one is refused
+    and not read as far as it goes.
+
+    Raises
+    ------
+    VolumeError
+        If the file cannot be read, is damaged, or is no 3-D image of numbers.
+    GeometryError
+        If its header does not say where the voxels lie.
+    """
+    path = Path(path)
+    name = volume_name(path)
+    return volume_from_image(_parse(path, _read(path)), name)
+
+
+def volume_from_image(image: "Nifti1Image", name: str = "volume") -> Volume:
+    """Take over a nibabel image; see `load_volume`."""
+    header = image.header
+    shape = tuple(int(n) for n in image.shape)
+    if len(shape) > 3 and all(n == 1 for n in shape[3:]):
+        shape = shape[:3]
+    if len(shape) != 3:
+        raise VolumeError(f"{name}: an image of {len(shape)} dimensions; give a single 3-D volume")
+    if not all(shape):
+        raise VolumeError(f"{name}: the image is empty (shape {shape})")
+    if not header["sform_code"] and not header["qform_code"]:
+        raise GeometryError(
+            f"{name}: the header does not say where the volume lies (sform and qform codes are 0); "
+            "write a valid sform, or pass array and affine in Python"
+        )
+    if image.get_data_dtype().kind not in "iuf":
+        raise VolumeError(f"{name}: voxels of type {image.get_data_dtype()}; one number is needed")
+    transforms = {key: np.array(header[key]) for key in _TRANSFORM_FIELDS}
+    grid = Grid((shape[0], shape[1], shape[2]), image.affine, transforms)
+    data = np.asanyarray(image.dataobj).reshape(shape)
+    return volume_from_array(data, grid, name)
+
+
+def volume_from_array(
+    data: NDArray[np.generic], grid: Grid | NDArray[np.generic], name: str = "volume"
+) -> Volume:
+    """Take over an array (X, Y, Z) with its grid, or with its RAS+ affine in mm (4, 4).
+
+    Raises
+    ------
+    VolumeError
+        If the array is not 3-D, or holds no two different finite numbers.
+    GeometryError
+        If the affine is singular or not finite.
+    """
+    if data.ndim != 3:
+        raise VolumeError(f"{name}: an array of {data.ndim} dimensions; give one (X, Y, Z)")
+    if not isinstance(grid, Grid):
+        shape = (int(data.shape[0]), int(data.shape[1]), int(data.shape[2]))
+        grid = Grid(shape, np.asarray(grid, np.float64))
+    values = np.array(data, np.float32, order="K")
+    finite = np.isfinite(values)
+    if not finite.all():
+        values[~finite] = 0.0
+    if values.size == 0 or values.min() == values.max():
+        raise VolumeError(f"{name}: all voxels are the same or not finite; there is no image in it")
+    return Volume(values, grid, name)
+
+
+def save_volume(path: Path, data: NDArray[np.generic], grid: Grid, overwrite: bool = False) -> None:
+    """Write an array on a grid as NIfTI, completely or not at all.
+
+    The transforms of the grid's own file (sform, qform, their codes, units)
+    are repeated as they stood there.
+
+    Raises
+    ------
+    OutputExistsError
+        If the file stands and `overwrite` is False.
+    """
+    import nibabel
+
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(data.dtype)
+    header.set_data_shape(data.shape)
+    if grid.transforms:
+        for key, value in grid.transforms.items():
+            header[key] = value
+    else:
+        header.set_xyzt_units("mm")
+        header.set_sform(grid.affine, code="scanner")
+        header.set_zooms(grid.spacing)
+        if not _sheared(grid.affine):
+            header.set_qform(grid.affine, code="scanner")
+    content = nibabel.Nifti1Image(data, None, header).to_bytes()
+    if path.name.endswith(".gz"):
+        content = gzip.compress(content, compresslevel=4, mtime=0)
+    with atomic_path(path, overwrite) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def atomic_path(path: Path, overwrite: bool = False) -> Iterator[Path]:
+    """Lend a temporary path beside `path` that takes its place when all went well.
+
+    Raises
+    ------
+    OutputExistsError
+        If `path` stands and `overwrite` is False, also when another process
+        made it in the meantime.
+    """
+    if path.exists() and not overwrite:
+        raise _exists(path)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name[:64]}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        if overwrite:
+            temporary.replace(path)
+        else:
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                raise _exists(path) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _exists(path: Path) -> OutputExistsError:
+    return OutputExistsError(f"{path} exists already: name another folder, or add --overwrite")
+
+
+def _sheared(affine: Affine) -> bool:
+    cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(abs(cosines.T @ cosines - np.eye(3)).max() > _NEGLIGIBLE_SHEAR)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if not path.name.lower().endswith(".gz"):
+            if path.stat().st_size > _MAX_BYTES:
+                raise VolumeError(f"{path}: larger than {_MAX_BYTES >> 30} GiB")
+            return path.read_bytes()
+        with gzip.open(path) as stream:
+            content = stream.read(_MAX_BYTES + 1)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise VolumeError(f"{path}: damaged ({error}); copy it again from its source") from error
+    except OSError as error:
+        raise VolumeError(f"{path}: {error.strerror or error}") from error
+    if len(content) > _MAX_BYTES:
+        raise VolumeError(f"{path}: inflates to more than {_MAX_BYTES >> 30} GiB")
+    return content
+
+
+def _parse(path: Path, content: bytes) -> "Nifti1Image":
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    kind = nibabel.Nifti2Image if content[:4] in _NIFTI2_SIZES else nibabel.Nifti1Image
+    try:
+        image = kind.from_bytes(content)
+        expected = int(image.dataobj.offset) + image.get_data_dtype().itemsize * int(
+            np.prod(image.shape, dtype=object)
+        )
+    except (ImageFileError, HeaderDataError, ValueError, OverflowError, EOFError) as error:
+        raise VolumeError(f"{path}: not a readable NIfTI file ({error})") from error
+    if len(content) < expected:
+        raise VolumeError(f"{path}: {expected - len(content)} bytes of voxels are missing")
+    return image
+
+
+_NIFTI2_SIZES = ((540).to_bytes(4, "little"), (540).to_bytes(4, "big"))

@@ -1,0 +1,167 @@
+"""Random changes to training images: where they lie, what is in them, how bright they are.
+
+All work on batches (N, 1, H, W) of images in [0, 1] with tissue near 0.5, and
+draw from one `torch.Generator`, so that a seed gives the same images again.
+"""
+
+import math
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+
+TISSUE = 0.5
+_BRAIN = 0.01
+_SATURATED = 0.985
+
+
+def uniform(generator: Generator, count: int, low: float, high: float) -> Tensor:
+    """Draw (N, 1, 1, 1) values, one for each image."""
+    return torch.rand(count, 1, 1, 1, generator=generator) * (high - low) + low
+
+
+def chance(generator: Generator, count: int, probability: float) -> Tensor:
+    """Draw (N, 1, 1, 1) zeros and ones, one for each image."""
+    return (uniform(generator, count, 0, 1) < probability).float()
+
+
+def smooth_field(generator: Generator, count: int, size: int, cells: int) -> Tensor:
+    """Smooth noise (N, 1, size, size) of unit variance at its `cells` x `cells` nodes."""
+    nodes = torch.randn(count, 1, cells, cells, generator=generator)
+    return functional.interpolate(nodes, size=(size, size), mode="bicubic", align_corners=True)
+
+
+def deform(images: Tensor, masks: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Flip left-right, rotate, scale, shift and bend."""
+    count, _, size, _ = images.shape
+    angle = uniform(generator, count, -0.26, 0.26).view(-1)
+    scale = uniform(generator, count, 0.87, 1.18).view(-1)
+    stretch = uniform(generator, count, 0.94, 1.06).view(-1)
+    flip = 1 - 2 * chance(generator, count, 0.5).view(-1)
+    shift = (torch.rand(count, 2, generator=generator) - 0.5) * 0.12
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    rows = [
+        torch.stack([scale * stretch * cos * flip, -scale * sin * flip, shift[:, 0]], dim=1),
+        torch.stack([scale * stretch * sin, scale * cos, shift[:, 1]], dim=1),
+    ]
+    grid = functional.affine_grid(torch.stack(rows, dim=1), [count, 1, size, size], False)
+    bend = torch.cat([smooth_field(generator, count, size, 6) for _ in range(2)], dim=1)
+    grid = grid + bend.permute(0, 2, 3, 1) * uniform(generator, count, 0.0, 0.022)
+    both = functional.grid_sample(torch.cat([images, masks], dim=1), grid, align_corners=False)
+    return both[:, :1], both[:, 1:]
+
+
+def blobs(generator: Generator, count: int, size: int, radius: tuple[float, float]) -> Tensor:
+    """One irregular blob in each of (N, 1, size, size), soft-edged, in [0, 1].
+
+    A circle whose radius (pixels, log-uniform) varies with the angle by four
+    random harmonics.
+    """
+    axis = torch.arange(size, dtype=torch.float32)
+    low, high = math.log(radius[0]), math.log(radius[1])
+    radii = torch.exp(uniform(generator, count, low, high))
+    row = axis.view(1, 1, -1, 1) - uniform(generator, count, 0.15, 0.85) * size
+    column = axis.view(1, 1, 1, -1) - uniform(generator, count, 0.2, 0.8) * size
+    row = row * uniform(generator, count, 0.6, 1.7)
+    angle = torch.atan2(row, column)
+    wobble = torch.ones_like(angle)
+    for harmonic in range(2, 6):
+        phase = uniform(generator, count, 0, 2 * math.pi)
+        depth = uniform(generator, count, 0.0, 0.45 / math.sqrt(harmonic))
+        wobble = wobble + depth * torch.cos(harmonic * angle + phase)
+    distance = torch.sqrt(row**2 + column**2)
+    edge = uniform(generator, count, 0.7, 1.6)
+    return torch.sigmoid((radii * wobble.clamp(0.3) - distance) / edge * 2)
+
+
+def paste_lesions(
+    images: Tensor, masks: Tensor, shapes: Tensor, wanted: Tensor, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Add bright lesions: one to four blobs, or the shape of a real lesion.
+
+    Parameters
+    ----------
+    shapes
+        (K, 1, H, W) masks of real lesions to choose from.
+    wanted
+        (N, 1, 1, 1): 1 for images that are to get lesions.
+    """
+    count, _, size, _ = images.shape
+    lesion = torch.zeros_like(images)
+    for order in range(4):
+        present = chance(generator, count, 1.0 if order == 0 else 0.5)
+        blob = blobs(generator, count, size, (1.2, 11.0))
+        lesion = torch.maximum(lesion, present * blob)
+    pick = torch.randint(len(shapes), (count,), generator=generator)
+    real = chance(generator, count, 0.3)
+    lesion = torch.where(real > 0, functional.avg_pool2d(shapes[pick], 3, 1, 1), lesion)
+    lesion = lesion * wanted * (images > _BRAIN)
+    gain = uniform(generator, count, 0.3, 1.3)
+    texture = 1 + 0.25 * smooth_field(generator, count, size, 24)
+    grown = images * (1 + gain * lesion * texture.clamp(0.3))
+    floor = TISSUE * (1 + 0.6 * gain) * lesion
+    images = torch.where(lesion > 0.5, torch.maximum(grown, 0.5 * (grown + floor)), grown)
+    return images, torch.maximum(masks, (lesion > 0.5).float())
+
+
+def unsaturate(images: Tensor, generator: Generator) -> Tensor:
+    """Give texture and height to what an 8-bit range cut off."""
+    count, _, size, _ = images.shape
+    top = images.amax(dim=(1, 2, 3), keepdim=True)
+    saturated = functional.avg_pool2d((images >= _SATURATED * top).float(), 3, 1, 1)
+    texture = (0.5 + 0.35 * smooth_field(generator, count, size, 32)).clamp(0, 1.5)
+    height = uniform(generator, count, 0.0, 0.8) * chance(generator, count, 0.6)
+    return images + height * texture * saturated
+
+
+def brighten_rims(images: Tensor, generator: Generator) -> Tensor:
+    """Brighten parts of the brain's edge, as near the sinuses and the skull base."""
+    count, _, size, _ = images.shape
+    brain = (images > _BRAIN).float()
+    edge = (1 - functional.avg_pool2d(brain, 11, 1, 5)) * brain
+    patches = smooth_field(generator, count, size, 7).clamp(0)
+    strength = uniform(generator, count, 0.0, 1.0) * chance(generator, count, 0.35)
+    return images * (1 + strength * edge * patches)
+
+
+def change_intensity(images: Tensor, generator: Generator) -> Tensor:
+    """Vary scale, contrast, shading, resolution, noise and the ceiling."""
+    count, _, size, _ = images.shape
+    brain = images > _BRAIN
+    contrast = uniform(generator, count, 0.75, 1.3)
+    images = TISSUE + (images - TISSUE) * torch.where(images < TISSUE, contrast, contrast.clamp(0.9))
+    images = images * uniform(generator, count, 0.9, 1.1)
+    shading = smooth_field(generator, count, size, 4) * uniform(generator, count, 0.0, 0.07)
+    images = images * (1 + shading)
+    coarse = functional.interpolate(images, scale_factor=0.62, mode="bilinear", antialias=True)
+    coarse = functional.interpolate(coarse, size=(size, size), mode="bilinear")
+    images = torch.where(chance(generator, count, 0.35) > 0, coarse, images)
+    noise = torch.randn(images.shape, generator=generator)
+    soft = functional.avg_pool2d(noise, 3, 1, 1) * 3
+    noise = torch.where(chance(generator, count, 0.5) > 0, soft, noise)
+    images = images + noise * uniform(generator, count, 0.0, 0.03)
+    ceiling = 1 - uniform(generator, count, 0.0, 0.3) * chance(generator, count, 0.3)
+    return (torch.minimum(images.clamp(0, 1), ceiling) * brain).contiguous()
+
+
+def mirror_healthy(image: Tensor, mask: Tensor) -> Tensor | None:
+    """Half of an image (H, W) without lesion, mirrored over the other; None if both have some."""
+    half = image.shape[1] // 2
+    left, right = mask[:, :half].sum() > 0, mask[:, half:].sum() > 0
+    if left and right:
+        return None
+    mirrored = image.clone()
+    if left:
+        mirrored[:, :half] = image[:, half:].flip(1)
+    else:
+        mirrored[:, half:] = image[:, :half].flip(1)
+    return mirrored
+
+
+def jitter(images: Tensor, generator: Generator) -> Tensor:
+    """A copy that nobody could tell apart: a grey level's shift, gain and noise."""
+    count = len(images)
+    noise = torch.randn(images.shape, generator=generator) * uniform(generator, count, 0.0, 0.012)
+    moved = images * uniform(generator, count, 0.99, 1.01) + uniform(generator, count, -0.005, 0.005)
+    return (moved + noise).clamp(0, 1) * (images > 0)
+
+

@@ -1,0 +1,178 @@
+"""Training images from the collections of real MRI (their README: shared/data).
+
+Every image comes through `cnnres_infer.slices`, as at inference.
+"""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnres_infer.brain import find_brain
+from cnnres_infer.slices import SliceGeometry, SliceSpec, to_batches
+from cnnres_infer.volume import FloatArray, Grid, Volume, load_volume
+
+SPEC = SliceSpec(size=160, spacing=1.25, ceiling=2.0)
+VALIDATION_VOLUMES = ("sub-strokecase0001", "sub-strokecase0003")
+TRAINING_VOLUME = "sub-strokecase0002"
+UNLABELLED_VOLUME = "sub-clinical01"
+
+_SMALLEST_BRAIN_SHARE = 0.05
+_LARGEST_SATURATED_SHARE = 0.3
+_VALIDATION_EVERY = 5
+_FLATTEST_TISSUE = 0.01
+
+
+@dataclass(frozen=True)
+class Images:
+    """Network inputs with their expert masks.
+
+    Attributes
+    ----------
+    pixels, masks
+        float32 (N, H, W): images in [0, 1], and the share of lesion in each pixel.
+    patients
+        The patient of each.
+    """
+
+    pixels: FloatArray
+    masks: FloatArray
+    patients: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.patients)
+
+    def subset(self, keep: list[int]) -> "Images":
+        """The images with the given indices."""
+        return Images(self.pixels[keep], self.masks[keep], tuple(self.patients[i] for i in keep))
+
+
+@dataclass(frozen=True)
+class Collections:
+    """All that is trained on and validated with, split by patient.
+
+    Attributes
+    ----------
+    dwi, flair
+        ISLES'22 slices for training.
+    volume
+        Slices of a whole ISLES'22 DWI volume, most without lesion.
+    healthy
+        Slices of an unlabelled DWI volume, its healthy half mirrored over the other.
+    soop
+        FLAIR slices of SOOP.
+    validation
+        Pairs (DWI, FLAIR) of ISLES'22 slices of other patients.
+    """
+
+    dwi: Images
+    flair: Images
+    volume: Images
+    healthy: Images
+    soop: Images
+    validation: tuple[Images, Images]
+
+
+def load_collections(root: Path) -> Collections:
+    """Read everything below `root`.
+
+    The validation patients are every fifth of the ISLES'22 patients with both
+    modalities usable, in the order of their names.
+    """
+    with (root / "isles22_slices" / "index.csv").open(newline="") as stream:
+        rows = [r for r in csv.DictReader(stream) if r["case"] not in VALIDATION_VOLUMES]
+    both = [r["case"] for r in rows if r["usable_both"] == "1"]
+    held_out = [case for case in both if case != TRAINING_VOLUME][::_VALIDATION_EVERY]
+
+    def of(channel: str, cases: list[str]) -> Images:
+        return _stack(_isles_slice(root, case, channel) for case in cases)
+
+    training = {
+        channel: [r["case"] for r in rows if _usable(r, channel) and r["case"] not in held_out]
+        for channel in ("dwi", "flair")
+    }
+    return Collections(
+        dwi=of("dwi", training["dwi"]),
+        flair=of("flair", training["flair"]),
+        volume=volume_images(root, TRAINING_VOLUME),
+        healthy=_mirrored(volume_images(root, UNLABELLED_VOLUME)),
+        soop=_soop(root),
+        validation=(of("dwi", held_out), of("flair", held_out)),
+    )
+
+
+def volume_paths(root: Path, case: str) -> tuple[Path, Path]:
+    """Paths of a case's DWI volume and of its expert mask."""
+    folder = root / "volumes" / case
+    return folder / f"{case}_dwi.nii.gz", folder / f"{case}_msk.nii.gz"
+
+
+def volume_images(root: Path, case: str) -> Images:
+    """All slices with brain of a DWI volume; masks are zero where it has none."""
+    image, mask = volume_paths(root, case)
+    volume = load_volume(image)
+    truth = load_volume(mask).data if mask.exists() else np.zeros_like(volume.data)
+    return _images(volume, truth, case)
+
+
+def _usable(row: dict[str, str], channel: str) -> bool:
+    return (
+        float(row[f"{channel}_brain_frac"]) > _SMALLEST_BRAIN_SHARE
+        and float(row[f"{channel}_sat"]) < _LARGEST_SATURATED_SHARE
+    )
+
+
+def _isles_slice(root: Path, case: str, channel: str) -> Images:
+    with np.load(root / "isles22_slices" / f"{case}.npz") as archive:
+        columns, rows = archive["spacing"]
+        return _plane(archive[channel], archive["mask"], (rows, -columns), case)
+
+
+def _soop(root: Path) -> Images:
+    with np.load(root / "soop" / "flair_slices.npz") as archive:
+        flair, masks, subjects = archive["flair"], archive["mask"], archive["subject"]
+    return _stack(
+        _plane(image, mask, (1.0, 1.0), str(subject))
+        for image, mask, subject in zip(flair, masks, subjects, strict=True)
+        if image.any()
+    )
+
+
+def _plane(
+    image: NDArray[np.uint8], mask: NDArray[np.uint8], steps: tuple[float, float], patient: str
+) -> Images:
+    """A single slice as a volume of one: rows to posterior, columns by `steps[1]` to the right."""
+    rows, columns = steps
+    affine = np.diag([1.0, 1.0, 5.0, 1.0])
+    affine[:2, :2] = [[0.0, columns], [-rows, 0.0]]
+    grid = Grid((image.shape[0], image.shape[1], 1), affine)
+    volume = Volume(image[:, :, None].astype(np.float32), grid, patient)
+    return _images(volume, mask[:, :, None].astype(np.float32), patient)
+
+
+def _images(volume: Volume, truth: FloatArray, patient: str) -> Images:
+    brain = find_brain(volume).mask
+    geometry = SliceGeometry.of(volume.grid, brain, SPEC)
+    (batch,) = to_batches((volume,), brain, geometry, SPEC, volume.data.shape[2] + 1)
+    masks = geometry.to_pixels((geometry.oriented(truth)[:, :, batch.z] > 0).astype(np.float32))
+    return Images(batch.images[:, 0], masks, (patient,) * len(batch.z))
+
+
+def _mirrored(images: Images) -> Images:
+    """The half on the patient's left, mirrored over the right."""
+    half = images.pixels.shape[2] // 2
+    pixels = images.pixels.copy()
+    pixels[:, :, :half] = pixels[:, :, : half - 1 : -1]
+    return Images(pixels, np.zeros_like(pixels), images.patients)
+
+
+def _stack(parts: Iterator[Images]) -> Images:
+    items = [part for part in parts if part.pixels[part.pixels > 0].std() > _FLATTEST_TISSUE]
+    return Images(
+        np.concatenate([part.pixels for part in items]),
+        np.concatenate([part.masks for part in items]),
+        tuple(patient for part in items for patient in part.patients),
+    )

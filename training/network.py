@@ -1,0 +1,108 @@
+"""CNN-Res, the residual U-Net, in PyTorch.
+
+Layer by layer as in Gheibi, Shirini, Razavi et al., "CNN-Res: deep learning
+framework for segmentation of acute ischemic stroke lesions on multimodal MRI
+images", BMC Med Inform Decis Mak 23:192 (2023): 6,465,153 trainable parameters
+and 5,952 running statistics for one input channel.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+ENCODER_WIDTHS = (32, 64, 128, 256)
+BOTTLENECK_WIDTH = 512
+BOTTLENECK_OUT = 64
+DECODER_WIDTHS = (256, 128, 64, 64, 32)
+
+
+class TranslationBlock(nn.Module):
+    """Convolution, batch norm, ReLU, pooling: halves the image, changes its width."""
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width_in, width_out, 3, padding=1)
+        self.norm = nn.BatchNorm2d(width_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.max_pool2d(functional.relu(self.norm(self.conv(x))), 2)
+
+
+class ResidualBlock(nn.Module):
+    """x + [norm, ReLU, conv 1x1, norm, ReLU, conv 3x3](x), width unchanged."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv1 = nn.Conv2d(width, width, 1)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.conv1(functional.relu(self.norm1(x)))
+        return x + self.conv2(functional.relu(self.norm2(inner)))
+
+
+class ExpansionBlock(nn.Module):
+    """Nearest upsampling, concatenation with the encoder's output, convolution, ReLU."""
+
+    def __init__(self, width_in: int, width_skip: int, width_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width_in + width_skip, width_out, 3, padding=1)
+
+    def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        x = functional.interpolate(x, scale_factor=2.0, mode="nearest")
+        if skip is not None:
+            x = torch.cat([x, skip], dim=1)
+        return functional.relu(self.conv(x))
+
+
+class CNNRes(nn.Module):
+    """CNN-Res; see the module's text.
+
+    Parameters
+    ----------
+    in_channels
+        Channels of the input: 1 for one modality at a time (the paper), 2 for
+        DWI and FLAIR stacked.
+    """
+
+    def __init__(self, in_channels: int = 1) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        widths = (in_channels, *ENCODER_WIDTHS)
+        self.translations = nn.ModuleList(
+            TranslationBlock(a, b) for a, b in zip(widths, widths[1:], strict=False)
+        )
+        self.residuals = nn.ModuleList(ResidualBlock(width) for width in ENCODER_WIDTHS)
+        self.bottleneck_translation = TranslationBlock(ENCODER_WIDTHS[-1], BOTTLENECK_WIDTH)
+        self.bottleneck_residual = ResidualBlock(BOTTLENECK_WIDTH)
+        self.bottleneck_out = nn.Conv2d(BOTTLENECK_WIDTH, BOTTLENECK_OUT, 1)
+        inputs = (BOTTLENECK_OUT, *DECODER_WIDTHS)
+        skips = (*reversed(ENCODER_WIDTHS), 0)
+        self.expansions = nn.ModuleList(
+            ExpansionBlock(a, skip, b)
+            for a, skip, b in zip(inputs, skips, DECODER_WIDTHS, strict=False)
+        )
+        self.head = nn.Conv2d(DECODER_WIDTHS[-1], 1, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W), H and W multiples of 32, to logits (N, 1, H, W)."""
+        skips: list[Tensor] = []
+        for translation, residual in zip(self.translations, self.residuals, strict=True):
+            x = residual(translation(x))
+            skips.append(x)
+        x = self.bottleneck_out(self.bottleneck_residual(self.bottleneck_translation(x)))
+        for expansion, skip in zip(self.expansions, [*reversed(skips), None], strict=True):
+            x = expansion(x, skip)
+        logits: Tensor = self.head(x)
+        return logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) to probabilities of lesion (N, 1, H, W)."""
+        return torch.sigmoid(self.logits(x))
