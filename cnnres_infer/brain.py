@@ -48,7 +48,9 @@ def find_brain(volume: Volume) -> Brain:
     """
     data = volume.data
     if np.count_nonzero(data) <= (1 - _BLANK_SHARE) * data.size:
-        foreground = data > _BACKGROUND * np.percentile(data[data > 0], 99) if data.max() > 0 else data > 0
+        foreground = (
+            data > _BACKGROUND * np.percentile(data[data > 0], 99) if data.max() > 0 else data > 0
+        )
         if foreground.sum() * volume.grid.voxel_ml <= _LARGEST_BRAIN_ML:
             return Brain(_checked(_filled(foreground), volume.name), "stripped")
     return Brain(_checked(extract_brain(volume), volume.name), "extracted")

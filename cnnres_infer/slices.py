@@ -106,14 +106,14 @@ class SliceGeometry:
             If `brain` is empty.
         """
         axes, flips = axial_axes(grid)
-        oriented = _orient(brain, axes, flips)
-        if not oriented.any():
+        inside = oriented(brain, axes, flips)
+        if not inside.any():
             raise VolumeError("no brain was found in the volume: give its mask with --brain-mask")
-        occupied = oriented.sum(axis=2)
+        occupied = inside.sum(axis=2)
         spacing = grid.spacing
         pairs = []
         for image_axis in (0, 1):
-            extent = oriented.shape[image_axis]
+            extent = inside.shape[image_axis]
             centre = _middle(occupied.sum(axis=1 - image_axis))
             step = spec.spacing / spacing[axes[image_axis]]
             start = centre - step * (spec.size // 2)
@@ -121,7 +121,7 @@ class SliceGeometry:
             back = resampling(spec.size, extent, -start / step, 1 / step)
             pairs.append((forward, back))
         (rows, rows_back), (columns, columns_back) = pairs
-        shape = oriented.shape
+        shape = inside.shape
         return cls(
             axes,
             flips,
@@ -134,15 +134,18 @@ class SliceGeometry:
 
     def oriented(self, data: NDArray[T]) -> NDArray[T]:
         """View voxels (X, Y, Z) as (rows, columns, slices) of the images."""
-        return _orient(data, self.axes, self.flips)
+        return oriented(data, self.axes, self.flips)
 
     def to_pixels(self, planes: FloatArray) -> FloatArray:
         """Resample oriented voxels (rows, columns, N) to pixels (N, H, W)."""
-        return np.matmul(np.matmul(self.rows, np.moveaxis(planes, 2, 0)), self.columns.T)
+        pixels: FloatArray = np.matmul(
+            np.matmul(self.rows, np.moveaxis(planes, 2, 0)), self.columns.T
+        )
+        return pixels
 
     def to_voxels(self, images: FloatArray) -> FloatArray:
         """Resample pixels (N, H, W) to oriented voxels (rows, columns, N)."""
-        planes = np.matmul(np.matmul(self.rows_back, images), self.columns_back.T)
+        planes: FloatArray = np.matmul(np.matmul(self.rows_back, images), self.columns_back.T)
         return np.moveaxis(planes, 0, 2)
 
 
@@ -181,18 +184,33 @@ def axial_axes(grid: Grid) -> tuple[tuple[int, int, int], tuple[bool, bool, bool
     return (posterior, left, superior), flips
 
 
-def resampling(n_in: int, n_out: int, start: float, step: float) -> FloatArray:
+def oriented(
+    data: NDArray[T], axes: tuple[int, int, int], flips: tuple[bool, bool, bool]
+) -> NDArray[T]:
+    """View voxels (X, Y, Z) as (rows, columns, slices); see `axial_axes`."""
+    view = data.transpose(axes)
+    return view[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
+
+
+def resampling(
+    n_in: int, n_out: int, start: float, step: float, width: float | None = None
+) -> FloatArray:
     """Matrix that samples a line of `n_in` values at ``start + step * i``.
 
     A triangle kernel: linear interpolation where `step` is at most 1, and
     widened to `step` where samples are dropped, against aliasing. Beyond the
     ends the line is taken as zero.
 
+    Parameters
+    ----------
+    width
+        Half the kernel's base, by default ``max(1, step)``.
+
     Returns
     -------
     float32 (n_out, n_in), rows summing to 1 inside the line.
     """
-    width = max(1.0, step)
+    width = max(1.0, step) if width is None else width
     pad = int(np.ceil(width)) + 1
     position = start + step * np.arange(n_out)
     index = np.arange(-pad, n_in + pad)
@@ -278,17 +296,10 @@ def from_batches(
         field of view.
     """
     data = np.zeros(grid.shape, np.float32)
-    oriented = geometry.oriented(data)
+    planes = geometry.oriented(data)
     for batch, output in batches:
-        oriented[:, :, batch.z] = np.clip(geometry.to_voxels(output[:, 0]), 0.0, 1.0)
+        planes[:, :, batch.z] = np.clip(geometry.to_voxels(output[:, 0]), 0.0, 1.0)
     return Probabilities(data, grid)
-
-
-def _orient(
-    data: NDArray[T], axes: tuple[int, int, int], flips: tuple[bool, bool, bool]
-) -> NDArray[T]:
-    view = data.transpose(axes)
-    return view[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
 
 
 def _middle(occupied: NDArray[np.intp]) -> int:

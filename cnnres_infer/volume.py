@@ -66,7 +66,9 @@ class Grid:
         if affine.shape != (4, 4) or not np.isfinite(affine).all():
             raise GeometryError("the affine is not a 4 x 4 matrix of finite numbers")
         if not np.linalg.norm(affine[:3, :3], axis=0).all() or not np.linalg.det(affine[:3, :3]):
-            raise GeometryError("the affine is singular: the volume has no extent in some direction")
+            raise GeometryError(
+                "the affine is singular: the volume has no extent in some direction"
+            )
         affine.setflags(write=False)
         object.__setattr__(self, "affine", affine)
 
@@ -104,11 +106,14 @@ class Volume:
         Where they lie.
     name
         What to call the volume in messages and output names.
+    warnings
+        What was odd about the input and mended.
     """
 
     data: FloatArray
     grid: Grid
     name: str = "volume"
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.data.shape != self.grid.shape:
@@ -208,12 +213,14 @@ def volume_from_array(
         shape = (int(data.shape[0]), int(data.shape[1]), int(data.shape[2]))
         grid = Grid(shape, np.asarray(grid, np.float64))
     values = np.array(data, np.float32, order="K")
-    finite = np.isfinite(values)
-    if not finite.all():
-        values[~finite] = 0.0
+    warnings: tuple[str, ...] = ()
+    lost = ~np.isfinite(values)
+    if lost.any():
+        values[lost] = 0.0
+        warnings = (f"{np.count_nonzero(lost)} voxels are not finite and were taken as zero",)
     if values.size == 0 or values.min() == values.max():
         raise VolumeError(f"{name}: all voxels are the same or not finite; there is no image in it")
-    return Volume(values, grid, name)
+    return Volume(values, grid, name, warnings)
 
 
 def save_volume(path: Path, data: NDArray[np.generic], grid: Grid, overwrite: bool = False) -> None:

@@ -5,6 +5,7 @@ draw from one `torch.Generator`, so that a seed gives the same images again.
 """
 
 import math
+
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
@@ -128,7 +129,9 @@ def change_intensity(images: Tensor, generator: Generator) -> Tensor:
     count, _, size, _ = images.shape
     brain = images > _BRAIN
     contrast = uniform(generator, count, 0.75, 1.3)
-    images = TISSUE + (images - TISSUE) * torch.where(images < TISSUE, contrast, contrast.clamp(0.9))
+    images = TISSUE + (images - TISSUE) * torch.where(
+        images < TISSUE, contrast, contrast.clamp(0.9)
+    )
     images = images * uniform(generator, count, 0.9, 1.1)
     shading = smooth_field(generator, count, size, 4) * uniform(generator, count, 0.0, 0.07)
     images = images * (1 + shading)
@@ -161,7 +164,7 @@ def jitter(images: Tensor, generator: Generator) -> Tensor:
     """A copy that nobody could tell apart: a grey level's shift, gain and noise."""
     count = len(images)
     noise = torch.randn(images.shape, generator=generator) * uniform(generator, count, 0.0, 0.012)
-    moved = images * uniform(generator, count, 0.99, 1.01) + uniform(generator, count, -0.005, 0.005)
+    moved = images * uniform(generator, count, 0.99, 1.01) + uniform(
+        generator, count, -0.005, 0.005
+    )
     return (moved + noise).clamp(0, 1) * (images > 0)
-
-

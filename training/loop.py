@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ def train(collections: Collections, volumes: dict[str, Images], recipe: Recipe, 
     """
     torch.manual_seed(recipe.seed)
     generator = Generator().manual_seed(recipe.seed)
-    network = CNNRes().to(memory_format=torch.channels_last)
+    network: CNNRes = CNNRes().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(network).eval()
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=recipe.weight_decay)
     pools = _pools(collections)
@@ -117,7 +118,9 @@ def check(network: CNNRes, images: Images) -> dict[str, float]:
     noisy = images.pixels + 0.01 * images.pixels.std() * noise * (images.pixels > 0)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         clean, shaken = (
-            torch.cat([network.logits(part).float() for part in torch.from_numpy(x[:, None]).split(16)])
+            torch.cat(
+                [network.logits(part).float() for part in torch.from_numpy(x[:, None]).split(16)]
+            )
             for x in (images.pixels, np.clip(noisy, 0, 1))
         )
     predicted, again = clean[:, 0].numpy() > 0, shaken[:, 0].numpy() > 0
@@ -193,7 +196,8 @@ def _loss(network: CNNRes, images: Tensor, masks: Tensor, consistency: float) ->
 def _learning_rate(recipe: Recipe, step: int) -> float:
     warmup = 0.03 * recipe.steps
     progress = max(0.0, (step - warmup) / (recipe.steps - warmup))
-    return recipe.learning_rate * min(1.0, step / warmup) * (1 + np.cos(np.pi * progress)) / 2
+    cosine = (1 + math.cos(math.pi * progress)) / 2
+    return recipe.learning_rate * min(1.0, step / warmup) * cosine
 
 
 def _average(average: CNNRes, network: CNNRes, decay: float) -> None:

@@ -6,6 +6,8 @@ images", BMC Med Inform Decis Mak 23:192 (2023): 6,465,153 trainable parameters
 and 5,952 running statistics for one input channel.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -40,7 +42,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         inner = self.conv1(functional.relu(self.norm1(x)))
-        return x + self.conv2(functional.relu(self.norm2(inner)))
+        out: Tensor = x + self.conv2(functional.relu(self.norm2(inner)))
+        return out
 
 
 class ExpansionBlock(nn.Module):
@@ -54,7 +57,8 @@ class ExpansionBlock(nn.Module):
         x = functional.interpolate(x, scale_factor=2.0, mode="nearest")
         if skip is not None:
             x = torch.cat([x, skip], dim=1)
-        return functional.relu(self.conv(x))
+        out: Tensor = functional.relu(self.conv(x))
+        return out
 
 
 class CNNRes(nn.Module):
@@ -71,9 +75,7 @@ class CNNRes(nn.Module):
         super().__init__()
         self.in_channels = in_channels
         widths = (in_channels, *ENCODER_WIDTHS)
-        self.translations = nn.ModuleList(
-            TranslationBlock(a, b) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.translations = nn.ModuleList(TranslationBlock(a, b) for a, b in pairwise(widths))
         self.residuals = nn.ModuleList(ResidualBlock(width) for width in ENCODER_WIDTHS)
         self.bottleneck_translation = TranslationBlock(ENCODER_WIDTHS[-1], BOTTLENECK_WIDTH)
         self.bottleneck_residual = ResidualBlock(BOTTLENECK_WIDTH)

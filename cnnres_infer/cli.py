@@ -1,0 +1,263 @@
+"""The command line: parse, call, print, exit status."""
+
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from cnnres_infer import __version__
+from cnnres_infer.errors import CnnresError, UsageError
+
+if TYPE_CHECKING:
+    from cnnres_infer.predictor import Predictor
+
+DEFAULT_COMMAND = "predict"
+INTERNAL_ERROR = 1
+_GROUP_OPTIONS = ("--help", "-h", "--version", "--install-completion", "--show-completion")
+
+_out = Console(highlight=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class _DefaultGroup(TyperGroup):
+    """Takes arguments that begin with no command as those of the default command."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in _GROUP_OPTIONS:
+            args = [DEFAULT_COMMAND, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_DefaultGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Segment acute stroke lesions on DWI and FLAIR MRI with CNN-Res.\n\n"
+    "`cnnres-infer VOLUME` is short for `cnnres-infer predict VOLUME`.\n\n"
+    "Research use only; not a medical device.",
+    epilog="Exit status: 0 done, 1 internal error, 2 usage, 3 input refused, "
+    "4 verification failed, 5 backend not usable.",
+)
+
+BundleOption = Annotated[
+    Path | None, typer.Option(help="Folder of a model bundle; by default the one that is built in.")
+]
+BackendOption = Annotated[str, typer.Option(help="Backend: auto, or its name (see info).")]
+PrecisionOption = Annotated[str, typer.Option(help="Precision: auto, fp32, ...")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="Threads; by default one for each usable core.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Print timings, and tracebacks of errors.")
+]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that stand.")]
+
+
+def run() -> None:
+    """Run the command line; the entry point of ``cnnres-infer``."""
+    app(prog_name="cnnres-infer")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is the same for all volumes of a call."""
+
+    out: Path | None
+    flair: Path | None
+    modality: str
+    brain_mask: Path | None
+    probabilities: bool
+    overlay: bool
+    overwrite: bool
+
+
+@app.command(DEFAULT_COMMAND)
+def predict(
+    volumes: Annotated[list[Path], typer.Argument(help="NIfTI files (.nii, .nii.gz).")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for outputs; default: beside input.")
+    ] = None,
+    flair: Annotated[
+        Path | None, typer.Option(help="FLAIR of the same session; merged with the DWI's answer.")
+    ] = None,
+    modality: Annotated[str, typer.Option(help="What VOLUME is: dwi or flair.")] = "dwi",
+    brain_mask: Annotated[
+        Path | None, typer.Option(help="Brain mask on the volume's grid; default: it is found.")
+    ] = None,
+    prob: Annotated[bool, typer.Option("--prob", help="Write the probability map too.")] = False,
+    overlay: Annotated[bool, typer.Option(help="Draw the picture.")] = True,
+    overwrite: OverwriteOption = False,
+    bundle: BundleOption = None,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Segment volumes: mask, report and picture beside each, or in a folder."""
+    job = _Job(out, flair, modality, brain_mask, prob, overlay, overwrite)
+    reports: list[dict[str, Any]] = []
+    worst = 0
+
+    def work() -> dict[str, Any]:
+        nonlocal worst
+        from cnnres_infer.predictor import Predictor
+
+        _check_job(volumes, job)
+        with Predictor.load(bundle, backend, precision, threads) as predictor:
+            for volume in _progress(volumes, quiet or as_json):
+                status, entry = _attempt(
+                    lambda path=volume: _segment(predictor, path, job), verbose
+                )
+                worst = worst or status
+                reports.append({"input": str(volume), **entry})
+                if not (quiet or as_json) and status == 0:
+                    _print_summary(volume, entry, verbose)
+        return {}
+
+    status, failure = _attempt(work, verbose)
+    if as_json:
+        reports = reports or [failure]
+        typer.echo(json.dumps(reports[0] if len(volumes) == 1 else reports, indent=2))
+    raise typer.Exit(status or worst)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to fill.")] = Path(
+        "cnnres-infer-demo"
+    ),
+    overwrite: OverwriteOption = False,
+    bundle: BundleOption = None,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Write a synthetic volume with a known lesion and segment it."""
+
+    def work() -> dict[str, Any]:
+        from cnnres_infer.demo import run_demo
+        from cnnres_infer.predictor import Predictor
+
+        with Predictor.load(bundle, backend, precision, threads) as predictor:
+            return run_demo(predictor, out, overwrite=overwrite)
+
+    status, entry = _attempt(work, verbose)
+    if as_json:
+        typer.echo(json.dumps(entry, indent=2))
+    elif status == 0:
+        _print_summary(Path(entry["demo"]["volume"]), entry, verbose)
+        known = entry["demo"]
+        _out.print(f"  known lesion {known['truth_ml']:.2f} ml, Dice with it {known['dice']:.3f}")
+    raise typer.Exit(status)
+
+
+@app.command()
+def info(
+    bundle: BundleOption = None, as_json: JsonOption = False, verbose: VerboseOption = False
+) -> None:
+    """Show the model, its variants, and which backends this machine can use."""
+    from cnnres_infer.info import describe, print_tables
+
+    status, entry = _attempt(lambda: describe(bundle), verbose)
+    if as_json:
+        typer.echo(json.dumps(entry, indent=2))
+    elif status == 0:
+        print_tables(entry, _out)
+    raise typer.Exit(status)
+
+
+def _segment(predictor: "Predictor", path: Path, job: _Job) -> dict[str, Any]:
+    from cnnres_infer import outputs
+    from cnnres_infer.volume import volume_name
+
+    folder = path.parent if job.out is None else job.out
+    wanted = {"probabilities": job.probabilities, "overlay": job.overlay}
+    outputs.check_free(outputs.plan(folder, volume_name(path), **wanted), job.overwrite)
+    result = predictor.predict(
+        path, flair=job.flair, modality=job.modality, brain_mask=job.brain_mask
+    )
+    saved = result.save(folder, overwrite=job.overwrite, **wanted)
+    return {**outputs.report(result), "outputs": [str(path) for path in saved.all()]}
+
+
+def _check_job(volumes: list[Path], job: _Job) -> None:
+    if len(volumes) > 1 and (job.flair or job.brain_mask):
+        raise UsageError("--flair and --brain-mask belong to one volume: give one VOLUME")
+    names = [path.name for path in volumes]
+    if job.out is not None and len(set(names)) < len(names):
+        raise UsageError("volumes of the same name would overwrite each other in --out")
+
+
+def _attempt(work: Callable[[], dict[str, Any]], verbose: bool) -> tuple[int, dict[str, Any]]:
+    """Run, and turn any error into one line, an exit status and an entry for the report."""
+    try:
+        return 0, work()
+    except CnnresError as error:
+        status, message = error.exit_status, str(error)
+        entry = {"type": type(error).__name__, "message": message}
+    except Exception as error:
+        status, message = INTERNAL_ERROR, f"internal error: {error!r}; please report it, with -v"
+        entry = {"type": type(error).__name__, "message": message}
+    if verbose:
+        _err.print(traceback.format_exc(), markup=False)
+    _err.print(f"cnnres-infer: {message}", markup=False)
+    return status, {"status": "failed", "error": {**entry, "exit_status": status}}
+
+
+def _progress(volumes: list[Path], quiet: bool) -> Any:
+    if len(volumes) == 1 or quiet or not sys.stderr.isatty():
+        return volumes
+    from rich.progress import track
+
+    return track(volumes, "segmenting", console=_err)
+
+
+def _print_summary(volume: Path, entry: dict[str, Any], verbose: bool) -> None:
+    lesions, engine = entry["lesions"], entry["engine"]
+    _out.print(
+        f"{volume.name}: {lesions['count']} lesions, {lesions['volume_ml']:.2f} ml "
+        f"({engine['backend']}, {engine['precision']}, "
+        f"{sum(entry['timings_s'].values()):.2f} s)",
+        markup=False,
+    )
+    for warning in entry["warnings"]:
+        _out.print(f"  warning: {warning}", markup=False)
+    for path in entry["outputs"]:
+        _out.print(f"  {path}", markup=False)
+    if verbose:
+        for stage, seconds in entry["timings_s"].items():
+            _out.print(f"  {stage:>10} {seconds:8.3f} s")
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,76 @@
+"""The table of backends, and the one place that opens them."""
+
+from importlib import import_module
+
+from cnnres_infer.bundle import Bundle
+from cnnres_infer.engines.base import Engine, EngineInfo, Probe
+from cnnres_infer.errors import BackendUnavailableError, UsageError
+from cnnres_infer.machine import usable_cores
+
+__all__ = ["AUTO", "BACKENDS", "Engine", "EngineInfo", "Probe", "backend", "open_engine"]
+
+AUTO = "auto"
+BACKENDS = {
+    "ort": "cnnres_infer.engines.ort:OrtEngine",
+}
+
+
+def backend(name: str) -> type[Engine]:
+    """Class of a backend; its module is imported only here.
+
+    Raises
+    ------
+    UsageError
+        If there is no such backend.
+    """
+    if name not in BACKENDS:
+        raise UsageError(f"no backend {name!r}; choose from {', '.join((AUTO, *BACKENDS))}")
+    module, _, attribute = BACKENDS[name].partition(":")
+    engine: type[Engine] = getattr(import_module(module), attribute)
+    return engine
+
+
+def open_engine(
+    bundle: Bundle, name: str = AUTO, precision: str = AUTO, threads: int | None = None
+) -> Engine:
+    """Open a backend with one of the bundle's variants.
+
+    ``"auto"`` takes the first usable backend of the table, and the first
+    precision that the backend prefers and the bundle has. What is named is
+    opened or refused, never replaced.
+
+    Parameters
+    ----------
+    threads
+        Threads to compute with; by default one for each usable core.
+
+    Raises
+    ------
+    UsageError
+        If there is no such backend.
+    BackendUnavailableError
+        If it cannot be used here, or not with this precision.
+    """
+    threads = threads or usable_cores()
+    if name != AUTO:
+        return _open(bundle, name, precision, threads)
+    refusals = []
+    for candidate in BACKENDS:
+        try:
+            return _open(bundle, candidate, precision, threads)
+        except BackendUnavailableError as error:
+            refusals.append(f"{candidate}: {error}")
+    raise BackendUnavailableError("no backend can be used; " + "; ".join(refusals))
+
+
+def _open(bundle: Bundle, name: str, precision: str, threads: int) -> Engine:
+    engine = backend(name)
+    offered = {p: v for p, v in engine.VARIANTS.items() if v in bundle.variants}
+    if precision == AUTO and offered:
+        precision = next(iter(offered))
+    if precision not in offered:
+        raise BackendUnavailableError(
+            f"backend {name} with this bundle has no precision {precision!r}; "
+            f"it has {', '.join(offered) or 'none'}"
+        )
+    return engine.open(bundle.model(offered[precision]), precision, threads)

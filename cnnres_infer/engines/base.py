@@ -1,0 +1,110 @@
+"""The small interface behind which every backend stands."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol, Self
+
+from cnnres_infer.volume import FloatArray
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a backend can do on this machine.
+
+    Attributes
+    ----------
+    usable
+        Whether it can be opened.
+    reason
+        Why not, or what it runs on.
+    remedy
+        The command or step that mends it; empty where it is usable.
+    versions
+        Versions of what it is made of.
+    devices
+        The devices that it could use.
+    """
+
+    usable: bool
+    reason: str
+    remedy: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    devices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What an opened engine is; goes into every report.
+
+    Attributes
+    ----------
+    backend, provider, precision
+        What computes: the name in the table of backends, the runtime's own
+        name for its device code, and the precision of the convolutions.
+    variant
+        The bundle's variant that was loaded.
+    threads
+        Threads that it computes with.
+    versions
+        Versions of the runtime.
+    """
+
+    backend: str
+    provider: str
+    precision: str
+    variant: str
+    threads: int
+    versions: dict[str, str]
+
+
+class Engine(Protocol):
+    """A loaded network.
+
+    Attributes
+    ----------
+    VARIANTS
+        The precisions that the backend offers, the one to prefer first, and
+        the bundle's variant for each.
+    BATCH
+        Slices that it takes at once with best effect.
+    """
+
+    VARIANTS: ClassVar[dict[str, str]]
+    BATCH: ClassVar[int]
+
+    @classmethod
+    def probe(cls) -> Probe:
+        """Tell what is there, without opening anything."""
+        ...
+
+    @classmethod
+    def open(cls, model: bytes, precision: str, threads: int) -> Self:
+        """Load a variant of the network.
+
+        Raises
+        ------
+        BackendUnavailableError
+            If the backend cannot be used here, or not as asked.
+        """
+        ...
+
+    def run(self, images: FloatArray) -> FloatArray:
+        """Images (N, C, H, W) in [0, 1] to probabilities (N, 1, H, W), both float32.
+
+        Raises
+        ------
+        EngineRunError
+            If the backend fails.
+        """
+        ...
+
+    def describe(self) -> EngineInfo:
+        """Tell what it is."""
+        ...
+
+    def close(self) -> None:
+        """Let go of memory and devices; the engine cannot run after."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exception: object) -> None: ...

@@ -1,0 +1,157 @@
+"""What a result leaves behind: mask, probability map, report and picture."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cnnres_infer import __version__
+from cnnres_infer.errors import OutputExistsError, VolumeError
+from cnnres_infer.machine import peak_memory_mb, versions
+from cnnres_infer.slices import axial_axes
+from cnnres_infer.volume import atomic_path, save_volume
+
+if TYPE_CHECKING:
+    from cnnres_infer.predictor import Result
+
+REPORT_FORMAT = 1
+_LIBRARIES = ("numpy", "nibabel", "connected-components-3d")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Paths of the outputs of one volume; None where one was not asked for."""
+
+    mask: Path
+    report: Path
+    probabilities: Path | None = None
+    overlay: Path | None = None
+
+    def all(self) -> tuple[Path, ...]:
+        """The paths that there are, the mask last: where it stands, all is written."""
+        paths = (self.probabilities, self.overlay, self.report, self.mask)
+        return tuple(path for path in paths if path is not None)
+
+
+def plan(folder: Path, name: str, *, probabilities: bool, overlay: bool) -> Saved:
+    """Name the outputs of a volume."""
+    return Saved(
+        mask=folder / f"{name}_lesion_mask.nii.gz",
+        report=folder / f"{name}_report.json",
+        probabilities=folder / f"{name}_lesion_prob.nii.gz" if probabilities else None,
+        overlay=folder / f"{name}_overlay.png" if overlay else None,
+    )
+
+
+def check_free(outputs: Saved, overwrite: bool) -> None:
+    """Refuse outputs that stand already, before any work is done.
+
+    Raises
+    ------
+    OutputExistsError
+        If one stands and `overwrite` is False.
+    VolumeError
+        If the folder cannot be made.
+    """
+    folder = outputs.mask.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VolumeError(f"{folder}: cannot be made ({error.strerror}); name another") from error
+    standing = [path.name for path in outputs.all() if path.exists()]
+    if standing and not overwrite:
+        raise OutputExistsError(
+            f"{folder} has {', '.join(standing)} already: name another folder with --out, "
+            "or add --overwrite"
+        )
+
+
+def save(
+    result: "Result",
+    folder: Path,
+    *,
+    probabilities: bool = False,
+    overlay: bool = True,
+    overwrite: bool = False,
+) -> Saved:
+    """Write the outputs of a result, each completely or not at all, the mask last.
+
+    Returns
+    -------
+    Saved
+        The paths written.
+
+    Raises
+    ------
+    OutputExistsError
+        If one stands already and `overwrite` is False; none is written then.
+    """
+    outputs = plan(folder, result.volume.name, probabilities=probabilities, overlay=overlay)
+    check_free(outputs, overwrite)
+    try:
+        if outputs.probabilities is not None:
+            save_volume(
+                outputs.probabilities,
+                result.probabilities.data,
+                result.probabilities.grid,
+                overwrite,
+            )
+        if outputs.overlay is not None:
+            from cnnres_infer.overlay import draw_overlay
+
+            with atomic_path(outputs.overlay, overwrite) as path:
+                draw_overlay(result.volume, result.mask).save(path, format="PNG")
+        with atomic_path(outputs.report, overwrite) as path:
+            path.write_text(json.dumps(report(result), indent=2) + "\n", encoding="utf-8")
+        save_volume(outputs.mask, result.mask.data, result.mask.grid, overwrite)
+    except OSError as error:
+        if isinstance(error, OutputExistsError):
+            raise
+        raise VolumeError(
+            f"{folder}: cannot be written ({error.strerror}); name another"
+        ) from error
+    return outputs
+
+
+def report(result: "Result") -> dict[str, Any]:
+    """All that is known of a result, ready for JSON."""
+    provenance = result.provenance
+    return {
+        "format": REPORT_FORMAT,
+        "status": "done",
+        "research_use_only": True,
+        "inputs": provenance.inputs,
+        "grid": {
+            "shape": list(result.volume.grid.shape),
+            "spacing_mm": [round(step, 6) for step in result.volume.grid.spacing],
+            "affine": result.volume.grid.affine.tolist(),
+        },
+        "lesions": {
+            "count": len(result.lesions),
+            "volume_ml": result.mask.volume_ml,
+            "each": [asdict(lesion) for lesion in result.lesions],
+            "area_mm2_by_slice": _areas(result),
+        },
+        "warnings": list(result.warnings),
+        "model": {
+            "name": provenance.model,
+            "version": provenance.version,
+            "bundle_sha256": provenance.bundle_sha256,
+        },
+        "engine": asdict(provenance.engine),
+        "brain": provenance.brain,
+        "timings_s": {stage: round(spent, 4) for stage, spent in result.timings.items()},
+        "peak_memory_mb": peak_memory_mb(),
+        "versions": {"cnnres-infer": __version__, **versions(*_LIBRARIES)},
+    }
+
+
+def _areas(result: "Result") -> dict[str, float]:
+    """Lesion area in mm2 of each axial slice that has any, by its voxel index."""
+    (rows, columns, _), _ = axial_axes(result.mask.grid)
+    vectors = result.mask.grid.affine[:3, :3]
+    pixel = float(np.linalg.norm(np.cross(vectors[:, rows], vectors[:, columns])))
+    counts = np.count_nonzero(result.mask.data, axis=(rows, columns))
+    return {str(k): round(float(counts[k] * pixel), 3) for k in np.flatnonzero(counts)}

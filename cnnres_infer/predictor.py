@@ -1,0 +1,334 @@
+"""The whole way from a volume to its result."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnres_infer.brain import Brain, find_brain, given_brain
+from cnnres_infer.bundle import MODALITIES, Bundle, ModelSpec
+from cnnres_infer.engines import AUTO, Engine, EngineInfo, open_engine
+from cnnres_infer.errors import UsageError, VolumeError
+from cnnres_infer.mask import Lesion, Mask, binarize
+from cnnres_infer.regrid import regrid
+from cnnres_infer.slices import BoolArray, SliceBatch, SliceGeometry, from_batches, to_batches
+from cnnres_infer.volume import (
+    FloatArray,
+    Probabilities,
+    Volume,
+    load_volume,
+    volume_from_array,
+    volume_from_image,
+)
+
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Image
+
+    from cnnres_infer.outputs import Saved
+
+Source: TypeAlias = "Path | str | Volume | Nifti1Image | NDArray[Any]"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What made a result.
+
+    Attributes
+    ----------
+    model, version, bundle_sha256
+        The model, and the hash of its bundle's ``model.json``.
+    engine
+        What computed.
+    inputs
+        Name of the volume of each modality.
+    brain
+        Where the brain mask came from; see `cnnres_infer.brain.Brain`.
+    """
+
+    model: str
+    version: str
+    bundle_sha256: str
+    engine: EngineInfo
+    inputs: dict[str, str]
+    brain: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """A segmented volume.
+
+    Attributes
+    ----------
+    volume
+        The volume that was segmented (the DWI where there are two).
+    mask, probabilities
+        On the volume's own grid.
+    lesions
+        The largest first.
+    timings
+        Seconds spent in each stage.
+    provenance
+        What made it.
+    warnings
+        What a reader of the mask should know.
+    """
+
+    volume: Volume
+    mask: Mask
+    probabilities: Probabilities
+    lesions: tuple[Lesion, ...]
+    timings: dict[str, float]
+    provenance: Provenance
+    warnings: tuple[str, ...]
+
+    def save(
+        self,
+        folder: Path | str,
+        *,
+        probabilities: bool = False,
+        overlay: bool = True,
+        overwrite: bool = False,
+    ) -> "Saved":
+        """Write mask, report and picture into a folder; see `cnnres_infer.outputs.save`."""
+        from cnnres_infer.outputs import save
+
+        return save(
+            self,
+            Path(folder),
+            probabilities=probabilities,
+            overlay=overlay,
+            overwrite=overwrite,
+        )
+
+
+@dataclass
+class _Stopwatch:
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - started
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+
+
+class Predictor:
+    """A loaded model that segments volumes.
+
+    Examples
+    --------
+    >>> with Predictor.load() as predictor:  # doctest: +SKIP
+    ...     result = predictor.predict("dwi.nii.gz")
+    ...     result.mask.volume_ml, result.save("out")
+    """
+
+    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+        self.bundle = bundle
+        self.engine = engine
+
+    @classmethod
+    def load(
+        cls,
+        bundle: Path | str | None = None,
+        backend: str = AUTO,
+        precision: str = AUTO,
+        threads: int | None = None,
+    ) -> Self:
+        """Open a bundle with a backend.
+
+        Parameters
+        ----------
+        bundle
+            Its folder; by default the model that comes with the package.
+        backend, precision
+            ``"auto"``, or what to use and nothing else.
+        threads
+            Threads to compute with; by default one for each usable core.
+
+        Raises
+        ------
+        BundleError
+            If the bundle is incomplete or was altered.
+        BackendUnavailableError
+            If nothing can run it as asked.
+        """
+        opened = Bundle.open(bundle)
+        return cls(opened, open_engine(opened, backend, precision, threads))
+
+    def predict(
+        self,
+        source: Source,
+        *,
+        affine: NDArray[Any] | None = None,
+        flair: Source | None = None,
+        modality: str = "dwi",
+        brain_mask: Source | None = None,
+    ) -> Result:
+        """Segment a volume.
+
+        Parameters
+        ----------
+        source
+            The DWI (or what `modality` says): a path, a nibabel image, or an
+            array (X, Y, Z) together with `affine`.
+        affine
+            (4, 4), voxels to mm in RAS+, for all arrays among the arguments.
+        flair
+            The FLAIR of the same session, on any grid; its answer is merged
+            with that of the DWI.
+        modality
+            ``"dwi"`` or ``"flair"``: what `source` is.
+        brain_mask
+            The brain on the grid of `source`; by default it is found.
+
+        Returns
+        -------
+        Result
+            On the grid of `source`.
+
+        Raises
+        ------
+        InputError
+            If an input must not be segmented.
+        EngineRunError
+            If the backend fails.
+        """
+        _check_usage(self.bundle.spec, modality, flair is not None)
+        clock = _Stopwatch()
+        with clock("read"):
+            volume = _as_volume(source, affine, modality)
+            second = None if flair is None else _as_volume(flair, affine, "flair")
+            given = None if brain_mask is None else _as_volume(brain_mask, affine, "brain mask")
+        with clock("brain"):
+            brain = find_brain(volume) if given is None else given_brain(given, volume)
+            geometry = SliceGeometry.of(volume.grid, brain.mask, self.bundle.spec.slices)
+        if second is None:
+            probabilities = self._probabilities((volume,), brain, geometry, clock)
+        else:
+            with clock("register"):
+                aligned, covered = regrid(second, volume.grid)
+            pair = (volume, aligned)
+            probabilities = self._merged(pair, covered, brain, geometry, clock)
+        with clock("mask"):
+            mask, lesions = binarize(probabilities, self.bundle.spec.mask)
+        inputs = {modality: volume.name} | ({"flair": second.name} if second else {})
+        return Result(
+            volume,
+            mask,
+            probabilities,
+            lesions,
+            clock.seconds,
+            self._provenance(inputs, brain),
+            _warnings(volume, second, mask),
+        )
+
+    def close(self) -> None:
+        """Let go of the engine."""
+        self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _merged(
+        self,
+        pair: tuple[Volume, Volume],
+        covered: BoolArray,
+        brain: Brain,
+        geometry: SliceGeometry,
+        clock: _Stopwatch,
+    ) -> Probabilities:
+        """Answer for DWI and FLAIR on one grid, FLAIR known where it is `covered`."""
+        if self.bundle.spec.channels == 2:
+            return self._probabilities(pair, brain, geometry, clock)
+        dwi, flair = (
+            self._probabilities((volume,), brain, geometry, clock).data for volume in pair
+        )
+        with clock("fuse"):
+            merged = self.bundle.spec.fusion.merge(dwi, flair)
+            return Probabilities(np.where(covered, merged, dwi), pair[0].grid)
+
+    def _probabilities(
+        self,
+        channels: tuple[Volume, ...],
+        brain: Brain,
+        geometry: SliceGeometry,
+        clock: _Stopwatch,
+    ) -> Probabilities:
+        batches = to_batches(
+            channels, brain.mask, geometry, self.bundle.spec.slices, self.engine.BATCH
+        )
+        outputs = self._outputs(batches, clock)
+        before = sum(clock.seconds.values())
+        started = time.perf_counter()
+        probabilities = from_batches(outputs, channels[0].grid, geometry)
+        elsewhere = sum(clock.seconds.values()) - before
+        clock.seconds["restore"] = (
+            clock.seconds.get("restore", 0.0) + time.perf_counter() - started - elsewhere
+        )
+        return probabilities
+
+    def _outputs(
+        self, batches: Iterator[SliceBatch], clock: _Stopwatch
+    ) -> Iterator[tuple[SliceBatch, FloatArray]]:
+        while True:
+            with clock("slices"):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            with clock("engine"):
+                output = self.engine.run(batch.images)
+            yield batch, output
+
+    def _provenance(self, inputs: dict[str, str], brain: Brain) -> Provenance:
+        spec = self.bundle.spec
+        return Provenance(
+            spec.name,
+            spec.version,
+            self.bundle.digest,
+            self.engine.describe(),
+            inputs,
+            brain.source,
+        )
+
+
+def _check_usage(spec: ModelSpec, modality: str, with_flair: bool) -> None:
+    if modality not in MODALITIES:
+        raise UsageError(f"modality {modality!r} is none of {', '.join(MODALITIES)}")
+    if with_flair and modality == "flair":
+        raise UsageError("give the DWI first: two FLAIR volumes cannot be merged")
+    if modality not in spec.modalities or (with_flair and "flair" not in spec.modalities):
+        raise UsageError(f"the model {spec.name} knows {' and '.join(spec.modalities)} only")
+    if spec.channels == 2 and not with_flair:
+        raise UsageError(f"the model {spec.name} needs DWI and FLAIR: add --flair FILE")
+
+
+def _as_volume(source: Source, affine: NDArray[Any] | None, name: str) -> Volume:
+    if isinstance(source, (str, Path)):
+        return load_volume(source)
+    if isinstance(source, Volume):
+        return source
+    if isinstance(source, np.ndarray):
+        if affine is None:
+            raise VolumeError("an array needs affine=..., voxels to mm in RAS+ (4, 4)")
+        return volume_from_array(source, affine, name)
+    return volume_from_image(source, name)
+
+
+def _warnings(volume: Volume, second: Volume | None, mask: Mask) -> tuple[str, ...]:
+    warnings = [f"{v.name}: {text}" for v in (volume, second) if v for text in v.warnings]
+    if second is not None and not second.grid.matches(volume.grid):
+        warnings.append(f"{second.name} was resampled to the grid of {volume.name}")
+    if not mask.data.any():
+        warnings.append("no lesion was found: the mask is empty")
+    return tuple(warnings)
