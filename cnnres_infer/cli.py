@@ -11,33 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from typer.core import TyperGroup
 
 from cnnres_infer import __version__
+from cnnres_infer.default_command import DefaultCommandGroup
 from cnnres_infer.errors import CnnresError, UsageError
 
 if TYPE_CHECKING:
     from cnnres_infer.predictor import Predictor
 
-DEFAULT_COMMAND = "predict"
 INTERNAL_ERROR = 1
-_GROUP_OPTIONS = ("--help", "-h", "--version", "--install-completion", "--show-completion")
 
 _out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-class _DefaultGroup(TyperGroup):
-    """Takes arguments that begin with no command as those of the default command."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in _GROUP_OPTIONS:
-            args = [DEFAULT_COMMAND, *args]
-        return super().parse_args(ctx, args)
-
-
 app = typer.Typer(
-    cls=_DefaultGroup,
+    cls=DefaultCommandGroup,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -97,7 +86,7 @@ class _Job:
     overwrite: bool
 
 
-@app.command(DEFAULT_COMMAND)
+@app.command()
 def predict(
     volumes: Annotated[list[Path], typer.Argument(help="NIfTI files (.nii, .nii.gz).")],
     out: Annotated[
@@ -133,9 +122,7 @@ def predict(
         _check_job(volumes, job)
         with Predictor.load(bundle, backend, precision, threads) as predictor:
             for volume in _progress(volumes, quiet or as_json):
-                status, entry = _attempt(
-                    lambda path=volume: _segment(predictor, path, job), verbose
-                )
+                status, entry = _attempt(partial(_segment, predictor, volume, job), verbose)
                 worst = worst or status
                 reports.append({"input": str(volume), **entry})
                 if not (quiet or as_json) and status == 0:

@@ -168,9 +168,9 @@ class Predictor:
         source: Source,
         *,
         affine: NDArray[Any] | None = None,
-        flair: Source | None = None,
+        flair: "Source | None" = None,
         modality: str = "dwi",
-        brain_mask: Source | None = None,
+        brain_mask: "Source | None" = None,
     ) -> Result:
         """Segment a volume.
 

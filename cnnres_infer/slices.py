@@ -306,4 +306,4 @@ def _middle(occupied: NDArray[np.intp]) -> int:
     """Whole index in the middle of a profile, thin tails (eyes, noise) left out."""
     share = np.cumsum(occupied) / occupied.sum()
     first, last = np.searchsorted(share, (_BRAIN_EXTENT_TAIL, 1 - _BRAIN_EXTENT_TAIL))
-    return int(first + last) // 2
+    return int(first + last + 1) // 2

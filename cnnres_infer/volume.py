@@ -316,6 +316,7 @@ def _parse(path: Path, content: bytes) -> "Nifti1Image":
     import nibabel
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
 
     kind = nibabel.Nifti2Image if content[:4] in _NIFTI2_SIZES else nibabel.Nifti1Image
     try:
@@ -323,7 +324,14 @@ def _parse(path: Path, content: bytes) -> "Nifti1Image":
         expected = int(image.dataobj.offset) + image.get_data_dtype().itemsize * int(
             np.prod(image.shape, dtype=object)
         )
-    except (ImageFileError, HeaderDataError, ValueError, OverflowError, EOFError) as error:
+    except (
+        ImageFileError,
+        HeaderDataError,
+        WrapStructError,
+        ValueError,
+        OverflowError,
+        EOFError,
+    ) as error:
         raise VolumeError(f"{path}: not a readable NIfTI file ({error})") from error
     if len(content) < expected:
         raise VolumeError(f"{path}: {expected - len(content)} bytes of voxels are missing")

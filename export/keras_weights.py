@@ -83,7 +83,7 @@ def load_keras_weights(path: Path, epsilon: float = 1e-3) -> CNNRes:
     try:
         with h5py.File(path, "r") as file:
             return _network(file, epsilon)
-    except (BundleError, OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise BundleError(f"{path} is not usable as Keras weights of CNN-Res: {error}") from error
 
 

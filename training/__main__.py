@@ -1,16 +1,36 @@
-"""Command line of the training: ``python -m training --data FOLDER --out RUN``."""
+"""Command line of the training: ``python -m training --data DATA --out RUN``."""
 
+import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
+from cnnres_infer.bundle import Bundle
+from cnnres_infer.default_command import DefaultCommandGroup
+from cnnres_infer.errors import CnnresError
+from cnnres_infer.predictor import Predictor
+from export.bundle_writer import seal
 from training.data import VALIDATION_VOLUMES, load_collections, volume_images
+from training.evaluate import compare_fusions, evaluate
 from training.loop import Recipe, train
 
+app = typer.Typer(cls=DefaultCommandGroup, no_args_is_help=True, add_completion=False, help=__doc__)
+DataOption = Annotated[Path, typer.Option(help="Folder of the collections of real MRI.")]
+BundleArgument = Annotated[Path, typer.Argument(help="Folder of the bundle.")]
+BackendOption = Annotated[str, typer.Option()]
 
-def main(
-    data: Annotated[Path, typer.Option(help="Folder of the collections of real MRI.")],
+
+@app.callback()
+def _options() -> None: ...
+
+
+@app.command("train")
+def train_command(
+    data: DataOption,
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and the log.")],
     steps: Annotated[int, typer.Option(min=1)] = Recipe.steps,
     seed: Annotated[int, typer.Option()] = Recipe.seed,
@@ -20,5 +40,44 @@ def main(
     train(load_collections(data), volumes, Recipe(steps=steps, seed=seed), out)
 
 
+@app.command("evaluate")
+def evaluate_command(
+    bundle: BundleArgument,
+    data: DataOption,
+    backend: BackendOption = "ort",
+    precision: BackendOption = "fp32",
+    record: Annotated[
+        bool, typer.Option("--record", help="Write the figures into the bundle and its card.")
+    ] = False,
+) -> None:
+    """Measure a bundle against expert masks, per volume and per slice."""
+    with Predictor.load(bundle, backend, precision) as predictor:
+        accuracy = evaluate(predictor, data)
+    typer.echo(json.dumps(accuracy, indent=2))
+    if record:
+        manifest = Bundle.open(bundle).manifest
+        seal(bundle, {**manifest, "accuracy": accuracy})
+
+
+@app.command("fusion")
+def fusion_command(bundle: BundleArgument, data: DataOption) -> None:
+    """Compare the rules that merge DWI and FLAIR, on the validation patients."""
+    with Predictor.load(bundle, "ort", "fp32") as predictor:
+        rules = compare_fusions(predictor.engine, data, predictor.bundle.spec.mask.threshold)
+    table = Table("rule", "mean Dice", "median Dice", "Dice of all pixels")
+    for name, row in rules.items():
+        table.add_row(name, *(f"{row[key]:.4f}" for key in ("mean", "median", "pooled")))
+    Console().print(table)
+
+
+def run() -> None:
+    """Run the command line."""
+    try:
+        app(prog_name="python -m training")
+    except CnnresError as error:
+        typer.echo(f"training: {error}", err=True)
+        sys.exit(error.exit_status)
+
+
 if __name__ == "__main__":
-    typer.run(main)
+    run()

@@ -96,7 +96,7 @@ def paste_lesions(
     real = chance(generator, count, 0.3)
     lesion = torch.where(real > 0, functional.avg_pool2d(shapes[pick], 3, 1, 1), lesion)
     lesion = lesion * wanted * (images > _BRAIN)
-    gain = uniform(generator, count, 0.3, 1.3)
+    gain = uniform(generator, count, 0.25, 1.2)
     texture = 1 + 0.25 * smooth_field(generator, count, size, 24)
     grown = images * (1 + gain * lesion * texture.clamp(0.3))
     floor = TISSUE * (1 + 0.6 * gain) * lesion
@@ -118,9 +118,13 @@ def brighten_rims(images: Tensor, generator: Generator) -> Tensor:
     """Brighten parts of the brain's edge, as near the sinuses and the skull base."""
     count, _, size, _ = images.shape
     brain = (images > _BRAIN).float()
-    edge = (1 - functional.avg_pool2d(brain, 11, 1, 5)) * brain
+    wide = chance(generator, count, 0.4)
+    inner = torch.lerp(
+        functional.avg_pool2d(brain, 11, 1, 5), functional.avg_pool2d(brain, 25, 1, 12), wide
+    )
+    edge = (1 - inner) * brain
     patches = smooth_field(generator, count, size, 7).clamp(0)
-    strength = uniform(generator, count, 0.0, 1.0) * chance(generator, count, 0.35)
+    strength = uniform(generator, count, 0.0, 1.3) * chance(generator, count, 0.45)
     return images * (1 + strength * edge * patches)
 
 

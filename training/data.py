@@ -82,26 +82,30 @@ def load_collections(root: Path) -> Collections:
     The validation patients are every fifth of the ISLES'22 patients with both
     modalities usable, in the order of their names.
     """
-    with (root / "isles22_slices" / "index.csv").open(newline="") as stream:
-        rows = [r for r in csv.DictReader(stream) if r["case"] not in VALIDATION_VOLUMES]
-    both = [r["case"] for r in rows if r["usable_both"] == "1"]
-    held_out = [case for case in both if case != TRAINING_VOLUME][::_VALIDATION_EVERY]
-
-    def of(channel: str, cases: list[str]) -> Images:
-        return _stack(_isles_slice(root, case, channel) for case in cases)
-
-    training = {
-        channel: [r["case"] for r in rows if _usable(r, channel) and r["case"] not in held_out]
+    rows = _index(root)
+    held_out = _held_out(rows)
+    dwi, flair = (
+        _isles(
+            root,
+            [r["case"] for r in rows if _usable(r, channel) and r["case"] not in held_out],
+            channel,
+        )
         for channel in ("dwi", "flair")
-    }
+    )
     return Collections(
-        dwi=of("dwi", training["dwi"]),
-        flair=of("flair", training["flair"]),
+        dwi=dwi,
+        flair=flair,
         volume=volume_images(root, TRAINING_VOLUME),
         healthy=_mirrored(volume_images(root, UNLABELLED_VOLUME)),
         soop=_soop(root),
-        validation=(of("dwi", held_out), of("flair", held_out)),
+        validation=load_validation_slices(root),
     )
+
+
+def load_validation_slices(root: Path) -> tuple[Images, Images]:
+    """DWI and FLAIR slices of the patients held out, in the same order."""
+    held_out = _held_out(_index(root))
+    return _isles(root, held_out, "dwi"), _isles(root, held_out, "flair")
 
 
 def volume_paths(root: Path, case: str) -> tuple[Path, Path]:
@@ -116,6 +120,20 @@ def volume_images(root: Path, case: str) -> Images:
     volume = load_volume(image)
     truth = load_volume(mask).data if mask.exists() else np.zeros_like(volume.data)
     return _images(volume, truth, case)
+
+
+def _index(root: Path) -> list[dict[str, str]]:
+    with (root / "isles22_slices" / "index.csv").open(newline="") as stream:
+        return [r for r in csv.DictReader(stream) if r["case"] not in VALIDATION_VOLUMES]
+
+
+def _held_out(rows: list[dict[str, str]]) -> list[str]:
+    both = [r["case"] for r in rows if r["usable_both"] == "1" and r["case"] != TRAINING_VOLUME]
+    return both[::_VALIDATION_EVERY]
+
+
+def _isles(root: Path, cases: list[str], channel: str) -> Images:
+    return _stack(_isles_slice(root, case, channel) for case in cases)
 
 
 def _usable(row: dict[str, str], channel: str) -> bool:

@@ -11,8 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 os.environ["KERAS_BACKEND"] = "torch"
-h5py = pytest.importorskip("h5py")
-keras = pytest.importorskip("keras")
+pytest.importorskip("h5py")
+pytest.importorskip("keras")
+
+import h5py
+import keras
 
 from cnnres_infer.errors import BundleError
 from export.keras_weights import load_keras_weights
@@ -58,7 +61,7 @@ def randomise(model: Any) -> None:
     for layer in model.layers:
         shapes = [weight.shape for weight in layer.weights]
         if isinstance(layer, keras.layers.Conv2D):
-            scale = np.sqrt(1 / np.prod(shapes[0][:3]))
+            scale = np.sqrt(1.25 / np.prod(shapes[0][:3]))
             layer.set_weights([rng.normal(0, scale, shapes[0]), rng.normal(0, 0.1, shapes[1])])
         elif shapes:
             gamma, variance = rng.uniform(0.5, 1.5, (2, *shapes[0]))
@@ -110,12 +113,22 @@ def removed(name: str) -> Edit:
     return lambda file: file.__delitem__(name)
 
 
-def linked(name: str, target: str) -> Edit:
-    def edit(file: Any) -> None:
-        del file[name]
-        file[name] = h5py.ExternalLink(target, name)
+def linked(file: Any) -> None:
+    del file["layers/conv2d/vars/1"]
+    file["layers/conv2d/vars/1"] = h5py.ExternalLink("other.h5", "bias")
 
-    return edit
+
+def kept_outside(file: Any) -> None:
+    del file["layers/conv2d/vars/1"]
+    outside = [("other.h5", 0, h5py.h5f.UNLIMITED)]
+    file.create_dataset("layers/conv2d/vars/1", (32,), np.float32, external=outside)
+
+
+def virtual(file: Any) -> None:
+    del file["layers/conv2d/vars/1"]
+    layout = h5py.VirtualLayout((32,), np.float32)
+    layout[:] = h5py.VirtualSource("other.h5", "bias", (32,))
+    file.create_virtual_dataset("layers/conv2d/vars/1", layout)
 
 
 def renamed(attribute: str, names: Callable[[list[str]], list[str]]) -> Edit:
@@ -264,9 +277,12 @@ def test_refuses_a_whole_model_of_another_network(
         load_keras_weights(path)
 
 
-def test_refuses_a_link_to_another_file(saved: tuple[Any, Path], tmp_path: Path) -> None:
-    other = saved[1] / "model.weights.h5"
-    edit = linked("layers/conv2d_4/vars/0", str(other))
-    path = altered(saved, other.name, tmp_path, edit)
-    with pytest.raises(BundleError, match="link to another file"):
+@pytest.mark.parametrize("edit", [linked, kept_outside, virtual])
+def test_refuses_values_from_another_file(
+    saved: tuple[Any, Path], tmp_path: Path, edit: Edit
+) -> None:
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["bias"] = np.zeros(32, np.float32)
+    path = altered(saved, "model.weights.h5", tmp_path, edit)
+    with pytest.raises(BundleError, match="another file"):
         load_keras_weights(path)

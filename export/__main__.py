@@ -1,0 +1,63 @@
+"""Command line of the export: ``python -m export CHECKPOINT --out BUNDLE``."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cnnres_infer.bundle import ModelSpec
+from cnnres_infer.default_command import DefaultCommandGroup
+from cnnres_infer.errors import CnnresError, UsageError
+from export.bundle_writer import write_bundle
+from export.checkpoint import load_checkpoint
+
+DESCRIPTION = Path(__file__).parent / "description.json"
+
+app = typer.Typer(cls=DefaultCommandGroup, no_args_is_help=True, add_completion=False, help=__doc__)
+
+
+@app.callback()
+def _options() -> None: ...
+
+
+@app.command()
+def bundle(
+    checkpoint: Annotated[Path, typer.Argument(help="Weights: .safetensors, or Keras .h5.")],
+    out: Annotated[Path, typer.Option(help="Folder of the bundle to write.")],
+    description: Annotated[
+        Path, typer.Option(help="JSON: name, input, fusion, mask, training data of the model.")
+    ] = DESCRIPTION,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder.")] = False,
+) -> None:
+    """Export a checkpoint to a model bundle and check it against PyTorch."""
+    network = load_checkpoint(checkpoint)
+    about = _read_json(description)
+    about["input"]["channels"] = network.in_channels
+    spec = ModelSpec.from_json(about)
+    differences = write_bundle(network, spec, about, out, overwrite)
+    for name, difference in differences.items():
+        typer.echo(f"{name}: largest difference of probabilities from PyTorch {difference:.2g}")
+    typer.echo(f"wrote {out}")
+
+
+def _read_json(path: Path) -> dict[str, dict[str, object]]:
+    try:
+        content: dict[str, dict[str, object]] = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: no readable JSON ({error})") from error
+    return content
+
+
+def run() -> None:
+    """Run the command line."""
+    try:
+        app(prog_name="python -m export")
+    except CnnresError as error:
+        typer.echo(f"export: {error}", err=True)
+        sys.exit(error.exit_status)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,115 @@
+"""Writing bundles: checked, sealed with hashes, completely or not at all."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnnres_infer.bundle import FORMAT, MANIFEST, REFERENCE, ModelSpec
+from cnnres_infer.errors import OutputExistsError, VerificationError
+from cnnres_infer.volume import FloatArray, atomic_path
+from export.model_card import CARD, model_card
+from export.onnx_model import variants
+from export.reference import reference_file, reference_images, reference_probabilities
+from training.network import CNNRes
+
+LARGEST_DIFFERENCE = {"fp32": 1e-5}
+
+
+def write_bundle(
+    network: CNNRes,
+    spec: ModelSpec,
+    about: dict[str, Any],
+    out: Path,
+    overwrite: bool = False,
+) -> dict[str, float]:
+    """Export a network into a bundle and check it there.
+
+    Parameters
+    ----------
+    about
+        Further entries of ``model.json``: ``training`` and what else is to be
+        known of the model.
+
+    Returns
+    -------
+    dict
+        Largest difference of probabilities between ONNX Runtime and PyTorch
+        on the reference slices, for each variant.
+
+    Raises
+    ------
+    VerificationError
+        If the fp32 variant differs by more than 1e-5; nothing is written then.
+    OutputExistsError
+        If `out` stands and `overwrite` is False.
+    """
+    if out.exists() and not overwrite:
+        raise OutputExistsError(f"{out} exists already: name another folder, or add --overwrite")
+    images = reference_images(spec.slices, spec.channels)
+    probabilities = reference_probabilities(network, images)
+    models = variants(network, spec.slices.size)
+    differences = {
+        name: float(np.abs(_computed(model, images) - probabilities).max())
+        for name, model in models.items()
+    }
+    for name, bound in LARGEST_DIFFERENCE.items():
+        if not differences[name] <= bound:
+            raise VerificationError(
+                f"variant {name} differs from PyTorch by {differences[name]:.2g}, "
+                f"more than {bound:.0e}; no bundle was written"
+            )
+    files = {f"model.{name}.onnx": model for name, model in models.items()}
+    manifest = {
+        "format": FORMAT,
+        **spec.to_json(),
+        **about,
+        "variants": {name: f"model.{name}.onnx" for name in models},
+        "export": {"largest_difference": differences, "reference_slices": len(images)},
+    }
+    files[REFERENCE] = reference_file(images, probabilities)
+    with _replacing(out) as folder:
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        seal(folder, manifest)
+    return differences
+
+
+def seal(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write ``MODEL_CARD.md`` and ``model.json`` with the hash of every other file."""
+    (folder / CARD).write_text(model_card(manifest), encoding="utf-8")
+    manifest["sha256"] = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.iterdir())
+        if path.name != MANIFEST
+    }
+    with atomic_path(folder / MANIFEST, overwrite=True) as path:
+        path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def _computed(model: bytes, images: FloatArray) -> FloatArray:
+    from cnnres_infer.engines.ort import OrtEngine
+
+    with OrtEngine.open(model, "fp32", threads=2) as engine:
+        return np.concatenate([engine.run(images[i : i + 8]) for i in range(0, len(images), 8)])
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """Lend an empty folder that takes the place of `folder` when all went well."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,105 @@
+"""From the PyTorch network to ONNX files."""
+
+import copy
+import logging
+import warnings
+
+import onnx
+import onnxslim
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from training.network import CNNRes
+
+OPSET = 18
+INPUT, OUTPUT = "images", "probabilities"
+_PRODUCER = "cnnres-infer"
+
+
+class HalfCNNRes(nn.Module):
+    """CNN-Res in float16, with float32 at both ends and in the sigmoid."""
+
+    def __init__(self, network: CNNRes) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).half()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(self.network.logits(x.half()).float())
+
+
+def folded(network: CNNRes) -> CNNRes:
+    """Copy of a network whose batch norms are folded where that is exact.
+
+    A batch norm behind a convolution becomes part of it; the first one of a
+    residual block, whose input is the shortcut too, stays.
+    """
+    network = copy.deepcopy(network).eval()
+    for translation in [*network.translations, network.bottleneck_translation]:
+        translation.conv = fuse_conv_bn_eval(translation.conv, translation.norm)
+        translation.norm = nn.Identity()
+    for residual in [*network.residuals, network.bottleneck_residual]:
+        residual.conv1 = fuse_conv_bn_eval(residual.conv1, residual.norm2)
+        residual.norm2 = nn.Identity()
+    return network
+
+
+def to_onnx(network: nn.Module, in_channels: int, size: int) -> bytes:
+    """Export a network with a free batch size; nothing of this machine stays in the file.
+
+    Parameters
+    ----------
+    network
+        Takes (N, C, size, size) float32 and gives (N, 1, size, size) float32.
+
+    Returns
+    -------
+    bytes
+        A serialised ONNX model of opset 18 without external data.
+    """
+    example = torch.zeros(2, in_channels, size, size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            network.eval(),
+            (example,),
+            dynamo=True,
+            external_data=False,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
+            verbose=False,
+        )
+    assert program is not None
+    model = onnxslim.slim(program.model_proto)
+    _strip(model)
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
+
+
+def variants(network: CNNRes, size: int) -> dict[str, bytes]:
+    """The float variants of a network as ONNX: ``fp32`` and ``fp16``."""
+    plain = folded(network)
+    return {
+        "fp32": to_onnx(plain, network.in_channels, size),
+        "fp16": to_onnx(HalfCNNRes(plain), network.in_channels, size),
+    }
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Remove source paths and other traces of the exporting machine."""
+    model.producer_name, model.producer_version = _PRODUCER, ""
+    model.doc_string = model.graph.doc_string = ""
+    model.graph.name = _PRODUCER
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        value.doc_string = ""
+        del value.metadata_props[:]
+    for initializer in model.graph.initializer:
+        del initializer.metadata_props[:]
+    for node in model.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]

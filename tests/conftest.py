@@ -1,0 +1,148 @@
+"""What the tests share: a tiny model with known answers, phantoms, the real data."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from cnnres_infer.bundle import DEFAULT_BUNDLE, MANIFEST
+from cnnres_infer.volume import Grid, Volume
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+ORIENTATIONS = [
+    (order, signs)
+    for order in itertools.permutations(range(3))
+    for signs in itertools.product((1, -1), repeat=3)
+]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the collections of real MRI (../shared/data) are not here")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def default_bundle() -> Path:
+    return DEFAULT_BUNDLE
+
+
+def bright_model(channels: int = 1) -> bytes:
+    """A network whose answer is known: lesion where the mean channel is above 0.8."""
+    nodes = [
+        helper.make_node("ReduceMean", ["images", "axes"], ["mean"], keepdims=1),
+        helper.make_node("Sub", ["mean", "level"], ["above"]),
+        helper.make_node("Mul", ["above", "slope"], ["logit"]),
+        helper.make_node("Sigmoid", ["logit"], ["probabilities"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "bright",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", channels, 160, 160])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", 1, 160, 160])],
+        [
+            helper.make_tensor("axes", TensorProto.INT64, [1], [1]),
+            helper.make_tensor("level", TensorProto.FLOAT, [], [0.8]),
+            helper.make_tensor("slope", TensorProto.FLOAT, [], [60.0]),
+        ],
+    )
+    opset = [helper.make_opsetid("", 18)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=10)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+BundleMaker = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> BundleMaker:
+    """Write a bundle around `bright_model`; keywords replace parts of its manifest."""
+
+    def make(channels: int = 1, **changes: object) -> Path:
+        folder = tmp_path_factory.mktemp("bundle")
+        model = bright_model(channels)
+        (folder / "model.fp32.onnx").write_bytes(model)
+        manifest = {
+            "format": 1,
+            "name": "bright",
+            "version": "1",
+            "input": {
+                "channels": channels,
+                "modalities": ["dwi", "flair"],
+                "size": 160,
+                "spacing_mm": 1.25,
+                "ceiling": 2.0,
+            },
+            "fusion": {"rule": "mean", "dwi_weight": 0.5},
+            "mask": {"threshold": 0.5, "smallest_lesion_ml": 0.0},
+            "variants": {"fp32": "model.fp32.onnx"},
+            "sha256": {"model.fp32.onnx": hashlib.sha256(model).hexdigest()},
+            **changes,
+        }
+        (folder / MANIFEST).write_text(json.dumps(manifest))
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bright_bundle(make_bundle: BundleMaker) -> Path:
+    return make_bundle()
+
+
+def oriented_affine(
+    order: tuple[int, ...],
+    signs: tuple[int, ...],
+    spacing: tuple[float, float, float],
+    tilt: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    shape: tuple[int, int, int] = (0, 0, 0),
+) -> NDArray[np.float64]:
+    """Affine whose voxel axis ``order[i]`` runs along world axis i, tilted by angles in rad.
+
+    The grid's centre lies at the origin.
+    """
+    matrix = np.zeros((3, 3))
+    for world, (axis, sign) in enumerate(zip(order, signs, strict=True)):
+        matrix[world, axis] = sign * spacing[axis]
+    for axis, angle in enumerate(tilt):
+        a, b = [i for i in range(3) if i != axis]
+        turn = np.eye(3)
+        turn[[a, a, b, b], [a, b, a, b]] = (
+            np.cos(angle),
+            -np.sin(angle),
+            np.sin(angle),
+            np.cos(angle),
+        )
+        matrix = turn @ matrix
+    affine = np.eye(4)
+    affine[:3, :3] = matrix
+    affine[:3, 3] = -matrix @ (np.array(shape) - 1) / 2
+    return affine
+
+
+def blob_volume(
+    shape: tuple[int, int, int] = (60, 70, 20),
+    affine: NDArray[np.float64] | None = None,
+    centre_mm: tuple[float, float, float] = (20.0, 10.0, 5.0),
+    radius_mm: float = 9.0,
+) -> tuple[Volume, NDArray[np.bool_]]:
+    """A brain-sized ellipsoid of 100 with a ball of 190 in it, placed in mm; and the ball."""
+    if affine is None:
+        affine = oriented_affine((0, 1, 2), (-1, 1, 1), (2.5, 2.5, 5.0), shape=shape)
+    grid = Grid(shape, affine)
+    index = np.stack(np.indices(shape), axis=-1).astype(float)
+    mm = grid.to_mm(index)
+    brain = ((mm / np.array([65.0, 80.0, 60.0])) ** 2).sum(axis=-1) <= 1
+    ball = (np.linalg.norm(mm - np.array(centre_mm), axis=-1) <= radius_mm) & brain
+    data = np.where(brain, 100.0, 0.0)
+    data[ball] = 190.0
+    return Volume(data.astype(np.float32), grid, "blob"), ball

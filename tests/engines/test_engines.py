@@ -1,0 +1,88 @@
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from cnnres_infer.bundle import Bundle
+from cnnres_infer.engines import BACKENDS, backend, open_engine
+from cnnres_infer.engines.ort import OrtEngine
+from cnnres_infer.errors import BackendUnavailableError, EngineRunError, UsageError
+from tests.conftest import BundleMaker, bright_model
+
+IMAGES = np.random.default_rng(0).random((5, 1, 160, 160), np.float32)
+EXPECTED = 1 / (1 + np.exp(-60 * (IMAGES - 0.8)))
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_every_backend_keeps_the_protocol(name: str) -> None:
+    probe = backend(name).probe()
+    assert probe.reason
+    assert probe.usable or probe.remedy
+
+
+def test_run(bright_bundle: Path) -> None:
+    with open_engine(Bundle.open(bright_bundle), threads=1) as engine:
+        output = engine.run(IMAGES)
+        np.testing.assert_allclose(output, EXPECTED, atol=1e-5)
+        assert output.dtype == np.float32
+        np.testing.assert_allclose(engine.run(IMAGES[:1]), EXPECTED[:1], atol=1e-5)
+        info = engine.describe()
+    assert (info.backend, info.provider, info.precision) == ("ort", "CPUExecutionProvider", "fp32")
+    assert info.threads == 1
+    assert info.versions["onnxruntime"] == onnxruntime.__version__
+
+
+def test_a_closed_engine_does_not_run(bright_bundle: Path) -> None:
+    engine = open_engine(Bundle.open(bright_bundle))
+    engine.close()
+    with pytest.raises(EngineRunError, match="closed"):
+        engine.run(IMAGES)
+
+
+def test_wrong_images_raise_our_error(bright_bundle: Path) -> None:
+    with (
+        open_engine(Bundle.open(bright_bundle)) as engine,
+        pytest.raises(EngineRunError, match="ONNX Runtime failed"),
+    ):
+        engine.run(IMAGES[:, :, :10])
+
+
+def test_unknown_names_are_refused(bright_bundle: Path) -> None:
+    bundle = Bundle.open(bright_bundle)
+    with pytest.raises(UsageError, match="choose from auto, ort"):
+        open_engine(bundle, "abacus")
+    with pytest.raises(BackendUnavailableError, match="fp32"):
+        open_engine(bundle, "ort", "fp8")
+
+
+def test_float16_is_not_run_as_float32(make_bundle: BundleMaker) -> None:
+    bundle = Bundle.open(make_bundle(variants={"fp16": "model.fp32.onnx"}))
+    with pytest.raises(BackendUnavailableError, match="none"):
+        open_engine(bundle, "ort", "fp16")
+    with pytest.raises(BackendUnavailableError, match="no backend can be used"):
+        open_engine(bundle)
+
+
+def test_a_broken_model_is_refused() -> None:
+    with pytest.raises(BackendUnavailableError, match="refused the model"):
+        OrtEngine.open(b"no model", "fp32", 1)
+
+
+def test_another_provider_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        onnxruntime.InferenceSession, "get_providers", lambda _self: ["OtherProvider"]
+    )
+    with pytest.raises(BackendUnavailableError, match="OtherProvider"):
+        OrtEngine.open(bright_model(), "fp32", 1)
+
+
+def test_both_packages_of_onnxruntime_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "cnnres_infer.machine.versions",
+        lambda *_names: {"onnxruntime": "1", "onnxruntime-gpu": "1"},
+    )
+    probe = OrtEngine.probe()
+    assert not probe.usable
+    assert "overwrite" in probe.reason
+    assert "pip uninstall" in probe.remedy

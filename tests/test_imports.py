@@ -1,0 +1,36 @@
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"torch", "nibabel", "onnxruntime", "openvino", "tensorrt", "scipy", "onnx", "cc3d", "PIL"}
+
+
+@pytest.mark.parametrize(
+    ("module", "allowed"),
+    [
+        ("cnnres_infer", set()),
+        ("cnnres_infer.predictor", set()),
+        ("cnnres_infer.engines.ort", set()),
+        ("cnnres_infer.cli", set()),
+    ],
+)
+def test_imports_stay_light(module: str, allowed: set[str]) -> None:
+    code = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not HEAVY & set(run.stdout.split()) - allowed
+
+
+def test_the_package_itself_needs_nothing() -> None:
+    code = "import sys, cnnres_infer; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "numpy" not in run.stdout.split()
+
+
+def test_public_names() -> None:
+    import cnnres_infer
+
+    for name in cnnres_infer.__all__:
+        assert getattr(cnnres_infer, name)
+    with pytest.raises(AttributeError, match="nothing"):
+        cnnres_infer.nothing  # noqa: B018

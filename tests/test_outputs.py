@@ -1,0 +1,88 @@
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from cnnres_infer import Predictor, outputs
+from cnnres_infer.errors import OutputExistsError, VolumeError
+from cnnres_infer.predictor import Result
+from tests.conftest import blob_volume
+
+
+@pytest.fixture(scope="module")
+def result(bright_bundle: Path) -> Result:
+    with Predictor.load(bright_bundle) as predictor:
+        return predictor.predict(blob_volume()[0])
+
+
+def test_all_outputs_are_written(result: Result, tmp_path: Path) -> None:
+    saved = result.save(tmp_path / "new", probabilities=True)
+    assert [path.name for path in saved.all()] == [
+        "blob_lesion_prob.nii.gz",
+        "blob_overlay.png",
+        "blob_report.json",
+        "blob_lesion_mask.nii.gz",
+    ]
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {p.name for p in saved.all()}
+    mask = nibabel.load(saved.mask)
+    assert np.array_equal(np.asarray(mask.dataobj), result.mask.data)
+    assert mask.get_data_dtype() == np.uint8
+    np.testing.assert_allclose(mask.affine, result.volume.grid.affine, atol=1e-5)
+    assert saved.probabilities is not None
+    probabilities = nibabel.load(saved.probabilities)
+    assert np.array_equal(np.asarray(probabilities.dataobj), result.probabilities.data)
+
+
+def test_what_is_not_asked_for_is_not_written(result: Result, tmp_path: Path) -> None:
+    result.save(tmp_path, overlay=False)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"blob_report.json", "blob_lesion_mask.nii.gz"}
+
+
+@pytest.mark.parametrize("standing", ["blob_lesion_mask.nii.gz", "blob_report.json"])
+def test_nothing_is_overwritten_unasked(result: Result, tmp_path: Path, standing: str) -> None:
+    (tmp_path / standing).write_text("precious")
+    with pytest.raises(OutputExistsError, match=standing):
+        result.save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [standing]
+    assert (tmp_path / standing).read_text() == "precious"
+    result.save(tmp_path, overwrite=True)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_file_in_place_of_the_folder(result: Result, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(VolumeError, match="cannot be made"):
+        result.save(tmp_path / "file")
+
+
+def test_a_full_disk_leaves_nothing(
+    result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: object, **_keywords: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(VolumeError, match="No space left"):
+        result.save(tmp_path, overlay=False)
+    assert not list(tmp_path.glob("*mask*"))
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_report_says_what_was_found(result: Result) -> None:
+    report = json.loads(json.dumps(outputs.report(result)))
+    lesions = report["lesions"]
+    assert lesions["count"] == 1
+    assert lesions["volume_ml"] == pytest.approx(result.mask.volume_ml)
+    assert lesions["each"][0]["voxels"] == int(result.mask.data.sum())
+    area = sum(lesions["area_mm2_by_slice"].values())
+    assert area * 5.0 / 1000 == pytest.approx(result.mask.volume_ml, rel=1e-3)
+    areas = {int(z) for z in lesions["area_mm2_by_slice"]}
+    assert areas == set(np.flatnonzero(result.mask.data.any(axis=(0, 1))))
+    assert report["engine"]["backend"] == "ort"
+    assert report["model"]["bundle_sha256"]
+    assert report["research_use_only"] is True
+    assert report["grid"]["shape"] == [60, 70, 20]
+    assert report["versions"]["numpy"] == np.__version__

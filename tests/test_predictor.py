@@ -1,0 +1,150 @@
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from cnnres_infer import Predictor
+from cnnres_infer.errors import GeometryError, UsageError, VolumeError
+from cnnres_infer.verify import dice
+from cnnres_infer.volume import Volume, save_volume
+from tests.conftest import ORIENTATIONS, BundleMaker, blob_volume, oriented_affine
+
+
+@pytest.fixture(scope="module")
+def predictor(bright_bundle: Path) -> Predictor:
+    return Predictor.load(bright_bundle, threads=1)
+
+
+def test_a_known_lesion_is_found_where_it_is(predictor: Predictor) -> None:
+    volume, ball = blob_volume()
+    result = predictor.predict(volume)
+    assert dice(result.mask.data > 0, ball) > 0.9
+    assert len(result.lesions) == 1
+    assert np.linalg.norm(np.array(result.lesions[0].centre_mm) - (20.0, 10.0, 5.0)) < 2.5
+    assert result.mask.grid is volume.grid
+    assert result.provenance.brain == "stripped"
+    assert set(result.timings) >= {"read", "brain", "slices", "engine", "restore", "mask"}
+    assert result.warnings == ()
+
+
+@pytest.mark.parametrize(("order", "signs"), ORIENTATIONS)
+def test_the_lesion_stays_put_in_the_48_orientations(
+    predictor: Predictor, order: tuple[int, ...], signs: tuple[int, ...]
+) -> None:
+    shape, spacing = np.zeros(3, int), np.zeros(3)
+    for world, (n, step) in enumerate(zip((60, 70, 20), (2.5, 2.5, 5.0), strict=True)):
+        shape[order[world]], spacing[order[world]] = n, step
+    extent = (int(shape[0]), int(shape[1]), int(shape[2]))
+    affine = oriented_affine(order, signs, tuple(spacing), (0.05, -0.1, 0.08), extent)
+    volume, ball = blob_volume(extent, affine)
+    mask = predictor.predict(volume).mask
+    assert mask.data.shape == extent
+    assert dice(mask.data > 0, ball) > 0.88
+
+
+def test_path_image_and_array_agree(predictor: Predictor, tmp_path: Path) -> None:
+    volume, _ = blob_volume()
+    path = tmp_path / "dwi.nii.gz"
+    save_volume(path, volume.data, volume.grid)
+    from_path = predictor.predict(path)
+    from_image = predictor.predict(nibabel.load(path))
+    from_array = predictor.predict(volume.data, affine=volume.grid.affine)
+    assert from_path.mask.data.any()
+    assert np.array_equal(from_path.mask.data, from_image.mask.data)
+    assert np.array_equal(from_path.mask.data, from_array.mask.data)
+    assert from_path.provenance.inputs == {"dwi": "dwi"}
+
+
+def test_an_array_needs_its_affine(predictor: Predictor) -> None:
+    with pytest.raises(VolumeError, match="affine"):
+        predictor.predict(blob_volume()[0].data)
+
+
+def test_an_empty_mask_is_warned_about(predictor: Predictor) -> None:
+    volume, _ = blob_volume(radius_mm=0.1)
+    result = predictor.predict(volume)
+    assert not result.mask.data.any()
+    assert any("no lesion" in warning for warning in result.warnings)
+
+
+def test_flair_on_another_grid_has_its_say(make_bundle: BundleMaker) -> None:
+    dwi, ball = blob_volume(radius_mm=0.1)
+    ball = blob_volume()[1]
+    shape = (80, 90, 28)
+    affine = oriented_affine((0, 1, 2), (1, 1, 1), (2.0, 2.0, 4.0), (0.1, 0.0, 0.0), shape)
+    flair, _ = blob_volume(shape, affine)
+    always = make_bundle(fusion={"rule": "max", "dwi_weight": 0.5})
+    with Predictor.load(always) as predictor:
+        result = predictor.predict(dwi, flair=flair)
+    assert dice(result.mask.data > 0, ball) > 0.75
+    assert result.mask.grid is dwi.grid
+    assert any("resampled" in warning for warning in result.warnings)
+    never = make_bundle(fusion={"rule": "dwi", "dwi_weight": 1.0})
+    with Predictor.load(never) as predictor:
+        assert not predictor.predict(dwi, flair=flair).mask.data.any()
+
+
+def test_where_there_is_no_flair_the_dwi_decides(make_bundle: BundleMaker) -> None:
+    dwi, ball = blob_volume()
+    half = dwi.data[:, :, :8].copy()
+    low = Volume(half, type(dwi.grid)((60, 70, 8), dwi.grid.affine), "flair")
+    with Predictor.load(make_bundle(fusion={"rule": "mean", "dwi_weight": 0.0})) as predictor:
+        result = predictor.predict(dwi, flair=low)
+    assert dice(result.mask.data[:, :, 10:] > 0, ball[:, :, 10:]) > 0.85
+
+
+def test_a_network_of_two_channels(make_bundle: BundleMaker) -> None:
+    dwi, ball = blob_volume()
+    with Predictor.load(make_bundle(channels=2)) as predictor:
+        assert dice(predictor.predict(dwi, flair=dwi).mask.data > 0, ball) > 0.9
+        plain, _ = blob_volume(radius_mm=0.1)
+        assert not predictor.predict(dwi, flair=plain).mask.data.any()
+        with pytest.raises(UsageError, match="--flair"):
+            predictor.predict(dwi)
+
+
+def test_a_given_brain_is_taken(predictor: Predictor) -> None:
+    volume, ball = blob_volume()
+    brain = Volume(((volume.data > 0) & ~ball).astype(np.float32), volume.grid, "brain")
+    result = predictor.predict(volume, brain_mask=brain)
+    assert result.provenance.brain == "given"
+    assert not result.mask.data.any()
+    other = Volume(brain.data[:-1].copy(), type(volume.grid)((59, 70, 20), volume.grid.affine))
+    with pytest.raises(GeometryError, match="grid"):
+        predictor.predict(volume, brain_mask=other)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"modality": "ct"}, "none of dwi, flair"),
+        ({"modality": "flair", "flair": blob_volume()[0]}, "DWI first"),
+    ],
+)
+def test_contradictions_are_refused(
+    predictor: Predictor, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        predictor.predict(blob_volume()[0], **options)  # type: ignore[arg-type]
+
+
+def test_an_unknown_modality_of_the_model_is_refused(make_bundle: BundleMaker) -> None:
+    image = {"channels": 1, "modalities": ["dwi"], "size": 160, "spacing_mm": 1.25, "ceiling": 2.0}
+    with Predictor.load(make_bundle(input=image)) as predictor:
+        with pytest.raises(UsageError, match="knows dwi only"):
+            predictor.predict(blob_volume()[0], modality="flair")
+        with pytest.raises(UsageError, match="knows dwi only"):
+            predictor.predict(blob_volume()[0], flair=blob_volume()[0])
+
+
+def test_the_input_is_not_changed(predictor: Predictor) -> None:
+    volume, _ = blob_volume()
+    data, affine = volume.data.copy(), volume.grid.affine.copy()
+    before = data.copy()
+    result = predictor.predict(data, affine=affine)
+    assert np.array_equal(data, before)
+    with pytest.raises(ValueError, match="read-only"):
+        result.mask.data[0, 0, 0] = 1
+    with pytest.raises(ValueError, match="read-only"):
+        result.volume.grid.affine[0, 0] = 1

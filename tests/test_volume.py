@@ -1,0 +1,243 @@
+import gzip
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cnnres_infer.errors import GeometryError, OutputExistsError, VolumeError
+from cnnres_infer.volume import (
+    Grid,
+    atomic_path,
+    load_volume,
+    save_volume,
+    volume_from_array,
+    volume_name,
+)
+from tests.conftest import ORIENTATIONS, oriented_affine
+
+SHAPE = (5, 6, 7)
+
+
+def write(path: Path, kind: type = nibabel.Nifti1Image, dtype: str = "i2") -> Path:
+    data = np.arange(210, dtype=dtype).reshape(SHAPE)
+    affine = oriented_affine((0, 1, 2), (-1, 1, 1), (2.0, 2.5, 3.0), (0.1, 0.2, 0.3), SHAPE)
+    image = kind(data, affine)
+    image.set_sform(affine, code=1)
+    turned = oriented_affine((0, 1, 2), (-1, 1, 1), (2.0, 2.5, 3.0), (0.1, 0.2, 0.29), SHAPE)
+    image.set_qform(turned, code=2)
+    nibabel.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".NII.GZ"])
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_load(tmp_path: Path, suffix: str, kind: type) -> None:
+    volume = load_volume(write(tmp_path / f"a b{suffix}", kind))
+    assert volume.name == "a b"
+    assert volume.data.dtype == np.float32
+    assert not volume.data.flags.writeable
+    assert np.array_equal(volume.data, np.arange(210).reshape(SHAPE))
+    np.testing.assert_allclose(volume.grid.spacing, (2.0, 2.5, 3.0), rtol=1e-6)
+    assert volume.grid.voxel_ml == pytest.approx(0.015)
+
+
+def test_big_endian_and_scaling(tmp_path: Path) -> None:
+    header = nibabel.Nifti1Header(endianness=">")
+    header.set_data_dtype("i2")
+    header.set_sform(np.eye(4), 1)
+    image = nibabel.Nifti1Image(np.arange(24).reshape(2, 3, 4).astype(">i2"), None, header)
+    image.header.set_slope_inter(0.5, 10)
+    nibabel.save(image, tmp_path / "a.nii")
+    raw = bytearray((tmp_path / "a.nii").read_bytes())
+    volume = load_volume(tmp_path / "a.nii")
+    assert raw[:4] == b"\0\0\x01\x5c"
+    assert volume.data.max() == pytest.approx(21.5 if volume.data.min() == 10 else 23)
+
+
+def test_a_mask_repeats_the_transforms_bit_for_bit(tmp_path: Path) -> None:
+    source = nibabel.load(write(tmp_path / "a.nii.gz"))
+    volume = load_volume(tmp_path / "a.nii.gz")
+    save_volume(tmp_path / "m.nii.gz", np.ones(SHAPE, np.uint8), volume.grid)
+    mask = nibabel.load(tmp_path / "m.nii.gz")
+    fields = ("pixdim", "sform_code", "qform_code", "srow_x", "srow_y", "srow_z", "quatern_b")
+    fields += ("quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "xyzt_units")
+    for field in fields:
+        assert mask.header[field].tobytes() == source.header[field].tobytes(), field
+    assert mask.get_data_dtype() == np.uint8
+    assert np.array_equal(mask.affine, source.affine)
+    assert (np.asarray(mask.dataobj) == 1).all()
+
+
+@given(st.sampled_from(ORIENTATIONS), st.tuples(*[st.floats(-0.5, 0.5)] * 3))
+def test_a_grid_of_an_array_survives_the_file(
+    tmp_path_factory: pytest.TempPathFactory,
+    orientation: tuple[tuple[int, ...], tuple[int, ...]],
+    tilt: tuple[float, float, float],
+) -> None:
+    affine = oriented_affine(*orientation, (0.9, 1.1, 4.0), tilt, SHAPE)
+    path = tmp_path_factory.mktemp("grid") / "a.nii"
+    data = np.random.default_rng(0).random(SHAPE, np.float32)
+    save_volume(path, data, Grid(SHAPE, affine))
+    back = load_volume(path)
+    np.testing.assert_allclose(back.grid.affine, affine, atol=1e-4)
+    np.testing.assert_allclose(nibabel.load(path).get_qform(), affine, atol=1e-3)
+    assert np.array_equal(back.data, data)
+
+
+def test_the_same_mask_gives_the_same_bytes(tmp_path: Path) -> None:
+    grid = Grid(SHAPE, np.eye(4))
+    for name in ("a.nii.gz", "b.nii.gz"):
+        save_volume(tmp_path / name, np.ones(SHAPE, np.uint8), grid)
+    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+
+
+def damage(path: Path, how: str) -> None:
+    raw = bytearray(path.read_bytes())
+    if how == "flipped":
+        raw[len(raw) // 2] ^= 0xFF
+    elif how == "crc":
+        raw[-6] ^= 0xFF
+    elif how == "no trailer":
+        raw = raw[:-8]
+    elif how == "truncated":
+        raw = raw[: len(raw) // 2]
+    elif how == "garbage after":
+        raw += b"garbage"
+    elif how == "empty":
+        raw = bytearray()
+    elif how == "text":
+        raw = bytearray(gzip.compress(b"hello " * 100))
+    elif how == "voxels missing":
+        raw = bytearray(gzip.compress(gzip.decompress(raw)[:-9]))
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "flipped",
+        "crc",
+        "no trailer",
+        "truncated",
+        "garbage after",
+        "empty",
+        "text",
+        "voxels missing",
+    ],
+)
+def test_a_damaged_file_is_refused(tmp_path: Path, how: str) -> None:
+    path = write(tmp_path / "a.nii.gz", dtype="f4")
+    damage(path, how)
+    with pytest.raises(VolumeError, match=r"a\.nii\.gz"):
+        load_volume(path)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.nii.bz2", ".nii", "a.hdr"])
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(VolumeError, match="NIfTI"):
+        volume_name(Path(name))
+
+
+def test_missing_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(VolumeError, match="No such file"):
+        load_volume(tmp_path / "none.nii.gz")
+    (tmp_path / "folder.nii").mkdir()
+    with pytest.raises(VolumeError, match="directory"):
+        load_volume(tmp_path / "folder.nii")
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 6, 2), (4, 5, 6, 1, 3)])
+def test_other_than_three_dimensions_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    image = nibabel.Nifti1Image(np.zeros(shape, np.int16), np.eye(4))
+    nibabel.save(image, tmp_path / "a.nii")
+    with pytest.raises(VolumeError, match="dimensions"):
+        load_volume(tmp_path / "a.nii")
+
+
+def test_a_fourth_dimension_of_one_is_accepted(tmp_path: Path) -> None:
+    data = np.arange(24, dtype=np.int16).reshape(2, 3, 4, 1)
+    nibabel.save(nibabel.Nifti1Image(data, np.eye(4)), tmp_path / "a.nii")
+    assert load_volume(tmp_path / "a.nii").data.shape == (2, 3, 4)
+
+
+def test_a_header_without_place_is_refused(tmp_path: Path) -> None:
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype("i2")
+    image = nibabel.Nifti1Image(np.arange(24, dtype="i2").reshape(2, 3, 4), None, header)
+    nibabel.save(image, tmp_path / "a.nii")
+    with pytest.raises(GeometryError, match="codes are 0"):
+        load_volume(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("dtype", ["c8", [("R", "u1"), ("G", "u1"), ("B", "u1")]])
+def test_colours_and_complex_numbers_are_refused(tmp_path: Path, dtype: object) -> None:
+    image = nibabel.Nifti1Image(np.zeros((2, 3, 4), np.dtype(dtype)), np.eye(4))  # type: ignore[call-overload]
+    nibabel.save(image, tmp_path / "a.nii")
+    with pytest.raises(VolumeError, match="type"):
+        load_volume(tmp_path / "a.nii")
+
+
+def test_constant_and_lost_voxels() -> None:
+    with pytest.raises(VolumeError, match="the same"):
+        volume_from_array(np.zeros(SHAPE), np.eye(4))
+    with pytest.raises(VolumeError, match="the same"):
+        volume_from_array(np.full(SHAPE, np.nan), np.eye(4))
+    data = np.arange(210.0).reshape(SHAPE)
+    data[0, 0, :2] = np.nan, np.inf
+    volume = volume_from_array(data, np.eye(4))
+    assert np.isfinite(volume.data).all()
+    assert "2 voxels" in volume.warnings[0]
+    assert np.isnan(data[0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    "affine", [np.eye(3), np.full((4, 4), np.nan), np.diag([1.0, 0.0, 1.0, 1.0])]
+)
+def test_broken_affines_are_refused(affine: np.ndarray) -> None:
+    with pytest.raises(GeometryError):
+        Grid(SHAPE, affine)
+
+
+def test_an_output_is_never_overwritten_unasked(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii"
+    path.write_text("precious")
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        save_volume(path, np.ones(SHAPE, np.uint8), Grid(SHAPE, np.eye(4)))
+    assert path.read_text() == "precious"
+    save_volume(path, np.ones(SHAPE, np.uint8), Grid(SHAPE, np.eye(4)), overwrite=True)
+    assert load_volume_shape(path) == SHAPE
+
+
+def load_volume_shape(path: Path) -> tuple[int, ...]:
+    return tuple(nibabel.load(path).shape)
+
+
+def test_two_writers_of_one_path(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with pytest.raises(OutputExistsError), atomic_path(path) as mine:  # noqa: PT012
+        mine.write_text("mine")
+        path.write_text("theirs")
+    assert path.read_text() == "theirs"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_writer_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), atomic_path(tmp_path / "a") as path:  # noqa: PT012
+        path.write_text("half")
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_writer_leaves_no_output(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from cnnres_infer.volume import atomic_path\n"
+        "with atomic_path(Path(sys.argv[1])) as p: p.write_text('half'); os.kill(os.getpid(), 9)"
+    )
+    run = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], check=False)
+    assert run.returncode == -9
+    assert not (tmp_path / "a").exists()

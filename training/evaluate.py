@@ -1,0 +1,129 @@
+"""Accuracy of a bundle against expert masks, on patients that it never saw."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnnres_infer.engines import Engine
+from cnnres_infer.fusion import RULES, Fusion
+from cnnres_infer.predictor import Predictor
+from cnnres_infer.slices import BoolArray
+from cnnres_infer.verify import dice
+from cnnres_infer.volume import FloatArray, load_volume
+from training.data import VALIDATION_VOLUMES, Images, load_validation_slices, volume_paths
+
+_NOISE_SHARE = 0.01
+_WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def evaluate(predictor: Predictor, data: Path) -> dict[str, Any]:
+    """Measure a predictor on the validation volumes and slices.
+
+    Returns
+    -------
+    dict
+        What goes into ``model.json`` as ``accuracy``.
+    """
+    spec = predictor.bundle.spec
+    dwi, flair = load_validation_slices(data)
+    answers = {name: _run(predictor.engine, x) for name, x in (("dwi", dwi), ("flair", flair))}
+    answers["dwi and flair"] = spec.fusion.merge(answers["dwi"], answers["flair"])
+    truth = dwi.masks > 0.5
+    engine = predictor.engine.describe()
+    return {
+        "command": "python -m training evaluate BUNDLE --data DATA",
+        "backend": engine.backend,
+        "precision": engine.precision,
+        "volumes": [evaluate_volume(predictor, data, case) for case in VALIDATION_VOLUMES],
+        "patients": len(dwi),
+        "slices": {
+            name: _slice_summary(answer >= spec.mask.threshold, truth)
+            for name, answer in answers.items()
+        },
+        "steadiness": steadiness(predictor.engine, dwi, spec.mask.threshold),
+    }
+
+
+def evaluate_volume(predictor: Predictor, data: Path, case: str) -> dict[str, Any]:
+    """Measure one volume, with the Dice of each slice where either mask has lesion."""
+    image, mask = volume_paths(data, case)
+    result = predictor.predict(image)
+    predicted, truth = result.mask.data > 0, load_volume(mask).data > 0.5
+    voxel_ml = result.mask.grid.voxel_ml
+    slices = {
+        str(z): round(dice(predicted[:, :, z], truth[:, :, z]), 4)
+        for z in np.flatnonzero((predicted | truth).any(axis=(0, 1)))
+    }
+    lesion = np.flatnonzero(truth.any(axis=(0, 1)))
+    return {
+        "case": case,
+        "truth_ml": float(truth.sum() * voxel_ml),
+        "mask_ml": result.mask.volume_ml,
+        "dice": dice(predicted, truth),
+        "lesion_f1": lesion_f1(predicted, truth),
+        "volume_difference_ml": float(abs(int(predicted.sum()) - int(truth.sum())) * voxel_ml),
+        "slice_dice_mean": float(np.mean([slices[str(z)] for z in lesion])),
+        "slice_dice": slices,
+    }
+
+
+def lesion_f1(predicted: BoolArray, truth: BoolArray) -> float:
+    """F1 of lesions (26 neighbours), a lesion being found where the masks share a voxel.
+
+    As in the ISLES'22 challenge: expert lesions touched by the prediction are
+    true positives, those untouched false negatives, and predicted lesions that
+    touch none false positives.
+    """
+    import cc3d
+
+    expert, model = (cc3d.connected_components(m, connectivity=26) for m in (truth, predicted))
+    found = len(set(np.unique(expert[predicted])) - {0})
+    missed = int(expert.max()) - found
+    extra = int(model.max()) - len(set(np.unique(model[truth])) - {0})
+    total = 2 * found + missed + extra
+    return 2 * found / total if total else 1.0
+
+
+def steadiness(engine: Engine, images: Images, threshold: float, seed: int = 0) -> float:
+    """Mean Dice of masks with those of slightly noisy images, where either is not empty.
+
+    The noise has 1 % of the images' standard deviation and stays in the brain.
+    """
+    noise = np.random.default_rng(seed).normal(0, 1, images.pixels.shape).astype(np.float32)
+    shaken = images.pixels + _NOISE_SHARE * images.pixels.std() * noise * (images.pixels > 0)
+    noisy = Images(np.clip(shaken, 0, 1), images.masks, images.patients)
+    masks, again = (_run(engine, x) >= threshold for x in (images, noisy))
+    pairs = [(a, b) for a, b in zip(masks, again, strict=True) if a.any() or b.any()]
+    return float(np.mean([dice(a, b) for a, b in pairs])) if pairs else 1.0
+
+
+def compare_fusions(engine: Engine, data: Path, threshold: float) -> dict[str, dict[str, float]]:
+    """Mean slice Dice of every fusion rule on the validation patients, the best first."""
+    dwi, flair = load_validation_slices(data)
+    a, b = _run(engine, dwi), _run(engine, flair)
+    truth = dwi.masks > 0.5
+    table = {}
+    for rule in RULES:
+        for weight in _WEIGHTS if rule in ("mean", "geometric") else (1.0,):
+            merged = Fusion(rule, weight).merge(a, b)
+            table[f"{rule} {weight}"] = _slice_summary(merged >= threshold, truth)
+    table["flair alone"] = _slice_summary(b >= threshold, truth)
+    return dict(sorted(table.items(), key=lambda item: -item[1]["mean"]))
+
+
+def _run(engine: Engine, images: Images) -> FloatArray:
+    parts = [
+        engine.run(images.pixels[i : i + engine.BATCH, None])
+        for i in range(0, len(images), engine.BATCH)
+    ]
+    return np.concatenate(parts)[:, 0]
+
+
+def _slice_summary(predicted: BoolArray, truth: BoolArray) -> dict[str, float]:
+    each = [dice(a, b) for a, b in zip(predicted, truth, strict=True)]
+    return {
+        "mean": float(np.mean(each)),
+        "median": float(np.median(each)),
+        "pooled": dice(predicted, truth),
+    }

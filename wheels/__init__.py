@@ -1,0 +1,1 @@
+"""Installing without internet; part of the checkout, never of the wheel."""

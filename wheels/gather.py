@@ -1,0 +1,190 @@
+"""Gather all wheels that ``cnnres-infer[cpu]`` needs, for a machine without internet.
+
+    python wheels/gather.py [--python-version 3.12] [--platform manylinux_2_28_x86_64]
+
+Every third-party wheel must match ``dependencies-cpu.lock``. The same pins and
+that of our own wheel become ``requirements-cpu.lock`` beside the wheels, with
+which the target installs; README.md says how.
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+DEPENDENCIES = HERE / "dependencies-cpu.lock"
+REQUIREMENTS = "requirements-cpu.lock"
+
+_OUR_WHEELS = "cnnres_infer-*.whl"
+_OLDEST_GLIBC = 5
+_LEGACY_NAMES = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+_MARKER = re.compile(r"^([^#\s;][^;\n]*?) *;[^\\\n]*", re.MULTILINE)
+
+
+class GatherError(RuntimeError):
+    """A step that failed; the folder's former lock and own wheel still stand."""
+
+
+def gather(folder: Path, python_version: str | None = None, platform: str | None = None) -> Path:
+    """Fill a folder with all wheels and the lock to install them with.
+
+    Parameters
+    ----------
+    folder
+        Where to; made if need be.
+    python_version, platform
+        Those of the target as pip names them, such as ``"3.12"`` and
+        ``"win_amd64"``; by default those that run this.
+
+    Returns
+    -------
+    Path
+        The lock to install with.
+
+    Raises
+    ------
+    GatherError
+        If a step failed, or if the target could not install what was gathered.
+    """
+    target = target_options(python_version, platform)
+    dependencies = _read_dependencies()
+    with tempfile.TemporaryDirectory() as name:
+        temporary = Path(name)
+        wheel = _build(temporary)
+        _download(dependencies, folder, target, temporary)
+        lock = temporary / REQUIREMENTS
+        write_lock(lock, dependencies, wheel)
+        _rehearse(lock, folder, target, temporary)
+        for old in folder.glob(_OUR_WHEELS):
+            old.unlink()
+        shutil.move(wheel, folder / wheel.name)
+        return Path(shutil.move(lock, folder / REQUIREMENTS))
+
+
+def target_options(python_version: str | None, platform: str | None) -> list[str]:
+    """Name the target to pip."""
+    options = ["--only-binary", ":all:"]
+    if python_version is not None:
+        options += ["--python-version", python_version]
+    if platform is not None:
+        options += [f"--platform={name}" for name in compatible_platforms(platform)]
+    return options
+
+
+def compatible_platforms(platform: str) -> list[str]:
+    """List a platform and the older Linux ones whose wheels run on it too.
+
+    pip derives these for macOS, but takes a manylinux platform literally.
+    """
+    match = re.fullmatch(r"manylinux_2_(\d+)_(\w+)", platform)
+    if match is None:
+        return [platform]
+    newest, machine = int(match[1]), match[2]
+    names = []
+    for minor in range(newest, _OLDEST_GLIBC - 1, -1):
+        names.append(f"manylinux_2_{minor}_{machine}")
+        if minor in _LEGACY_NAMES:
+            names.append(f"{_LEGACY_NAMES[minor]}_{machine}")
+    return names
+
+
+def without_markers(lock: str) -> str:
+    """Drop the environment markers of a lock's requirements.
+
+    pip judges markers by the machine that downloads, never by the target, so a
+    package that only the target needs would be left out.
+    """
+    return _MARKER.sub(r"\1 ", lock)
+
+
+def write_lock(path: Path, dependencies: str, wheel: Path) -> None:
+    """Write the dependencies' lock plus our own wheel, pinned by its hash."""
+    version = wheel.name.split("-")[1]
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    ours = f"cnnres-infer=={version} \\\n    --hash=sha256:{digest}\n"
+    path.write_text(dependencies + ours, encoding="utf-8", newline="\n")
+
+
+def _read_dependencies() -> str:
+    try:
+        return DEPENDENCIES.read_text(encoding="utf-8")
+    except OSError as error:
+        raise GatherError(f"{DEPENDENCIES}: {error.strerror}; run this from a checkout") from error
+
+
+def _build(folder: Path) -> Path:
+    _pip(
+        ["wheel", "--no-deps", f"--wheel-dir={folder}", str(ROOT)],
+        "building our own wheel failed; it needs internet too, for the build backend",
+    )
+    wheels = list(folder.glob(_OUR_WHEELS))
+    if len(wheels) != 1:
+        raise GatherError(f"the build made {len(wheels)} wheels {_OUR_WHEELS}, not one")
+    return wheels[0]
+
+
+def _download(dependencies: str, folder: Path, target: list[str], temporary: Path) -> None:
+    everything = temporary / "everything.lock"
+    everything.write_text(without_markers(dependencies), encoding="utf-8")
+    _pip(
+        ["download", "--no-deps", "--require-hashes", f"--requirement={everything}"]
+        + [f"--dest={folder}", *target],
+        "downloading failed; if a version was not found, there is no wheel of it for this "
+        "Python and platform: README.md lists those that work",
+    )
+
+
+def _rehearse(lock: Path, folder: Path, target: list[str], temporary: Path) -> None:
+    """Let pip resolve the install from the gathered files alone."""
+    _pip(
+        ["install", "--isolated", "--dry-run", "--ignore-installed", "--no-index"]
+        + [f"--find-links={folder}", f"--find-links={temporary}"]
+        + ["--require-hashes", f"--requirement={lock}"]
+        + [f"--target={temporary / 'target'}", *target],
+        f"the target could not install what was gathered; if {DEPENDENCIES.name} is older than "
+        "pyproject.toml, renew it (README.md)",
+        # A configured index or folder would hide that a wheel is missing here.
+        environment={**os.environ, "PIP_CONFIG_FILE": os.devnull},
+    )
+
+
+def _pip(arguments: list[str], failure: str, environment: dict[str, str] | None = None) -> None:
+    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
+    if subprocess.run(command, env=environment, check=False).returncode != 0:
+        raise GatherError(failure)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    parser = argparse.ArgumentParser(
+        description="Gather all wheels of cnnres-infer[cpu] for a machine without internet."
+    )
+    parser.add_argument("--python-version", help="the target's, such as 3.12; default: this one's")
+    parser.add_argument(
+        "--platform", help="the target's, such as manylinux_2_28_x86_64; default: this one's"
+    )
+    parser.add_argument(
+        "--into", type=Path, default=HERE, help="folder to fill; default: the script's own"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        lock = gather(options.into, options.python_version, options.platform)
+    except (GatherError, OSError) as error:
+        sys.stderr.write(f"gather: {error}\n")
+        return 1
+    wheels = list(options.into.glob("*.whl"))
+    megabytes = sum(wheel.stat().st_size for wheel in wheels) / 1e6
+    sys.stdout.write(f"gathered {len(wheels)} wheels, {megabytes:.0f} MB; install with {lock}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
