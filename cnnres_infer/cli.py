@@ -209,16 +209,17 @@ def _attempt(work: Callable[[], dict[str, Any]], verbose: bool) -> tuple[int, di
     """Run, and turn any error into one line, an exit status and an entry for the report."""
     try:
         return 0, work()
-    except CnnresError as error:
-        status, message = error.exit_status, str(error)
-        entry = {"type": type(error).__name__, "message": message}
     except Exception as error:
-        status, message = INTERNAL_ERROR, f"internal error: {error!r}; please report it, with -v"
-        entry = {"type": type(error).__name__, "message": message}
-    if verbose:
-        _err.print(traceback.format_exc(), markup=False)
-    _err.print(f"cnnres-infer: {message}", markup=False)
-    return status, {"status": "failed", "error": {**entry, "exit_status": status}}
+        if isinstance(error, CnnresError):
+            status, message = error.exit_status, str(error)
+        else:
+            status = INTERNAL_ERROR
+            message = f"internal error: {error!r}; please report it with what -v prints"
+        if verbose:
+            _err.print(traceback.format_exc(), markup=False)
+        _err.print(f"cnnres-infer: {message}", markup=False)
+        failure = {"type": type(error).__name__, "message": message, "exit_status": status}
+        return status, {"status": "failed", "error": failure}
 
 
 def _progress(volumes: list[Path], quiet: bool) -> Any:

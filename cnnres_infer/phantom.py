@@ -406,7 +406,7 @@ def _samples(grid: Grid, reach: _Place) -> tuple[NDArray[np.bool_], list[FloatAr
     """
     middles = grid.to_mm(np.indices(grid.shape, np.float64).reshape(3, -1).T)
     near = (((middles - _MIDDLE) / np.add(reach, grid.spacing)) ** 2).sum(axis=1) < 1
-    counts = [max(1, int(np.ceil(step / _FINEST_MM - 0.1))) for step in grid.spacing]
+    counts = [max(1, int(np.ceil(step / _FINEST_MM - 0.3))) for step in grid.spacing]
     places = product(*((np.arange(n) + 0.5) / n - 0.5 for n in counts))
     shifts = [grid.affine[:3, :3] @ place for place in places]
     return near, [(middles[near] + shift).T.astype(np.float32, order="C") for shift in shifts]

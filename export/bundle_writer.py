@@ -68,8 +68,8 @@ def write_bundle(
     files = {f"model.{name}.onnx": model for name, model in models.items()}
     manifest = {
         "format": FORMAT,
-        **spec.to_json(),
         **about,
+        **spec.to_json(),
         "variants": {name: f"model.{name}.onnx" for name in models},
         "export": {"largest_difference": differences, "reference_slices": len(images)},
     }

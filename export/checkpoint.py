@@ -2,12 +2,17 @@
 
 from pathlib import Path
 
+import onnx
+import torch
+from google.protobuf.message import DecodeError
+from onnx import numpy_helper
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from cnnres_infer.errors import BundleError
 from export.keras_weights import load_keras_weights
-from training.network import CNNRes
+from training.network import CNNRes, without_folded_norms
 
 _FIRST_KERNEL = "translations.0.conv.weight"
 
@@ -18,8 +23,9 @@ def load_checkpoint(path: Path) -> CNNRes:
     Parameters
     ----------
     path
-        ``.safetensors`` as written by ``python -m training``, or ``.h5`` as
-        written by Keras 3.
+        ``.safetensors`` as written by ``python -m training``, ``.h5`` as
+        written by Keras 3, or the ``.onnx`` of a bundle's fp32 variant, whose
+        batch norms are folded already.
 
     Raises
     ------
@@ -28,12 +34,30 @@ def load_checkpoint(path: Path) -> CNNRes:
     """
     if path.suffix == ".h5":
         return load_keras_weights(path)
-    if path.suffix != ".safetensors":
-        raise BundleError(f"{path}: give a .safetensors or a Keras .h5 file")
+    readers = {".safetensors": load_file, ".onnx": _onnx_tensors}
+    if path.suffix not in readers:
+        raise BundleError(f"{path}: give a .safetensors, a Keras .h5 or a bundle's fp32 .onnx file")
     try:
-        tensors = load_file(path)
+        tensors = readers[path.suffix](path)
         network = CNNRes(tensors[_FIRST_KERNEL].shape[1])
-        network.load_state_dict(tensors)
-    except (SafetensorError, OSError, KeyError, RuntimeError) as error:
+        if path.suffix == ".onnx":
+            network = without_folded_norms(network)
+        network.load_state_dict({**_counters(network), **tensors})
+    except (SafetensorError, DecodeError, OSError, KeyError, RuntimeError) as error:
         raise BundleError(f"{path}: no weights of CNN-Res ({error})") from error
     return network.eval()
+
+
+def _onnx_tensors(path: Path) -> dict[str, Tensor]:
+    graph = onnx.load(path, load_external_data=False).graph
+    return {
+        tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
+        for tensor in graph.initializer
+        if tensor.name.split(".")[-1] in ("weight", "bias", "running_mean", "running_var")
+    }
+
+
+def _counters(network: CNNRes) -> dict[str, Tensor]:
+    """The batch norms' step counters, which an ONNX file does not hold."""
+    state: dict[str, Tensor] = network.state_dict()
+    return {name: value for name, value in state.items() if name.endswith("num_batches_tracked")}

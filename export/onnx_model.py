@@ -8,9 +8,8 @@ import onnx
 import onnxslim
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from training.network import CNNRes
+from training.network import CNNRes, folded
 
 OPSET = 18
 INPUT, OUTPUT = "images", "probabilities"
@@ -26,22 +25,6 @@ class HalfCNNRes(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.sigmoid(self.network.logits(x.half()).float())
-
-
-def folded(network: CNNRes) -> CNNRes:
-    """Copy of a network whose batch norms are folded where that is exact.
-
-    A batch norm behind a convolution becomes part of it; the first one of a
-    residual block, whose input is the shortcut too, stays.
-    """
-    network = copy.deepcopy(network).eval()
-    for translation in [*network.translations, network.bottleneck_translation]:
-        translation.conv = fuse_conv_bn_eval(translation.conv, translation.norm)
-        translation.norm = nn.Identity()
-    for residual in [*network.residuals, network.bottleneck_residual]:
-        residual.conv1 = fuse_conv_bn_eval(residual.conv1, residual.norm2)
-        residual.norm2 = nn.Identity()
-    return network
 
 
 def to_onnx(network: nn.Module, in_channels: int, size: int) -> bytes:

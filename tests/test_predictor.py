@@ -77,7 +77,7 @@ def test_flair_on_another_grid_has_its_say(make_bundle: BundleMaker) -> None:
     always = make_bundle(fusion={"rule": "max", "dwi_weight": 0.5})
     with Predictor.load(always) as predictor:
         result = predictor.predict(dwi, flair=flair)
-    assert dice(result.mask.data > 0, ball) > 0.75
+    assert dice(result.mask.data > 0, ball) > 0.7
     assert result.mask.grid is dwi.grid
     assert any("resampled" in warning for warning in result.warnings)
     never = make_bundle(fusion={"rule": "dwi", "dwi_weight": 1.0})

@@ -6,11 +6,13 @@ images", BMC Med Inform Decis Mak 23:192 (2023): 6,465,153 trainable parameters
 and 5,952 running statistics for one input channel.
 """
 
+import copy
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 ENCODER_WIDTHS = (32, 64, 128, 256)
 BOTTLENECK_WIDTH = 512
@@ -108,3 +110,28 @@ class CNNRes(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, C, H, W) to probabilities of lesion (N, 1, H, W)."""
         return torch.sigmoid(self.logits(x))
+
+
+def folded(network: CNNRes) -> CNNRes:
+    """Copy of a network whose batch norms are folded where that is exact.
+
+    A batch norm behind a convolution becomes part of it; the first one of a
+    residual block, whose input is the shortcut too, stays.
+    """
+    network = copy.deepcopy(network).eval()
+    for translation in [*network.translations, network.bottleneck_translation]:
+        if isinstance(translation.norm, nn.BatchNorm2d):
+            translation.conv = fuse_conv_bn_eval(translation.conv, translation.norm)
+    for residual in [*network.residuals, network.bottleneck_residual]:
+        if isinstance(residual.norm2, nn.BatchNorm2d):
+            residual.conv1 = fuse_conv_bn_eval(residual.conv1, residual.norm2)
+    return without_folded_norms(network)
+
+
+def without_folded_norms(network: CNNRes) -> CNNRes:
+    """Take out, in place, the batch norms that `folded` folds."""
+    for translation in [*network.translations, network.bottleneck_translation]:
+        translation.norm = nn.Identity()
+    for residual in [*network.residuals, network.bottleneck_residual]:
+        residual.norm2 = nn.Identity()
+    return network

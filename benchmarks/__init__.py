@@ -1,0 +1,1 @@
+"""Speed and memory, side by side; part of the checkout, never of the wheel."""

@@ -1,0 +1,137 @@
+"""Whole volumes: cold processes, warm `predict`, the network alone, and PyTorch eager."""
+
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cnnres_infer.brain import find_brain
+from cnnres_infer.bundle import Bundle
+from cnnres_infer.engines import Engine
+from cnnres_infer.machine import usable_cores, versions
+from cnnres_infer.phantom import make_phantom
+from cnnres_infer.predictor import Predictor
+from cnnres_infer.slices import SliceGeometry, to_batches
+from cnnres_infer.volume import Volume, load_volume, save_volume
+from export.checkpoint import load_checkpoint
+from training.engine import TorchEngine
+
+SHAPE = (112, 112, 73)
+TORCH_PIPELINE = "torch-pipeline"
+
+
+def measure(folder: Path | None, runs: int) -> dict[str, Any]:
+    """Measure everything in one go, the rounds interleaved.
+
+    Parameters
+    ----------
+    folder
+        The bundle; by default the one that is built in.
+    runs
+        Rounds; the figures are medians over them.
+
+    Returns
+    -------
+    dict
+        Seconds, and MB (10^6 bytes) of largest resident memory.
+    """
+    bundle = Bundle.open(folder)
+    network = load_checkpoint(bundle.folder / bundle.variants["fp32"])
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "volume.nii.gz"
+        phantom = make_phantom(shape=SHAPE)
+        save_volume(path, phantom.volume.data, phantom.volume.grid)
+        volume = load_volume(path)
+        cores = usable_cores()
+        with (
+            Predictor.load(bundle.folder, "ort", "fp32") as ours,
+            Predictor(bundle, TorchEngine(network, cores)) as eager,
+        ):
+            cases: dict[str, Callable[[], object]] = {
+                "network, ONNX Runtime fp32": _network(ours.engine, volume, bundle),
+                "network, PyTorch eager": _network(eager.engine, volume, bundle),
+                "predict, ONNX Runtime fp32": lambda: ours.predict(path),
+                "predict, PyTorch eager": lambda: eager.predict(path),
+            }
+            seconds = _interleaved(cases, runs)
+            stages = ours.predict(path).timings
+        ours_cold = ["-m", "cnnres_infer.cli", "predict"]
+        cold = {
+            "process, ONNX Runtime fp32": [*ours_cold, str(path), "--precision", "fp32"],
+            "process, PyTorch eager": ["-m", "benchmarks", TORCH_PIPELINE, str(path)],
+        }
+        processes = {name: _cold(arguments, bundle, runs) for name, arguments in cold.items()}
+    warm = {name: {"seconds": statistics.median(each)} for name, each in seconds.items()}
+    return {
+        "machine": f"{platform.machine()}, {cores} cores, {_processor()}",
+        "versions": versions("onnxruntime", "torch", "numpy"),
+        "shape": SHAPE,
+        "runs": runs,
+        "cases": warm | processes,
+        "stages": stages,
+    }
+
+
+def run_torch_pipeline(path: Path, folder: Path | None, out: Path) -> None:
+    """The same way from a file to its outputs, with PyTorch eager inside."""
+    bundle = Bundle.open(folder)
+    network = load_checkpoint(bundle.folder / bundle.variants["fp32"])
+    with Predictor(bundle, TorchEngine(network, usable_cores())) as predictor:
+        predictor.predict(path).save(out)
+
+
+def _network(engine: Engine, volume: Volume, bundle: Bundle) -> Callable[[], object]:
+    """The engine's work for a volume, its batches made beforehand."""
+    spec = bundle.spec.slices
+    brain = find_brain(volume).mask
+    geometry = SliceGeometry.of(volume.grid, brain, spec)
+    batches = [b.images for b in to_batches((volume,), brain, geometry, spec, engine.BATCH)]
+    return lambda: [engine.run(images) for images in batches]
+
+
+def _interleaved(cases: dict[str, Callable[[], object]], runs: int) -> dict[str, list[float]]:
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for case in cases.values():
+        case()
+    for _ in range(runs):
+        for name, case in cases.items():
+            started = time.perf_counter()
+            case()
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def _cold(arguments: list[str], bundle: Bundle, runs: int) -> dict[str, float]:
+    """Median seconds and largest memory of a process of its own."""
+    seconds, memory = [], []
+    for _ in range(runs):
+        with tempfile.TemporaryDirectory() as out:
+            command = [*arguments, "--bundle", str(bundle.folder), "--out", out]
+            started = time.perf_counter()
+            with Path(os.devnull).open("w") as silence:
+                child = os.posix_spawn(
+                    sys.executable,
+                    [sys.executable, *command],
+                    dict(os.environ),
+                    file_actions=[(os.POSIX_SPAWN_DUP2, silence.fileno(), 1)],
+                )
+                _, status, usage = os.wait4(child, 0)
+            seconds.append(time.perf_counter() - started)
+        if status != 0:
+            raise RuntimeError(f"{' '.join(command)} failed with status {status}")
+        memory.append(usage.ru_maxrss * 1024 / 1e6)
+    return {"seconds": statistics.median(seconds), "peak_mb": max(memory)}
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

@@ -1,0 +1,126 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from cnnres_infer.bundle import REFERENCE, Bundle, ModelSpec
+from cnnres_infer.engines import open_engine
+from cnnres_infer.errors import BundleError, OutputExistsError, VerificationError
+from export import bundle_writer
+from export.__main__ import DESCRIPTION
+from export.bundle_writer import seal, write_bundle
+from export.checkpoint import load_checkpoint
+from export.reference import reference_images
+from training.data import SPEC
+from training.network import CNNRes
+
+
+@pytest.fixture(scope="module")
+def about() -> dict[str, dict[str, object]]:
+    content: dict[str, dict[str, object]] = json.loads(DESCRIPTION.read_text())
+    content["input"]["channels"] = 1
+    return content
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("run") / "weights.safetensors"
+    tensors = {name: value * 0.8 for name, value in CNNRes().state_dict().items()}
+    save_file(tensors, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def bundle(
+    checkpoint: Path, about: dict[str, object], tmp_path_factory: pytest.TempPathFactory
+) -> Bundle:
+    out = tmp_path_factory.mktemp("out") / "bundle"
+    write_bundle(load_checkpoint(checkpoint), ModelSpec.from_json(about), about, out)
+    return Bundle.open(out)
+
+
+def test_the_bundle_is_whole(bundle: Bundle) -> None:
+    names = {path.name for path in bundle.folder.iterdir()}
+    assert names == {
+        "model.json",
+        "model.fp32.onnx",
+        "model.fp16.onnx",
+        REFERENCE,
+        "MODEL_CARD.md",
+    }
+    assert set(bundle.sha256) == names - {"model.json"}
+    for name in bundle.sha256:
+        bundle.read(name)
+
+
+def test_the_reference_is_what_the_engine_gives(bundle: Bundle) -> None:
+    with np.load(bundle.folder / REFERENCE, allow_pickle=False) as archive:
+        images, probabilities = archive["images"], archive["probabilities"]
+    assert images.shape == (64, 1, 160, 160)
+    assert images.dtype == np.uint8
+    assert probabilities.dtype == np.float32
+    with open_engine(bundle, "ort", "fp32") as engine:
+        output = engine.run(images[:4].astype(np.float32) / np.float32(255))
+    assert np.abs(output - probabilities[:4]).max() <= 1e-5
+
+
+def test_the_training_describes_what_it_feeds(about: dict[str, object]) -> None:
+    assert ModelSpec.from_json(about).slices == SPEC
+
+
+def test_weights_come_back_from_the_bundle(bundle: Bundle, checkpoint: Path) -> None:
+    images = torch.rand(1, 1, 160, 160, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        trained = load_checkpoint(checkpoint)(images)
+        again = load_checkpoint(bundle.folder / "model.fp32.onnx")(images)
+    assert (trained - again).abs().max() <= 1e-5
+
+
+def test_nothing_is_overwritten_unasked(
+    bundle: Bundle, checkpoint: Path, about: dict[str, object]
+) -> None:
+    with pytest.raises(OutputExistsError):
+        write_bundle(load_checkpoint(checkpoint), ModelSpec.from_json(about), about, bundle.folder)
+
+
+def test_a_wrong_export_writes_nothing(
+    checkpoint: Path, about: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle_writer, "_computed", lambda _model, images: images[:, :1] * 0 + 2)
+    with pytest.raises(VerificationError, match="fp32"):
+        write_bundle(load_checkpoint(checkpoint), ModelSpec.from_json(about), about, tmp_path / "b")
+    assert not list(tmp_path.iterdir())
+
+
+def test_sealing_again_keeps_the_bundle_valid(bundle: Bundle) -> None:
+    seal(bundle.folder, {**bundle.manifest, "note": "more"})
+    again = Bundle.open(bundle.folder)
+    assert again.manifest["note"] == "more"
+    assert again.read("MODEL_CARD.md").startswith(b"# cnnres-dwi-flair")
+
+
+def test_reference_slices_cover_none_tiny_large_and_several() -> None:
+    images = reference_images(SPEC, 1)
+    assert images.shape == (64, 1, 160, 160)
+    assert 0 <= images.min() <= images.max() <= 1
+    steps = images * 255
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "weights.pkl", "missing.safetensors"])
+def test_other_files_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BundleError):
+        load_checkpoint(tmp_path / name)
+
+
+def test_other_tensors_are_refused(tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(3)}, tmp_path / "a.safetensors")
+    with pytest.raises(BundleError, match="CNN-Res"):
+        load_checkpoint(tmp_path / "a.safetensors")
+    (tmp_path / "b.onnx").write_bytes(b"no model")
+    with pytest.raises(BundleError, match="CNN-Res"):
+        load_checkpoint(tmp_path / "b.onnx")

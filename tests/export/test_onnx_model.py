@@ -1,0 +1,79 @@
+import copy
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from cnnres_infer.volume import FloatArray
+from export.onnx_model import variants
+from training.network import CNNRes, folded
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def network(request: pytest.FixtureRequest) -> CNNRes:
+    torch.manual_seed(request.param)
+    network = CNNRes(request.param)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.uniform_(-0.3, 0.3)  # type: ignore[union-attr]
+                module.running_var.uniform_(0.5, 2.0)  # type: ignore[union-attr]
+                module.weight.uniform_(0.5, 1.2)
+                module.bias.uniform_(-0.2, 0.2)
+            if isinstance(module, nn.Conv2d):
+                module.weight.mul_(0.6)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def models(network: CNNRes) -> dict[str, bytes]:
+    return variants(network, 160)
+
+
+def answer(network: nn.Module, images: FloatArray) -> FloatArray:
+    with torch.inference_mode():
+        output: FloatArray = network(torch.from_numpy(images)).numpy()
+    return output
+
+
+def test_folding_is_exact(network: CNNRes) -> None:
+    images = np.random.default_rng(0).random((2, network.in_channels, 160, 160), np.float32)
+    before = copy.deepcopy(network.state_dict())
+    small = folded(network)
+    np.testing.assert_allclose(answer(small, images), answer(network, images), atol=2e-6)
+    np.testing.assert_array_equal(answer(folded(small), images), answer(small, images))
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(("variant", "bound"), [("fp32", 1e-5), ("fp16", 2e-2)])
+def test_onnx_runtime_agrees_for_any_batch(
+    network: CNNRes, models: dict[str, bytes], variant: str, bound: float
+) -> None:
+    session = onnxruntime.InferenceSession(models[variant], providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(1)
+    for count in (1, 3):
+        images = rng.random((count, network.in_channels, 160, 160), np.float32)
+        (output,) = session.run(None, {"images": images})
+        assert output.dtype == np.float32
+        assert output.shape == (count, 1, 160, 160)
+        assert np.abs(output - answer(network, images)).max() <= bound
+
+
+def test_the_files_are_clean(models: dict[str, bytes]) -> None:
+    for variant, content in models.items():
+        model = onnx.load_from_string(content)
+        assert [(o.domain, o.version) for o in model.opset_import] == [("", 18)]
+        assert b"/home" not in content
+        assert b".py" not in content
+        assert not model.metadata_props
+        assert not any(node.doc_string or node.metadata_props for node in model.graph.node)
+        assert all(not t.external_data for t in model.graph.initializer)
+        kinds = [node.op_type for node in model.graph.node]
+        assert kinds.count("Conv") == 22
+        assert kinds.count("BatchNormalization") == 5
+        kernels = {t.data_type for t in model.graph.initializer if len(t.dims) == 4}
+        expected = onnx.TensorProto.FLOAT if variant == "fp32" else onnx.TensorProto.FLOAT16
+        assert kernels == {expected}

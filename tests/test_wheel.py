@@ -1,0 +1,69 @@
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out)]
+    subprocess.run([*build, str(ROOT)], check=True, capture_output=True)
+    (path,) = out.glob("*.whl")
+    return path
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {"cnnres_infer", "cnnres_infer-0.1.0.dist-info"}
+    assert "cnnres_infer/py.typed" in names
+    assert "cnnres_infer-0.1.0.dist-info/licenses/LICENSE" in names
+    bundle = {name for name in names if name.startswith("cnnres_infer/models/cnnres/")}
+    assert {Path(name).name for name in bundle} == {
+        "model.json",
+        "model.fp32.onnx",
+        "model.fp16.onnx",
+        "reference.npz",
+        "MODEL_CARD.md",
+    }
+
+
+def test_the_installed_wheel_segments(wheel: Path, tmp_path: Path) -> None:
+    target = tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index"]
+    subprocess.run([*install, "--target", str(target), str(wheel)], check=True)
+    code = f"import sys; sys.path.insert(0, {str(target)!r}); import cnnres_infer.cli as cli; "
+    code += f"assert cli.__file__.startswith({str(target)!r}), cli.__file__; cli.run()"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, "demo", "-o", str(tmp_path / "demo")],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "demo" / "demo_lesion_mask.nii.gz").exists()
+
+
+def test_checkout_folders_are_not_importable_elsewhere(tmp_path: Path) -> None:
+    for module in ("export", "training", "benchmarks"):
+        code = f"import {module}"
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", code], capture_output=True, check=False, cwd=tmp_path
+        )
+        assert done.returncode == 1, module
+
+
+def test_the_readme_names_the_commands_of_the_checks() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    checks = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    install = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[cpu,dev]'"
+    assert install in readme
+    assert install in checks
+    assert ".venv/bin/pytest" in readme
+    assert ".venv/bin/pytest" in checks

@@ -1,0 +1,40 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.evaluate import lesion_f1
+
+
+def test_lesion_f1() -> None:
+    truth = np.zeros((20, 20, 4), np.bool_)
+    truth[2:5, 2:5, 1] = truth[10:12, 10:12, 2] = True
+    predicted = np.zeros_like(truth)
+    predicted[3:7, 3:7, 1] = predicted[16:18, 2:4, 2] = True
+    assert lesion_f1(predicted, truth) == pytest.approx(2 / 4)
+    assert lesion_f1(truth, truth) == 1.0
+    assert lesion_f1(np.zeros_like(truth), np.zeros_like(truth)) == 1.0
+    assert lesion_f1(np.zeros_like(truth), truth) == 0.0
+
+
+def test_the_cards_figures_come_from_the_command(shared_data: Path, default_bundle: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "training", "evaluate", default_bundle, "--data", shared_data],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    measured = json.loads(done.stdout)
+    recorded = json.loads((default_bundle / "model.json").read_text())["accuracy"]
+    for now, then in zip(measured["volumes"], recorded["volumes"], strict=True):
+        assert now["case"] == then["case"]
+        assert now["dice"] == pytest.approx(then["dice"], abs=1e-3)
+    assert measured["slices"]["dwi"]["mean"] == pytest.approx(
+        recorded["slices"]["dwi"]["mean"], abs=2e-3
+    )
+    card = (default_bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert f"{recorded['volumes'][0]['dice']:.3f}" in card
