@@ -4,7 +4,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +14,7 @@ from rich.console import Console
 
 from cnnres_infer import __version__
 from cnnres_infer.default_command import DefaultCommandGroup
-from cnnres_infer.errors import CnnresError, UsageError
+from cnnres_infer.errors import CnnresError, UsageError, VerificationError
 
 if TYPE_CHECKING:
     from cnnres_infer.predictor import Predictor
@@ -168,6 +168,43 @@ def demo(
     raise typer.Exit(status)
 
 
+@app.command("verify")
+def verify_command(
+    bundle: BundleOption = None,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Compare an engine on this machine with PyTorch's outputs for the reference slices."""
+
+    def work() -> dict[str, Any]:
+        from cnnres_infer.predictor import Predictor
+        from cnnres_infer.verify import GATES, verify
+
+        with Predictor.load(bundle, backend, precision, threads) as predictor:
+            agreement = verify(predictor.engine, predictor.bundle)
+            engine = predictor.engine.describe()
+            gate = GATES[engine.precision]
+        return {
+            "status": "passed" if agreement.passes(gate) else "failed",
+            "engine": asdict(engine),
+            "gate": asdict(gate),
+            "agreement": agreement.to_json(),
+        }
+
+    status, entry = _attempt(work, verbose)
+    if as_json:
+        typer.echo(json.dumps(entry, indent=2))
+    elif status == 0:
+        _print_agreement(entry)
+    if status == 0 and entry["status"] != "passed":
+        _err.print("cnnres-infer: the engine disagrees with the network: do not use it here")
+        status = VerificationError.exit_status
+    raise typer.Exit(status)
+
+
 @app.command()
 def info(
     bundle: BundleOption = None, as_json: JsonOption = False, verbose: VerboseOption = False
@@ -245,6 +282,32 @@ def _print_summary(volume: Path, entry: dict[str, Any], verbose: bool) -> None:
     if verbose:
         for stage, seconds in entry["timings_s"].items():
             _out.print(f"  {stage:>10} {seconds:8.3f} s")
+
+
+def _print_agreement(entry: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    engine, gate, agreement = entry["engine"], entry["gate"], entry["agreement"]
+    title = f"{engine['backend']}, {engine['provider']}, {engine['precision']}: {entry['status']}"
+    table = Table("per-slice agreement with PyTorch", "measured", "at least", title=title)
+    for label, key, bound in (
+        ("mean Dice, slices with lesion", "dice_mean", "mean"),
+        ("5th percentile, lesions over 50 pixels", "dice_p5_large", "tail"),
+        ("Dice of all pixels", "dice_pooled", "pooled"),
+        ("1st percentile of Dice", "dice_p1", None),
+        ("smallest Dice", "dice_min", None),
+    ):
+        table.add_row(label, f"{agreement[key]:.5f}", f"{gate[bound]}" if bound else "")
+    for label, key in (
+        ("largest difference of probability", "largest_difference"),
+        ("mean difference of probability", "mean_difference"),
+        ("flipped pixels", "flipped_pixels"),
+        ("slices: all", "slices"),
+        ("slices: empty in both, not counted", "both_empty"),
+        ("slices: empty in one, counted as 0", "one_empty"),
+    ):
+        table.add_row(label, f"{agreement[key]:.3g}", "")
+    _out.print(table)
 
 
 if __name__ == "__main__":

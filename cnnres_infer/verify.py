@@ -1,6 +1,138 @@
-"""Agreement of masks: Dice."""
+"""Agreement of an engine with the trained network, slice by slice.
 
+The reference is what PyTorch computed in float32: the slices that come with
+every bundle, or a volume's (``python -m export reference``).
+"""
+
+import io
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from cnnres_infer.bundle import REFERENCE, Bundle
+from cnnres_infer.engines import Engine
+from cnnres_infer.errors import BundleError
 from cnnres_infer.slices import BoolArray
+from cnnres_infer.volume import FloatArray
+
+LEVELS = 255
+_LARGE_PIXELS = 50
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What an engine must reach to be trusted.
+
+    Attributes
+    ----------
+    mean
+        Mean Dice over the slices where either mask has lesion.
+    tail
+        5th percentile of Dice over the slices with more than 50 lesion pixels.
+    pooled
+        Dice over the pixels of all slices.
+    """
+
+    mean: float
+    tail: float
+    pooled: float
+
+
+GATES = {
+    "fp32": Gate(0.9995, 0.995, 0.9995),
+    "fp16": Gate(0.999, 0.99, 0.999),
+    "bf16": Gate(0.98, 0.93, 0.99),
+    "int8": Gate(0.98, 0.93, 0.99),
+}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well masks and probabilities agree with their reference.
+
+    Attributes
+    ----------
+    slices
+        Dice of each slice; None where both masks are empty, 0 where one is.
+    large
+        Whether the reference mask of each slice has more than 50 pixels.
+    pooled
+        Dice over the pixels of all slices.
+    largest_difference, mean_difference
+        Absolute differences of probabilities.
+    flipped_pixels
+        Pixels that are lesion in one mask and not in the other.
+    one_empty
+        Slices in which one mask is empty and the other is not.
+    """
+
+    slices: tuple[float | None, ...]
+    large: tuple[bool, ...]
+    pooled: float
+    largest_difference: float
+    mean_difference: float
+    flipped_pixels: int
+    one_empty: int
+
+    @classmethod
+    def of(cls, output: FloatArray, reference: FloatArray, threshold: float) -> Self:
+        """Compare probabilities (N, 1, H, W) with their reference at a threshold."""
+        masks, expected = output >= threshold, reference >= threshold
+        pairs = list(zip(masks, expected, strict=True))
+        difference = np.abs(output - reference)
+        return cls(
+            slices=tuple(dice(a, b) if a.any() or b.any() else None for a, b in pairs),
+            large=tuple(bool(b.sum() > _LARGE_PIXELS) for _, b in pairs),
+            pooled=dice(masks, expected),
+            largest_difference=float(difference.max()),
+            mean_difference=float(difference.mean()),
+            flipped_pixels=int((masks ^ expected).sum()),
+            one_empty=sum(bool(a.any()) != bool(b.any()) for a, b in pairs),
+        )
+
+    @property
+    def both_empty(self) -> int:
+        """Slices in which both masks are empty; they count nowhere else."""
+        return sum(value is None for value in self.slices)
+
+    @property
+    def counted(self) -> list[float]:
+        """Dice of the slices where either mask has lesion."""
+        return [value for value in self.slices if value is not None]
+
+    @property
+    def mean(self) -> float:
+        """Mean Dice over `counted`; 1.0 if there are none."""
+        return float(np.mean(self.counted)) if self.counted else 1.0
+
+    @property
+    def tail(self) -> float:
+        """5th percentile of Dice over the large slices; 1.0 if there are none."""
+        pairs = zip(self.slices, self.large, strict=True)
+        large = [value for value, is_large in pairs if is_large and value is not None]
+        return float(np.percentile(large, 5)) if large else 1.0
+
+    def passes(self, gate: Gate) -> bool:
+        """Tell whether all three figures of the gate are reached."""
+        return self.mean >= gate.mean and self.tail >= gate.tail and self.pooled >= gate.pooled
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures, ready for JSON."""
+        return {
+            "slices": len(self.slices),
+            "both_empty": self.both_empty,
+            "one_empty": self.one_empty,
+            "dice_min": min(self.counted, default=1.0),
+            "dice_p1": float(np.percentile(self.counted, 1)) if self.counted else 1.0,
+            "dice_mean": self.mean,
+            "dice_p5_large": self.tail,
+            "dice_pooled": self.pooled,
+            "largest_difference": self.largest_difference,
+            "mean_difference": self.mean_difference,
+            "flipped_pixels": self.flipped_pixels,
+            "dice_by_slice": list(self.slices),
+        }
 
 
 def dice(a: BoolArray, b: BoolArray) -> float:
@@ -13,3 +145,43 @@ def dice(a: BoolArray, b: BoolArray) -> float:
     """
     total = int(a.sum()) + int(b.sum())
     return 2 * int((a & b).sum()) / total if total else 1.0
+
+
+def load_reference(bundle: Bundle) -> tuple[FloatArray, FloatArray]:
+    """Reference slices of a bundle and PyTorch's probabilities for them.
+
+    Returns
+    -------
+    images
+        float32 (N, C, H, W) in [0, 1].
+    probabilities
+        float32 (N, 1, H, W).
+
+    Raises
+    ------
+    BundleError
+        If the file was altered, or holds something else.
+    """
+    content = bundle.read(REFERENCE)
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            images, probabilities = archive["images"], archive["probabilities"]
+    except (KeyError, ValueError, OSError) as error:
+        raise BundleError(f"{bundle.folder / REFERENCE}: no reference slices ({error})") from error
+    return images.astype(np.float32) / np.float32(LEVELS), probabilities
+
+
+def verify(engine: Engine, bundle: Bundle) -> Agreement:
+    """Run a bundle's reference slices through an engine and compare.
+
+    Raises
+    ------
+    BundleError
+        If the bundle's reference cannot be trusted.
+    EngineRunError
+        If the engine fails.
+    """
+    images, probabilities = load_reference(bundle)
+    parts = [images[i : i + engine.BATCH] for i in range(0, len(images), engine.BATCH)]
+    output = np.concatenate([engine.run(part) for part in parts])
+    return Agreement.of(output, probabilities, bundle.spec.mask.threshold)

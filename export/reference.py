@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from cnnres_infer.brain import find_brain
 from cnnres_infer.phantom import make_phantom
 from cnnres_infer.slices import SliceGeometry, SliceSpec, to_batches
+from cnnres_infer.verify import LEVELS
 from cnnres_infer.volume import FloatArray
 from training.network import CNNRes
 
 COUNT = 64
-_LEVELS = 255
 _EMPTY_SHARE = 0.25
 _SHAPES = (
     ((112, 112, 36), (2.0, 2.0, 4.0)),
@@ -50,8 +50,8 @@ def reference_images(spec: SliceSpec, channels: int, count: int = COUNT) -> Floa
             areas.extend(int(n) for n in truth[:, :, batch.z].sum(axis=(0, 1)))
         seed += 1
     chosen = _spread(np.array(areas), count)
-    steps = np.round(np.stack([images[i] for i in chosen]) * _LEVELS)
-    return np.asarray(steps / np.float32(_LEVELS), np.float32)
+    steps = np.round(np.stack([images[i] for i in chosen]) * LEVELS)
+    return np.asarray(steps / np.float32(LEVELS), np.float32)
 
 
 def reference_probabilities(network: CNNRes, images: FloatArray) -> FloatArray:
@@ -66,7 +66,7 @@ def reference_file(images: FloatArray, probabilities: FloatArray) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
-        images=np.round(images * _LEVELS).astype(np.uint8),
+        images=np.round(images * LEVELS).astype(np.uint8),
         probabilities=probabilities.astype(np.float32),
     )
     return buffer.getvalue()

@@ -139,7 +139,7 @@ def blob_volume(
     if affine is None:
         affine = oriented_affine((0, 1, 2), (-1, 1, 1), (2.5, 2.5, 5.0), shape=shape)
     grid = Grid(shape, affine)
-    index = np.stack(np.indices(shape), axis=-1).astype(float)
+    index = np.moveaxis(np.indices(shape), 0, -1).astype(float)
     mm = grid.to_mm(index)
     brain = ((mm / np.array([65.0, 80.0, 60.0])) ** 2).sum(axis=-1) <= 1
     ball = (np.linalg.norm(mm - np.array(centre_mm), axis=-1) <= radius_mm) & brain

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from cnnres_infer.mask import Mask
 from cnnres_infer.overlay import _OUTLINE, draw_overlay
@@ -7,8 +8,9 @@ from cnnres_infer.volume import Grid
 from tests.conftest import ORIENTATIONS, blob_volume, oriented_affine
 
 
-def outlined(picture: np.ndarray) -> np.ndarray:
-    return (picture == np.array(_OUTLINE)).all(axis=2)
+def outlined(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    lines: NDArray[np.bool_] = (picture == np.array(_OUTLINE)).all(axis=2)
+    return lines
 
 
 @pytest.mark.parametrize(("order", "signs"), ORIENTATIONS[::7])

@@ -36,7 +36,9 @@ def test_the_lesion_stays_put_in_the_48_orientations(
     for world, (n, step) in enumerate(zip((60, 70, 20), (2.5, 2.5, 5.0), strict=True)):
         shape[order[world]], spacing[order[world]] = n, step
     extent = (int(shape[0]), int(shape[1]), int(shape[2]))
-    affine = oriented_affine(order, signs, tuple(spacing), (0.05, -0.1, 0.08), extent)
+    affine = oriented_affine(
+        order, signs, (spacing[0], spacing[1], spacing[2]), (0.05, -0.1, 0.08), extent
+    )
     volume, ball = blob_volume(extent, affine)
     mask = predictor.predict(volume).mask
     assert mask.data.shape == extent

@@ -26,7 +26,7 @@ tilts = st.tuples(*[st.floats(-0.4, 0.4)] * 3)
 def test_axial_axes_of_the_48_orientations(order: tuple[int, ...], signs: tuple[int, ...]) -> None:
     shape = (4, 5, 6)
     grid = Grid(shape, oriented_affine(order, signs, (1.0, 2.0, 3.0), shape=shape))
-    mm = grid.to_mm(np.stack(np.indices(shape), axis=-1).astype(float))
+    mm = grid.to_mm(np.moveaxis(np.indices(shape), 0, -1).astype(float))
     right, anterior, superior = (oriented(mm[..., i], *axial_axes(grid)) for i in range(3))
     assert (np.diff(anterior, axis=0) < 0).all()
     assert (np.diff(right, axis=1) < 0).all()
@@ -156,7 +156,7 @@ def test_slices_in_no_batch_are_exactly_zero() -> None:
     batches = to_batches((volume,), brain, geometry, SPEC, 5)
     ones = ((batch, np.ones_like(batch.images)) for batch in batches if batch.z[0] != 5)
     probabilities = from_batches(ones, volume.grid, geometry).data
-    filled = probabilities.any(axis=(0, 1))
+    filled = np.asarray(probabilities.any(axis=(0, 1)))
     assert filled.any()
     assert not probabilities[:, :, ~brain.any(axis=(0, 1))].any()
     assert not filled[5]

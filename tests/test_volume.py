@@ -64,9 +64,9 @@ def test_a_mask_repeats_the_transforms_bit_for_bit(tmp_path: Path) -> None:
     volume = load_volume(tmp_path / "a.nii.gz")
     save_volume(tmp_path / "m.nii.gz", np.ones(SHAPE, np.uint8), volume.grid)
     mask = nibabel.load(tmp_path / "m.nii.gz")
-    fields = ("pixdim", "sform_code", "qform_code", "srow_x", "srow_y", "srow_z", "quatern_b")
-    fields += ("quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "xyzt_units")
-    for field in fields:
+    fields = "pixdim sform_code qform_code srow_x srow_y srow_z quatern_b quatern_c quatern_d "
+    fields += "qoffset_x qoffset_y qoffset_z xyzt_units"
+    for field in fields.split():
         assert mask.header[field].tobytes() == source.header[field].tobytes(), field
     assert mask.get_data_dtype() == np.uint8
     assert np.array_equal(mask.affine, source.affine)

@@ -30,7 +30,7 @@ _MARKER = re.compile(r"^([^#\s;][^;\n]*?) *;[^\\\n]*", re.MULTILINE)
 
 
 class GatherError(RuntimeError):
-    """A step that failed; the folder's former lock and own wheel still stand."""
+    """A step that failed; a lock that stands in the folder still fits its wheels."""
 
 
 def gather(folder: Path, python_version: str | None = None, platform: str | None = None) -> Path:
@@ -58,14 +58,12 @@ def gather(folder: Path, python_version: str | None = None, platform: str | None
     dependencies = _read_dependencies()
     with tempfile.TemporaryDirectory() as name:
         temporary = Path(name)
-        wheel = _build(temporary)
+        built = _build(temporary)
         _download(dependencies, folder, target, temporary)
+        wheel = _replace_ours(built, folder)
         lock = temporary / REQUIREMENTS
         write_lock(lock, dependencies, wheel)
         _rehearse(lock, folder, target, temporary)
-        for old in folder.glob(_OUR_WHEELS):
-            old.unlink()
-        shutil.move(wheel, folder / wheel.name)
         return Path(shutil.move(lock, folder / REQUIREMENTS))
 
 
@@ -134,23 +132,29 @@ def _build(folder: Path) -> Path:
 def _download(dependencies: str, folder: Path, target: list[str], temporary: Path) -> None:
     everything = temporary / "everything.lock"
     everything.write_text(without_markers(dependencies), encoding="utf-8")
+    arguments = ["download", "--no-deps", "--require-hashes", f"--requirement={everything}"]
     _pip(
-        ["download", "--no-deps", "--require-hashes", f"--requirement={everything}"]
-        + [f"--dest={folder}", *target],
-        "downloading failed; if a version was not found, there is no wheel of it for this "
-        "Python and platform: README.md lists those that work",
+        [*arguments, f"--dest={folder}", *target],
+        "downloading failed; if not for want of internet, some version has no wheel for this "
+        "Python and platform: wheels/README.md lists those that work",
     )
+
+
+def _replace_ours(built: Path, folder: Path) -> Path:
+    """Put our wheel in the place of older ones, which no lock must name any more."""
+    for old in (folder / REQUIREMENTS, *folder.glob(_OUR_WHEELS)):
+        old.unlink(missing_ok=True)
+    return Path(shutil.move(built, folder / built.name))
 
 
 def _rehearse(lock: Path, folder: Path, target: list[str], temporary: Path) -> None:
     """Let pip resolve the install from the gathered files alone."""
+    arguments = ["install", "--isolated", "--dry-run", "--ignore-installed", "--no-index"]
+    arguments += [f"--find-links={folder}", "--require-hashes", f"--requirement={lock}"]
     _pip(
-        ["install", "--isolated", "--dry-run", "--ignore-installed", "--no-index"]
-        + [f"--find-links={folder}", f"--find-links={temporary}"]
-        + ["--require-hashes", f"--requirement={lock}"]
-        + [f"--target={temporary / 'target'}", *target],
+        [*arguments, f"--target={temporary / 'target'}", *target],
         f"the target could not install what was gathered; if {DEPENDENCIES.name} is older than "
-        "pyproject.toml, renew it (README.md)",
+        "pyproject.toml, renew it (wheels/README.md)",
         # A configured index or folder would hide that a wheel is missing here.
         environment={**os.environ, "PIP_CONFIG_FILE": os.devnull},
     )

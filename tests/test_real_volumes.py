@@ -1,0 +1,74 @@
+"""The built-in model on whole real volumes."""
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from cnnres_infer import Predictor
+from cnnres_infer.verify import dice
+from cnnres_infer.volume import load_volume
+from tests.conftest import SHARED_DATA
+
+VOLUMES = sorted(SHARED_DATA.glob("volumes/*/*_dwi.nii.gz"))
+pytestmark = pytest.mark.usefixtures("shared_data")
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return Predictor.load()
+
+
+@pytest.mark.parametrize("path", VOLUMES or [Path("none")], ids=lambda path: path.name)
+def test_the_mask_lies_on_the_inputs_grid(predictor: Predictor, path: Path, tmp_path: Path) -> None:
+    before = path.read_bytes()
+    saved = predictor.predict(path).save(tmp_path, probabilities=True)
+    source = nibabel.load(path)
+    for output in (saved.mask, saved.probabilities):
+        image = nibabel.load(output)
+        assert image.shape == source.shape
+        assert np.array_equal(image.affine, source.affine)
+        for code in ("sform_code", "qform_code", "srow_x", "srow_y", "srow_z", "pixdim"):
+            assert image.header[code].tobytes() == source.header[code].tobytes(), code
+    assert path.read_bytes() == before
+
+
+def test_a_large_lesion_is_found(predictor: Predictor, shared_data: Path) -> None:
+    folder = shared_data / "volumes" / "sub-strokecase0003"
+    result = predictor.predict(folder / "sub-strokecase0003_dwi.nii.gz")
+    truth = load_volume(folder / "sub-strokecase0003_msk.nii.gz").data > 0.5
+    assert dice(result.mask.data > 0, truth) > 0.75
+    assert result.provenance.brain == "stripped"
+
+
+def test_a_lesion_on_the_right_is_on_the_right(predictor: Predictor, shared_data: Path) -> None:
+    folder = shared_data / "volumes" / "sub-clinical01"
+    dwi, flair = (folder / f"sub-clinical01_{name}.nii.gz" for name in ("dwi", "flair"))
+    for result in (predictor.predict(dwi), predictor.predict(dwi, flair=flair)):
+        assert result.lesions[0].centre_mm[0] > 15
+        assert result.lesions[0].volume_ml > 30
+        assert result.mask.grid.shape == (128, 128, 25)
+    assert result.provenance.inputs == {
+        "dwi": "sub-clinical01_dwi",
+        "flair": "sub-clinical01_flair",
+    }
+
+
+def test_flair_alone(predictor: Predictor, shared_data: Path) -> None:
+    path = shared_data / "volumes" / "sub-clinical01" / "sub-clinical01_flair.nii.gz"
+    result = predictor.predict(path, modality="flair")
+    assert result.mask.data.shape == (224, 256, 24)
+
+
+def test_a_volume_with_its_skull_is_stripped_first(predictor: Predictor, shared_data: Path) -> None:
+    folder = shared_data / "volumes" / "sub-raw02"
+    result = predictor.predict(folder / "sub-raw02_dwi.nii.gz")
+    assert result.provenance.brain == "extracted"
+    brain = load_volume(folder / "sub-raw02_brainmask.nii.gz")
+    given = predictor.predict(folder / "sub-raw02_dwi.nii.gz", brain_mask=brain)
+    assert given.provenance.brain == "given"
+    assert (
+        not result.mask.data[brain.data < 0.5].any()
+        or dice(result.mask.data > 0, given.mask.data > 0) > 0.5
+    )
