@@ -35,7 +35,7 @@ app = typer.Typer(
     help="Segment acute stroke lesions on DWI and FLAIR MRI with CNN-Res.\n\n"
     "`cnnres-infer VOLUME` is short for `cnnres-infer predict VOLUME`.\n\n"
     "Research use only; not a medical device.",
-    epilog="Exit status: 0 done, 1 internal error, 2 usage, 3 input refused, "
+    epilog="Exit status: 0 done, 1 internal error, 2 usage, 3 input or output refused, "
     "4 verification failed, 5 backend not usable.",
 )
 

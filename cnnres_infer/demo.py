@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnres_infer.outputs import check_free, plan, report
+from cnnres_infer.outputs import check_free, make_folder, plan, report
 from cnnres_infer.phantom import make_phantom
 from cnnres_infer.predictor import Predictor
 from cnnres_infer.verify import dice
@@ -28,6 +28,7 @@ def run_demo(predictor: Predictor, folder: Path, *, overwrite: bool = False) -> 
         If something of it stands already and `overwrite` is False.
     """
     check_free(plan(folder, NAME, probabilities=True, overlay=True), overwrite)
+    make_folder(folder)
     phantom = make_phantom()
     volume, truth = folder / f"{NAME}.nii.gz", folder / f"{NAME}_truth.nii.gz"
     save_volume(volume, phantom.volume.data, phantom.volume.grid, overwrite)

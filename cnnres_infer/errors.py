@@ -7,8 +7,9 @@
     ├── InputError                 3  an input that must not be segmented
     │   ├── VolumeError               a file that is no sound 3-D volume
     │   ├── GeometryError             a grid whose place in space is unknown
-    │   ├── BundleError               a model bundle that cannot be trusted
-    │   └── OutputExistsError         an output that stands already
+    │   └── BundleError               a model bundle that cannot be trusted
+    ├── OutputError                3  an output that cannot be written
+    │   └── OutputExistsError         ... since something stands there already
     ├── VerificationError          4  an engine that disagrees with the network
     └── EngineError                5  a backend that cannot be used
         ├── BackendUnavailableError   not installed, or refused by its check
@@ -50,7 +51,13 @@ class BundleError(InputError):
     """A model bundle that is incomplete, altered or not understood."""
 
 
-class OutputExistsError(InputError, FileExistsError):
+class OutputError(CnnresError, OSError):
+    """An output that cannot be written; nothing was."""
+
+    exit_status = 3
+
+
+class OutputExistsError(OutputError, FileExistsError):
     """An output that stands already and may not be overwritten."""
 
 

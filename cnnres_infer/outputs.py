@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnnres_infer import __version__
-from cnnres_infer.errors import OutputExistsError, VolumeError
+from cnnres_infer.errors import OutputError, OutputExistsError
 from cnnres_infer.machine import peak_memory_mb, versions
 from cnnres_infer.slices import axial_axes
 from cnnres_infer.volume import atomic_path, save_volume
@@ -52,20 +52,28 @@ def check_free(outputs: Saved, overwrite: bool) -> None:
     ------
     OutputExistsError
         If one stands and `overwrite` is False.
-    VolumeError
-        If the folder cannot be made.
     """
     folder = outputs.mask.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise VolumeError(f"{folder}: cannot be made ({error.strerror}); name another") from error
     standing = [path.name for path in outputs.all() if path.exists()]
     if standing and not overwrite:
         raise OutputExistsError(
             f"{folder} has {', '.join(standing)} already: name another folder with --out, "
             "or add --overwrite"
         )
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of outputs where it is not there.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror}); name another") from error
 
 
 def save(
@@ -87,9 +95,12 @@ def save(
     ------
     OutputExistsError
         If one stands already and `overwrite` is False; none is written then.
+    OutputError
+        If the folder cannot be written to.
     """
     outputs = plan(folder, result.volume.name, probabilities=probabilities, overlay=overlay)
     check_free(outputs, overwrite)
+    make_folder(folder)
     try:
         if outputs.probabilities is not None:
             save_volume(
@@ -107,9 +118,9 @@ def save(
             path.write_text(json.dumps(report(result), indent=2) + "\n", encoding="utf-8")
         save_volume(outputs.mask, result.mask.data, result.mask.grid, overwrite)
     except OSError as error:
-        if isinstance(error, OutputExistsError):
+        if isinstance(error, OutputError):
             raise
-        raise VolumeError(
+        raise OutputError(
             f"{folder}: cannot be written ({error.strerror}); name another"
         ) from error
     return outputs

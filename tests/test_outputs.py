@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cnnres_infer import Predictor, outputs
-from cnnres_infer.errors import OutputExistsError, VolumeError
+from cnnres_infer.errors import OutputError, OutputExistsError
 from cnnres_infer.predictor import Result
 from tests.conftest import blob_volume
 
@@ -54,7 +54,7 @@ def test_nothing_is_overwritten_unasked(result: Result, tmp_path: Path, standing
 
 def test_a_file_in_place_of_the_folder(result: Result, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(VolumeError, match="cannot be made"):
+    with pytest.raises(OutputError, match="cannot be made"):
         result.save(tmp_path / "file")
 
 
@@ -65,7 +65,7 @@ def test_a_full_disk_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(VolumeError, match="No space left"):
+    with pytest.raises(OutputError, match="No space left"):
         result.save(tmp_path, overlay=False)
     assert not list(tmp_path.glob("*mask*"))
     assert not list(tmp_path.glob(".*"))
