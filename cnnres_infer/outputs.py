@@ -1,6 +1,8 @@
 """What a result leaves behind: mask, probability map, report and picture."""
 
+import io
 import json
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,7 @@ from cnnres_infer import __version__
 from cnnres_infer.errors import OutputError, OutputExistsError
 from cnnres_infer.machine import peak_memory_mb, versions
 from cnnres_infer.slices import axial_axes
-from cnnres_infer.volume import atomic_path, save_volume
+from cnnres_infer.volume import atomic_path, volume_bytes
 
 if TYPE_CHECKING:
     from cnnres_infer.predictor import Result
@@ -84,7 +86,7 @@ def save(
     overlay: bool = True,
     overwrite: bool = False,
 ) -> Saved:
-    """Write the outputs of a result, each completely or not at all, the mask last.
+    """Write the outputs of a result, all of them or none, the mask last.
 
     Returns
     -------
@@ -102,21 +104,11 @@ def save(
     check_free(outputs, overwrite)
     make_folder(folder)
     try:
-        if outputs.probabilities is not None:
-            save_volume(
-                outputs.probabilities,
-                result.probabilities.data,
-                result.probabilities.grid,
-                overwrite,
-            )
-        if outputs.overlay is not None:
-            from cnnres_infer.overlay import draw_overlay
-
-            with atomic_path(outputs.overlay, overwrite) as path:
-                draw_overlay(result.volume, result.mask).save(path, format="PNG")
-        with atomic_path(outputs.report, overwrite) as path:
-            path.write_text(json.dumps(report(result), indent=2) + "\n", encoding="utf-8")
-        save_volume(outputs.mask, result.mask.data, result.mask.grid, overwrite)
+        with ExitStack() as stack:
+            # What is entered first leaves last: the mask appears when all else is there.
+            for path in reversed(outputs.all()):
+                temporary = stack.enter_context(atomic_path(path, overwrite))
+                temporary.write_bytes(_content(path, outputs, result))
     except OSError as error:
         if isinstance(error, OutputError):
             raise
@@ -124,6 +116,20 @@ def save(
             f"{folder}: cannot be written ({error.strerror}); name another"
         ) from error
     return outputs
+
+
+def _content(path: Path, outputs: Saved, result: "Result") -> bytes:
+    if path == outputs.mask:
+        return volume_bytes(result.mask.data, result.mask.grid)
+    if path == outputs.probabilities:
+        return volume_bytes(result.probabilities.data, result.probabilities.grid)
+    if path == outputs.overlay:
+        from cnnres_infer.overlay import draw_overlay
+
+        picture = io.BytesIO()
+        draw_overlay(result.volume, result.mask).save(picture, format="PNG")
+        return picture.getvalue()
+    return (json.dumps(report(result), indent=2) + "\n").encode()
 
 
 def report(result: "Result") -> dict[str, Any]:

@@ -224,19 +224,28 @@ def volume_from_array(
 
 
 def save_volume(path: Path, data: NDArray[np.generic], grid: Grid, overwrite: bool = False) -> None:
-    """Write an array on a grid as NIfTI, completely or not at all.
-
-    The transforms of the grid's own file (sform, qform, their codes, units)
-    are repeated as they stood there.
+    """Write an array on a grid as NIfTI, completely or not at all; see `volume_bytes`.
 
     Raises
     ------
     OutputExistsError
         If the file stands and `overwrite` is False.
     """
+    with atomic_path(path, overwrite) as temporary:
+        temporary.write_bytes(volume_bytes(data, grid, compressed=path.name.endswith(".gz")))
+
+
+def volume_bytes(data: NDArray[np.generic], grid: Grid, *, compressed: bool = True) -> bytes:
+    """Content of a NIfTI file that holds an array on a grid.
+
+    The transforms of the grid's own file (sform, qform, their codes, units)
+    are repeated as they stood there, in the same version of NIfTI.
+    """
     import nibabel
 
-    header = nibabel.Nifti1Header()
+    wide = grid.transforms and grid.transforms["srow_x"].dtype.itemsize == 8
+    kind = nibabel.Nifti2Image if wide else nibabel.Nifti1Image
+    header = kind.header_class()
     header.set_data_dtype(data.dtype)
     header.set_data_shape(data.shape)
     if grid.transforms:
@@ -248,11 +257,8 @@ def save_volume(path: Path, data: NDArray[np.generic], grid: Grid, overwrite: bo
         header.set_zooms(grid.spacing)
         if not _sheared(grid.affine):
             header.set_qform(grid.affine, code="scanner")
-    content = nibabel.Nifti1Image(data, None, header).to_bytes()
-    if path.name.endswith(".gz"):
-        content = gzip.compress(content, compresslevel=4, mtime=0)
-    with atomic_path(path, overwrite) as temporary:
-        temporary.write_bytes(content)
+    content: bytes = kind(data, None, header).to_bytes()
+    return gzip.compress(content, compresslevel=4, mtime=0) if compressed else content
 
 
 @contextmanager

@@ -58,17 +58,23 @@ def test_a_file_in_place_of_the_folder(result: Result, tmp_path: Path) -> None:
         result.save(tmp_path / "file")
 
 
+@pytest.mark.parametrize("nth", [1, 2, 3, 4])
 def test_a_full_disk_leaves_nothing(
-    result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int
 ) -> None:
-    def full(*_arguments: object, **_keywords: object) -> int:
-        raise OSError(28, "No space left on device")
+    write, calls = Path.write_bytes, []
+
+    def full(path: Path, content: bytes) -> int:
+        calls.append(path)
+        if len(calls) == nth:
+            write(path, content[: len(content) // 2])
+            raise OSError(28, "No space left on device")
+        return write(path, content)
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OutputError, match="No space left"):
-        result.save(tmp_path, overlay=False)
-    assert not list(tmp_path.glob("*mask*"))
-    assert not list(tmp_path.glob(".*"))
+        result.save(tmp_path, probabilities=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_report_says_what_was_found(result: Result) -> None:

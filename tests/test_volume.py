@@ -59,11 +59,13 @@ def test_big_endian_and_scaling(tmp_path: Path) -> None:
     assert volume.data.max() == pytest.approx(21.5 if volume.data.min() == 10 else 23)
 
 
-def test_a_mask_repeats_the_transforms_bit_for_bit(tmp_path: Path) -> None:
-    source = nibabel.load(write(tmp_path / "a.nii.gz"))
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_a_mask_repeats_the_transforms_bit_for_bit(tmp_path: Path, kind: type) -> None:
+    source = nibabel.load(write(tmp_path / "a.nii.gz", kind))
     volume = load_volume(tmp_path / "a.nii.gz")
     save_volume(tmp_path / "m.nii.gz", np.ones(SHAPE, np.uint8), volume.grid)
     mask = nibabel.load(tmp_path / "m.nii.gz")
+    assert isinstance(mask, kind)
     fields = "pixdim sform_code qform_code srow_x srow_y srow_z quatern_b quatern_c quatern_d "
     fields += "qoffset_x qoffset_y qoffset_z xyzt_units"
     for field in fields.split():
