@@ -1,9 +1,7 @@
 """The whole way from a volume to its result."""
 
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -17,6 +15,7 @@ from cnnres_infer.errors import UsageError, VolumeError
 from cnnres_infer.mask import Lesion, Mask, binarize
 from cnnres_infer.regrid import regrid
 from cnnres_infer.slices import BoolArray, SliceBatch, SliceGeometry, from_batches, to_batches
+from cnnres_infer.stopwatch import Stopwatch
 from cnnres_infer.volume import (
     FloatArray,
     Probabilities,
@@ -106,20 +105,6 @@ class Result:
         )
 
 
-@dataclass
-class _Stopwatch:
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - started
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
-
-
 class Predictor:
     """A loaded model that segments volumes.
 
@@ -202,7 +187,7 @@ class Predictor:
             If the backend fails.
         """
         _check_usage(self.bundle.spec, modality, flair is not None)
-        clock = _Stopwatch()
+        clock = Stopwatch()
         with clock("read"):
             volume = _as_volume(source, affine, modality)
             second = None if flair is None else _as_volume(flair, affine, "flair")
@@ -246,7 +231,7 @@ class Predictor:
         covered: BoolArray,
         brain: Brain,
         geometry: SliceGeometry,
-        clock: _Stopwatch,
+        clock: Stopwatch,
     ) -> Probabilities:
         """Answer for DWI and FLAIR on one grid, FLAIR known where it is `covered`."""
         if self.bundle.spec.channels == 2:
@@ -263,23 +248,16 @@ class Predictor:
         channels: tuple[Volume, ...],
         brain: Brain,
         geometry: SliceGeometry,
-        clock: _Stopwatch,
+        clock: Stopwatch,
     ) -> Probabilities:
         batches = to_batches(
             channels, brain.mask, geometry, self.bundle.spec.slices, self.engine.BATCH
         )
-        outputs = self._outputs(batches, clock)
-        before = sum(clock.seconds.values())
-        started = time.perf_counter()
-        probabilities = from_batches(outputs, channels[0].grid, geometry)
-        elsewhere = sum(clock.seconds.values()) - before
-        clock.seconds["restore"] = (
-            clock.seconds.get("restore", 0.0) + time.perf_counter() - started - elsewhere
-        )
-        return probabilities
+        with clock("restore"):
+            return from_batches(self._outputs(batches, clock), channels[0].grid, geometry)
 
     def _outputs(
-        self, batches: Iterator[SliceBatch], clock: _Stopwatch
+        self, batches: Iterator[SliceBatch], clock: Stopwatch
     ) -> Iterator[tuple[SliceBatch, FloatArray]]:
         while True:
             with clock("slices"):

@@ -1,0 +1,41 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cnnres_infer.bundle import Bundle
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def export(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "export", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def test_a_bundle_from_a_bundles_weights(default_bundle: Path, tmp_path: Path) -> None:
+    description = json.loads((ROOT / "export" / "description.json").read_text())
+    description["name"] = "mine"
+    (tmp_path / "mine.json").write_text(json.dumps(description))
+    checkpoint = default_bundle / "model.fp32.onnx"
+    options = ("--out", tmp_path / "mine", "--description", tmp_path / "mine.json")
+    done = export(checkpoint, *options)
+    assert done.returncode == 0, done.stderr
+    assert "fp32: largest difference" in done.stdout
+    bundle = Bundle.open(tmp_path / "mine")
+    assert bundle.spec.name == "mine"
+    assert bundle.read("reference.npz") == Bundle.open(default_bundle).read("reference.npz")
+    again = export(checkpoint, *options)
+    assert again.returncode == 3
+    assert "--overwrite" in again.stderr
+
+
+@pytest.mark.parametrize("checkpoint", ["none.safetensors", "weights.pt", "none.h5"])
+def test_errors_are_one_line(tmp_path: Path, checkpoint: str) -> None:
+    done = export(tmp_path / checkpoint, "--out", tmp_path / "out")
+    assert done.returncode == 3
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,62 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from export.checkpoint import load_checkpoint
+from training.data import Collections, Images
+from training.loop import Recipe, _average, _learning_rate, check, train
+from training.network import CNNRes
+
+
+def images(count: int) -> Images:
+    row, column = np.indices((160, 160))
+    brain = ((row - 80) / 60) ** 2 + ((column - 80) / 50) ** 2 < 1
+    lesion = (row - 60) ** 2 + (column - 55) ** 2 < 100
+    pixels = np.where(lesion, 0.9, np.where(brain, 0.5, 0.0)).astype(np.float32)
+    each = (np.repeat(x[None], count, axis=0) for x in (pixels, lesion.astype(np.float32)))
+    return Images(*each, tuple(f"p{i}" for i in range(count)))
+
+
+@pytest.fixture(scope="module")
+def collections() -> Collections:
+    some = images(2)
+    return Collections(some, some, some, some, some, (some, some))
+
+
+def test_a_seed_gives_the_same_weights(collections: Collections, tmp_path: Path) -> None:
+    recipe = Recipe(steps=2, check_every=1, consistent_from=0.5, seed=4)
+    for name in ("a", "b"):
+        train(collections, {"volume": images(1)}, recipe, tmp_path / name)
+    first, second = (load_file(tmp_path / name / "step-00002.safetensors") for name in ("a", "b"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    log = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in log] == [1, 2]
+    assert set(log[0]["volume"]) == {"dice", "slices", "steady"}
+    assert load_checkpoint(tmp_path / "a" / "step-00002.safetensors").in_channels == 1
+
+
+def test_the_learning_rate_rises_and_falls_to_zero() -> None:
+    recipe = Recipe(steps=1000)
+    rates = [_learning_rate(recipe, step) for step in range(1, 1001)]
+    assert max(rates) == pytest.approx(recipe.learning_rate, rel=0.01)
+    assert rates[0] < 0.05 * recipe.learning_rate
+    assert rates[-1] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_average_follows_the_network() -> None:
+    average, network = CNNRes(), CNNRes()
+    before = average.head.weight.clone()
+    _average(average, network, 0.75)
+    torch.testing.assert_close(average.head.weight, 0.75 * before + 0.25 * network.head.weight)
+
+
+def test_check_of_a_network_that_finds_nothing() -> None:
+    network = CNNRes().eval()
+    with torch.no_grad():
+        network.head.weight.zero_()
+        network.head.bias.fill_(-5)
+    assert check(network, images(2)) == {"dice": 0.0, "slices": 0.0, "steady": 1.0}
