@@ -65,7 +65,7 @@ def test_a_mask_repeats_the_transforms_bit_for_bit(tmp_path: Path, kind: type) -
     volume = load_volume(tmp_path / "a.nii.gz")
     save_volume(tmp_path / "m.nii.gz", np.ones(SHAPE, np.uint8), volume.grid)
     mask = nibabel.load(tmp_path / "m.nii.gz")
-    assert isinstance(mask, kind)
+    assert type(mask) is kind
     fields = "pixdim sform_code qform_code srow_x srow_y srow_z quatern_b quatern_c quatern_d "
     fields += "qoffset_x qoffset_y qoffset_z xyzt_units"
     for field in fields.split():

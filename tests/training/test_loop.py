@@ -17,8 +17,8 @@ def images(count: int) -> Images:
     brain = ((row - 80) / 60) ** 2 + ((column - 80) / 50) ** 2 < 1
     lesion = (row - 60) ** 2 + (column - 55) ** 2 < 100
     pixels = np.where(lesion, 0.9, np.where(brain, 0.5, 0.0)).astype(np.float32)
-    each = (np.repeat(x[None], count, axis=0) for x in (pixels, lesion.astype(np.float32)))
-    return Images(*each, tuple(f"p{i}" for i in range(count)))
+    many, masks = (np.repeat(x[None], count, axis=0) for x in (pixels, lesion.astype(np.float32)))
+    return Images(many, masks, tuple(f"p{i}" for i in range(count)))
 
 
 @pytest.fixture(scope="module")
@@ -58,5 +58,5 @@ def test_check_of_a_network_that_finds_nothing() -> None:
     network = CNNRes().eval()
     with torch.no_grad():
         network.head.weight.zero_()
-        network.head.bias.fill_(-5)
+        network.head.bias = torch.nn.Parameter(torch.full((1,), -5.0))
     assert check(network, images(2)) == {"dice": 0.0, "slices": 0.0, "steady": 1.0}
