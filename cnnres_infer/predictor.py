@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from cnnres_infer.outputs import Saved
 
+_NEGLIGIBLE_SHARE = 0.002
 Source: TypeAlias = "Path | str | Volume | Nifti1Image | NDArray[Any]"
 
 
@@ -212,7 +213,7 @@ class Predictor:
             lesions,
             clock.seconds,
             self._provenance(inputs, brain),
-            _warnings(volume, second, mask),
+            _warnings(volume, second, mask, geometry.share_outside(brain.mask)),
         )
 
     def close(self) -> None:
@@ -303,10 +304,17 @@ def _as_volume(source: Source, affine: NDArray[Any] | None, name: str) -> Volume
     return volume_from_image(source, name)
 
 
-def _warnings(volume: Volume, second: Volume | None, mask: Mask) -> tuple[str, ...]:
+def _warnings(
+    volume: Volume, second: Volume | None, mask: Mask, share_outside: float
+) -> tuple[str, ...]:
     warnings = [f"{v.name}: {text}" for v in (volume, second) if v for text in v.warnings]
     if second is not None and not second.grid.matches(volume.grid):
         warnings.append(f"{second.name} was resampled to the grid of {volume.name}")
+    if share_outside > _NEGLIGIBLE_SHARE:
+        warnings.append(
+            f"{share_outside:.1%} of the brain lies outside the network's field of view and was "
+            "not searched"
+        )
     if not mask.data.any():
         warnings.append("no lesion was found: the mask is empty")
     return tuple(warnings)

@@ -136,6 +136,13 @@ class SliceGeometry:
         """View voxels (X, Y, Z) as (rows, columns, slices) of the images."""
         return oriented(data, self.axes, self.flips)
 
+    def share_outside(self, brain: BoolArray) -> float:
+        """Share of the brain (X, Y, Z) that lies beyond the images' edges, 0 to 1."""
+        rows = self.rows_back.sum(axis=1) > 0.5
+        columns = self.columns_back.sum(axis=1) > 0.5
+        inside = np.count_nonzero(self.oriented(brain)[rows][:, columns])
+        return 1.0 - inside / np.count_nonzero(brain)
+
     def to_pixels(self, planes: FloatArray) -> FloatArray:
         """Resample oriented voxels (rows, columns, N) to pixels (N, H, W)."""
         pixels: FloatArray = np.matmul(

@@ -70,6 +70,14 @@ def test_an_empty_mask_is_warned_about(predictor: Predictor) -> None:
     assert any("no lesion" in warning for warning in result.warnings)
 
 
+def test_a_brain_larger_than_the_images_is_warned_about(predictor: Predictor) -> None:
+    shape = (60, 70, 20)
+    affine = oriented_affine((0, 1, 2), (-1, 1, 1), (2.5, 2.5, 5.0), shape=shape)
+    volume, _ = blob_volume(shape, affine)
+    wide = Volume(volume.data, type(volume.grid)(shape, affine * [[1.6], [1.6], [1], [1]]))
+    assert any("field of view" in warning for warning in predictor.predict(wide).warnings)
+
+
 def test_flair_on_another_grid_has_its_say(make_bundle: BundleMaker) -> None:
     dwi, ball = blob_volume(radius_mm=0.1)
     ball = blob_volume()[1]
