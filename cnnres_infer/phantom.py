@@ -14,14 +14,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cnnres_infer.errors import UsageError
+from cnnres_infer.shapes import (
+    Place,
+    Waves,
+    below,
+    column,
+    ellipsoid,
+    mirrored,
+    norm,
+    random_vector,
+    tubes,
+)
 from cnnres_infer.volume import Affine, FloatArray, Grid, Volume
 
 T = TypeVar("T", bound=np.generic)
-_Place = tuple[float, float, float]
-_Tube = tuple[_Place, _Place, float, float]
 
 _TISSUE = 250.0
-_BLUR_MM = 0.5
 _FINEST_MM = 2.0
 _MIDDLE = (0.0, -8.0, 0.0)
 _BRAIN_REACH = (80.0, 100.0, 84.0)
@@ -125,13 +133,13 @@ class PhantomLesion:
         rng = np.random.default_rng(self.outline)
         axes, stretch = np.linalg.qr(rng.normal(size=(3, 3)))[0], rng.normal(size=3).clip(-1, 1)
         axes = axes * np.exp(0.4 * self.irregularity * (stretch - stretch.mean()))
-        away = axes.astype(np.float32) @ (p - _column(self.centre_mm))
-        distance = _norm(away)
+        away = axes.astype(np.float32) @ (p - column(self.centre_mm))
+        distance = norm(away)
         # The volume is the mean of the cubed radius over all directions; what is
         # odd in the direction has a mean of zero, so any outline keeps the volume.
-        bulges = sum(np.sin(_vector(rng, k) @ (away / distance)) for k in (2.0, 3.5, 5.0))
+        bulges = sum(np.sin(random_vector(rng, k) @ (away / distance)) for k in (2.0, 3.5, 5.0))
         radius = self.radius_mm * np.cbrt(1 + np.float32(self.irregularity / 3) * bulges)
-        return _below(distance - radius)
+        return below(distance - radius)
 
 
 @dataclass(frozen=True)
@@ -236,12 +244,12 @@ class _Anatomy:
         self.atrophy = rng.uniform(0.4, 0.9)
         self.rims = rng.uniform(0.1, 0.5, len(_RIMS))
         self.noise = rng.uniform(0.02, 0.04)
-        self.warp = [_Waves(rng, 4, 70) for _ in range(3)]
-        self.folds = _Waves(rng, 16, 22)
-        self.meander = _Waves(rng, 6, 40)
-        self.folia = _Waves(rng, 8, 9)
-        self.texture = _Waves(rng, 10, 11)
-        self.shading = _Waves(rng, 3, 260)
+        self.warp = [Waves(rng, 4, 70) for _ in range(3)]
+        self.folds = Waves(rng, 16, 22)
+        self.meander = Waves(rng, 6, 40)
+        self.folia = Waves(rng, 8, 9)
+        self.texture = Waves(rng, 10, 11)
+        self.shading = Waves(rng, 3, 260)
 
     def draw_lesions(self) -> list[PhantomLesion]:
         rng = np.random.default_rng([self.seed, 1])
@@ -262,7 +270,7 @@ class _Anatomy:
         """Signal, share of lesion and share of brain, each (N,), at positions (3, N)."""
         q = p / np.float32(self.size)
         q += np.stack([1.5 * wave(q) for wave in self.warp])
-        s = _mirrored(q)
+        s = mirrored(q)
         texture = self.texture(q)
         depth = self._depth(q, s)
         lesion, gain = np.zeros_like(depth), np.ones_like(depth)
@@ -271,9 +279,9 @@ class _Anatomy:
             lesion = np.maximum(lesion, share)
             gain = np.maximum(gain, 1 + (one.brightness - 1) * share * (1 + 0.08 * texture))
         for strength, place in zip(self.rims, _RIMS, strict=True):
-            near = np.exp(-((_norm(s - _column(place)) / 11) ** 2))
-            gain += np.float32(strength) * near * _below(depth - 4, 2.0)
-        inside = _below(-depth)
+            near = np.exp(-((norm(s - column(place)) / 11) ** 2))
+            gain += np.float32(strength) * near * below(depth - 4, 2.0)
+        inside = below(-depth)
         signal = self._tissue(q, s, depth, lesion) * (1 + 0.04 * texture) * gain * inside
         if skull:
             signal += self._head(p, depth) * (1 - inside)
@@ -281,9 +289,9 @@ class _Anatomy:
 
     def _depth(self, q: FloatArray, s: FloatArray) -> FloatArray:
         """Depth (mm) below the surface of the brain, negative outside."""
-        base = 12 * (s[0] / 45) ** 2 * _below(18 - s[1], 6.0) - 16
-        cerebrum = np.maximum(_ellipsoid(q, *_CEREBRUM), base - s[2])
-        rest = [_ellipsoid(s, *_TEMPORAL), _ellipsoid(s, *_CEREBELLUM), _tubes(s, _BRAINSTEM)]
+        base = 12 * (s[0] / 45) ** 2 * below(18 - s[1], 6.0) - 16
+        cerebrum = np.maximum(ellipsoid(q, *_CEREBRUM), base - s[2])
+        rest = [ellipsoid(s, *_TEMPORAL), ellipsoid(s, *_CEREBELLUM), tubes(s, _BRAINSTEM)]
         nearest: FloatArray = np.minimum.reduce([cerebrum, *rest])
         return -nearest
 
@@ -292,18 +300,18 @@ class _Anatomy:
     ) -> FloatArray:
         """Intensity of the brain; the swelling of a lesion closes the folds in it."""
         wave = self.meander(q)
-        stem = _tubes(s, _BRAINSTEM)
+        stem = tubes(s, _BRAINSTEM)
         cortex = self._to_folds(q, s, depth, wave, stem) - np.float32(self.atrophy)
-        grey = _below(cortex - 3, 0.8)
+        grey = below(cortex - 3, 0.8)
         iron: FloatArray = np.zeros_like(cortex)
         for centre, radii, greyness, ironness in _NUCLEI:
-            share = _below(_ellipsoid(s, centre, radii), 0.8)
+            share = below(ellipsoid(s, centre, radii), 0.8)
             grey += (greyness - grey) * share
             iron = np.maximum(iron, ironness * share)
         around_stem = np.where(abs(s[2] + 9) < 5, abs(stem - 2 - 2 * wave) - 0.8 - 0.6 * wave, 9)
-        lakes = np.minimum(_tubes(s, _CISTERNS), around_stem)
-        lakes = np.minimum(lakes, _tubes(s, _VENTRICLES) - np.float32(self.dilation))
-        fluid: FloatArray = np.maximum(_below(cortex) * (1 - 0.7 * lesion), _below(lakes))
+        lakes = np.minimum(tubes(s, _CISTERNS), around_stem)
+        lakes = np.minimum(lakes, tubes(s, _VENTRICLES) - np.float32(self.dilation))
+        fluid: FloatArray = np.maximum(below(cortex) * (1 - 0.7 * lesion), below(lakes))
         look = self.contrast
         signal: FloatArray = np.float32(look.grey - 1) * grey + np.float32(look.iron - 1) * iron + 1
         signal += (look.fluid - signal) * fluid
@@ -315,12 +323,12 @@ class _Anatomy:
         """Distance (mm) to the nearest fluid on the brain or in its folds."""
         # Folds are the zeros of a random field that hardly changes with the
         # depth: walls that meander over the surface and stand upright on it.
-        upright: FloatArray = q * np.power(_norm(q) / 65, -0.8)
-        beyond = np.maximum(0, -12 - 5 * wave - _ellipsoid(q, *_CEREBRUM))
+        upright: FloatArray = q * np.power(norm(q) / 65, -0.8)
+        beyond = np.maximum(0, -12 - 5 * wave - ellipsoid(q, *_CEREBRUM))
         sulci = np.hypot(abs(self.folds(upright)) * 3.4, beyond) - 1.2 * np.exp(-depth.clip(0) / 4)
-        folia = abs(self.folia(q * _column((0.4, 0.8, 1.1)))) * 2 + 0.8
-        folds = np.where(_ellipsoid(s, *_CEREBELLUM) < 1, folia, sulci)
-        fissure = np.hypot(q[0] + 0.7 * wave, np.maximum(0, -_ellipsoid(q, *_CALLOSUM)))
+        folia = abs(self.folia(q * column((0.4, 0.8, 1.1)))) * 2 + 0.8
+        folds = np.where(ellipsoid(s, *_CEREBELLUM) < 1, folia, sulci)
+        fissure = np.hypot(q[0] + 0.7 * wave, np.maximum(0, -ellipsoid(q, *_CALLOSUM)))
         nearest: FloatArray = np.minimum(
             depth - 0.8, np.where(stem < 1, 9, np.minimum(folds, fissure))
         )
@@ -328,69 +336,12 @@ class _Anatomy:
 
     def _head(self, p: FloatArray, depth: FloatArray) -> FloatArray:
         """Intensity outside the brain: scalp, face, eyes; bone and air are dark."""
-        s = _mirrored(p)
-        skin = np.minimum(_ellipsoid(p, *_HEAD), _tubes(s, _NECK))
-        face = _below(s[2] + 26 + 0.3 * s[1]) * _below(depth + 6) * (0.5 + 0.25 * self.folia(p))
-        soft = np.maximum(_below(-4 - skin), face.clip(0)) * _below(skin)
-        bright: FloatArray = np.maximum(soft, 1.5 * _below(_ellipsoid(s, *_EYE)))
+        s = mirrored(p)
+        skin = np.minimum(ellipsoid(p, *_HEAD), tubes(s, _NECK))
+        face = below(s[2] + 26 + 0.3 * s[1]) * below(depth + 6) * (0.5 + 0.25 * self.folia(p))
+        soft = np.maximum(below(-4 - skin), face.clip(0)) * below(skin)
+        bright: FloatArray = np.maximum(soft, 1.5 * below(ellipsoid(s, *_EYE)))
         return self.contrast.scalp * bright
-
-
-class _Waves:
-    """A smooth random field of unit variance: plane waves of about one length (mm)."""
-
-    def __init__(self, rng: np.random.Generator, count: int, length: float) -> None:
-        lengths = length * rng.uniform(0.8, 1.25, count)
-        self.vectors = [_vector(rng, 2 * np.pi / length) for length in lengths]
-        self.phases = rng.uniform(0, 2 * np.pi, count).astype(np.float32)
-
-    def __call__(self, p: FloatArray) -> FloatArray:
-        total = np.zeros(p.shape[1], np.float32)
-        for vector, phase in zip(self.vectors, self.phases, strict=True):
-            total += np.cos(vector @ p + phase)
-        return total * np.float32(np.sqrt(2 / len(self.phases)))
-
-
-def _vector(rng: np.random.Generator, length: float) -> FloatArray:
-    vector = rng.normal(size=3)
-    return (vector * (length / np.linalg.norm(vector))).astype(np.float32)
-
-
-def _column(numbers: ArrayLike) -> FloatArray:
-    return np.asarray(numbers, np.float32)[:, None]
-
-
-def _mirrored(p: FloatArray) -> FloatArray:
-    return np.stack([abs(p[0]), p[1], p[2]])
-
-
-def _norm(p: FloatArray) -> FloatArray:
-    norm: FloatArray = np.sqrt(p[0] ** 2 + p[1] ** 2 + p[2] ** 2 + np.float32(1e-12))
-    return norm
-
-
-def _below(distance: FloatArray, blur: float = _BLUR_MM) -> FloatArray:
-    """From 1 well below a distance of zero to 0 well above, as a scanner blurs an edge."""
-    share: FloatArray = 0.5 - 0.5 * np.tanh(distance * np.float32(0.5 / blur))
-    return share
-
-
-def _ellipsoid(p: FloatArray, centre: ArrayLike, radii: ArrayLike) -> FloatArray:
-    """Distance (mm) to an ellipsoid, to first order; negative inside."""
-    scaled = (p - _column(centre)) / _column(radii)
-    norm = _norm(scaled)
-    return norm * (norm - 1) / _norm(scaled / _column(radii))
-
-
-def _tubes(p: FloatArray, tubes: Sequence[_Tube]) -> FloatArray:
-    """Distance (mm) to the nearest of some tubes; negative inside."""
-    nearest = np.full(p.shape[1], np.inf, np.float32)
-    for start, end, first, last in tubes:
-        axis, away = _column(end) - _column(start), p - _column(start)
-        along = (axis[:, 0] @ away / (axis**2).sum()).clip(0, 1)
-        distance = _norm(away - axis * along) - first - (last - first) * along
-        nearest = np.minimum(nearest, distance)
-    return nearest
 
 
 def _centred(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> Affine:
@@ -399,7 +350,7 @@ def _centred(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -
     return affine
 
 
-def _samples(grid: Grid, reach: _Place) -> tuple[NDArray[np.bool_], list[FloatArray]]:
+def _samples(grid: Grid, reach: Place) -> tuple[NDArray[np.bool_], list[FloatArray]]:
     """Which voxels lie within `reach` (mm) of the middle, and positions (3, N) in them.
 
     A long voxel is sampled several times, as its intensity is its mean.
