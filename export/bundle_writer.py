@@ -16,7 +16,7 @@ from cnnres_infer.errors import OutputExistsError, VerificationError
 from cnnres_infer.volume import FloatArray, atomic_path
 from export.model_card import CARD, model_card
 from export.onnx_model import variants
-from export.reference import reference_file, reference_images, reference_probabilities
+from export.reference import reference_file, reference_slices
 from training.network import CNNRes
 
 LARGEST_DIFFERENCE = {"fp32": 1e-5}
@@ -52,8 +52,7 @@ def write_bundle(
     """
     if out.exists() and not overwrite:
         raise OutputExistsError(f"{out} exists already: name another folder, or add --overwrite")
-    images = reference_images(spec.slices, spec.channels)
-    probabilities = reference_probabilities(network, images)
+    images, probabilities = reference_slices(network, spec)
     models = variants(network, spec.slices.size)
     differences = {
         name: float(np.abs(_computed(model, images) - probabilities).max())

@@ -7,58 +7,46 @@ import torch
 from numpy.typing import NDArray
 
 from cnnres_infer.brain import find_brain
+from cnnres_infer.bundle import ModelSpec
 from cnnres_infer.phantom import make_phantom
-from cnnres_infer.slices import SliceGeometry, SliceSpec, to_batches
+from cnnres_infer.slices import SliceGeometry, to_batches
 from cnnres_infer.verify import LEVELS
 from cnnres_infer.volume import FloatArray
 from training.network import CNNRes
 
 COUNT = 64
 _EMPTY_SHARE = 0.25
-_SHAPES = (
+_PHANTOMS = 12
+_GRIDS = (
     ((112, 112, 36), (2.0, 2.0, 4.0)),
     ((128, 128, 24), (1.8, 1.8, 6.0)),
     ((192, 192, 28), (1.2, 1.2, 5.0)),
 )
 
 
-def reference_images(spec: SliceSpec, channels: int, count: int = COUNT) -> FloatArray:
-    """Slices of phantoms of several shapes, in 8-bit steps.
+def reference_slices(
+    network: CNNRes, spec: ModelSpec, count: int = COUNT
+) -> tuple[FloatArray, FloatArray]:
+    """Slices of phantoms and PyTorch's float32 probabilities for them.
 
-    A quarter has no lesion; the others spread evenly over lesion area, so that
-    tiny, large and multiple lesions are all among them.
+    A quarter is empty in the network's masks; the others spread evenly over
+    the logarithm of the mask's area, so that tiny and large ones are among them.
 
     Returns
     -------
-    float32 (count, channels, size, size) in [0, 1], each a multiple of 1/255.
+    images
+        (count, C, H, W) in [0, 1], each value a multiple of 1/255.
+    probabilities
+        (count, 1, H, W).
     """
-    images: list[FloatArray] = []
-    areas: list[int] = []
-    seed = 0
-    while sum(area > 0 for area in areas) < 2 * count or len(areas) < 4 * count:
-        shape, spacing = _SHAPES[seed % len(_SHAPES)]
-        modalities = ("dwi", "flair")[:channels]
-        phantoms = [
-            make_phantom(seed, shape=shape, spacing=spacing, modality=name) for name in modalities
-        ]
-        brain = find_brain(phantoms[0].volume).mask
-        geometry = SliceGeometry.of(phantoms[0].volume.grid, brain, spec)
-        volumes = tuple(phantom.volume for phantom in phantoms)
-        truth = geometry.oriented(phantoms[0].truth)
-        for batch in to_batches(volumes, brain, geometry, spec, shape[2]):
-            images.extend(batch.images)
-            areas.extend(int(n) for n in truth[:, :, batch.z].sum(axis=(0, 1)))
-        seed += 1
-    chosen = _spread(np.array(areas), count)
-    steps = np.round(np.stack([images[i] for i in chosen]) * LEVELS)
-    return np.asarray(steps / np.float32(LEVELS), np.float32)
-
-
-def reference_probabilities(network: CNNRes, images: FloatArray) -> FloatArray:
-    """PyTorch's float32 probabilities (N, 1, H, W) for images (N, C, H, W)."""
+    images = np.concatenate([_phantom_images(seed, spec) for seed in range(_PHANTOMS)])
+    images = (np.round(images * LEVELS) / LEVELS).astype(np.float32)
     with torch.inference_mode():
         parts = [network(part) for part in torch.from_numpy(images).split(8)]
-    return torch.cat(parts).numpy()
+    probabilities = torch.cat(parts).numpy()
+    areas = np.count_nonzero(probabilities >= spec.mask.threshold, axis=(1, 2, 3))
+    chosen = _spread(areas, count)
+    return images[chosen], probabilities[chosen]
 
 
 def reference_file(images: FloatArray, probabilities: FloatArray) -> bytes:
@@ -72,12 +60,27 @@ def reference_file(images: FloatArray, probabilities: FloatArray) -> bytes:
     return buffer.getvalue()
 
 
+def _phantom_images(seed: int, spec: ModelSpec) -> FloatArray:
+    shape, spacing = _GRIDS[seed % len(_GRIDS)]
+    volumes = tuple(
+        make_phantom(seed, shape=shape, spacing=spacing, modality=name).volume
+        for name in spec.modalities[: spec.channels]
+    )
+    brain = find_brain(volumes[0]).mask
+    geometry = SliceGeometry.of(volumes[0].grid, brain, spec.slices)
+    (batch,) = to_batches(volumes, brain, geometry, spec.slices, shape[2])
+    return batch.images
+
+
 def _spread(areas: NDArray[np.int64], count: int) -> list[int]:
-    empty, lesion = np.flatnonzero(areas == 0), np.flatnonzero(areas)
-    lesion = lesion[np.argsort(areas[lesion], kind="stable")]
-    bare = int(count * _EMPTY_SHARE)
-    picks = [
-        pool[np.linspace(0, len(pool) - 1, n).astype(int)]
-        for pool, n in ((empty, bare), (lesion, count - bare))
-    ]
-    return [int(i) for i in np.concatenate(picks)]
+    """Indices of a quarter without area, and of areas evenly spread in their logarithm."""
+    empty, lesion = list(np.flatnonzero(areas == 0)), list(np.flatnonzero(areas))
+    bare = min(len(empty), max(int(count * _EMPTY_SHARE), count - len(lesion)))
+    chosen = [int(empty[i]) for i in np.linspace(0, len(empty) - 1, bare).astype(int)]
+    if lesion:
+        logarithms = np.log(areas[lesion])
+        for target in np.linspace(logarithms.min(), logarithms.max(), count - bare):
+            nearest = min(lesion, key=lambda i: abs(float(np.log(areas[i])) - target))
+            lesion.remove(nearest)
+            chosen.append(int(nearest))
+    return chosen

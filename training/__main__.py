@@ -61,9 +61,9 @@ def evaluate_command(
 
 @app.command("fusion")
 def fusion_command(bundle: BundleArgument, data: DataOption) -> None:
-    """Compare the rules that merge DWI and FLAIR, on the validation patients."""
+    """Compare rules that merge DWI and FLAIR, and thresholds, on the validation patients."""
     with Predictor.load(bundle, "ort", "fp32") as predictor:
-        rules = compare_fusions(predictor.engine, data, predictor.bundle.spec.mask.threshold)
+        rules = compare_fusions(predictor.engine, data)
     table = Table("rule", "mean Dice", "median Dice", "Dice of all pixels")
     for name, row in rules.items():
         table.add_row(name, *(f"{row[key]:.4f}" for key in ("mean", "median", "pooled")))

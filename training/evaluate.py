@@ -14,6 +14,7 @@ from cnnres_infer.volume import FloatArray, load_volume
 from training.data import VALIDATION_VOLUMES, Images, load_validation_slices, volume_paths
 
 _NOISE_SHARE = 0.01
+_THRESHOLDS = (0.3, 0.4, 0.5, 0.6)
 _WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -98,17 +99,21 @@ def steadiness(engine: Engine, images: Images, threshold: float, seed: int = 0) 
     return float(np.mean([dice(a, b) for a, b in pairs])) if pairs else 1.0
 
 
-def compare_fusions(engine: Engine, data: Path, threshold: float) -> dict[str, dict[str, float]]:
-    """Mean slice Dice of every fusion rule on the validation patients, the best first."""
+def compare_fusions(engine: Engine, data: Path) -> dict[str, dict[str, float]]:
+    """Slice Dice of every fusion rule and threshold on the validation patients, the best first."""
     dwi, flair = load_validation_slices(data)
     a, b = _run(engine, dwi), _run(engine, flair)
     truth = dwi.masks > 0.5
-    table = {}
-    for rule in RULES:
-        for weight in _WEIGHTS if rule in ("mean", "geometric") else (1.0,):
-            merged = Fusion(rule, weight).merge(a, b)
-            table[f"{rule} {weight}"] = _slice_summary(merged >= threshold, truth)
-    table["flair alone"] = _slice_summary(b >= threshold, truth)
+    merged = {
+        f"{rule} {weight}": Fusion(rule, weight).merge(a, b)
+        for rule in RULES
+        for weight in (_WEIGHTS if rule in ("mean", "geometric") else (1.0,))
+    }
+    table = {
+        f"{name} at {threshold}": _slice_summary(answer >= threshold, truth)
+        for name, answer in {**merged, "flair": b}.items()
+        for threshold in _THRESHOLDS
+    }
     return dict(sorted(table.items(), key=lambda item: -item[1]["mean"]))
 
 

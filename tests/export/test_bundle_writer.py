@@ -13,7 +13,7 @@ from export import bundle_writer
 from export.__main__ import DESCRIPTION
 from export.bundle_writer import seal, write_bundle
 from export.checkpoint import load_checkpoint
-from export.reference import reference_images
+from export.reference import _spread
 from training.data import SPEC
 from training.network import CNNRes
 
@@ -29,7 +29,10 @@ def about() -> dict[str, dict[str, object]]:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("run") / "weights.safetensors"
-    tensors = {name: value * 0.8 for name, value in CNNRes().state_dict().items()}
+    tensors = {
+        name: value if name.endswith("tracked") else value * 0.8 + 0.02 * torch.rand(value.shape)
+        for name, value in CNNRes().state_dict().items()
+    }
     save_file(tensors, path)
     return path
 
@@ -103,12 +106,14 @@ def test_sealing_again_keeps_the_bundle_valid(bundle: Bundle) -> None:
     assert again.read("MODEL_CARD.md").startswith(b"# cnnres-dwi-flair")
 
 
-def test_reference_slices_cover_none_tiny_large_and_several() -> None:
-    images = reference_images(SPEC, 1)
-    assert images.shape == (64, 1, 160, 160)
-    assert 0 <= images.min() <= images.max() <= 1
-    steps = images * 255
-    np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)
+def test_the_reference_spreads_over_areas() -> None:
+    areas = np.array([0] * 10 + [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 500, 501, 502, 503])
+    chosen = _spread(areas, 12)
+    assert len(set(chosen)) == 12
+    assert (areas[chosen] == 0).sum() == 3
+    assert {1, 2, 512} <= set(areas[chosen])
+    assert len(_spread(np.zeros(80, np.int64), 64)) == 64
+    assert len(_spread(np.arange(1, 80), 64)) == 64
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "weights.pkl", "missing.safetensors"])
