@@ -1,8 +1,9 @@
 """Whole volumes: cold processes, warm `predict`, the network alone, and PyTorch eager."""
 
-import os
+import json
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -113,18 +114,10 @@ def _cold(arguments: list[str], bundle: Bundle, runs: int) -> dict[str, float]:
         with tempfile.TemporaryDirectory() as out:
             command = [*arguments, "--bundle", str(bundle.folder), "--out", out]
             started = time.perf_counter()
-            with Path(os.devnull).open("w") as silence:
-                child = os.posix_spawn(
-                    sys.executable,
-                    [sys.executable, *command],
-                    dict(os.environ),
-                    file_actions=[(os.POSIX_SPAWN_DUP2, silence.fileno(), 1)],
-                )
-                _, status, usage = os.wait4(child, 0)
+            subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
             seconds.append(time.perf_counter() - started)
-        if status != 0:
-            raise RuntimeError(f"{' '.join(command)} failed with status {status}")
-        memory.append(usage.ru_maxrss * 1024 / 1e6)
+            (report,) = Path(out).glob("*_report.json")
+            memory.append(json.loads(report.read_text())["peak_memory_mb"])
     return {"seconds": statistics.median(seconds), "peak_mb": max(memory)}
 
 

@@ -26,7 +26,7 @@ _BRIDGES = (7.5, 9.0, 12.0)
 _REGROWTH = 1.5
 _FOLD = 9.0
 
-_MAIN_PIECE = 0.25
+_MAIN_PIECE = 0.2
 _LARGEST_BRAIN_ML = 1900.0
 
 # Below one half: part of a lesion at the surface costs more than some skull.
@@ -63,7 +63,8 @@ def find_brain(volume: Volume) -> Brain:
         If there is none.
     """
     brain = _checked(extract_brain(volume), volume.name)
-    visible = volume.data > _VISIBLE * tissue_median(volume, brain)
+    tissue = tissue_median(volume, brain & (volume.data > 0))
+    visible = volume.data > _VISIBLE * tissue
     if np.count_nonzero(visible & brain) < _STRIPPED_SHARE * np.count_nonzero(visible):
         return Brain(brain, "extracted")
     order = _slices_first(volume.grid)
@@ -179,9 +180,10 @@ def _resampled(planes: FloatArray, samplings: Sequence[FloatArray]) -> FloatArra
 def _ball(radius: float, spacing: NDArray[np.float64]) -> NDArray[np.intp]:
     """Voxel offsets (K, 3) within `radius` mm; none along an axis of infinite spacing."""
     reach = (radius / spacing).astype(np.intp)
-    offsets: NDArray[np.intp] = np.argwhere(np.ones(2 * reach + 1)) - reach
+    offsets = np.argwhere(np.ones(2 * reach + 1)) - reach
     distance = np.linalg.norm(offsets * np.where(reach, spacing, 0.0), axis=1)
-    return offsets[distance <= radius]
+    ball: NDArray[np.intp] = offsets[distance <= radius]
+    return ball
 
 
 def _dilated(mask: BoolArray, ball: NDArray[np.intp]) -> BoolArray:

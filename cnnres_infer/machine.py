@@ -6,9 +6,9 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-_CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-_CGROUP1_QUOTA = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
-_CGROUP1_PERIOD = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+_CGROUP = Path("/proc/self/cgroup")
+_CGROUP_ROOT = Path("/sys/fs/cgroup")
+_STATUS = Path("/proc/self/status")
 
 
 def usable_cores() -> int:
@@ -22,19 +22,39 @@ def usable_cores() -> int:
 
 
 def _cgroup_quota() -> float | None:
+    """Cores' worth of time that the tightest of the process's cgroups allows."""
+    quotas = [quota for path in _cgroup_files() if (quota := _quota(path)) is not None]
+    return min(quotas, default=None)
+
+
+def _cgroup_files() -> list[Path]:
+    """``cpu.max`` of the process's cgroup and of all above it."""
     try:
-        if _CGROUP_QUOTA.exists():
-            quota, period = _CGROUP_QUOTA.read_text().split()
-        else:
-            quota, period = _CGROUP1_QUOTA.read_text(), _CGROUP1_PERIOD.read_text()
+        lines = _CGROUP.read_text().splitlines()
+    except OSError:
+        lines = []
+    own = next((line[3:] for line in lines if line.startswith("0::")), "/").strip("/")
+    folder = _CGROUP_ROOT / own
+    folders = [folder, *(up for up in folder.parents if up.is_relative_to(_CGROUP_ROOT))]
+    return [up / "cpu.max" for up in folders]
+
+
+def _quota(path: Path) -> float | None:
+    try:
+        quota, period = path.read_text().split()
         share = float(quota) / float(period)
-    except (OSError, ValueError):
+    except (OSError, ValueError, ZeroDivisionError):
         return None
     return share if share > 0 else None
 
 
 def peak_memory_mb() -> float | None:
     """Largest resident memory of this process so far, in MB (10^6 bytes)."""
+    if _STATUS.exists():
+        # Unlike getrusage's, this figure is not inherited from a parent process.
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
     try:
         import resource
     except ImportError:

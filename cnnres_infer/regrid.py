@@ -53,6 +53,7 @@ def _smoothed(data: FloatArray, to_source: NDArray[np.float64]) -> FloatArray:
         if reach > 1.0:
             extent = data.shape[axis]
             kernel = resampling(extent, extent, 0.0, 1.0, width=reach)
+            kernel /= kernel.sum(axis=1, keepdims=True)
             data = np.moveaxis(np.tensordot(kernel, data, (1, axis)), 0, axis)
     return data
 

@@ -187,6 +187,9 @@ def volume_from_image(image: "Nifti1Image", name: str = "volume") -> Volume:
             f"{name}: the header does not say where the volume lies (sform and qform codes are 0); "
             "write a valid sform, or pass array and affine in Python"
         )
+    units = header.get_xyzt_units()[0]
+    if units not in ("mm", "unknown"):
+        raise GeometryError(f"{name}: the header gives lengths in {units}s; convert it to mm")
     if image.get_data_dtype().kind not in "iuf":
         raise VolumeError(f"{name}: voxels of type {image.get_data_dtype()}; one number is needed")
     transforms = {key: np.array(header[key]) for key in _TRANSFORM_FIELDS}

@@ -177,6 +177,16 @@ def test_tiny_volumes(shape: tuple[int, int, int]) -> None:
     assert brain.mask[data > 0].all()
 
 
+def test_a_last_slice_with_the_tips_of_gyri() -> None:
+    shape = (100, 116, 1)
+    data = np.zeros(shape, np.float32)
+    for x, y in ((44, 50), (46, 60), (55, 48), (56, 64)):
+        data[x : x + 2, y : y + 3] = 150.0
+    brain = find_brain(Volume(data, Grid(shape, oriented_affine(*LAS, (2.0, 2.0, 2.0)))))
+    assert brain.source == "stripped"
+    assert (brain.mask == (data > 0)).all()
+
+
 def test_an_empty_image_is_refused() -> None:
     with pytest.raises(VolumeError, match="--brain-mask"):
         find_brain(Volume(np.zeros(THICK.shape, np.float32), THICK, "empty"))

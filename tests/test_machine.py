@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,13 @@ def test_cores_follow_affinity() -> None:
 def test_cores_follow_the_cgroup(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, cores: int
 ) -> None:
-    (tmp_path / "cpu.max").write_text(text)
-    monkeypatch.setattr(machine, "_CGROUP_QUOTA", tmp_path / "cpu.max")
+    unit = tmp_path / "system.slice" / "unit"
+    unit.mkdir(parents=True)
+    (unit.parent / "cpu.max").write_text(text)
+    (unit / "cpu.max").write_text("700000 100000" if cores == 3 else "max 100000")
+    (tmp_path / "cgroup").write_text("0::/system.slice/unit\n")
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(machine, "_CGROUP_ROOT", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)))
     assert machine.usable_cores() == cores
 
@@ -26,6 +33,13 @@ def test_peak_memory_is_plausible() -> None:
     peak = machine.peak_memory_mb()
     assert peak is not None
     assert 10 < peak < 100_000
+
+
+def test_peak_memory_is_not_that_of_the_parent() -> None:
+    ballast = b"x" * 300_000_000
+    code = "from cnnres_infer.machine import peak_memory_mb as p; print(p())"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(run.stdout) < len(ballast) / 1e6
 
 
 def test_versions_leave_out_the_absent() -> None:

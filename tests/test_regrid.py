@@ -44,6 +44,15 @@ def test_a_linear_ramp_is_exact() -> None:
     assert covered.all()
 
 
+@pytest.mark.parametrize("step", [1.0, 2.0, 5.0])
+def test_a_constant_stays_constant_to_the_edge(step: float) -> None:
+    volume = Volume(np.full((20, 20, 20), 100.0, np.float32), Grid((20, 20, 20), np.eye(4)))
+    count = int(20 / step)
+    moved, covered = regrid(volume, Grid((count,) * 3, np.diag([step, step, step, 1.0])))
+    assert covered.all()
+    np.testing.assert_allclose(moved.data, 100.0, rtol=1e-5)
+
+
 def test_without_overlap_it_is_refused() -> None:
     volume, _ = blob_volume()
     far = np.eye(4)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnres_infer.brain import find_brain
+from cnnres_infer.brain import Brain, find_brain
 from cnnres_infer.slices import SliceGeometry, SliceSpec, to_batches
 from cnnres_infer.volume import FloatArray, Grid, Volume, load_volume
 
@@ -103,9 +103,10 @@ def load_collections(root: Path) -> Collections:
 
 
 def load_validation_slices(root: Path) -> tuple[Images, Images]:
-    """DWI and FLAIR slices of the patients held out, in the same order."""
-    held_out = _held_out(_index(root))
-    return _isles(root, held_out, "dwi"), _isles(root, held_out, "flair")
+    """DWI and FLAIR slices of the patients held out, pixel on pixel, in the same order."""
+    pairs = [_isles_pair(root, case) for case in _held_out(_index(root))]
+    dwi, flair = zip(*pairs, strict=True)
+    return _concatenated(list(dwi)), _concatenated(list(flair))
 
 
 def volume_paths(root: Path, case: str) -> tuple[Path, Path]:
@@ -146,37 +147,47 @@ def _usable(row: dict[str, str], channel: str) -> bool:
 def _isles_slice(root: Path, case: str, channel: str) -> Images:
     with np.load(root / "isles22_slices" / f"{case}.npz") as archive:
         columns, rows = archive["spacing"]
-        return _plane(archive[channel], archive["mask"], (rows, -columns), case)
+        volume = _plane(archive[channel], (rows, -columns), case)
+        return _images(volume, archive["mask"][:, :, None], case)
+
+
+def _isles_pair(root: Path, case: str) -> tuple[Images, Images]:
+    """Both modalities in the brain and the geometry of the DWI, as at inference."""
+    with np.load(root / "isles22_slices" / f"{case}.npz") as archive:
+        columns, rows = archive["spacing"]
+        dwi, flair = (_plane(archive[name], (rows, -columns), case) for name in ("dwi", "flair"))
+        truth = archive["mask"][:, :, None]
+    brain = find_brain(dwi)
+    return _images(dwi, truth, case, brain), _images(flair, truth, case, brain)
 
 
 def _soop(root: Path) -> Images:
     with np.load(root / "soop" / "flair_slices.npz") as archive:
         flair, masks, subjects = archive["flair"], archive["mask"], archive["subject"]
     return _stack(
-        _plane(image, mask, (1.0, 1.0), str(subject))
+        _images(_plane(image, (1.0, 1.0), str(subject)), mask[:, :, None], str(subject))
         for image, mask, subject in zip(flair, masks, subjects, strict=True)
         if image.any()
     )
 
 
-def _plane(
-    image: NDArray[np.uint8], mask: NDArray[np.uint8], steps: tuple[float, float], patient: str
-) -> Images:
+def _plane(image: NDArray[np.uint8], steps: tuple[float, float], name: str) -> Volume:
     """A single slice as a volume of one: rows to posterior, columns by `steps[1]` to the right."""
     rows, columns = steps
     affine = np.diag([1.0, 1.0, 5.0, 1.0])
     affine[:2, :2] = [[0.0, columns], [-rows, 0.0]]
     grid = Grid((image.shape[0], image.shape[1], 1), affine)
-    volume = Volume(image[:, :, None].astype(np.float32), grid, patient)
-    return _images(volume, mask[:, :, None].astype(np.float32), patient)
+    return Volume(image[:, :, None].astype(np.float32), grid, name)
 
 
-def _images(volume: Volume, truth: FloatArray, patient: str) -> Images:
-    brain = find_brain(volume).mask
-    geometry = SliceGeometry.of(volume.grid, brain, SPEC)
-    (batch,) = to_batches((volume,), brain, geometry, SPEC, volume.data.shape[2] + 1)
-    masks = geometry.to_pixels((geometry.oriented(truth)[:, :, batch.z] > 0).astype(np.float32))
-    return Images(batch.images[:, 0], masks, (patient,) * len(batch.z))
+def _images(
+    volume: Volume, truth: NDArray[np.generic], patient: str, brain: Brain | None = None
+) -> Images:
+    inside = (brain or find_brain(volume)).mask
+    geometry = SliceGeometry.of(volume.grid, inside, SPEC)
+    (batch,) = to_batches((volume,), inside, geometry, SPEC, volume.data.shape[2] + 1)
+    lesion = (geometry.oriented(truth)[:, :, batch.z] > 0).astype(np.float32)
+    return Images(batch.images[:, 0], geometry.to_pixels(lesion), (patient,) * len(batch.z))
 
 
 def _mirrored(images: Images) -> Images:
@@ -188,7 +199,13 @@ def _mirrored(images: Images) -> Images:
 
 
 def _stack(parts: Iterator[Images]) -> Images:
-    items = [part for part in parts if part.pixels[part.pixels > 0].std() > _FLATTEST_TISSUE]
+    """Put images together, but for those without any contrast."""
+    return _concatenated(
+        [part for part in parts if part.pixels[part.pixels > 0].std() > _FLATTEST_TISSUE]
+    )
+
+
+def _concatenated(items: list[Images]) -> Images:
     return Images(
         np.concatenate([part.pixels for part in items]),
         np.concatenate([part.masks for part in items]),

@@ -72,3 +72,4 @@ def test_training_and_inference_see_the_same_images(shared_data: Path) -> None:
 def test_validation_slices_are_the_same_each_time(shared_data: Path) -> None:
     first, second = load_validation_slices(shared_data), load_validation_slices(shared_data)
     assert np.array_equal(first[0].pixels, second[0].pixels)
+    assert np.array_equal(first[0].masks, first[1].masks)
