@@ -33,7 +33,7 @@ _LARGEST_BRAIN_ML = 1900.0
 _EDGE = 0.25
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Brain:
     """Where the brain lies in a volume.
 
@@ -67,6 +67,24 @@ def find_brain(volume: Volume) -> Brain:
     visible = volume.data > _VISIBLE * tissue
     if np.count_nonzero(visible & brain) < _STRIPPED_SHARE * np.count_nonzero(visible):
         return Brain(brain, "extracted")
+    return stripped_brain(volume, tissue)
+
+
+def stripped_brain(volume: Volume, tissue: float | None = None) -> Brain:
+    """Take all that is visible in a volume known to be stripped, holes filled.
+
+    Parameters
+    ----------
+    tissue
+        Intensity of brain tissue; by default the median of what is positive.
+
+    Raises
+    ------
+    VolumeError
+        If nothing is visible.
+    """
+    tissue = tissue_median(volume, volume.data > 0) if tissue is None else tissue
+    visible = volume.data > _VISIBLE * tissue
     order = _slices_first(volume.grid)
     filled = _filled(visible.transpose(order)).transpose(np.argsort(order))
     return Brain(_checked(filled, volume.name), "stripped")

@@ -104,9 +104,6 @@ class ModelSpec:
                 "size": self.slices.size,
                 "spacing_mm": self.slices.spacing,
                 "ceiling": self.slices.ceiling,
-                "orientation": "rows anterior to posterior, columns right to left",
-                "normalisation": "intensity / (ceiling * tissue median), cut to [0, 1]",
-                "expects": "skull-stripped; other volumes are stripped first",
             },
             "fusion": {"rule": self.fusion.rule, "dwi_weight": self.fusion.dwi_weight},
             "mask": {

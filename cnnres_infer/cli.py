@@ -85,6 +85,10 @@ class _Job:
     overlay: bool
     overwrite: bool
 
+    def folder(self, volume: Path) -> Path:
+        """Where the outputs of a volume go."""
+        return volume.parent if self.out is None else self.out
+
 
 @app.command()
 def predict(
@@ -113,17 +117,17 @@ def predict(
     """Segment volumes: mask, report and picture beside each, or in a folder."""
     job = _Job(out, flair, modality, brain_mask, prob, overlay, overwrite)
     reports: list[dict[str, Any]] = []
-    worst = 0
+    first_failure = 0
 
     def work() -> dict[str, Any]:
-        nonlocal worst
+        nonlocal first_failure
         from cnnres_infer.predictor import Predictor
 
         _check_job(volumes, job)
         with Predictor.load(bundle, backend, precision, threads) as predictor:
             for volume in _progress(volumes, quiet or as_json):
-                status, entry = _attempt(partial(_segment, predictor, volume, job), verbose)
-                worst = worst or status
+                status, entry = _attempt(partial(_segment, predictor, volume, job), verbose, volume)
+                first_failure = first_failure or status
                 reports.append({"input": str(volume), **entry})
                 if not (quiet or as_json) and status == 0:
                     _print_summary(volume, entry, verbose)
@@ -133,7 +137,7 @@ def predict(
     if as_json:
         reports = reports or [failure]
         typer.echo(json.dumps(reports[0] if len(volumes) == 1 else reports, indent=2))
-    raise typer.Exit(status or worst)
+    raise typer.Exit(status or first_failure)
 
 
 @app.command()
@@ -222,11 +226,12 @@ def info(
 
 def _segment(predictor: "Predictor", path: Path, job: _Job) -> dict[str, Any]:
     from cnnres_infer import outputs
+    from cnnres_infer.atomic import check_free
     from cnnres_infer.volume import volume_name
 
-    folder = path.parent if job.out is None else job.out
+    folder = job.folder(path)
     wanted = {"probabilities": job.probabilities, "overlay": job.overlay}
-    outputs.check_free(outputs.plan(folder, volume_name(path), **wanted), job.overwrite)
+    check_free(outputs.plan(folder, volume_name(path), **wanted).all(), job.overwrite)
     result = predictor.predict(
         path, flair=job.flair, modality=job.modality, brain_mask=job.brain_mask
     )
@@ -237,12 +242,18 @@ def _segment(predictor: "Predictor", path: Path, job: _Job) -> dict[str, Any]:
 def _check_job(volumes: list[Path], job: _Job) -> None:
     if len(volumes) > 1 and (job.flair or job.brain_mask):
         raise UsageError("--flair and --brain-mask belong to one volume: give one VOLUME")
-    names = [path.name for path in volumes]
-    if job.out is not None and len(set(names)) < len(names):
-        raise UsageError("volumes of the same name would overwrite each other in --out")
+    outputs = [(job.folder(path).resolve(), _stem(path)) for path in volumes]
+    if len(set(outputs)) < len(outputs):
+        raise UsageError("outputs of volumes of the same name would overwrite each other")
 
 
-def _attempt(work: Callable[[], dict[str, Any]], verbose: bool) -> tuple[int, dict[str, Any]]:
+def _stem(path: Path) -> str:
+    return path.name.lower().removesuffix(".gz").removesuffix(".nii")
+
+
+def _attempt(
+    work: Callable[[], dict[str, Any]], verbose: bool, subject: Path | None = None
+) -> tuple[int, dict[str, Any]]:
     """Run, and turn any error into one line, an exit status and an entry for the report."""
     try:
         return 0, work()
@@ -252,6 +263,8 @@ def _attempt(work: Callable[[], dict[str, Any]], verbose: bool) -> tuple[int, di
         else:
             status = INTERNAL_ERROR
             message = f"internal error: {error!r}; please report it with what -v prints"
+        if subject is not None and _stem(subject) not in message.lower():
+            message = f"{subject}: {message}"
         if verbose:
             _err.print(traceback.format_exc(), markup=False)
         _err.print(f"cnnres-infer: {message}", markup=False)

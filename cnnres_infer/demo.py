@@ -5,13 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from cnnres_infer.outputs import check_free, make_folder, plan, report
+from cnnres_infer.atomic import check_free, write_all
+from cnnres_infer.outputs import plan, report
 from cnnres_infer.phantom import make_phantom
 from cnnres_infer.predictor import Predictor
 from cnnres_infer.verify import dice
-from cnnres_infer.volume import save_volume
+from cnnres_infer.volume import volume_bytes
 
 NAME = "demo"
+SEED = 3
 
 
 def run_demo(predictor: Predictor, folder: Path, *, overwrite: bool = False) -> dict[str, Any]:
@@ -27,12 +29,16 @@ def run_demo(predictor: Predictor, folder: Path, *, overwrite: bool = False) -> 
     OutputExistsError
         If something of it stands already and `overwrite` is False.
     """
-    check_free(plan(folder, NAME, probabilities=True, overlay=True), overwrite)
-    make_folder(folder)
-    phantom = make_phantom()
     volume, truth = folder / f"{NAME}.nii.gz", folder / f"{NAME}_truth.nii.gz"
-    save_volume(volume, phantom.volume.data, phantom.volume.grid, overwrite)
-    save_volume(truth, phantom.truth, phantom.volume.grid, overwrite)
+    planned = plan(folder, NAME, probabilities=True, overlay=True)
+    check_free((volume, truth, *planned.all()), overwrite)
+    phantom = make_phantom(SEED)
+    grid = phantom.volume.grid
+    contents = {
+        volume: volume_bytes(phantom.volume.data, grid),
+        truth: volume_bytes(phantom.truth, grid),
+    }
+    write_all(contents, overwrite)
     result = predictor.predict(volume)
     saved = result.save(folder, probabilities=True, overwrite=overwrite)
     return {

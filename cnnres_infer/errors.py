@@ -58,7 +58,16 @@ class OutputError(CnnresError, OSError):
 
 
 class OutputExistsError(OutputError, FileExistsError):
-    """An output that stands already and may not be overwritten."""
+    """An output that stands already and may not be overwritten.
+
+    Parameters
+    ----------
+    path
+        What stands.
+    """
+
+    def __init__(self, path: object) -> None:
+        super().__init__(f"{path} exists already: name another folder, or add --overwrite")
 
 
 class VerificationError(CnnresError, ArithmeticError):

@@ -46,7 +46,7 @@ class Lesion:
     centre_mm: tuple[float, float, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Mask:
     """Lesion or not, for each voxel.
 

@@ -2,7 +2,6 @@
 
 import io
 import json
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnnres_infer import __version__
-from cnnres_infer.errors import OutputError, OutputExistsError
+from cnnres_infer.atomic import check_free, write_all
 from cnnres_infer.machine import peak_memory_mb, versions
 from cnnres_infer.slices import axial_axes
-from cnnres_infer.volume import atomic_path, volume_bytes
+from cnnres_infer.volume import volume_bytes
 
 if TYPE_CHECKING:
     from cnnres_infer.predictor import Result
@@ -47,37 +46,6 @@ def plan(folder: Path, name: str, *, probabilities: bool, overlay: bool) -> Save
     )
 
 
-def check_free(outputs: Saved, overwrite: bool) -> None:
-    """Refuse outputs that stand already, before any work is done.
-
-    Raises
-    ------
-    OutputExistsError
-        If one stands and `overwrite` is False.
-    """
-    folder = outputs.mask.parent
-    standing = [path.name for path in outputs.all() if path.exists()]
-    if standing and not overwrite:
-        raise OutputExistsError(
-            f"{folder} has {', '.join(standing)} already: name another folder with --out, "
-            "or add --overwrite"
-        )
-
-
-def make_folder(folder: Path) -> None:
-    """Make the folder of outputs where it is not there.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror}); name another") from error
-
-
 def save(
     result: "Result",
     folder: Path,
@@ -87,6 +55,8 @@ def save(
     overwrite: bool = False,
 ) -> Saved:
     """Write the outputs of a result, all of them or none, the mask last.
+
+    With `overwrite`, whatever a former run left for this volume goes first.
 
     Returns
     -------
@@ -101,20 +71,10 @@ def save(
         If the folder cannot be written to.
     """
     outputs = plan(folder, result.volume.name, probabilities=probabilities, overlay=overlay)
-    check_free(outputs, overwrite)
-    make_folder(folder)
-    try:
-        with ExitStack() as stack:
-            # What is entered first leaves last: the mask appears when all else is there.
-            for path in reversed(outputs.all()):
-                temporary = stack.enter_context(atomic_path(path, overwrite))
-                temporary.write_bytes(_content(path, outputs, result))
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(
-            f"{folder}: cannot be written ({error.strerror}); name another"
-        ) from error
+    check_free(outputs.all(), overwrite)
+    contents = {path: _content(path, outputs, result) for path in outputs.all()}
+    every = plan(folder, result.volume.name, probabilities=True, overlay=True)
+    write_all(contents, overwrite, former=every.all())
     return outputs
 
 

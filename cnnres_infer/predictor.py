@@ -58,7 +58,7 @@ class Provenance:
     brain: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """A segmented volume.
 
@@ -182,6 +182,8 @@ class Predictor:
 
         Raises
         ------
+        UsageError
+            If the arguments contradict each other or the model.
         InputError
             If an input must not be segmented.
         EngineRunError
@@ -196,11 +198,13 @@ class Predictor:
         with clock("brain"):
             brain = find_brain(volume) if given is None else given_brain(given, volume)
             geometry = SliceGeometry.of(volume.grid, brain.mask, self.bundle.spec.slices)
+        share_covered = 1.0
         if second is None:
             probabilities = self._probabilities((volume,), brain, geometry, clock)
         else:
             with clock("register"):
                 aligned, covered = regrid(second, volume.grid)
+                share_covered = np.count_nonzero(covered & brain.mask) / brain.mask.sum()
             pair = (volume, aligned)
             probabilities = self._merged(pair, covered, brain, geometry, clock)
         with clock("mask"):
@@ -213,7 +217,7 @@ class Predictor:
             lesions,
             clock.seconds,
             self._provenance(inputs, brain),
-            _warnings(volume, second, mask, geometry.share_outside(brain.mask)),
+            _warnings(volume, second, mask, geometry.share_outside(brain.mask), 1 - share_covered),
         )
 
     def close(self) -> None:
@@ -305,11 +309,15 @@ def _as_volume(source: Source, affine: NDArray[Any] | None, name: str) -> Volume
 
 
 def _warnings(
-    volume: Volume, second: Volume | None, mask: Mask, share_outside: float
+    volume: Volume, second: Volume | None, mask: Mask, share_outside: float, share_without: float
 ) -> tuple[str, ...]:
     warnings = [f"{v.name}: {text}" for v in (volume, second) if v for text in v.warnings]
     if second is not None and not second.grid.matches(volume.grid):
         warnings.append(f"{second.name} was resampled to the grid of {volume.name}")
+    if share_without > _NEGLIGIBLE_SHARE:
+        warnings.append(
+            f"{share_without:.1%} of the brain has no FLAIR: there the DWI alone decides"
+        )
     if share_outside > _NEGLIGIBLE_SHARE:
         warnings.append(
             f"{share_outside:.1%} of the brain lies outside the network's field of view and was "

@@ -1,8 +1,8 @@
 """Slices: from a volume to the images that the network sees, and exactly back.
 
 An image of the network is an axial slice in radiological orientation: row 0 is
-anterior, column 0 is the patient's right. Training, export, calibration and
-inference all come through here, so that all of them see the same images.
+anterior, column 0 is the patient's right. Training, export and inference all
+come through here, so that all of them see the same images.
 """
 
 from collections.abc import Iterable, Iterator
@@ -42,7 +42,7 @@ class SliceSpec:
     ceiling: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SliceBatch:
     """Some images of one volume.
 
@@ -59,7 +59,7 @@ class SliceBatch:
     z: NDArray[np.intp]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SliceGeometry:
     """How the voxels of a grid map to the pixels of the network's images.
 
@@ -243,7 +243,7 @@ def tissue_median(volume: Volume, brain: BoolArray) -> float:
     values = volume.data[brain]
     quartile = np.percentile(values, 75) if values.size else 0.0
     if not quartile > 0:
-        raise VolumeError("the brain is dark: most of its voxels are zero or negative")
+        raise VolumeError(f"{volume.name}: the brain is dark, most of its voxels are not positive")
     return float(np.median(values[values > _TISSUE_FLOOR * quartile]))
 
 
@@ -270,7 +270,10 @@ def to_batches(
         Most slices in a batch.
     """
     occupied = np.flatnonzero(geometry.oriented(brain).any(axis=(0, 1)))
-    scales = [1.0 / (spec.ceiling * tissue_median(volume, brain)) for volume in channels]
+    scales = [
+        1.0 / (spec.ceiling * tissue_median(volume, brain & (volume.data != 0)))
+        for volume in channels
+    ]
     for first in range(0, len(occupied), batch_size):
         z = occupied[first : first + batch_size]
         images = np.empty((len(z), len(channels), spec.size, spec.size), np.float32)

@@ -1,11 +1,7 @@
 """Volumes on their grids: reading and atomic writing of NIfTI files."""
 
 import gzip
-import os
-import tempfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -13,7 +9,8 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnres_infer.errors import GeometryError, OutputExistsError, VolumeError
+from cnnres_infer.atomic import write_all
+from cnnres_infer.errors import GeometryError, VolumeError
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image
@@ -38,10 +35,11 @@ _TRANSFORM_FIELDS = (
     "srow_z",
 )
 _MAX_BYTES = 4 << 30
+_NIFTI2_SIZES = ((540).to_bytes(4, "little"), (540).to_bytes(4, "big"))
 _NEGLIGIBLE_SHEAR = 1e-3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Grid:
     """Where the voxels of a volume lie in the patient.
 
@@ -94,7 +92,7 @@ class Grid:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Volume:
     """Intensities on a grid.
 
@@ -117,11 +115,15 @@ class Volume:
 
     def __post_init__(self) -> None:
         if self.data.shape != self.grid.shape:
-            raise VolumeError(f"the data have the shape {self.data.shape}, not {self.grid.shape}")
+            raise VolumeError(
+                f"{self.name}: the data have the shape {self.data.shape}, not {self.grid.shape}"
+            )
+        if self.data.dtype != np.float32 or not np.isfinite(self.data).all():
+            raise VolumeError(f"{self.name}: the data are not float32 and finite throughout")
         self.data.setflags(write=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Probabilities:
     """The network's opinion on each voxel.
 
@@ -174,7 +176,9 @@ def load_volume(path: Path | str) -> Volume:
 
 def volume_from_image(image: "Nifti1Image", name: str = "volume") -> Volume:
     """Take over a nibabel image; see `load_volume`."""
-    header = image.header
+    header = getattr(image, "header", None)
+    if header is None or "sform_code" not in header:
+        raise VolumeError(f"{name}: {type(image).__name__} is no NIfTI image")
     shape = tuple(int(n) for n in image.shape)
     if len(shape) > 3 and all(n == 1 for n in shape[3:]):
         shape = shape[:3]
@@ -190,11 +194,17 @@ def volume_from_image(image: "Nifti1Image", name: str = "volume") -> Volume:
     units = header.get_xyzt_units()[0]
     if units not in ("mm", "unknown"):
         raise GeometryError(f"{name}: the header gives lengths in {units}s; convert it to mm")
-    if image.get_data_dtype().kind not in "iuf":
-        raise VolumeError(f"{name}: voxels of type {image.get_data_dtype()}; one number is needed")
     transforms = {key: np.array(header[key]) for key in _TRANSFORM_FIELDS}
-    grid = Grid((shape[0], shape[1], shape[2]), image.affine, transforms)
-    data = np.asanyarray(image.dataobj).reshape(shape)
+    try:
+        grid = Grid((shape[0], shape[1], shape[2]), image.affine, transforms)
+    except GeometryError as error:
+        raise GeometryError(f"{name}: {error}") from error
+    if image.get_data_dtype().names:
+        raise VolumeError(f"{name}: voxels of type {image.get_data_dtype()}; one number is needed")
+    try:
+        data = np.asanyarray(image.dataobj).reshape(shape)
+    except (ValueError, OverflowError, EOFError, OSError) as error:
+        raise VolumeError(f"{name}: the voxels cannot be read ({error})") from error
     return volume_from_array(data, grid, name)
 
 
@@ -212,6 +222,8 @@ def volume_from_array(
     """
     if data.ndim != 3:
         raise VolumeError(f"{name}: an array of {data.ndim} dimensions; give one (X, Y, Z)")
+    if data.dtype.kind not in "biuf":
+        raise VolumeError(f"{name}: voxels of type {data.dtype}; one real number each is needed")
     if not isinstance(grid, Grid):
         shape = (int(data.shape[0]), int(data.shape[1]), int(data.shape[2]))
         grid = Grid(shape, np.asarray(grid, np.float64))
@@ -234,8 +246,8 @@ def save_volume(path: Path, data: NDArray[np.generic], grid: Grid, overwrite: bo
     OutputExistsError
         If the file stands and `overwrite` is False.
     """
-    with atomic_path(path, overwrite) as temporary:
-        temporary.write_bytes(volume_bytes(data, grid, compressed=path.name.endswith(".gz")))
+    content = volume_bytes(data, grid, compressed=path.name.endswith(".gz"))
+    write_all({path: content}, overwrite)
 
 
 def volume_bytes(data: NDArray[np.generic], grid: Grid, *, compressed: bool = True) -> bytes:
@@ -262,41 +274,6 @@ def volume_bytes(data: NDArray[np.generic], grid: Grid, *, compressed: bool = Tr
             header.set_qform(grid.affine, code="scanner")
     content: bytes = kind(data, None, header).to_bytes()
     return gzip.compress(content, compresslevel=4, mtime=0) if compressed else content
-
-
-@contextmanager
-def atomic_path(path: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Lend a temporary path beside `path` that takes its place when all went well.
-
-    Raises
-    ------
-    OutputExistsError
-        If `path` stands and `overwrite` is False, also when another process
-        made it in the meantime.
-    """
-    if path.exists() and not overwrite:
-        raise _exists(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:64]}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        if overwrite:
-            temporary.replace(path)
-        else:
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                raise _exists(path) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _exists(path: Path) -> OutputExistsError:
-    return OutputExistsError(f"{path} exists already: name another folder, or add --overwrite")
 
 
 def _sheared(affine: Affine) -> bool:
@@ -345,6 +322,3 @@ def _parse(path: Path, content: bytes) -> "Nifti1Image":
     if len(content) < expected:
         raise VolumeError(f"{path}: {expected - len(content)} bytes of voxels are missing")
     return image
-
-
-_NIFTI2_SIZES = ((540).to_bytes(4, "little"), (540).to_bytes(4, "big"))

@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,8 +12,15 @@ from cnnres_infer.default_command import DefaultCommandGroup
 from cnnres_infer.errors import CnnresError, UsageError
 from export.bundle_writer import write_bundle
 from export.checkpoint import load_checkpoint
+from export.keras_weights import KERAS_EPSILON
 
-DESCRIPTION = Path(__file__).parent / "description.json"
+# What an own model is taken for where no description says otherwise.
+PLAIN: dict[str, Any] = {
+    "version": "0",
+    "input": {"modalities": ["dwi", "flair"], "size": 160, "spacing_mm": 1.25, "ceiling": 2.0},
+    "fusion": {"rule": "mean", "dwi_weight": 0.5},
+    "mask": {"threshold": 0.5, "smallest_lesion_ml": 0.0},
+}
 
 app = typer.Typer(cls=DefaultCommandGroup, no_args_is_help=True, add_completion=False, help=__doc__)
 
@@ -27,14 +34,17 @@ def bundle(
     checkpoint: Annotated[Path, typer.Argument(help="Weights: .safetensors, or Keras .h5.")],
     out: Annotated[Path, typer.Option(help="Folder of the bundle to write.")],
     description: Annotated[
-        Path, typer.Option(help="JSON: name, input, fusion, mask, training data of the model.")
-    ] = DESCRIPTION,
+        Path | None, typer.Option(help="JSON: name, input, fusion, mask, training data, limits.")
+    ] = None,
+    epsilon: Annotated[
+        float, typer.Option(help="Batch norms' epsilon, for Keras files that do not hold it.")
+    ] = KERAS_EPSILON,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder.")] = False,
 ) -> None:
     """Export a checkpoint to a model bundle and check it against PyTorch."""
-    network = load_checkpoint(checkpoint)
-    about = _read_json(description)
-    about["input"]["channels"] = network.in_channels
+    network = load_checkpoint(checkpoint, epsilon)
+    about = {"name": checkpoint.stem, **PLAIN, **(_read_json(description) if description else {})}
+    about["input"] = {**about["input"], "channels": network.in_channels}
     spec = ModelSpec.from_json(about)
     differences = write_bundle(network, spec, about, out, overwrite)
     for name, difference in differences.items():
@@ -42,11 +52,13 @@ def bundle(
     typer.echo(f"wrote {out}")
 
 
-def _read_json(path: Path) -> dict[str, dict[str, object]]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, dict[str, object]] = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: no readable JSON ({error})") from error
+    if not isinstance(content, dict) or not isinstance(content.get("input", {}), dict):
+        raise UsageError(f"{path}: not a JSON object like export/cnnres-dwi-flair.json")
     return content
 
 

@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cnnres_infer.errors import BundleError
-from export.keras_weights import load_keras_weights
+from export.keras_weights import KERAS_EPSILON, load_keras_weights
 from training.network import CNNRes, without_folded_norms
 
 _FIRST_KERNEL = "translations.0.conv.weight"
 
 
-def load_checkpoint(path: Path) -> CNNRes:
+def load_checkpoint(path: Path, epsilon: float = KERAS_EPSILON) -> CNNRes:
     """Read weights of CNN-Res, in eval mode.
 
     Parameters
@@ -26,6 +26,8 @@ def load_checkpoint(path: Path) -> CNNRes:
         ``.safetensors`` as written by ``python -m training``, ``.h5`` as
         written by Keras 3, or the ``.onnx`` of a bundle's fp32 variant, whose
         batch norms are folded already.
+    epsilon
+        The batch norms' epsilon, for Keras files that do not hold it.
 
     Raises
     ------
@@ -33,7 +35,7 @@ def load_checkpoint(path: Path) -> CNNRes:
         If the file is of another kind, or its tensors are not those of CNN-Res.
     """
     if path.suffix == ".h5":
-        return load_keras_weights(path)
+        return load_keras_weights(path, epsilon)
     readers = {".safetensors": load_file, ".onnx": _onnx_tensors}
     if path.suffix not in readers:
         raise BundleError(f"{path}: give a .safetensors, a Keras .h5 or a bundle's fp32 .onnx file")

@@ -31,6 +31,7 @@ from cnnres_infer.errors import BundleError
 from training.network import CNNRes
 
 # Keras' name of each tensor, in the order in which Keras stores them, and PyTorch's.
+KERAS_EPSILON = 1e-3
 _CONVOLUTION = {"kernel": "weight", "bias": "bias"}
 _BATCH_NORM = {
     "gamma": "weight",
@@ -56,7 +57,7 @@ class _Stored:
     tensors: list[object]
 
 
-def load_keras_weights(path: Path, epsilon: float = 1e-3) -> CNNRes:
+def load_keras_weights(path: Path, epsilon: float = KERAS_EPSILON) -> CNNRes:
     """Read the weights of a functional Keras model of CNN-Res.
 
     Nothing in the file is executed: it is read as numbers and JSON. Shapes cannot tell

@@ -10,8 +10,7 @@ and FLAIR MRI of adults, to be looked at by a person who can read such images.
 
 **Not for**: diagnosis or treatment decisions, triage, or any use on patients that a regulator has
 not cleared. It is no medical device. Not for children, haemorrhage, tumours, chronic lesions,
-ADC maps, CT, or volumes without a brain in them. It was trained on few patients of few centres;
-small lesions and lesions of the brain stem and cerebellum are where it is weakest.
+ADC maps, CT, or volumes without a brain in them.
 """
 
 
@@ -29,10 +28,16 @@ def model_card(manifest: dict[str, Any]) -> str:
         "CNN-Res, a residual U-Net of 6.5 million parameters (Gheibi et al., BMC Med Inform Decis "
         "Mak 23:192, 2023), exported for inference.\n",
         f"## Use\n\n{_USE}",
+        *([f"{manifest['limits']}\n"] if "limits" in manifest else []),
+        *(
+            [f"Licence of the weights: {manifest['weights_licence']}.\n"]
+            if "weights_licence" in manifest
+            else []
+        ),
         "## Input and output\n",
         f"- {image['channels']} channel(s) of {image['size']} x {image['size']} pixels of "
         f"{image['spacing_mm']} mm; modalities: {', '.join(image['modalities'])}",
-        f"- {image.get('expects', '')}",
+        "- skull-stripped; other volumes are stripped first",
         f"- DWI and FLAIR are merged by rule `{fusion['rule']}`, DWI weight {fusion['dwi_weight']}",
         f"- mask at probability {mask['threshold']}, lesions of at least "
         f"{mask['smallest_lesion_ml']} ml\n",
@@ -60,7 +65,8 @@ def _export(export: dict[str, Any]) -> list[str]:
     lines = [
         "## Export\n",
         f"Largest difference of probabilities from PyTorch float32 on {export['reference_slices']} "
-        "reference slices of phantoms, in ONNX Runtime on a CPU:\n",
+        "reference slices of phantoms, in ONNX Runtime on a CPU (which computes float16 files in "
+        "float32, so that the figure for fp16 is that of its weights):\n",
         "| variant | difference |\n|---|---|",
     ]
     lines += [f"| {name} | {value:.2g} |" for name, value in export["largest_difference"].items()]

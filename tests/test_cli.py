@@ -102,6 +102,8 @@ def test_several_volumes_of_which_one_is_bad(
         (["a.nii", "--modality", "ct"], 2, "modality"),
         (["a.nii", "b.nii", "--flair", "f.nii"], 2, "one VOLUME"),
         (["a/x.nii", "b/x.nii", "-o", "out"], 2, "overwrite each other"),
+        (["a.nii", "a.nii.gz"], 2, "overwrite each other"),
+        (["a.nii", "-o", "/proc/nowhere"], 3, "cannot be written"),
         (["a.nii", "--bundle", "nowhere"], 3, "no bundle"),
     ],
 )

@@ -102,6 +102,7 @@ def test_where_there_is_no_flair_the_dwi_decides(make_bundle: BundleMaker) -> No
     with Predictor.load(make_bundle(fusion={"rule": "mean", "dwi_weight": 0.0})) as predictor:
         result = predictor.predict(dwi, flair=low)
     assert dice(result.mask.data[:, :, 10:] > 0, ball[:, :, 10:]) > 0.85
+    assert any("has no FLAIR" in warning for warning in result.warnings)
 
 
 def test_a_network_of_two_channels(make_bundle: BundleMaker) -> None:

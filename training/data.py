@@ -5,13 +5,13 @@ Every image comes through `cnnres_infer.slices`, as at inference.
 
 import csv
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnres_infer.brain import Brain, find_brain
+from cnnres_infer.brain import Brain, find_brain, stripped_brain
 from cnnres_infer.slices import SliceGeometry, SliceSpec, to_batches
 from cnnres_infer.volume import FloatArray, Grid, Volume, load_volume
 
@@ -118,9 +118,9 @@ def volume_paths(root: Path, case: str) -> tuple[Path, Path]:
 def volume_images(root: Path, case: str) -> Images:
     """All slices with brain of a DWI volume; masks are zero where it has none."""
     image, mask = volume_paths(root, case)
-    volume = load_volume(image)
+    volume = replace(load_volume(image), name=case)
     truth = load_volume(mask).data if mask.exists() else np.zeros_like(volume.data)
-    return _images(volume, truth, case)
+    return _images(volume, truth, find_brain(volume))
 
 
 def _index(root: Path) -> list[dict[str, str]]:
@@ -148,7 +148,7 @@ def _isles_slice(root: Path, case: str, channel: str) -> Images:
     with np.load(root / "isles22_slices" / f"{case}.npz") as archive:
         columns, rows = archive["spacing"]
         volume = _plane(archive[channel], (rows, -columns), case)
-        return _images(volume, archive["mask"][:, :, None], case)
+        return _images(volume, archive["mask"][:, :, None], stripped_brain(volume))
 
 
 def _isles_pair(root: Path, case: str) -> tuple[Images, Images]:
@@ -157,18 +157,19 @@ def _isles_pair(root: Path, case: str) -> tuple[Images, Images]:
         columns, rows = archive["spacing"]
         dwi, flair = (_plane(archive[name], (rows, -columns), case) for name in ("dwi", "flair"))
         truth = archive["mask"][:, :, None]
-    brain = find_brain(dwi)
-    return _images(dwi, truth, case, brain), _images(flair, truth, case, brain)
+    brain = stripped_brain(dwi)
+    return _images(dwi, truth, brain), _images(flair, truth, brain)
 
 
 def _soop(root: Path) -> Images:
     with np.load(root / "soop" / "flair_slices.npz") as archive:
         flair, masks, subjects = archive["flair"], archive["mask"], archive["subject"]
-    return _stack(
-        _images(_plane(image, (1.0, 1.0), str(subject)), mask[:, :, None], str(subject))
+    volumes = (
+        (_plane(image, (1.0, 1.0), str(subject)), mask[:, :, None])
         for image, mask, subject in zip(flair, masks, subjects, strict=True)
         if image.any()
     )
+    return _stack(_images(volume, mask, stripped_brain(volume)) for volume, mask in volumes)
 
 
 def _plane(image: NDArray[np.uint8], steps: tuple[float, float], name: str) -> Volume:
@@ -180,14 +181,11 @@ def _plane(image: NDArray[np.uint8], steps: tuple[float, float], name: str) -> V
     return Volume(image[:, :, None].astype(np.float32), grid, name)
 
 
-def _images(
-    volume: Volume, truth: NDArray[np.generic], patient: str, brain: Brain | None = None
-) -> Images:
-    inside = (brain or find_brain(volume)).mask
-    geometry = SliceGeometry.of(volume.grid, inside, SPEC)
-    (batch,) = to_batches((volume,), inside, geometry, SPEC, volume.data.shape[2] + 1)
+def _images(volume: Volume, truth: NDArray[np.floating | np.uint8], brain: Brain) -> Images:
+    geometry = SliceGeometry.of(volume.grid, brain.mask, SPEC)
+    (batch,) = to_batches((volume,), brain.mask, geometry, SPEC, volume.data.shape[2] + 1)
     lesion = (geometry.oriented(truth)[:, :, batch.z] > 0).astype(np.float32)
-    return Images(batch.images[:, 0], geometry.to_pixels(lesion), (patient,) * len(batch.z))
+    return Images(batch.images[:, 0], geometry.to_pixels(lesion), (volume.name,) * len(batch.z))
 
 
 def _mirrored(images: Images) -> Images:

@@ -51,6 +51,8 @@ def open_engine(
     BackendUnavailableError
         If it cannot be used here, or not with this precision.
     """
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads is {threads}; give 1 or more")
     threads = threads or usable_cores()
     if name != AUTO:
         return _open(bundle, name, precision, threads)

@@ -10,17 +10,20 @@ from cnnres_infer.bundle import REFERENCE, Bundle, ModelSpec
 from cnnres_infer.engines import open_engine
 from cnnres_infer.errors import BundleError, OutputExistsError, VerificationError
 from export import bundle_writer
-from export.__main__ import DESCRIPTION
 from export.bundle_writer import seal, write_bundle
 from export.checkpoint import load_checkpoint
 from export.reference import _spread
 from training.data import SPEC
 from training.network import CNNRes
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 @pytest.fixture(scope="module")
 def about() -> dict[str, dict[str, object]]:
-    content: dict[str, dict[str, object]] = json.loads(DESCRIPTION.read_text())
+    content: dict[str, dict[str, object]] = json.loads(
+        (ROOT / "export" / "cnnres-dwi-flair.json").read_text()
+    )
     content["input"]["channels"] = 1
     return content
 

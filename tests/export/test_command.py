@@ -18,7 +18,7 @@ def export(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_bundle_from_a_bundles_weights(default_bundle: Path, tmp_path: Path) -> None:
-    description = json.loads((ROOT / "export" / "description.json").read_text())
+    description = json.loads((ROOT / "export" / "cnnres-dwi-flair.json").read_text())
     description["name"] = "mine"
     (tmp_path / "mine.json").write_text(json.dumps(description))
     checkpoint = default_bundle / "model.fp32.onnx"
@@ -32,9 +32,30 @@ def test_a_bundle_from_a_bundles_weights(default_bundle: Path, tmp_path: Path) -
     expected = load_reference(Bundle.open(default_bundle))
     assert np.array_equal(images, expected[0])
     assert np.abs(probabilities - expected[1]).max() <= 1e-5
+    card = (tmp_path / "mine" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "ISLES" in card
     again = export(checkpoint, *options)
     assert again.returncode == 3
     assert "--overwrite" in again.stderr
+
+
+def test_an_own_model_is_not_published_as_ours(default_bundle: Path, tmp_path: Path) -> None:
+    done = export(default_bundle / "model.fp32.onnx", "--out", tmp_path / "mine")
+    assert done.returncode == 0, done.stderr
+    assert Bundle.open(tmp_path / "mine").spec.name == "model.fp32"
+    card = (tmp_path / "mine" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "ISLES" not in card
+    assert "few patients" not in card
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"input": 3}', '{"input": {}}'])
+def test_a_bad_description_is_refused(default_bundle: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "d.json").write_text(text)
+    checkpoint = default_bundle / "model.fp32.onnx"
+    options = ("--out", tmp_path / "mine", "--description", tmp_path / "d.json")
+    done = export(checkpoint, *options)
+    assert done.returncode in (2, 3)
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("checkpoint", ["none.safetensors", "weights.pt", "none.h5"])
