@@ -3,6 +3,7 @@
 import os
 import platform
 import sys
+from contextlib import AbstractContextManager
 from importlib import metadata
 from pathlib import Path
 
@@ -61,6 +62,20 @@ def peak_memory_mb() -> float | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak if sys.platform == "darwin" else peak * 1024) / 1e6
+
+
+def single_blas_thread() -> AbstractContextManager[object]:
+    """Keep numpy's matrix products on one thread for a while.
+
+    Those of resampling are small; BLAS's other threads would wait for more by
+    spinning, and take the cores from the engine.
+    """
+    from threadpoolctl import ThreadpoolController
+
+    limited: AbstractContextManager[object] = (
+        ThreadpoolController().select(internal_api="openblas").limit(limits=1)
+    )
+    return limited
 
 
 def versions(*distributions: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from cnnres_infer.brain import Brain, find_brain, given_brain
 from cnnres_infer.bundle import MODALITIES, Bundle, ModelSpec
 from cnnres_infer.engines import AUTO, Engine, EngineInfo, open_engine
 from cnnres_infer.errors import UsageError, VolumeError
+from cnnres_infer.machine import single_blas_thread
 from cnnres_infer.mask import Lesion, Mask, binarize
 from cnnres_infer.regrid import regrid
 from cnnres_infer.slices import BoolArray, SliceBatch, SliceGeometry, from_batches, to_batches
@@ -195,6 +196,27 @@ class Predictor:
             volume = _as_volume(source, affine, modality)
             second = None if flair is None else _as_volume(flair, affine, "flair")
             given = None if brain_mask is None else _as_volume(brain_mask, affine, "brain mask")
+        with single_blas_thread():
+            return self._segment(modality, volume, second, given, clock)
+
+    def close(self) -> None:
+        """Let go of the engine."""
+        self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _segment(
+        self,
+        modality: str,
+        volume: Volume,
+        second: Volume | None,
+        given: Volume | None,
+        clock: Stopwatch,
+    ) -> Result:
         with clock("brain"):
             brain = find_brain(volume) if given is None else given_brain(given, volume)
             geometry = SliceGeometry.of(volume.grid, brain.mask, self.bundle.spec.slices)
@@ -219,16 +241,6 @@ class Predictor:
             self._provenance(inputs, brain),
             _warnings(volume, second, mask, geometry.share_outside(brain.mask), 1 - share_covered),
         )
-
-    def close(self) -> None:
-        """Let go of the engine."""
-        self.engine.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     def _merged(
         self,

@@ -59,6 +59,8 @@ class OrtEngine:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # Between runs the cores belong to the other stages.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             session = onnxruntime.InferenceSession(model, options, providers=[PROVIDER])
         except Exception as error:
