@@ -51,9 +51,8 @@ def print_tables(entry: dict[str, Any], console: "Console") -> None:
     bundle = entry["bundle"]
     image = bundle["input"]
     model = Table(title=f"{bundle['name']} {bundle['version']}", show_header=False)
+    console.print(f"bundle {bundle['folder']}\nsha256 {bundle['sha256']}", soft_wrap=True)
     for label, value in (
-        ("folder", bundle["folder"]),
-        ("sha256", bundle["sha256"]),
         ("modalities", ", ".join(image["modalities"])),
         ("input", f"{image['channels']} x {image['size']}², {image['spacing_mm']} mm"),
         ("fusion", f"{bundle['fusion']['rule']} (DWI {bundle['fusion']['dwi_weight']})"),

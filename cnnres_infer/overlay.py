@@ -47,11 +47,18 @@ def draw_overlay(volume: Volume, mask: Mask) -> "Image":
         picture.paste(Image.fromarray(tile), (column * _TILE, row * _TILE))
         index = volume.grid.shape[axes[2]] - 1 - z if flips[2] else z
         _label(ImageDraw.Draw(picture), column * _TILE, row * _TILE, f"slice {index}")
-    caption = f"{volume.name}: {mask.volume_ml:.1f} ml" if lesion.any() else f"{volume.name}: empty"
+    caption = f"{volume.name}: {_caption(mask, lesion, chosen)}"
     ImageDraw.Draw(picture).text(
         (6, rows * _TILE + 6), f"{caption} | research use only, no medical device", fill=_TEXT
     )
     return picture
+
+
+def _caption(mask: Mask, lesion: BoolArray, chosen: list[int]) -> str:
+    if not lesion.any():
+        return "no lesion found"
+    count = int(lesion.any(axis=(0, 1)).sum())
+    return f"{mask.volume_ml:.1f} ml, {len(chosen)} of {count} slices with lesion"
 
 
 def _choose(lesion: BoolArray) -> list[int]:

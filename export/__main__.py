@@ -31,7 +31,7 @@ def _options() -> None: ...
 
 @app.command()
 def bundle(
-    checkpoint: Annotated[Path, typer.Argument(help="Weights: .safetensors, or Keras .h5.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Weights: .safetensors, .h5 or fp32 .onnx.")],
     out: Annotated[Path, typer.Option(help="Folder of the bundle to write.")],
     description: Annotated[
         Path | None, typer.Option(help="JSON: name, input, fusion, mask, training data, limits.")

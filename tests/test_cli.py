@@ -63,6 +63,21 @@ def test_json_is_all_there_is_on_standard_output(volume: Path, bright_bundle: Pa
     assert stored["lesions"] == entry["lesions"]
 
 
+def test_flair_modality_and_brain_mask(volume: Path, bright_bundle: Path, tmp_path: Path) -> None:
+    image, ball = blob_volume()
+    brain = ((image.data > 0) & ~ball).astype(np.uint8)
+    save_volume(tmp_path / "brain.nii.gz", brain, image.grid)
+    common = ("--json", "--bundle", bright_bundle, "--overwrite", "-o", tmp_path / "out")
+    both = json.loads(run(volume, "--flair", volume, *common).stdout)
+    assert both["inputs"] == {"dwi": "sub 01_dwi", "flair": "sub 01_dwi"}
+    assert both["lesions"]["count"] == 1
+    alone = json.loads(run(volume, "--modality", "flair", *common).stdout)
+    assert alone["inputs"] == {"flair": "sub 01_dwi"}
+    masked = json.loads(run(volume, "--brain-mask", tmp_path / "brain.nii.gz", *common).stdout)
+    assert masked["brain"] == "given"
+    assert masked["lesions"]["count"] == 0
+
+
 def test_quiet_prints_nothing(volume: Path, bright_bundle: Path) -> None:
     done = run(volume, "-q", "--bundle", bright_bundle)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cnnres_infer.mask import Mask
-from cnnres_infer.overlay import _OUTLINE, draw_overlay
+from cnnres_infer.overlay import _OUTLINE, _caption, draw_overlay
 from cnnres_infer.volume import Grid
 from tests.conftest import ORIENTATIONS, blob_volume, oriented_affine
 
@@ -41,6 +41,9 @@ def test_many_slices_are_thinned_and_none_is_shown_without_lesion() -> None:
     volume, ball = blob_volume(shape, affine, centre_mm=(0.0, 0.0, 0.0), radius_mm=50)
     picture = draw_overlay(volume, Mask(ball.astype(np.uint8), volume.grid))
     assert picture.size == (5 * 224, 4 * 224 + 26)
+    assert _caption(Mask(ball.astype(np.uint8), volume.grid), ball, [0] * 20).endswith(
+        f"20 of {ball.any(axis=(0, 1)).sum()} slices with lesion"
+    )
     empty = draw_overlay(volume, Mask(np.zeros(shape, np.uint8), volume.grid))
     assert not outlined(np.asarray(empty)).any()
     assert empty.size == (5 * 224, 2 * 224 + 26)

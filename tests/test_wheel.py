@@ -1,3 +1,5 @@
+import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -37,16 +39,21 @@ def test_the_installed_wheel_segments(wheel: Path, tmp_path: Path) -> None:
     target = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index"]
     subprocess.run([*install, "--target", str(target), str(wheel)], check=True)
-    code = f"import sys; sys.path.insert(0, {str(target)!r}); import cnnres_infer.cli as cli; "
-    code += f"assert cli.__file__.startswith({str(target)!r}), cli.__file__; cli.run()"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code, "demo", "-o", str(tmp_path / "demo")],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
+    command = [str(target / "bin" / "cnnres-infer")]
+    environment = {**os.environ, "PYTHONPATH": str(target)}
+    for arguments in (["info", "--json"], ["demo", "-o", str(tmp_path / "demo")]):
+        done = subprocess.run(
+            [*command, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+            env=environment,
+        )
+        assert done.returncode == 0, done.stderr
+        assert arguments[0] != "info" or json.loads(done.stdout)["bundle"]["folder"].startswith(
+            str(target)
+        )
     assert (tmp_path / "demo" / "demo_lesion_mask.nii.gz").exists()
 
 

@@ -1,5 +1,6 @@
 """Accuracy of a bundle against expert masks, on patients that it never saw."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from cnnres_infer.slices import BoolArray
 from cnnres_infer.verify import dice
 from cnnres_infer.volume import FloatArray, load_volume
 from training.data import VALIDATION_VOLUMES, Images, load_validation_slices, volume_paths
+from training.steadiness import shaken, steadiness
 
-_NOISE_SHARE = 0.01
 _THRESHOLDS = (0.3, 0.4, 0.5, 0.6)
 _WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -30,6 +31,7 @@ def evaluate(predictor: Predictor, data: Path) -> dict[str, Any]:
     dwi, flair = load_validation_slices(data)
     answers = {name: _run(predictor.engine, x) for name, x in (("dwi", dwi), ("flair", flair))}
     answers["dwi and flair"] = spec.fusion.merge(answers["dwi"], answers["flair"])
+    again = _run(predictor.engine, replace(dwi, pixels=shaken(dwi.pixels)))
     truth = dwi.masks > 0.5
     engine = predictor.engine.describe()
     return {
@@ -42,7 +44,9 @@ def evaluate(predictor: Predictor, data: Path) -> dict[str, Any]:
             name: _slice_summary(answer >= spec.mask.threshold, truth)
             for name, answer in answers.items()
         },
-        "steadiness": steadiness(predictor.engine, dwi, spec.mask.threshold),
+        "steadiness": steadiness(
+            answers["dwi"] >= spec.mask.threshold, again >= spec.mask.threshold
+        ),
     }
 
 
@@ -84,19 +88,6 @@ def lesion_f1(predicted: BoolArray, truth: BoolArray) -> float:
     extra = int(model.max()) - len(set(np.unique(model[truth])) - {0})
     total = 2 * found + missed + extra
     return 2 * found / total if total else 1.0
-
-
-def steadiness(engine: Engine, images: Images, threshold: float, seed: int = 0) -> float:
-    """Mean Dice of masks with those of slightly noisy images, where either is not empty.
-
-    The noise has 1 % of the images' standard deviation and stays in the brain.
-    """
-    noise = np.random.default_rng(seed).normal(0, 1, images.pixels.shape).astype(np.float32)
-    shaken = images.pixels + _NOISE_SHARE * images.pixels.std() * noise * (images.pixels > 0)
-    noisy = Images(np.clip(shaken, 0, 1), images.masks, images.patients)
-    masks, again = (_run(engine, x) >= threshold for x in (images, noisy))
-    pairs = [(a, b) for a, b in zip(masks, again, strict=True) if a.any() or b.any()]
-    return float(np.mean([dice(a, b) for a, b in pairs])) if pairs else 1.0
 
 
 def compare_fusions(engine: Engine, data: Path) -> dict[str, dict[str, float]]:

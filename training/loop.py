@@ -13,9 +13,12 @@ from safetensors.torch import save_file
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from cnnres_infer.atomic import check_free
+from cnnres_infer.verify import dice
 from training import augment
 from training.data import Collections, Images
 from training.network import CNNRes
+from training.steadiness import shaken, steadiness
 
 _EMA_WARMUP = 10
 
@@ -64,7 +67,13 @@ def train(collections: Collections, volumes: dict[str, Images], recipe: Recipe, 
         Whole validation volumes by name.
     out
         Folder for ``step-NNNNN.safetensors`` and ``log.jsonl``.
+
+    Raises
+    ------
+    OutputExistsError
+        If there is the log of another run.
     """
+    check_free([out / "log.jsonl"], overwrite=False)
     torch.manual_seed(recipe.seed)
     generator = Generator().manual_seed(recipe.seed)
     network: CNNRes = CNNRes().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -108,36 +117,19 @@ def train(collections: Collections, volumes: dict[str, Images], recipe: Recipe, 
 
 
 def check(network: CNNRes, images: Images) -> dict[str, float]:
-    """Dice over all pixels, mean Dice of lesion slices, and of the network with itself under noise.
-
-    The last is the mean Dice, over slices where either is not empty, between
-    the masks of the images and of the images with noise of a standard
-    deviation of 1 % of theirs.
-    """
-    noise = np.random.default_rng(0).normal(0, 1, images.pixels.shape).astype(np.float32)
-    noisy = images.pixels + 0.01 * images.pixels.std() * noise * (images.pixels > 0)
+    """Dice over all pixels, mean Dice of the lesion slices, and steadiness under noise."""
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        clean, shaken = (
-            torch.cat(
-                [network.logits(part).float() for part in torch.from_numpy(x[:, None]).split(16)]
-            )
-            for x in (images.pixels, np.clip(noisy, 0, 1))
+        clean, again = (
+            torch.cat([network.logits(x).float() for x in torch.from_numpy(p[:, None]).split(16)])
+            for p in (images.pixels, shaken(images.pixels))
         )
-    predicted, again = clean[:, 0].numpy() > 0, shaken[:, 0].numpy() > 0
-    truth = images.masks > 0.5
-    lesion = truth.any(axis=(1, 2))
-    either = predicted.any(axis=(1, 2)) | again.any(axis=(1, 2))
+    predicted, truth = clean[:, 0].numpy() > 0, images.masks > 0.5
+    each = [dice(a, b) for a, b in zip(predicted, truth, strict=True) if b.any()]
     return {
-        "dice": round(float(_dice(predicted[None], truth[None])[0]), 4),
-        "slices": round(float(_dice(predicted, truth)[lesion].mean()), 4),
-        "steady": round(float(_dice(predicted, again)[either].mean()), 4) if either.any() else 1.0,
+        "dice": round(dice(predicted, truth), 4),
+        "slices": round(float(np.mean(each)), 4) if each else 1.0,
+        "steady": round(steadiness(predicted, again[:, 0].numpy() > 0), 4),
     }
-
-
-def _dice(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    axes = tuple(range(1, a.ndim))
-    total = a.sum(axis=axes) + b.sum(axis=axes)
-    return np.where(total > 0, 2 * (a & b).sum(axis=axes) / np.maximum(total, 1), 1.0)
 
 
 def _pools(collections: Collections) -> list[Pool]:

@@ -1,5 +1,6 @@
 """ONNX Runtime on the CPU."""
 
+import os
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -12,6 +13,14 @@ from cnnres_infer.volume import FloatArray
 PROVIDER = "CPUExecutionProvider"
 _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 _REMEDY = "pip install 'cnnres-infer[cpu]'"
+
+
+def _onnxruntime() -> Any:
+    """Import ONNX Runtime, which otherwise queues and sends telemetry (seen in 1.32)."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime
+
+    return onnxruntime
 
 
 class OrtEngine:
@@ -34,7 +43,7 @@ class OrtEngine:
         versions = machine.versions(*_DISTRIBUTIONS)
         installed = [name for name in _DISTRIBUTIONS if name in versions]
         try:
-            import onnxruntime
+            onnxruntime = _onnxruntime()
         except ImportError as error:
             reason = "not installed" if not installed else f"cannot be imported ({error})"
             return Probe(False, f"onnxruntime is {reason}", _REMEDY, versions)
@@ -53,8 +62,7 @@ class OrtEngine:
         probe = cls.probe()
         if not probe.usable:
             raise BackendUnavailableError(f"{probe.reason}; mend it with: {probe.remedy}")
-        import onnxruntime
-
+        onnxruntime = _onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

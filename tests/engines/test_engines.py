@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +78,24 @@ def test_another_provider_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     with pytest.raises(BackendUnavailableError, match="OtherProvider"):
         OrtEngine.open(bright_model(), "fp32", 1)
+
+
+def test_nothing_is_left_for_telemetry(bright_bundle: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from cnnres_infer import Predictor, Bundle\n"
+        "from tests.conftest import blob_volume\n"
+        "with Predictor.load(sys.argv[1]) as p: p.predict(blob_volume()[0])\n"
+        "time.sleep(2)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    subprocess.run(
+        [sys.executable, "-c", code, str(bright_bundle)],
+        check=True,
+        env=environment,
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    assert not list(tmp_path.rglob("*"))
 
 
 def test_both_packages_of_onnxruntime_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
