@@ -235,8 +235,7 @@ def _segment(predictor: "Predictor", path: Path, job: _Job) -> dict[str, Any]:
     result = predictor.predict(
         path, flair=job.flair, modality=job.modality, brain_mask=job.brain_mask
     )
-    saved = result.save(folder, overwrite=job.overwrite, **wanted)
-    return {**outputs.report(result), "outputs": [str(path) for path in saved.all()]}
+    return result.save(folder, overwrite=job.overwrite, **wanted).entry()
 
 
 def _check_job(volumes: list[Path], job: _Job) -> None:

@@ -1,8 +1,12 @@
 """Command lines that do their main job without naming it."""
 
+import sys
 from typing import Any
 
+import typer
 from typer.core import TyperGroup
+
+from cnnres_infer.errors import CnnresError
 
 _GROUP_OPTIONS = ("--help", "-h", "--version")
 
@@ -18,3 +22,12 @@ class DefaultCommandGroup(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self.commands)
+
+
+def run_tool(app: typer.Typer, name: str) -> None:
+    """Run a module's command line: an error of ours is one line and its exit status."""
+    try:
+        app(prog_name=f"python -m {name}")
+    except CnnresError as error:
+        typer.echo(f"{name}: {error}", err=True)
+        sys.exit(error.exit_status)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from cnnres_infer.atomic import check_free, write_all
-from cnnres_infer.outputs import plan, report
+from cnnres_infer.outputs import plan
 from cnnres_infer.phantom import make_phantom
 from cnnres_infer.predictor import Predictor
 from cnnres_infer.verify import dice
@@ -42,8 +42,7 @@ def run_demo(predictor: Predictor, folder: Path, *, overwrite: bool = False) -> 
     result = predictor.predict(volume)
     saved = result.save(folder, probabilities=True, overwrite=overwrite)
     return {
-        **report(result),
-        "outputs": [str(path) for path in saved.all()],
+        **saved.entry(),
         "demo": {
             "volume": str(volume),
             "truth": str(truth),

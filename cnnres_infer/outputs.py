@@ -35,6 +35,11 @@ class Saved:
         paths = (self.probabilities, self.overlay, self.report, self.mask)
         return tuple(path for path in paths if path is not None)
 
+    def entry(self) -> dict[str, Any]:
+        """The report as it was written, and where everything is."""
+        report: dict[str, Any] = json.loads(self.report.read_bytes())
+        return {**report, "outputs": [str(path) for path in self.all()]}
+
 
 def plan(folder: Path, name: str, *, probabilities: bool, overlay: bool) -> Saved:
     """Name the outputs of a volume."""

@@ -69,8 +69,6 @@ class SliceGeometry:
         Voxel axis of the image rows, of its columns, and of the slices.
     flips
         Whether each of these three runs against its voxel axis.
-    shape
-        The grid's extent in that order: rows, columns, slices.
     rows, columns
         float32 (size, extent): resampling from voxels to pixels.
     rows_back, columns_back
@@ -79,7 +77,6 @@ class SliceGeometry:
 
     axes: tuple[int, int, int]
     flips: tuple[bool, bool, bool]
-    shape: tuple[int, int, int]
     rows: FloatArray
     columns: FloatArray
     rows_back: FloatArray
@@ -121,16 +118,7 @@ class SliceGeometry:
             back = resampling(spec.size, extent, -start / step, 1 / step)
             pairs.append((forward, back))
         (rows, rows_back), (columns, columns_back) = pairs
-        shape = inside.shape
-        return cls(
-            axes,
-            flips,
-            (shape[0], shape[1], shape[2]),
-            rows,
-            columns,
-            rows_back,
-            columns_back,
-        )
+        return cls(axes, flips, rows, columns, rows_back, columns_back)
 
     def oriented(self, data: NDArray[T]) -> NDArray[T]:
         """View voxels (X, Y, Z) as (rows, columns, slices) of the images."""

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from cnnres_infer.bundle import REFERENCE, Bundle
-from cnnres_infer.engines import Engine
+from cnnres_infer.engines import Engine, run_all
 from cnnres_infer.errors import BundleError
 from cnnres_infer.slices import BoolArray
 from cnnres_infer.volume import FloatArray
@@ -181,6 +181,4 @@ def verify(engine: Engine, bundle: Bundle) -> Agreement:
         If the engine fails.
     """
     images, probabilities = load_reference(bundle)
-    parts = [images[i : i + engine.BATCH] for i in range(0, len(images), engine.BATCH)]
-    output = np.concatenate([engine.run(part) for part in parts])
-    return Agreement.of(output, probabilities, bundle.spec.mask.threshold)
+    return Agreement.of(run_all(engine, images), probabilities, bundle.spec.mask.threshold)

@@ -1,15 +1,14 @@
 """Command line of the export: ``python -m export CHECKPOINT --out BUNDLE``."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from cnnres_infer.bundle import ModelSpec
-from cnnres_infer.default_command import DefaultCommandGroup
-from cnnres_infer.errors import CnnresError, UsageError
+from cnnres_infer.default_command import DefaultCommandGroup, run_tool
+from cnnres_infer.errors import UsageError
 from export.bundle_writer import write_bundle
 from export.checkpoint import load_checkpoint
 from export.keras_weights import KERAS_EPSILON
@@ -62,14 +61,5 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def run() -> None:
-    """Run the command line."""
-    try:
-        app(prog_name="python -m export")
-    except CnnresError as error:
-        typer.echo(f"export: {error}", err=True)
-        sys.exit(error.exit_status)
-
-
 if __name__ == "__main__":
-    run()
+    run_tool(app, "export")

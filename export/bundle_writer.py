@@ -13,6 +13,8 @@ import numpy as np
 
 from cnnres_infer.atomic import check_free, write_all
 from cnnres_infer.bundle import FORMAT, MANIFEST, REFERENCE, ModelSpec
+from cnnres_infer.engines import run_all
+from cnnres_infer.engines.ort import OrtEngine
 from cnnres_infer.errors import VerificationError
 from cnnres_infer.volume import FloatArray
 from export.model_card import CARD, model_card
@@ -93,10 +95,8 @@ def seal(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def _computed(model: bytes, images: FloatArray) -> FloatArray:
-    from cnnres_infer.engines.ort import OrtEngine
-
     with OrtEngine.open(model, "fp32", threads=2) as engine:
-        return np.concatenate([engine.run(images[i : i + 8]) for i in range(0, len(images), 8)])
+        return run_all(engine, images)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Command line of the training: ``python -m training --data DATA --out RUN``."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cnnres_infer.bundle import Bundle
-from cnnres_infer.default_command import DefaultCommandGroup
-from cnnres_infer.errors import CnnresError
+from cnnres_infer.default_command import DefaultCommandGroup, run_tool
 from cnnres_infer.predictor import Predictor
 from export.bundle_writer import seal
 from training.data import VALIDATION_VOLUMES, load_collections, volume_images
@@ -70,14 +68,5 @@ def fusion_command(bundle: BundleArgument, data: DataOption) -> None:
     Console().print(table)
 
 
-def run() -> None:
-    """Run the command line."""
-    try:
-        app(prog_name="python -m training")
-    except CnnresError as error:
-        typer.echo(f"training: {error}", err=True)
-        sys.exit(error.exit_status)
-
-
 if __name__ == "__main__":
-    run()
+    run_tool(app, "training")

@@ -45,10 +45,6 @@ class Images:
     def __len__(self) -> int:
         return len(self.patients)
 
-    def subset(self, keep: list[int]) -> "Images":
-        """The images with the given indices."""
-        return Images(self.pixels[keep], self.masks[keep], tuple(self.patients[i] for i in keep))
-
 
 @dataclass(frozen=True)
 class Collections:

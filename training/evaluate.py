@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnres_infer.engines import Engine
+from cnnres_infer.engines import Engine, run_all
 from cnnres_infer.fusion import RULES, Fusion
 from cnnres_infer.predictor import Predictor
 from cnnres_infer.slices import BoolArray
@@ -109,11 +109,7 @@ def compare_fusions(engine: Engine, data: Path) -> dict[str, dict[str, float]]:
 
 
 def _run(engine: Engine, images: Images) -> FloatArray:
-    parts = [
-        engine.run(images.pixels[i : i + engine.BATCH, None])
-        for i in range(0, len(images), engine.BATCH)
-    ]
-    return np.concatenate(parts)[:, 0]
+    return run_all(engine, images.pixels[:, None])[:, 0]
 
 
 def _slice_summary(predicted: BoolArray, truth: BoolArray) -> dict[str, float]:

@@ -2,12 +2,15 @@
 
 from importlib import import_module
 
+import numpy as np
+
 from cnnres_infer.bundle import Bundle
 from cnnres_infer.engines.base import Engine, EngineInfo, Probe
 from cnnres_infer.errors import BackendUnavailableError, UsageError
 from cnnres_infer.machine import usable_cores
+from cnnres_infer.volume import FloatArray
 
-__all__ = ["AUTO", "BACKENDS", "Engine", "EngineInfo", "Probe", "backend", "open_engine"]
+__all__ = ["AUTO", "BACKENDS", "Engine", "EngineInfo", "Probe", "backend", "open_engine", "run_all"]
 
 AUTO = "auto"
 BACKENDS = {
@@ -63,6 +66,12 @@ def open_engine(
         except BackendUnavailableError as error:
             refusals.append(f"{candidate}: {error}")
     raise BackendUnavailableError("no backend can be used; " + "; ".join(refusals))
+
+
+def run_all(engine: Engine, images: FloatArray) -> FloatArray:
+    """Run images (N, C, H, W) in batches of the engine's liking; returns (N, 1, H, W)."""
+    first = range(0, len(images), engine.BATCH)
+    return np.concatenate([engine.run(images[i : i + engine.BATCH]) for i in first])
 
 
 def _open(bundle: Bundle, name: str, precision: str, threads: int) -> Engine:
