@@ -1,7 +1,8 @@
 """Random changes to training images: where they lie, what is in them, how bright they are.
 
 All work on batches (N, 1, H, W) of images in [0, 1] with tissue near 0.5, and
-draw from one `torch.Generator`, so that a seed gives the same images again.
+draw from one `torch.Generator`, so that a seed gives the same images again, on
+whose device they compute.
 """
 
 import math
@@ -17,7 +18,10 @@ _SATURATED = 0.985
 
 def uniform(generator: Generator, count: int, low: float, high: float) -> Tensor:
     """Draw (N, 1, 1, 1) values, one for each image."""
-    return torch.rand(count, 1, 1, 1, generator=generator) * (high - low) + low
+    return (
+        torch.rand(count, 1, 1, 1, generator=generator, device=generator.device) * (high - low)
+        + low
+    )
 
 
 def chance(generator: Generator, count: int, probability: float) -> Tensor:
@@ -27,7 +31,7 @@ def chance(generator: Generator, count: int, probability: float) -> Tensor:
 
 def smooth_field(generator: Generator, count: int, size: int, cells: int) -> Tensor:
     """Smooth noise (N, 1, size, size) of unit variance at its `cells` x `cells` nodes."""
-    nodes = torch.randn(count, 1, cells, cells, generator=generator)
+    nodes = torch.randn(count, 1, cells, cells, generator=generator, device=generator.device)
     return functional.interpolate(nodes, size=(size, size), mode="bicubic", align_corners=True)
 
 
@@ -38,7 +42,7 @@ def deform(images: Tensor, masks: Tensor, generator: Generator) -> tuple[Tensor,
     scale = uniform(generator, count, 0.87, 1.18).view(-1)
     stretch = uniform(generator, count, 0.94, 1.06).view(-1)
     flip = 1 - 2 * chance(generator, count, 0.5).view(-1)
-    shift = (torch.rand(count, 2, generator=generator) - 0.5) * 0.12
+    shift = (torch.rand(count, 2, generator=generator, device=generator.device) - 0.5) * 0.12
     cos, sin = torch.cos(angle), torch.sin(angle)
     rows = [
         torch.stack([scale * stretch * cos * flip, -scale * sin * flip, shift[:, 0]], dim=1),
@@ -57,7 +61,7 @@ def blobs(generator: Generator, count: int, size: int, radius: tuple[float, floa
     A circle whose radius (pixels, log-uniform) varies with the angle by four
     random harmonics.
     """
-    axis = torch.arange(size, dtype=torch.float32)
+    axis = torch.arange(size, dtype=torch.float32, device=generator.device)
     low, high = math.log(radius[0]), math.log(radius[1])
     radii = torch.exp(uniform(generator, count, low, high))
     row = axis.view(1, 1, -1, 1) - uniform(generator, count, 0.15, 0.85) * size
@@ -92,7 +96,7 @@ def paste_lesions(
         present = chance(generator, count, 1.0 if order == 0 else 0.5)
         blob = blobs(generator, count, size, (1.2, 11.0))
         lesion = torch.maximum(lesion, present * blob)
-    pick = torch.randint(len(shapes), (count,), generator=generator)
+    pick = torch.randint(len(shapes), (count,), generator=generator, device=generator.device)
     real = chance(generator, count, 0.3)
     lesion = torch.where(real > 0, functional.avg_pool2d(shapes[pick], 3, 1, 1), lesion)
     lesion = lesion * wanted * (images > _BRAIN)
@@ -142,7 +146,7 @@ def change_intensity(images: Tensor, generator: Generator) -> Tensor:
     coarse = functional.interpolate(images, scale_factor=0.62, mode="bilinear", antialias=True)
     coarse = functional.interpolate(coarse, size=(size, size), mode="bilinear")
     images = torch.where(chance(generator, count, 0.35) > 0, coarse, images)
-    noise = torch.randn(images.shape, generator=generator)
+    noise = torch.randn(images.shape, generator=generator, device=generator.device)
     soft = functional.avg_pool2d(noise, 3, 1, 1) * 3
     noise = torch.where(chance(generator, count, 0.5) > 0, soft, noise)
     images = images + noise * uniform(generator, count, 0.0, 0.03)
@@ -167,7 +171,8 @@ def mirror_healthy(image: Tensor, mask: Tensor) -> Tensor | None:
 def jitter(images: Tensor, generator: Generator) -> Tensor:
     """A copy that nobody could tell apart: a grey level's shift, gain and noise."""
     count = len(images)
-    noise = torch.randn(images.shape, generator=generator) * uniform(generator, count, 0.0, 0.012)
+    noise = torch.randn(images.shape, generator=generator, device=generator.device)
+    noise = noise * uniform(generator, count, 0.0, 0.012)
     moved = images * uniform(generator, count, 0.99, 1.01) + uniform(
         generator, count, -0.005, 0.005
     )

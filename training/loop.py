@@ -10,14 +10,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn import functional
 
 from cnnres_infer.atomic import check_free
+from cnnres_infer.slices import BoolArray
 from cnnres_infer.verify import dice
-from training import augment
+from cnnres_infer.volume import FloatArray
+from training.batches import Batches
 from training.data import Collections, Images
 from training.network import CNNRes
+from training.rounding import eight_bits
 from training.steadiness import shaken, steadiness
 
 _EMA_WARMUP = 10
@@ -33,9 +36,12 @@ class Recipe:
         Optimiser steps.
     consistent_from
         Share of the steps after which each image comes twice, the second time
-        jittered by what nobody could see, and both must get the same answer.
+        jittered by what nobody could see and computed in 8 bits, and both must
+        get the same answer.
     learning_rate
         Peak, reached after 3 % of the steps; falls to zero as half a cosine.
+    averaging
+        Share of the average of weights that stays in each step.
     """
 
     steps: int = 4200
@@ -48,17 +54,13 @@ class Recipe:
     check_every: int = 250
 
 
-@dataclass(frozen=True)
-class Pool:
-    """Images to draw from: how many in a batch, how many of them get lesions pasted in."""
-
-    images: Tensor
-    masks: Tensor
-    count: int
-    pasted: float
-
-
-def train(collections: Collections, volumes: dict[str, Images], recipe: Recipe, out: Path) -> None:
+def train(
+    collections: Collections,
+    volumes: dict[str, Images],
+    recipe: Recipe,
+    out: Path,
+    device: str = "cpu",
+) -> None:
     """Train and write a checkpoint of the averaged weights at each check.
 
     Parameters
@@ -67,6 +69,8 @@ def train(collections: Collections, volumes: dict[str, Images], recipe: Recipe, 
         Whole validation volumes by name.
     out
         Folder for ``step-NNNNN.safetensors`` and ``log.jsonl``.
+    device
+        What PyTorch computes on.
 
     Raises
     ------
@@ -75,37 +79,34 @@ def train(collections: Collections, volumes: dict[str, Images], recipe: Recipe, 
     """
     check_free([out / "log.jsonl"], overwrite=False)
     torch.manual_seed(recipe.seed)
-    generator = Generator().manual_seed(recipe.seed)
-    network: CNNRes = CNNRes().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    batches = Batches(collections, recipe.seed, torch.device(device))
+    network: CNNRes = CNNRes().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(network).eval()
-    optimiser = torch.optim.AdamW(network.parameters(), weight_decay=recipe.weight_decay)
-    pools = _pools(collections)
-    shapes = _lesion_shapes(collections.soop)
+    optimiser = torch.optim.AdamW(
+        network.parameters(), weight_decay=recipe.weight_decay, fused=True
+    )
     validation = {"slices": collections.validation[0], **volumes}
     out.mkdir(parents=True, exist_ok=True)
     losses, started = [], time.monotonic()
     for step in range(1, recipe.steps + 1):
         for group in optimiser.param_groups:
             group["lr"] = _learning_rate(recipe, step)
-        images, masks = _batch(pools, shapes, generator)
-        consistent = step > recipe.consistent_from * recipe.steps
-        if consistent:
-            keep = torch.randperm(len(images), generator=generator)[: len(images) * 2 // 3]
-            images, masks = images[keep], masks[keep]
-            images = torch.cat([images, augment.jitter(images, generator)])
-            masks = torch.cat([masks, masks])
-        loss = _loss(network, images, masks, recipe.consistency if consistent else 0.0)
+        if step > recipe.consistent_from * recipe.steps:
+            loss = _paired_loss(network, *batches.draw_pairs(), recipe.consistency)
+        else:
+            images, masks = batches.draw()
+            loss = _loss(_logits(network, images), masks)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimiser.step()
         _average(average, network, min(recipe.averaging, (step + 1) / (step + _EMA_WARMUP)))
-        losses.append(loss.item())
+        losses.append(loss.detach())
         if step % recipe.check_every == 0 or step == recipe.steps:
             record: dict[str, object] = {
                 "step": step,
                 "seconds": round(time.monotonic() - started),
-                "loss": round(float(np.mean(losses)), 4),
+                "loss": round(float(torch.stack(losses).mean()), 4),
                 **{name: check(average, images) for name, images in validation.items()},
             }
             losses.clear()
@@ -117,66 +118,48 @@ def train(collections: Collections, volumes: dict[str, Images], recipe: Recipe, 
 
 
 def check(network: CNNRes, images: Images) -> dict[str, float]:
-    """Dice over all pixels, mean Dice of the lesion slices, and steadiness under noise."""
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        clean, again = (
-            torch.cat([network.logits(x).float() for x in torch.from_numpy(p[:, None]).split(16)])
-            for p in (images.pixels, shaken(images.pixels))
-        )
-    predicted, truth = clean[:, 0].numpy() > 0, images.masks > 0.5
-    each = [dice(a, b) for a, b in zip(predicted, truth, strict=True) if b.any()]
+    """How well a network does.
+
+    Returns
+    -------
+    dict
+        ``dice`` over all pixels and ``slices``, the mean Dice of slices with
+        lesion, against the experts; ``steady``, mean Dice of the masks with
+        those under noise, and ``rounded``, with those computed in 8 bits.
+    """
+    clean, again = _masks(network, images.pixels), _masks(network, shaken(images.pixels))
+    with eight_bits(network):
+        rounded = _masks(network, images.pixels)
+    truth = images.masks > 0.5
+    each = [dice(a, b) for a, b in zip(clean, truth, strict=True) if b.any()]
     return {
-        "dice": round(dice(predicted, truth), 4),
+        "dice": round(dice(clean, truth), 4),
         "slices": round(float(np.mean(each)), 4) if each else 1.0,
-        "steady": round(steadiness(predicted, again[:, 0].numpy() > 0), 4),
+        "steady": round(steadiness(clean, again), 4),
+        "rounded": round(steadiness(clean, rounded), 4),
     }
 
 
-def _pools(collections: Collections) -> list[Pool]:
-    def pool(images: Images, count: int, pasted: float) -> Pool:
-        pixels, masks = torch.from_numpy(images.pixels), torch.from_numpy(images.masks)
-        return Pool(pixels[:, None], masks[:, None], count, pasted)
-
-    dwi = pool(collections.dwi, 8, 0.15)
-    pairs = zip(dwi.images[:, 0], dwi.masks[:, 0], strict=True)
-    halves = [half for pair in pairs if (half := augment.mirror_healthy(*pair)) is not None]
-    mirrored = torch.stack(halves)[:, None]
-    return [
-        dwi,
-        Pool(mirrored, torch.zeros_like(mirrored), 3, 0.4),
-        pool(collections.volume, 6, 0.4),
-        pool(collections.healthy, 3, 0.4),
-        pool(collections.flair, 2, 0.1),
-        pool(collections.soop, 2, 0.1),
-    ]
+def _masks(network: CNNRes, pixels: FloatArray) -> BoolArray:
+    images = torch.from_numpy(pixels[:, None]).to(next(network.parameters()).device)
+    with torch.no_grad():
+        logits = torch.cat([_logits(network, part) for part in images.split(16)])
+    masks: BoolArray = logits[:, 0].cpu().numpy() > 0
+    return masks
 
 
-def _lesion_shapes(images: Images, smallest: int = 20) -> Tensor:
-    masks = (images.masks > 0.5).astype(np.float32)
-    return torch.from_numpy(masks[masks.sum(axis=(1, 2)) > smallest])[:, None]
+def _logits(network: CNNRes, images: Tensor) -> Tensor:
+    with torch.autocast(images.device.type, torch.bfloat16):
+        logits = network.logits(images.to(memory_format=torch.channels_last))
+    return logits.float()
 
 
-def _batch(pools: list[Pool], shapes: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    picks = [torch.randint(len(p.images), (p.count,), generator=generator) for p in pools]
-    images = torch.cat([p.images[pick] for p, pick in zip(pools, picks, strict=True)])
-    masks = torch.cat([p.masks[pick] for p, pick in zip(pools, picks, strict=True)])
-    wanted = torch.cat([augment.chance(generator, p.count, p.pasted) for p in pools])
-    images, masks = augment.deform(images, masks, generator)
-    images = augment.unsaturate(images, generator)
-    images, masks = augment.paste_lesions(images, masks, shapes, wanted, generator)
-    images = augment.brighten_rims(images, generator)
-    return augment.change_intensity(images, generator), masks
-
-
-def _loss(network: CNNRes, images: Tensor, masks: Tensor, consistency: float) -> Tensor:
-    """Dice of the batch and of its images with lesion, cross-entropy, difference of the copies.
+def _loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Dice of the batch and of its images with lesion, and cross-entropy.
 
     Dice over the whole batch punishes what is found on healthy slices; the
     mean of the images' own keeps small lesions from drowning beside large ones.
     """
-    with torch.autocast("cpu", torch.bfloat16):
-        logits = network.logits(images.to(memory_format=torch.channels_last))
-    logits = logits.float()
     probabilities = torch.sigmoid(logits)
     overlap = (probabilities * masks).sum()
     dice = 1 - (2 * overlap + 1) / (probabilities.sum() + masks.sum() + 1)
@@ -184,14 +167,27 @@ def _loss(network: CNNRes, images: Tensor, masks: Tensor, consistency: float) ->
     each = (2 * (probabilities * masks).sum(dim=(1, 2, 3)) + 1) / (
         (probabilities + masks).sum(dim=(1, 2, 3)) + 1
     )
-    with_lesion = masks.sum(dim=(1, 2, 3)) > 1
-    image_dice = 1 - each[with_lesion].mean() if with_lesion.any() else torch.zeros(())
-    loss = dice + 0.5 * image_dice + 5 * entropy
-    if consistency:
-        first, second = probabilities.chunk(2)
-        spread = ((first - second) ** 2).sum() / (masks.sum() / 2 + 1)
-        loss = loss + consistency * spread
-    return loss
+    with_lesion = (masks.sum(dim=(1, 2, 3)) > 1).float()
+    image_dice = ((1 - each) * with_lesion).sum() / with_lesion.sum().clamp(min=1)
+    return dice + 0.5 * image_dice + 5 * entropy
+
+
+def _paired_loss(
+    network: CNNRes, images: Tensor, copies: Tensor, masks: Tensor, consistency: float
+) -> Tensor:
+    """Loss of images and of their copies computed in 8 bits, and the answers' difference."""
+    first = _logits(network, images)
+    with eight_bits(network):
+        second = _logits(network, copies)
+    supervised = _loss(torch.cat([first, second]), torch.cat([masks, masks]))
+    return supervised + consistency * _difference(torch.sigmoid(first), torch.sigmoid(second))
+
+
+def _difference(first: Tensor, second: Tensor) -> Tensor:
+    """One minus the soft Dice of each image's two answers: a spot counts as much as a territory."""
+    axes = (1, 2, 3)
+    overlap = 2 * (first * second).sum(axes) + 1
+    return (1 - overlap / ((first**2).sum(axes) + (second**2).sum(axes) + 1)).mean()
 
 
 def _learning_rate(recipe: Recipe, step: int) -> float:

@@ -35,7 +35,7 @@ def test_a_seed_gives_the_same_weights(collections: Collections, tmp_path: Path)
     assert all(torch.equal(first[key], second[key]) for key in first)
     log = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log] == [1, 2]
-    assert set(log[0]["volume"]) == {"dice", "slices", "steady"}
+    assert set(log[0]["volume"]) == {"dice", "slices", "steady", "rounded"}
     assert load_checkpoint(tmp_path / "a" / "step-00002.safetensors").in_channels == 1
 
 
@@ -59,4 +59,4 @@ def test_check_of_a_network_that_finds_nothing() -> None:
     with torch.no_grad():
         network.head.weight.zero_()
         network.head.bias = torch.nn.Parameter(torch.full((1,), -5.0))
-    assert check(network, images(2)) == {"dice": 0.0, "slices": 0.0, "steady": 1.0}
+    assert check(network, images(2)) == {"dice": 0.0, "slices": 0.0, "steady": 1.0, "rounded": 1.0}
