@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from cnnres_infer import cache
 from cnnres_infer.bundle import DEFAULT_BUNDLE, MANIFEST
 from cnnres_infer.volume import Grid, Volume
 
@@ -21,6 +22,14 @@ ORIENTATIONS = [
     for order in itertools.permutations(range(3))
     for signs in itertools.product((1, -1), repeat=3)
 ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the user's cache out of it; one for all tests, so that each check happens once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(cache.FOLDER, str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
