@@ -13,6 +13,7 @@ from typing import Any
 
 from cnnres_infer.brain import find_brain
 from cnnres_infer.bundle import Bundle
+from cnnres_infer.choice import Choice
 from cnnres_infer.engines import Engine
 from cnnres_infer.machine import usable_cores, versions
 from cnnres_infer.phantom import make_phantom
@@ -51,7 +52,7 @@ def measure(folder: Path | None, runs: int) -> dict[str, Any]:
         cores = usable_cores()
         with (
             Predictor.load(bundle.folder, "ort", "fp32") as ours,
-            Predictor(bundle, TorchEngine(network, cores)) as eager,
+            Predictor(bundle, Choice(TorchEngine(network, cores))) as eager,
         ):
             cases: dict[str, Callable[[], object]] = {
                 "network, ONNX Runtime fp32": _network(ours.engine, volume, bundle),
@@ -82,7 +83,7 @@ def run_torch_pipeline(path: Path, folder: Path | None, out: Path) -> None:
     """The same way from a file to its outputs, with PyTorch eager inside."""
     bundle = Bundle.open(folder)
     network = load_checkpoint(bundle.folder / bundle.variants["fp32"])
-    with Predictor(bundle, TorchEngine(network, usable_cores())) as predictor:
+    with Predictor(bundle, Choice(TorchEngine(network, usable_cores()))) as predictor:
         predictor.predict(path).save(out)
 
 

@@ -1,6 +1,7 @@
 """What the tests share: a tiny model with known answers, phantoms, the real data."""
 
 import hashlib
+import io
 import itertools
 import json
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from cnnres_infer import cache
-from cnnres_infer.bundle import DEFAULT_BUNDLE, MANIFEST
+from cnnres_infer.bundle import DEFAULT_BUNDLE, MANIFEST, REFERENCE
 from cnnres_infer.volume import Grid, Volume
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -69,6 +70,19 @@ def bright_model(channels: int = 1) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def bright_reference(channels: int = 1) -> bytes:
+    """Ten slices, eight of them with bright squares, and the network's answer to them."""
+    images = np.full((10, channels, 160, 160), 100, np.uint8)
+    for image, side in zip(images[2:], range(4, 36, 4), strict=True):
+        image[:, 20 : 20 + side, 30 : 30 + side] = 230
+    images[8, :, 100:110, 100:110] = 230
+    mean = images.mean(axis=1, keepdims=True) / 255
+    buffer = io.BytesIO()
+    probabilities = (1 / (1 + np.exp(-60 * (mean - 0.8)))).astype(np.float32)
+    np.savez_compressed(buffer, images=images, probabilities=probabilities)
+    return buffer.getvalue()
+
+
 BundleMaker = Callable[..., Path]
 
 
@@ -78,8 +92,9 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> BundleMaker:
 
     def make(channels: int = 1, **changes: object) -> Path:
         folder = tmp_path_factory.mktemp("bundle")
-        model = bright_model(channels)
-        (folder / "model.fp32.onnx").write_bytes(model)
+        files = {"model.fp32.onnx": bright_model(channels), REFERENCE: bright_reference(channels)}
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
         manifest = {
             "format": 1,
             "name": "bright",
@@ -94,7 +109,9 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> BundleMaker:
             "fusion": {"rule": "mean", "dwi_weight": 0.5},
             "mask": {"threshold": 0.5, "smallest_lesion_ml": 0.0},
             "variants": {"fp32": "model.fp32.onnx"},
-            "sha256": {"model.fp32.onnx": hashlib.sha256(model).hexdigest()},
+            "sha256": {
+                name: hashlib.sha256(content).hexdigest() for name, content in files.items()
+            },
             **changes,
         }
         (folder / MANIFEST).write_text(json.dumps(manifest))
