@@ -133,10 +133,10 @@ def record(agreement: Agreement, info: EngineInfo, bundle: Bundle) -> Verificati
 
 
 def last_verifications(bundle: Bundle) -> list[tuple[dict[str, Any], Verification]]:
-    """What was verified on this machine with a bundle: each engine, and its outcome."""
+    """What was verified on this machine with a bundle: engines and outcomes, the newest last."""
     here = _surroundings(bundle)
     try:
-        paths = sorted(cache_folder(_FOLDER).glob("*.json"))
+        paths = list(cache_folder(_FOLDER).glob("*.json"))
     except OSError:
         return []
     found = []
@@ -144,7 +144,7 @@ def last_verifications(bundle: Bundle) -> list[tuple[dict[str, Any], Verificatio
         conditions, verification = _read(path) or ({}, None)
         if verification is not None and all(conditions[name] == here[name] for name in here):
             found.append((conditions["engine"], verification))
-    return found
+    return sorted(found, key=lambda item: item[1].when)
 
 
 def representative_slices(masks: BoolArray) -> NDArray[np.int64]:

@@ -45,8 +45,8 @@ def default_bundle() -> Path:
     return DEFAULT_BUNDLE
 
 
-def bright_model(channels: int = 1) -> bytes:
-    """A network whose answer is known: lesion where the mean channel is above 0.8."""
+def bright_model(channels: int = 1, level: float = 0.8) -> bytes:
+    """A network whose answer is known: lesion where the mean channel is above the level."""
     nodes = [
         helper.make_node("ReduceMean", ["images", "axes"], ["mean"], keepdims=1),
         helper.make_node("Sub", ["mean", "level"], ["above"]),
@@ -60,7 +60,7 @@ def bright_model(channels: int = 1) -> bytes:
         [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", 1, 160, 160])],
         [
             helper.make_tensor("axes", TensorProto.INT64, [1], [1]),
-            helper.make_tensor("level", TensorProto.FLOAT, [], [0.8]),
+            helper.make_tensor("level", TensorProto.FLOAT, [], [level]),
             helper.make_tensor("slope", TensorProto.FLOAT, [], [60.0]),
         ],
     )
@@ -123,6 +123,19 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> BundleMaker:
 @pytest.fixture(scope="session")
 def bright_bundle(make_bundle: BundleMaker) -> Path:
     return make_bundle()
+
+
+@pytest.fixture(scope="session")
+def broken_int8_bundle(make_bundle: BundleMaker) -> Path:
+    """A bundle whose int8 variant, the preferred one, overlooks most lesions."""
+    folder = make_bundle()
+    model = bright_model(level=0.95)
+    (folder / "model.int8-cpu.onnx").write_bytes(model)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["variants"]["int8-cpu"] = "model.int8-cpu.onnx"
+    manifest["sha256"]["model.int8-cpu.onnx"] = hashlib.sha256(model).hexdigest()
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return folder
 
 
 def oriented_affine(
