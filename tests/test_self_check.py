@@ -158,7 +158,7 @@ def test_where_all_failed_the_few_no_longer_acquit(shipped: Bundle, replay: Repl
     masks = replay.answers >= shipped.spec.mask.threshold
     unseen = set(np.flatnonzero(masks.any(axis=(1, 2, 3)))) - set(representative_slices(masks))
     for index in unseen:
-        replay.spoil(index, 5)
+        replay.spoil(int(index), 5)
     assert self_check(replay, shipped).slices < 10
     outcome = record(verify(replay, shipped), replay.describe(), shipped)
     assert not outcome.passed
