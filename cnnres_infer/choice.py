@@ -111,8 +111,8 @@ def choose(
                     raise
                 passed_over.append(PassedOver(each, wanted, str(error), expected))
                 errors.append(error)
-            if not expected:
-                break
+                if not expected:
+                    break
     if name != AUTO and len(errors) == 1:
         raise errors[0]
     disagrees = any(isinstance(error, VerificationError) for error in errors)
