@@ -141,8 +141,10 @@ def last_verifications(bundle: Bundle) -> list[tuple[dict[str, Any], Verificatio
         return []
     found = []
     for path in paths:
-        conditions, verification = _read(path) or ({}, None)
-        if verification is not None and all(conditions[name] == here[name] for name in here):
+        if (content := _read(path)) is None:
+            continue
+        conditions, verification = content
+        if all(conditions[name] == here[name] for name in here):
             found.append((conditions["engine"], verification))
     return sorted(found, key=lambda item: item[1].when)
 
@@ -183,7 +185,7 @@ def _surroundings(bundle: Bundle) -> dict[str, Any]:
 
 
 def _conditions(info: EngineInfo, bundle: Bundle) -> dict[str, Any]:
-    """All that the outcome depends on, as JSON gives it back."""
+    """All that the outcome depends on."""
     engine = {name: value for name, value in asdict(info).items() if name != "threads"}
     return {**_surroundings(bundle), "engine": engine}
 
@@ -199,10 +201,10 @@ def _path(conditions: dict[str, Any]) -> Path:
 def _recall(conditions: dict[str, Any]) -> Verification | None:
     """The last verification under the same conditions, if one is there and whole."""
     try:
-        found, verification = _read(_path(conditions)) or ({}, None)
+        found = _read(_path(conditions))
     except OSError:
         return None
-    return verification if found == conditions else None
+    return found[1] if found and found[1].key == _key(conditions) else None
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Verification] | None:

@@ -281,3 +281,15 @@ def test_figures_are_numbers() -> None:
     sound = Verification("now", True, 1, 1.0, 1.0, 1.0, 0.0, "key")
     with pytest.raises(TypeError, match="numbers"):
         Verification(**{**asdict(sound), "dice_mean": None})
+
+
+def test_a_record_under_another_name_is_none(
+    engine: Engine, bundle: Bundle, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    self_check(engine, bundle)
+    former = stored(cache)
+    monkeypatch.setattr(module, "__version__", "another")
+    self_check(engine, bundle)
+    (later,) = set(former.parent.iterdir()) - {former}
+    former.replace(later)
+    assert not self_check(engine, bundle).cached
