@@ -5,11 +5,20 @@ import platform
 import sys
 from contextlib import AbstractContextManager
 from importlib import metadata
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 _CGROUP = Path("/proc/self/cgroup")
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 _STATUS = Path("/proc/self/status")
+_CPUINFO = Path("/proc/cpuinfo")
+_NVIDIA = Path("/proc/driver/nvidia")
+# What tells kinds of processors apart, for x86 and ARM; the rest changes by the moment.
+_CPU_FIELDS = {
+    "vendor_id", "cpu family", "model", "model name", "stepping", "flags",
+    "CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features",
+}  # fmt: skip
 
 
 def usable_cores() -> int:
@@ -47,6 +56,47 @@ def _quota(path: Path) -> float | None:
     except (OSError, ValueError, ZeroDivisionError):
         return None
     return share if share > 0 else None
+
+
+def hardware() -> dict[str, Any]:
+    """What the results of a computation may depend on: system, processor, GPUs.
+
+    Processor and GPUs are told by Linux only; Windows tells a little of the
+    processor. It is quick: it is asked for at every start.
+    """
+    return {
+        "system": sys.platform,
+        "architecture": platform.machine(),
+        "cpu": _cpu() or {"identifier": os.environ.get("PROCESSOR_IDENTIFIER", "")},
+        "gpus": _gpus(),
+    }
+
+
+def _cpu() -> dict[str, str]:
+    """Model and features of the first core."""
+    fields = {}
+    try:
+        with _CPUINFO.open() as lines:
+            # The cores are apart by blank lines, and there may be hundreds.
+            for line in takewhile(str.strip, lines):
+                name, _, value = line.partition(":")
+                if name.strip() in _CPU_FIELDS:
+                    fields[name.strip()] = value.strip()
+    except OSError:
+        return {}
+    return fields
+
+
+def _gpus() -> list[str]:
+    """Models of NVIDIA's GPUs and the version of their driver."""
+    found = []
+    for path in (*sorted(_NVIDIA.glob("gpus/*/information")), _NVIDIA / "version"):
+        try:
+            line = path.read_text().partition("\n")[0]
+        except OSError:
+            continue
+        found.append(" ".join(line.partition(":")[2].split()))
+    return found
 
 
 def peak_memory_mb() -> float | None:
