@@ -10,6 +10,7 @@ from pathlib import Path
 _CGROUP = Path("/proc/self/cgroup")
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 _STATUS = Path("/proc/self/status")
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 def usable_cores() -> int:
@@ -47,6 +48,20 @@ def _quota(path: Path) -> float | None:
     except (OSError, ValueError, ZeroDivisionError):
         return None
     return share if share > 0 else None
+
+
+def processor() -> str:
+    """The processor's own name, as far as the system tells it."""
+    if _CPUINFO.exists():
+        for line in _CPUINFO.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def system() -> str:
+    """Operating system and architecture; not the machine's name."""
+    return f"{platform.system()} {platform.release()} {platform.machine()}"
 
 
 def peak_memory_mb() -> float | None:
