@@ -25,11 +25,13 @@ def end_to_end(
     """Measure a 112 x 112 x 73 volume from file to outputs, cold and warm."""
     figures = measure(bundle, runs)
     console = Console()
-    table = Table("what", "seconds", "to PyTorch eager", "peak MB", title=figures["machine"])
+    columns = ("what", "seconds", "to PyTorch eager", "peak MB", "self-check")
+    table = Table(*columns, title=figures["machine"])
     for name, case in figures["cases"].items():
         eager = figures["cases"][name.split(",")[0] + ", PyTorch eager"]["seconds"]
         peak = f"{case['peak_mb']:.0f}" if "peak_mb" in case else ""
-        table.add_row(name, f"{case['seconds']:.3f}", f"{eager / case['seconds']:.2f} x", peak)
+        ratio = f"{eager / case['seconds']:.2f} x"
+        table.add_row(name, f"{case['seconds']:.3f}", ratio, peak, case.get("self_check", ""))
     console.print(table)
     network = figures["cases"]["network, ONNX Runtime fp32"]["seconds"]
     predict = figures["cases"]["predict, ONNX Runtime fp32"]["seconds"]

@@ -13,6 +13,7 @@ from typing import Any
 
 from cnnres_infer.brain import find_brain
 from cnnres_infer.bundle import Bundle
+from cnnres_infer.choice import Choice
 from cnnres_infer.engines import Engine
 from cnnres_infer.machine import processor, usable_cores, versions
 from cnnres_infer.phantom import make_phantom
@@ -52,7 +53,7 @@ def measure(folder: Path | None, runs: int) -> dict[str, Any]:
         cores = usable_cores()
         with (
             Predictor.load(bundle.folder, "ort", "fp32") as ours,
-            Predictor(bundle, TorchEngine(network, cores)) as eager,
+            Predictor(bundle, Choice(TorchEngine(network, cores))) as eager,
         ):
             cases: dict[str, Callable[[], object]] = {
                 "network, ONNX Runtime fp32": _network(ours.engine, volume, bundle),
@@ -83,7 +84,7 @@ def run_torch_pipeline(path: Path, folder: Path | None, out: Path) -> None:
     """The same way from a file to its outputs, with PyTorch eager inside."""
     bundle = Bundle.open(folder)
     network = load_checkpoint(bundle.folder / bundle.variants["fp32"])
-    with Predictor(bundle, TorchEngine(network, usable_cores())) as predictor:
+    with Predictor(bundle, Choice(TorchEngine(network, usable_cores()))) as predictor:
         predictor.predict(path).save(out)
 
 
@@ -96,15 +97,27 @@ def _network(engine: Engine, volume: Volume, bundle: Bundle) -> Callable[[], obj
     return lambda: [engine.run(images) for images in batches]
 
 
-def _cold(arguments: list[str], bundle: Bundle, runs: int) -> dict[str, float]:
-    """Median seconds and largest memory of a process of its own."""
-    seconds, memory = [], []
+def _cold(arguments: list[str], bundle: Bundle, runs: int) -> dict[str, Any]:
+    """Median seconds and largest memory of a process of its own, and how it was self-checked."""
+    seconds, memory, checks = [], [], set()
     for _ in range(runs):
         with tempfile.TemporaryDirectory() as out:
             command = [*arguments, "--bundle", str(bundle.folder), "--out", out]
             started = time.perf_counter()
             subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
             seconds.append(time.perf_counter() - started)
-            (report,) = Path(out).glob("*_report.json")
-            memory.append(json.loads(report.read_text())["peak_memory_mb"])
-    return {"seconds": statistics.median(seconds), "peak_mb": max(memory)}
+            (path,) = Path(out).glob("*_report.json")
+            report = json.loads(path.read_text())
+            memory.append(report["peak_memory_mb"])
+            checks.add(_self_check(report["verification"]))
+    return {
+        "seconds": statistics.median(seconds),
+        "peak_mb": max(memory),
+        "self_check": " or ".join(sorted(checks)),
+    }
+
+
+def _self_check(verification: dict[str, Any]) -> str:
+    if "skipped" in verification:
+        return "none"
+    return "cached" if verification["cached"] else "made in the run"

@@ -47,6 +47,13 @@ PrecisionOption = Annotated[str, typer.Option(help="Precision: auto, fp32, ...")
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="Threads; by default one for each usable core.")
 ]
+SelfCheckOption = Annotated[
+    bool, typer.Option(help="Verify an engine on this machine before its first use.")
+]
+StrictOption = Annotated[
+    bool,
+    typer.Option("--strict-backend", help="Refuse to pass over what should run here."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Print timings, and tracebacks of errors.")
@@ -110,6 +117,8 @@ def predict(
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
+    self_check: SelfCheckOption = True,
+    strict_backend: StrictOption = False,
     as_json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     verbose: VerboseOption = False,
@@ -124,7 +133,8 @@ def predict(
         from cnnres_infer.predictor import Predictor
 
         _check_job(volumes, job)
-        with Predictor.load(bundle, backend, precision, threads) as predictor:
+        checks = {"self_check": self_check, "strict_backend": strict_backend}
+        with Predictor.load(bundle, backend, precision, threads, **checks) as predictor:
             for volume in _progress(volumes, quiet or as_json):
                 status, entry = _attempt(partial(_segment, predictor, volume, job), verbose, volume)
                 first_failure = first_failure or status
@@ -150,6 +160,8 @@ def demo(
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
+    self_check: SelfCheckOption = True,
+    strict_backend: StrictOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -159,7 +171,8 @@ def demo(
         from cnnres_infer.demo import run_demo
         from cnnres_infer.predictor import Predictor
 
-        with Predictor.load(bundle, backend, precision, threads) as predictor:
+        checks = {"self_check": self_check, "strict_backend": strict_backend}
+        with Predictor.load(bundle, backend, precision, threads, **checks) as predictor:
             return run_demo(predictor, out, overwrite=overwrite)
 
     status, entry = _attempt(work, verbose)
@@ -203,16 +216,20 @@ def verify_command(
     def work() -> dict[str, Any]:
         from cnnres_infer.atomic import check_free, write_all
         from cnnres_infer.predictor import Predictor
+        from cnnres_infer.self_check import record
         from cnnres_infer.verify import compare
         from cnnres_infer.verify_report import describe, html_page
         from cnnres_infer.volume_reference import compare_volume, load_case
 
         check_free([html] if html else [], overwrite)
         case = load_case(volume, reference, flair, brain_mask)
-        with Predictor.load(bundle, backend, precision, threads) as predictor:
+        with Predictor.load(bundle, backend, precision, threads, self_check=False) as predictor:
             opened = (predictor.engine, predictor.bundle)
             comparison = compare_volume(*opened, *case) if case else compare(*opened)
-            entry = describe(comparison, predictor.engine.describe(), predictor.bundle)
+            engine = predictor.engine.describe()
+            entry = describe(comparison, engine, predictor.bundle)
+            if case is None:
+                record(comparison.agreement, engine, predictor.bundle)
         if html:
             write_all({html: html_page(entry, comparison).encode()}, overwrite)
         return entry

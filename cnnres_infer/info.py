@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from cnnres_infer import __version__
 from cnnres_infer.bundle import Bundle
-from cnnres_infer.engines import BACKENDS, backend
+from cnnres_infer.engines import BACKENDS, Probe, backend, precisions
 from cnnres_infer.machine import usable_cores
+from cnnres_infer.self_check import last_verifications
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 def describe(folder: Path | None) -> dict[str, Any]:
-    """Describe a bundle and probe every backend.
+    """Describe a bundle, probe every backend, and tell how each was last verified.
 
     Raises
     ------
@@ -22,7 +23,7 @@ def describe(folder: Path | None) -> dict[str, Any]:
         If the bundle cannot be opened.
     """
     bundle = Bundle.open(folder)
-    probes = {name: (backend(name), backend(name).probe()) for name in BACKENDS}
+    probes = {name: backend(name).probe() for name in BACKENDS}
     return {
         "version": __version__,
         "cores": usable_cores(),
@@ -37,10 +38,21 @@ def describe(folder: Path | None) -> dict[str, Any]:
         "backends": {
             name: {
                 **asdict(probe),
-                "precisions": [p for p, v in engine.VARIANTS.items() if v in bundle.variants],
+                "precisions": list(precisions(bundle, name)),
+                "verifications": _verifications(bundle, name, probe),
             }
-            for name, (engine, probe) in probes.items()
+            for name, probe in probes.items()
         },
+    }
+
+
+def _verifications(bundle: Bundle, name: str, probe: Probe) -> dict[str, Any]:
+    """The last verification of each precision, with the versions that are installed now."""
+    return {
+        engine["precision"]: asdict(verification)
+        for engine, verification in last_verifications(bundle)
+        if engine["backend"] == name
+        and all(engine["versions"].get(k, v) == v for k, v in probe.versions.items())
     }
 
 
@@ -61,13 +73,24 @@ def print_tables(entry: dict[str, Any], console: "Console") -> None:
     ):
         model.add_row(label, value)
     console.print(model)
-    backends = Table("backend", "usable", "what", "precisions", "to mend it", title="backends")
+    backends = Table(
+        "backend", "usable", "what", "precisions", "verified", "to mend it", title="backends"
+    )
     for name, probe in entry["backends"].items():
         backends.add_row(
             name,
             "yes" if probe["usable"] else "no",
             probe["reason"],
             ", ".join(probe["precisions"]),
+            "\n".join(_outcome(*item) for item in probe["verifications"].items()),
             probe["remedy"],
         )
     console.print(backends)
+
+
+def _outcome(precision: str, verification: dict[str, Any]) -> str:
+    outcome = "passed" if verification["passed"] else "failed"
+    return (
+        f"{precision}: {outcome} on {verification['when'][:10]}, {verification['slices']} slices, "
+        f"mean Dice {verification['dice_mean']:.4f}"
+    )

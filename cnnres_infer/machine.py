@@ -5,12 +5,20 @@ import platform
 import sys
 from contextlib import AbstractContextManager
 from importlib import metadata
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 _CGROUP = Path("/proc/self/cgroup")
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 _STATUS = Path("/proc/self/status")
 _CPUINFO = Path("/proc/cpuinfo")
+_NVIDIA = Path("/proc/driver/nvidia")
+# What tells kinds of processors apart, for x86 and ARM; the rest changes by the moment.
+_CPU_FIELDS = {
+    "vendor_id", "cpu family", "model", "model name", "stepping", "flags",
+    "CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features",
+}  # fmt: skip
 
 
 def usable_cores() -> int:
@@ -52,16 +60,53 @@ def _quota(path: Path) -> float | None:
 
 def processor() -> str:
     """The processor's own name, as far as the system tells it."""
-    if _CPUINFO.exists():
-        for line in _CPUINFO.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
+    return _cpu().get("model name") or platform.processor()
 
 
 def system() -> str:
     """Operating system and architecture; not the machine's name."""
     return f"{platform.system()} {platform.release()} {platform.machine()}"
+
+
+def hardware() -> dict[str, Any]:
+    """What the results of a computation may depend on: system, processor, GPUs.
+
+    Processor and GPUs are told by Linux only; Windows tells a little of the
+    processor. It is quick: it is asked for at every start.
+    """
+    return {
+        "system": sys.platform,
+        "architecture": platform.machine(),
+        "cpu": _cpu() or {"identifier": os.environ.get("PROCESSOR_IDENTIFIER", "")},
+        "gpus": _gpus(),
+    }
+
+
+def _cpu() -> dict[str, str]:
+    """Model and features of the first core."""
+    fields = {}
+    try:
+        with _CPUINFO.open() as lines:
+            # The cores are apart by blank lines, and there may be hundreds.
+            for line in takewhile(str.strip, lines):
+                name, _, value = line.partition(":")
+                if name.strip() in _CPU_FIELDS:
+                    fields[name.strip()] = value.strip()
+    except OSError:
+        return {}
+    return fields
+
+
+def _gpus() -> list[str]:
+    """Models of NVIDIA's GPUs and the version of their driver."""
+    found = []
+    for path in (*sorted(_NVIDIA.glob("gpus/*/information")), _NVIDIA / "version"):
+        try:
+            line = path.read_text().partition("\n")[0]
+        except OSError:
+            continue
+        found.append(" ".join(line.partition(":")[2].split()))
+    return found
 
 
 def peak_memory_mb() -> float | None:

@@ -123,6 +123,12 @@ def report(result: "Result") -> dict[str, Any]:
             "bundle_sha256": provenance.bundle_sha256,
         },
         "engine": asdict(provenance.engine),
+        "passed_over": [asdict(each) for each in provenance.passed_over],
+        "verification": (
+            asdict(provenance.verification)
+            if provenance.verification
+            else {"skipped": "the engine was not checked before this run"}
+        ),
         "brain": provenance.brain,
         "timings_s": {stage: round(spent, 4) for stage, spent in result.timings.items()},
         "peak_memory_mb": peak_memory_mb(),

@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from cnnres_infer.brain import Brain, find_brain, given_brain
 from cnnres_infer.bundle import MODALITIES, Bundle, ModelSpec
-from cnnres_infer.engines import AUTO, Engine, EngineInfo, open_engine
+from cnnres_infer.choice import Choice, PassedOver, choose
+from cnnres_infer.engines import AUTO, EngineInfo
 from cnnres_infer.errors import UsageError, VolumeError
 from cnnres_infer.machine import single_blas_thread
 from cnnres_infer.mask import Lesion, Mask, binarize
 from cnnres_infer.regrid import regrid
+from cnnres_infer.self_check import Verification
 from cnnres_infer.slices import BoolArray, SliceBatch, SliceGeometry, from_batches, to_batches
 from cnnres_infer.stopwatch import Stopwatch
 from cnnres_infer.volume import (
@@ -45,6 +47,10 @@ class Provenance:
         The model, and the hash of its bundle's ``model.json``.
     engine
         What computed.
+    verification
+        What shows that it computes what the network does; None if unchecked.
+    passed_over
+        What would have been preferred to it.
     inputs
         Name of the volume of each modality.
     brain
@@ -55,6 +61,8 @@ class Provenance:
     version: str
     bundle_sha256: str
     engine: EngineInfo
+    verification: Verification | None
+    passed_over: tuple[PassedOver, ...]
     inputs: dict[str, str]
     brain: str
 
@@ -117,9 +125,10 @@ class Predictor:
     ...     result.mask.volume_ml, result.save("out")
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+    def __init__(self, bundle: Bundle, choice: Choice) -> None:
         self.bundle = bundle
-        self.engine = engine
+        self.choice = choice
+        self.engine = choice.engine
 
     @classmethod
     def load(
@@ -128,6 +137,9 @@ class Predictor:
         backend: str = AUTO,
         precision: str = AUTO,
         threads: int | None = None,
+        *,
+        self_check: bool = True,
+        strict_backend: bool = False,
     ) -> Self:
         """Open a bundle with a backend.
 
@@ -139,6 +151,13 @@ class Predictor:
             ``"auto"``, or what to use and nothing else.
         threads
             Threads to compute with; by default one for each usable core.
+        self_check
+            Whether an engine that was not verified on this machine yet must
+            agree with the bundle's reference slices; see
+            `cnnres_infer.self_check`.
+        strict_backend
+            Whether ``"auto"`` refuses rather than passes over what should run
+            here and does not.
 
         Raises
         ------
@@ -146,9 +165,14 @@ class Predictor:
             If the bundle is incomplete or was altered.
         BackendUnavailableError
             If nothing can run it as asked.
+        VerificationError
+            If what could run it disagrees with the network.
         """
         opened = Bundle.open(bundle)
-        return cls(opened, open_engine(opened, backend, precision, threads))
+        choice = choose(
+            opened, backend, precision, threads, check=self_check, strict=strict_backend
+        )
+        return cls(opened, choice)
 
     def predict(
         self,
@@ -239,7 +263,10 @@ class Predictor:
             lesions,
             clock.seconds,
             self._provenance(inputs, brain),
-            _warnings(volume, second, mask, geometry.share_outside(brain.mask), 1 - share_covered),
+            self.choice.warnings
+            + _warnings(
+                volume, second, mask, geometry.share_outside(brain.mask), 1 - share_covered
+            ),
         )
 
     def _merged(
@@ -292,6 +319,8 @@ class Predictor:
             spec.version,
             self.bundle.digest,
             self.engine.describe(),
+            self.choice.verification,
+            self.choice.passed_over,
             inputs,
             brain.source,
         )

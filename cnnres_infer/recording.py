@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnres_infer.bundle import Bundle
+from cnnres_infer.choice import Choice
 from cnnres_infer.engines import Engine
 from cnnres_infer.mask import Mask
 from cnnres_infer.predictor import Predictor
@@ -108,7 +109,7 @@ class _Recorder(Predictor):
     """A predictor that keeps every batch with the engine's output for it."""
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
-        super().__init__(bundle, engine)
+        super().__init__(bundle, Choice(engine))
         self.seen: list[tuple[SliceBatch, FloatArray]] = []
 
     def _outputs(

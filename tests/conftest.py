@@ -1,9 +1,10 @@
 """What the tests share: a tiny model with known answers, phantoms, the real data."""
 
 import hashlib
+import io
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from cnnres_infer.bundle import DEFAULT_BUNDLE, MANIFEST
+from cnnres_infer import cache
+from cnnres_infer.bundle import DEFAULT_BUNDLE, MANIFEST, REFERENCE
 from cnnres_infer.volume import Grid, Volume
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -21,6 +23,14 @@ ORIENTATIONS = [
     for order in itertools.permutations(range(3))
     for signs in itertools.product((1, -1), repeat=3)
 ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the user's cache out of it; one for all tests, so that each check happens once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(cache.FOLDER, str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -35,8 +45,8 @@ def default_bundle() -> Path:
     return DEFAULT_BUNDLE
 
 
-def bright_model(channels: int = 1) -> bytes:
-    """A network whose answer is known: lesion where the mean channel is above 0.8."""
+def bright_model(channels: int = 1, level: float = 0.8) -> bytes:
+    """A network whose answer is known: lesion where the mean channel is above the level."""
     nodes = [
         helper.make_node("ReduceMean", ["images", "axes"], ["mean"], keepdims=1),
         helper.make_node("Sub", ["mean", "level"], ["above"]),
@@ -50,7 +60,7 @@ def bright_model(channels: int = 1) -> bytes:
         [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", 1, 160, 160])],
         [
             helper.make_tensor("axes", TensorProto.INT64, [1], [1]),
-            helper.make_tensor("level", TensorProto.FLOAT, [], [0.8]),
+            helper.make_tensor("level", TensorProto.FLOAT, [], [level]),
             helper.make_tensor("slope", TensorProto.FLOAT, [], [60.0]),
         ],
     )
@@ -58,6 +68,19 @@ def bright_model(channels: int = 1) -> bytes:
     model = helper.make_model(graph, opset_imports=opset, ir_version=10)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
+
+
+def bright_reference(channels: int = 1) -> bytes:
+    """Ten slices, eight of them with bright squares, and the network's answer to them."""
+    images = np.full((10, channels, 160, 160), 100, np.uint8)
+    for image, side in zip(images[2:], range(4, 36, 4), strict=True):
+        image[:, 20 : 20 + side, 30 : 30 + side] = 230
+    images[8, :, 100:110, 100:110] = 230
+    mean = images.mean(axis=1, keepdims=True) / 255
+    buffer = io.BytesIO()
+    probabilities = (1 / (1 + np.exp(-60 * (mean - 0.8)))).astype(np.float32)
+    np.savez_compressed(buffer, images=images, probabilities=probabilities)
+    return buffer.getvalue()
 
 
 BundleMaker = Callable[..., Path]
@@ -69,8 +92,9 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> BundleMaker:
 
     def make(channels: int = 1, **changes: object) -> Path:
         folder = tmp_path_factory.mktemp("bundle")
-        model = bright_model(channels)
-        (folder / "model.fp32.onnx").write_bytes(model)
+        files = {"model.fp32.onnx": bright_model(channels), REFERENCE: bright_reference(channels)}
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
         manifest = {
             "format": 1,
             "name": "bright",
@@ -85,7 +109,9 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> BundleMaker:
             "fusion": {"rule": "mean", "dwi_weight": 0.5},
             "mask": {"threshold": 0.5, "smallest_lesion_ml": 0.0},
             "variants": {"fp32": "model.fp32.onnx"},
-            "sha256": {"model.fp32.onnx": hashlib.sha256(model).hexdigest()},
+            "sha256": {
+                name: hashlib.sha256(content).hexdigest() for name, content in files.items()
+            },
             **changes,
         }
         (folder / MANIFEST).write_text(json.dumps(manifest))
@@ -97,6 +123,19 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> BundleMaker:
 @pytest.fixture(scope="session")
 def bright_bundle(make_bundle: BundleMaker) -> Path:
     return make_bundle()
+
+
+@pytest.fixture(scope="session")
+def broken_int8_bundle(make_bundle: BundleMaker) -> Path:
+    """A bundle whose int8 variant, the preferred one, overlooks most lesions."""
+    folder = make_bundle()
+    model = bright_model(level=0.95)
+    (folder / "model.int8-cpu.onnx").write_bytes(model)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["variants"]["int8-cpu"] = "model.int8-cpu.onnx"
+    manifest["sha256"]["model.int8-cpu.onnx"] = hashlib.sha256(model).hexdigest()
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return folder
 
 
 def oriented_affine(

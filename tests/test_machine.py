@@ -44,3 +44,26 @@ def test_peak_memory_is_not_that_of_the_parent() -> None:
 
 def test_versions_leave_out_the_absent() -> None:
     assert set(machine.versions("numpy", "no-such-package")) == {"python", "numpy"}
+
+
+def test_hardware_tells_machines_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    core = "processor\t: {}\nmodel name\t: Fast CPU\nflags\t\t: avx2 {}\ncpu MHz\t\t: {}\n\n"
+    (tmp_path / "cpuinfo").write_text(core.format(0, "amx", 2100) + core.format(1, "", 800))
+    gpu = tmp_path / "nvidia" / "gpus" / "0000:00:06.0"
+    gpu.mkdir(parents=True)
+    (gpu / "information").write_text("Model: \t\t NVIDIA H100 80GB HBM3\nIRQ:   \t\t 41\n")
+    (tmp_path / "nvidia" / "version").write_text("NVRM version: NVIDIA Module  580.1\nGCC 15\n")
+    monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(machine, "_NVIDIA", tmp_path / "nvidia")
+    found = machine.hardware()
+    assert found["system"] == sys.platform
+    assert found["cpu"] == {"model name": "Fast CPU", "flags": "avx2 amx"}
+    assert found["gpus"] == ["NVIDIA H100 80GB HBM3", "NVIDIA Module 580.1"]
+
+
+def test_hardware_without_linux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "absent")
+    monkeypatch.setattr(machine, "_NVIDIA", tmp_path / "absent")
+    monkeypatch.setenv("PROCESSOR_IDENTIFIER", "Intel64 Family 6")
+    assert machine.hardware()["cpu"] == {"identifier": "Intel64 Family 6"}
+    assert machine.hardware()["gpus"] == []

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import arrays
 
-from cnnres_infer.bundle import Bundle
+from cnnres_infer.bundle import REFERENCE, Bundle
 from cnnres_infer.engines import open_engine
 from cnnres_infer.engines.ort import OrtEngine
 from cnnres_infer.errors import BundleError
@@ -122,8 +122,9 @@ def test_a_bundle_whose_model_is_another_fails(
     assert "do not use" in done.stderr
 
 
-def test_a_bundle_without_reference(bright_bundle: Path) -> None:
-    bundle = Bundle.open(bright_bundle)
+def test_a_bundle_without_reference(make_bundle: BundleMaker) -> None:
+    bundle = Bundle.open(make_bundle())
+    (bundle.folder / REFERENCE).unlink()
     engine = OrtEngine.open(bundle.model("fp32"), "fp32", 1)
     with pytest.raises(BundleError, match="reference"):
         verify(engine, bundle)

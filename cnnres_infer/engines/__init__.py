@@ -10,7 +10,17 @@ from cnnres_infer.errors import BackendUnavailableError, UsageError
 from cnnres_infer.machine import usable_cores
 from cnnres_infer.volume import FloatArray
 
-__all__ = ["AUTO", "BACKENDS", "Engine", "EngineInfo", "Probe", "backend", "open_engine", "run_all"]
+__all__ = [
+    "AUTO",
+    "BACKENDS",
+    "Engine",
+    "EngineInfo",
+    "Probe",
+    "backend",
+    "open_engine",
+    "precisions",
+    "run_all",
+]
 
 AUTO = "auto"
 BACKENDS = {
@@ -33,17 +43,19 @@ def backend(name: str) -> type[Engine]:
     return engine
 
 
-def open_engine(
-    bundle: Bundle, name: str = AUTO, precision: str = AUTO, threads: int | None = None
-) -> Engine:
-    """Open a backend with one of the bundle's variants.
+def precisions(bundle: Bundle, name: str) -> dict[str, str]:
+    """Precisions that a backend has with a bundle, the preferred first, and their variants."""
+    offered = backend(name).VARIANTS
+    return {precision: v for precision, v in offered.items() if v in bundle.variants}
 
-    ``"auto"`` takes the first usable backend of the table, and the first
-    precision that the backend prefers and the bundle has. What is named is
-    opened or refused, never replaced.
+
+def open_engine(bundle: Bundle, name: str, precision: str, threads: int | None = None) -> Engine:
+    """Open a backend with one of the bundle's variants, unchecked.
 
     Parameters
     ----------
+    name, precision
+        What to open and nothing else.
     threads
         Threads to compute with; by default one for each usable core.
 
@@ -56,32 +68,17 @@ def open_engine(
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}; give 1 or more")
-    threads = threads or usable_cores()
-    if name != AUTO:
-        return _open(bundle, name, precision, threads)
-    refusals = []
-    for candidate in BACKENDS:
-        try:
-            return _open(bundle, candidate, precision, threads)
-        except BackendUnavailableError as error:
-            refusals.append(f"{candidate}: {error}")
-    raise BackendUnavailableError("no backend can be used; " + "; ".join(refusals))
+    offered = precisions(bundle, name)
+    if precision not in offered:
+        raise BackendUnavailableError(
+            f"backend {name} with this bundle has no precision {precision!r}; "
+            f"it has {', '.join(offered) or 'none'}"
+        )
+    model = bundle.model(offered[precision])
+    return backend(name).open(model, precision, threads or usable_cores())
 
 
 def run_all(engine: Engine, images: FloatArray) -> FloatArray:
     """Run images (N, C, H, W) in batches of the engine's liking; returns (N, 1, H, W)."""
     first = range(0, len(images), engine.BATCH)
     return np.concatenate([engine.run(images[i : i + engine.BATCH]) for i in first])
-
-
-def _open(bundle: Bundle, name: str, precision: str, threads: int) -> Engine:
-    engine = backend(name)
-    offered = {p: v for p, v in engine.VARIANTS.items() if v in bundle.variants}
-    if precision == AUTO and offered:
-        precision = next(iter(offered))
-    if precision not in offered:
-        raise BackendUnavailableError(
-            f"backend {name} with this bundle has no precision {precision!r}; "
-            f"it has {', '.join(offered) or 'none'}"
-        )
-    return engine.open(bundle.model(offered[precision]), precision, threads)

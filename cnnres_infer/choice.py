@@ -1,0 +1,139 @@
+"""Which backend and precision run, and why not another."""
+
+from dataclasses import dataclass
+
+from cnnres_infer.bundle import Bundle
+from cnnres_infer.engines import AUTO, BACKENDS, Engine, backend, open_engine, precisions
+from cnnres_infer.errors import BackendUnavailableError, EngineError, VerificationError
+from cnnres_infer.self_check import Verification, self_check
+
+
+@dataclass(frozen=True)
+class PassedOver:
+    """What would have been preferred to the engine that runs.
+
+    Attributes
+    ----------
+    backend, precision
+        What was tried.
+    reason
+        Why not.
+    expected
+        Whether it should have run here: the backend is usable, and the bundle
+        has a variant for it.
+    """
+
+    backend: str
+    precision: str
+    reason: str
+    expected: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The engine that runs.
+
+    Attributes
+    ----------
+    engine
+        It, opened.
+    verification
+        What shows that it computes what the network does; None if unchecked.
+    passed_over
+        What comes before it in the order of preference, and was not taken.
+    """
+
+    engine: Engine
+    verification: Verification | None = None
+    passed_over: tuple[PassedOver, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader of its results should know."""
+        warnings = [
+            f"{each.backend} {each.precision} should run here but was passed over: {each.reason}"
+            for each in self.passed_over
+            if each.expected
+        ]
+        if self.verification is not None and self.verification.unsaved:
+            warnings.append(
+                "the engine's self-check could not be kept, so that each run repeats it: "
+                + self.verification.unsaved
+            )
+        return tuple(warnings)
+
+
+def choose(
+    bundle: Bundle,
+    name: str = AUTO,
+    precision: str = AUTO,
+    threads: int | None = None,
+    *,
+    check: bool = True,
+    strict: bool = False,
+) -> Choice:
+    """Open the first engine that works, in the order of the backends' table.
+
+    Within a backend, the order is that of the precisions that it prefers.
+
+    Parameters
+    ----------
+    name, precision
+        ``"auto"``, or what to open or refuse.
+    threads
+        Threads to compute with; by default one for each usable core.
+    check
+        Whether an engine must pass its self-check to be taken.
+    strict
+        Whether to refuse rather than pass over what should run here.
+
+    Raises
+    ------
+    UsageError
+        If there is no such backend.
+    BundleError
+        If a file of the bundle cannot be trusted.
+    BackendUnavailableError
+        If nothing can run as asked.
+    VerificationError
+        If something could run, but disagrees with the network.
+    """
+    passed_over: list[PassedOver] = []
+    errors: list[Exception] = []
+    for each in BACKENDS if name == AUTO else (name,):
+        for wanted in _precisions(bundle, each, precision):
+            try:
+                engine, verification = _open(bundle, each, wanted, threads, check)
+                return Choice(engine, verification, tuple(passed_over))
+            except (EngineError, VerificationError) as error:
+                expected = wanted in precisions(bundle, each) and backend(each).probe().usable
+                if strict and expected:
+                    raise
+                passed_over.append(PassedOver(each, wanted, str(error), expected))
+                errors.append(error)
+                if not expected:
+                    break
+    if name != AUTO and len(errors) == 1:
+        raise errors[0]
+    disagrees = any(isinstance(error, VerificationError) for error in errors)
+    raise (VerificationError if disagrees else BackendUnavailableError)(
+        "no backend can be used; "
+        + "; ".join(f"{each.backend} {each.precision}: {each.reason}" for each in passed_over)
+    )
+
+
+def _precisions(bundle: Bundle, name: str, precision: str) -> tuple[str, ...]:
+    if precision != AUTO:
+        return (precision,)
+    return tuple(precisions(bundle, name)) or (AUTO,)
+
+
+def _open(
+    bundle: Bundle, name: str, precision: str, threads: int | None, check: bool
+) -> tuple[Engine, Verification | None]:
+    engine = open_engine(bundle, name, precision, threads)
+    try:
+        return engine, self_check(engine, bundle) if check else None
+    except BaseException:
+        engine.close()
+        raise

@@ -1,0 +1,217 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from cnnres_infer import Predictor
+from cnnres_infer.bundle import Bundle
+from cnnres_infer.cache import FOLDER
+from cnnres_infer.choice import choose
+from cnnres_infer.engines import BACKENDS, EngineInfo, Probe
+from cnnres_infer.engines.ort import OrtEngine
+from cnnres_infer.errors import (
+    BackendUnavailableError,
+    EngineRunError,
+    UsageError,
+    VerificationError,
+)
+from cnnres_infer.volume import FloatArray, save_volume
+from tests.conftest import BundleMaker, blob_volume
+from tests.test_cli import run
+
+
+class Absent(OrtEngine):
+    """A backend that is not installed."""
+
+    @classmethod
+    def probe(cls) -> Probe:
+        return Probe(False, "absent is not installed", "pip install absent")
+
+    @classmethod
+    def open(cls, model: bytes, precision: str, threads: int) -> Self:
+        raise BackendUnavailableError("absent is not installed; mend it with: pip install absent")
+
+
+class Crashing(OrtEngine):
+    """A backend that opens and then fails."""
+
+    closed = 0
+
+    def describe(self) -> EngineInfo:
+        return replace(super().describe(), backend="crashing")
+
+    def run(self, images: FloatArray) -> FloatArray:
+        raise EngineRunError("out of memory")
+
+    def close(self) -> None:
+        type(self).closed += 1
+        super().close()
+
+
+@pytest.fixture
+def others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two backends that are preferred to ONNX Runtime."""
+    for name in list(BACKENDS):
+        monkeypatch.delitem(BACKENDS, name)
+    monkeypatch.setitem(BACKENDS, "absent", f"{__name__}:Absent")
+    monkeypatch.setitem(BACKENDS, "crashing", f"{__name__}:Crashing")
+    monkeypatch.setitem(BACKENDS, "ort", "cnnres_infer.engines.ort:OrtEngine")
+
+
+@pytest.fixture
+def bundle(bright_bundle: Path) -> Bundle:
+    return Bundle.open(bright_bundle)
+
+
+@pytest.mark.usefixtures("others")
+def test_auto_says_what_it_passed_over(bundle: Bundle) -> None:
+    before = Crashing.closed
+    choice = choose(bundle)
+    with choice.engine as engine:
+        assert engine.describe().backend == "ort"
+    assert Crashing.closed == before + 1
+    absent, crashing = choice.passed_over
+    assert (absent.backend, absent.precision, absent.expected) == ("absent", "fp32", False)
+    assert (crashing.backend, crashing.reason) == ("crashing", "out of memory")
+    assert crashing.expected
+    (warning,) = choice.warnings
+    assert "crashing fp32 should run here" in warning
+
+
+@pytest.mark.usefixtures("others")
+def test_strict_refuses_what_should_run_but_not_what_is_absent(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(EngineRunError, match="out of memory"):
+        choose(bundle, strict=True)
+    monkeypatch.delitem(BACKENDS, "crashing")
+    with choose(bundle, strict=True).engine as engine:
+        assert engine.describe().backend == "ort"
+
+
+@pytest.mark.usefixtures("others")
+def test_what_is_named_is_never_replaced(bundle: Bundle) -> None:
+    with pytest.raises(BackendUnavailableError, match="pip install absent"):
+        choose(bundle, "absent")
+    with pytest.raises(EngineRunError, match="out of memory"):
+        choose(bundle, "crashing", "fp32")
+    with pytest.raises(UsageError, match="choose from auto, absent"):
+        choose(bundle, "abacus")
+
+
+@pytest.mark.usefixtures("others")
+def test_unchecked_engines_are_taken_as_they_are(bundle: Bundle) -> None:
+    choice = choose(bundle, check=False)
+    assert isinstance(choice.engine, Crashing)
+    assert choice.verification is None
+
+
+def test_nothing_fits(make_bundle: BundleMaker) -> None:
+    bundle = Bundle.open(make_bundle(variants={"fp16": "model.fp32.onnx"}))
+    with pytest.raises(BackendUnavailableError, match="no backend can be used; ort"):
+        choose(bundle)
+
+
+def test_a_precision_that_fails_its_check_is_passed_over_aloud(broken_int8_bundle: Path) -> None:
+    with Predictor.load(broken_int8_bundle) as predictor:
+        result = predictor.predict(blob_volume()[0])
+    assert result.provenance.engine.precision == "fp32"
+    assert result.provenance.verification is not None
+    assert result.provenance.verification.passed
+    (passed,) = result.provenance.passed_over
+    assert (passed.backend, passed.precision, passed.expected) == ("ort", "int8", True)
+    assert any("int8 should run here but was passed over" in each for each in result.warnings)
+
+
+def test_named_and_strict_refuse_it(broken_int8_bundle: Path) -> None:
+    with pytest.raises(VerificationError, match="disagrees"):
+        Predictor.load(broken_int8_bundle, "ort", "int8")
+    with pytest.raises(VerificationError, match="disagrees"):
+        Predictor.load(broken_int8_bundle, strict_backend=True)
+    with Predictor.load(broken_int8_bundle, precision="fp32", strict_backend=True) as predictor:
+        assert predictor.choice.passed_over == ()
+
+
+def test_all_fail(broken_int8_bundle: Path, tmp_path: Path) -> None:
+    """The fp32 file is the broken one too: nothing may run."""
+    for path in broken_int8_bundle.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    manifest = json.loads((tmp_path / "model.json").read_text())
+    manifest["variants"]["fp32"] = manifest["variants"]["int8-cpu"]
+    (tmp_path / "model.json").write_text(json.dumps(manifest))
+    with pytest.raises(VerificationError, match=r"ort int8: .*; ort fp32: "):
+        Predictor.load(tmp_path)
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    image, _ = blob_volume()
+    save_volume(tmp_path / "dwi.nii.gz", image.data, image.grid)
+    return tmp_path / "dwi.nii.gz"
+
+
+def test_the_command_reports_what_it_passed_over(volume: Path, broken_int8_bundle: Path) -> None:
+    done = run(volume, "--bundle", broken_int8_bundle)
+    assert done.returncode == 0, done.stderr
+    assert "warning: ort int8 should run here but was passed over" in done.stdout
+    report = json.loads((volume.parent / "dwi_report.json").read_text())
+    assert report["engine"]["precision"] == "fp32"
+    assert [each["precision"] for each in report["passed_over"]] == ["int8"]
+    assert report["verification"]["dice_mean"] == 1.0
+    assert report["verification"]["slices"] >= 7
+
+
+@pytest.mark.parametrize("options", [["--strict-backend"], ["--precision", "int8"]])
+def test_the_command_refuses(volume: Path, broken_int8_bundle: Path, options: list[str]) -> None:
+    done = run(volume, "--bundle", broken_int8_bundle, *options)
+    assert done.returncode == 4
+    assert "disagrees with the network on this machine" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in volume.parent.iterdir()] == ["dwi.nii.gz"]
+
+
+def test_the_command_without_the_check(volume: Path, broken_int8_bundle: Path) -> None:
+    done = run(volume, "--bundle", broken_int8_bundle, "--no-self-check", "--json")
+    assert done.returncode == 0, done.stderr
+    entry = json.loads(done.stdout)
+    assert entry["engine"]["precision"] == "int8"
+    assert "not checked" in entry["verification"]["skipped"]
+    assert entry["passed_over"] == []
+
+
+def test_the_command_keeps_and_shows_the_verification(
+    volume: Path, bright_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FOLDER, str(tmp_path / "cache"))
+    options = ("--json", "--bundle", bright_bundle)
+
+    def verification() -> dict[str, object]:
+        entry = json.loads(run(volume, "--overwrite", *options).stdout)
+        found: dict[str, object] = entry["verification"]
+        return found
+
+    first, second = verification(), verification()
+    assert (first["cached"], second["cached"]) == (False, True)
+    assert second["key"] == first["key"]
+    assert run("verify", *options).returncode == 0
+    third = verification()
+    assert third["cached"]
+    assert third["slices"] == 10
+    shown = json.loads(run("info", *options).stdout)["backends"]["ort"]["verifications"]
+    assert shown["fp32"] == third
+    assert "fp32: passed" in run("info", "--bundle", bright_bundle).stdout
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(
+    volume: Path, bright_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(FOLDER, str(tmp_path / "file"))
+    done = run(volume, "--bundle", bright_bundle)
+    assert done.returncode == 0, done.stderr
+    assert "self-check could not be kept" in done.stdout
+    report = json.loads((volume.parent / "dwi_report.json").read_text())
+    assert report["verification"]["cached"] is False
+    assert any("could not be kept" in warning for warning in report["warnings"])
