@@ -50,7 +50,7 @@ def test_a_recording_is_what_predict_does(
     affine = oriented_affine(order, signs, (5.0, 5.0, 5.0), shape=shape)
     image, ball = blob_volume(shape, affine)
     bundle = Bundle.open(bright_bundle)
-    with open_engine(bundle) as engine:
+    with open_engine(bundle, "ort", "fp32") as engine:
         recording = record(bundle, engine, Study("dwi", image))
     assert recording.images.shape == (len(recording.names), 1, 160, 160)
     assert recording.output.shape == recording.images.shape
@@ -65,7 +65,7 @@ def test_a_recording_is_what_predict_does(
 def test_two_modalities_are_recorded_one_after_the_other(bright_bundle: Path) -> None:
     image, _ = blob_volume()
     bundle = Bundle.open(bright_bundle)
-    with open_engine(bundle) as engine:
+    with open_engine(bundle, "ort", "fp32") as engine:
         names = record(bundle, engine, Study("dwi", image, flair=image)).names
     half = len(names) // 2
     assert [n.split()[0] for n in names] == ["dwi"] * half + ["flair"] * half
@@ -75,7 +75,7 @@ def test_two_modalities_are_recorded_one_after_the_other(bright_bundle: Path) ->
 def test_two_channels_are_recorded_once(make_bundle: BundleMaker) -> None:
     image, _ = blob_volume()
     bundle = Bundle.open(make_bundle(channels=2))
-    with open_engine(bundle) as engine:
+    with open_engine(bundle, "ort", "fp32") as engine:
         recording = record(bundle, engine, Study("dwi", image, flair=image))
     assert recording.images.shape[1] == 2
     assert recording.names[0].startswith("dwi and flair slice ")
@@ -210,7 +210,10 @@ def test_other_slices_fail(volume: Path, reference: Path, bright_bundle: Path) -
     fewer = VolumeReference(
         stored.network, "dwi", stored.volumes, {}, stored.probabilities[1:], stored.mask
     )
-    with open_engine(bundle) as engine, pytest.raises(VerificationError, match="another brain"):
+    with (
+        open_engine(bundle, "ort", "fp32") as engine,
+        pytest.raises(VerificationError, match="another brain"),
+    ):
         compare_volume(engine, bundle, study, fewer)
 
 
