@@ -131,8 +131,8 @@ class VolumeReference:
         different = [part for part in here if here[part] != self.network.get(part)]
         if different:
             raise ReferenceFileError(
-                f"the reference was made with another model than {bundle.folder} (its "
-                f"{', '.join(different)} differ): give that one with --bundle, or {_AGAIN}"
+                f"the reference was made with another model than {bundle.folder} (what differs: "
+                f"{', '.join(different)}): give that one with --bundle, or {_AGAIN}"
             )
         if study.modality != self.modality:
             raise ReferenceFileError(

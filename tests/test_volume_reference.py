@@ -149,10 +149,10 @@ def test_another_model_is_refused(volume: Path, reference: Path, make_bundle: Bu
     threshold = make_bundle(mask={"threshold": 0.4, "smallest_lesion_ml": 0.0})
     done = run("verify", volume, "--reference", reference, "--bundle", threshold)
     assert done.returncode == 3
-    assert "its mask differ" in done.stderr
+    assert "what differs: mask)" in done.stderr
     weights = run("verify", volume, "--reference", reference)
     assert weights.returncode == 3
-    assert "its weights" in weights.stderr
+    assert "what differs: weights" in weights.stderr
 
 
 def test_a_new_variant_or_card_does_no_harm(
@@ -170,6 +170,18 @@ def test_other_modalities_are_refused(reference: Path, volume: Path, bright_bund
         stored.check(bundle, Study.load("dwi", volume, flair=volume))
     with pytest.raises(ReferenceFileError, match="brain mask"):
         stored.check(bundle, Study.load("dwi", volume, brain_mask=volume))
+
+
+def test_the_stored_modalities_are_taken(volume: Path, bright_bundle: Path, tmp_path: Path) -> None:
+    options = ("--bundle", bright_bundle, "--json")
+    flair = store(bright_bundle, Study.load("flair", volume), tmp_path / "flair.npz")
+    alone = run("verify", volume, "--reference", flair, *options)
+    assert alone.returncode == 0, alone.stderr
+    assert json.loads(alone.stdout)["agreement"]["slice_names"][0].startswith("flair slice")
+    pair = store(bright_bundle, Study.load("dwi", volume, volume), tmp_path / "pair.npz")
+    assert run("verify", volume, "--reference", pair, *options).returncode == 3
+    both = run("verify", volume, "--flair", volume, "--reference", pair, *options)
+    assert both.returncode == 0, both.stderr
 
 
 @pytest.mark.parametrize("extra", [["--flair", "x.nii"], ["--reference", "x.npz"], ["x.nii"]])
