@@ -15,12 +15,13 @@ from cnnres_infer.brain import find_brain
 from cnnres_infer.bundle import Bundle
 from cnnres_infer.choice import Choice
 from cnnres_infer.engines import Engine
-from cnnres_infer.machine import usable_cores, versions
+from cnnres_infer.machine import processor, usable_cores, versions
 from cnnres_infer.phantom import make_phantom
 from cnnres_infer.predictor import Predictor
 from cnnres_infer.slices import SliceGeometry, to_batches
 from cnnres_infer.volume import Volume, load_volume, save_volume
 from export.checkpoint import load_checkpoint
+from export.timing import interleaved
 from training.engine import TorchEngine
 
 SHAPE = (112, 112, 73)
@@ -60,7 +61,7 @@ def measure(folder: Path | None, runs: int) -> dict[str, Any]:
                 "predict, ONNX Runtime fp32": lambda: ours.predict(path),
                 "predict, PyTorch eager": lambda: eager.predict(path),
             }
-            seconds = _interleaved(cases, runs)
+            seconds = interleaved(cases, runs)
             stages = ours.predict(path).timings
         ours_cold = ["-m", "cnnres_infer.cli", "predict"]
         cold = {
@@ -70,7 +71,7 @@ def measure(folder: Path | None, runs: int) -> dict[str, Any]:
         processes = {name: _cold(arguments, bundle, runs) for name, arguments in cold.items()}
     warm = {name: {"seconds": statistics.median(each)} for name, each in seconds.items()}
     return {
-        "machine": f"{platform.machine()}, {cores} cores, {_processor()}",
+        "machine": f"{platform.machine()}, {cores} cores, {processor()}",
         "versions": versions("onnxruntime", "torch", "numpy"),
         "shape": SHAPE,
         "runs": runs,
@@ -94,18 +95,6 @@ def _network(engine: Engine, volume: Volume, bundle: Bundle) -> Callable[[], obj
     geometry = SliceGeometry.of(volume.grid, brain, spec)
     batches = [b.images for b in to_batches((volume,), brain, geometry, spec, engine.BATCH)]
     return lambda: [engine.run(images) for images in batches]
-
-
-def _interleaved(cases: dict[str, Callable[[], object]], runs: int) -> dict[str, list[float]]:
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
-    for case in cases.values():
-        case()
-    for _ in range(runs):
-        for name, case in cases.items():
-            started = time.perf_counter()
-            case()
-            seconds[name].append(time.perf_counter() - started)
-    return seconds
 
 
 def _cold(arguments: list[str], bundle: Bundle, runs: int) -> dict[str, Any]:
@@ -132,12 +121,3 @@ def _self_check(verification: dict[str, Any]) -> str:
     if "skipped" in verification:
         return "none"
     return "cached" if verification["cached"] else "made in the run"
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()

@@ -4,7 +4,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -187,6 +187,23 @@ def demo(
 
 @app.command("verify")
 def verify_command(
+    volume: Annotated[
+        Path | None, typer.Argument(help="NIfTI file to compare on, with --reference.")
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="PyTorch's outputs for VOLUME: python -m export reference made them."),
+    ] = None,
+    flair: Annotated[
+        Path | None, typer.Option(help="FLAIR, if the reference was made with one.")
+    ] = None,
+    brain_mask: Annotated[
+        Path | None, typer.Option(help="Brain mask, if the reference was made with one.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with figures and pictures here.")
+    ] = None,
+    overwrite: OverwriteOption = False,
     bundle: BundleOption = None,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
@@ -194,30 +211,36 @@ def verify_command(
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Compare an engine on this machine with PyTorch's outputs for the reference slices."""
+    """Compare an engine here with PyTorch's stored outputs, for reference slices or a VOLUME."""
 
     def work() -> dict[str, Any]:
+        from cnnres_infer.atomic import check_free, write_all
         from cnnres_infer.predictor import Predictor
         from cnnres_infer.self_check import record
-        from cnnres_infer.verify import GATES, verify
+        from cnnres_infer.verify import compare
+        from cnnres_infer.verify_report import describe, html_page
+        from cnnres_infer.volume_reference import compare_volume, load_case
 
+        check_free([html] if html else [], overwrite)
+        case = load_case(volume, reference, flair, brain_mask)
         with Predictor.load(bundle, backend, precision, threads, self_check=False) as predictor:
-            agreement = verify(predictor.engine, predictor.bundle)
+            opened = (predictor.engine, predictor.bundle)
+            comparison = compare_volume(*opened, *case) if case else compare(*opened)
             engine = predictor.engine.describe()
-            record(agreement, engine, predictor.bundle)
-            gate = GATES[engine.precision]
-        return {
-            "status": "passed" if agreement.passes(gate) else "failed",
-            "engine": asdict(engine),
-            "gate": asdict(gate),
-            "agreement": agreement.to_json(),
-        }
+            entry = describe(comparison, engine, predictor.bundle)
+            if case is None:
+                record(comparison.agreement, engine, predictor.bundle)
+        if html:
+            write_all({html: html_page(entry, comparison).encode()}, overwrite)
+        return entry
 
     status, entry = _attempt(work, verbose)
     if as_json:
         typer.echo(json.dumps(entry, indent=2))
     elif status == 0:
-        _print_agreement(entry)
+        from cnnres_infer.verify_report import print_table
+
+        print_table(entry, _out)
     if status == 0 and entry["status"] != "passed":
         _err.print("cnnres-infer: the engine disagrees with the network: do not use it here")
         status = VerificationError.exit_status
@@ -309,32 +332,6 @@ def _print_summary(volume: Path, entry: dict[str, Any], verbose: bool) -> None:
     if verbose:
         for stage, seconds in entry["timings_s"].items():
             _out.print(f"  {stage:>10} {seconds:8.3f} s")
-
-
-def _print_agreement(entry: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    engine, gate, agreement = entry["engine"], entry["gate"], entry["agreement"]
-    title = f"{engine['backend']}, {engine['provider']}, {engine['precision']}: {entry['status']}"
-    table = Table("per-slice agreement with PyTorch", "measured", "at least", title=title)
-    for label, key, bound in (
-        ("mean Dice, slices with lesion", "dice_mean", "mean"),
-        ("5th percentile, lesions over 50 pixels", "dice_p5_large", "tail"),
-        ("Dice of all pixels", "dice_pooled", "pooled"),
-        ("1st percentile of Dice", "dice_p1", None),
-        ("smallest Dice", "dice_min", None),
-    ):
-        table.add_row(label, f"{agreement[key]:.5f}", f"{gate[bound]}" if bound else "")
-    for label, key in (
-        ("largest difference of probability", "largest_difference"),
-        ("mean difference of probability", "mean_difference"),
-        ("flipped pixels", "flipped_pixels"),
-        ("slices: all", "slices"),
-        ("slices: empty in both, not counted", "both_empty"),
-        ("slices: empty in one, counted as 0", "one_empty"),
-    ):
-        table.add_row(label, f"{agreement[key]:.3g}", "")
-    _out.print(table)
 
 
 if __name__ == "__main__":

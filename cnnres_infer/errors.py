@@ -7,7 +7,8 @@
     ├── InputError                 3  an input that must not be segmented
     │   ├── VolumeError               a file that is no sound 3-D volume
     │   ├── GeometryError             a grid whose place in space is unknown
-    │   └── BundleError               a model bundle that cannot be trusted
+    │   ├── BundleError               a model bundle that cannot be trusted
+    │   └── ReferenceFileError        stored outputs that belong to something else
     ├── OutputError                3  an output that cannot be written
     │   └── OutputExistsError         ... since something stands there already
     ├── VerificationError          4  an engine that disagrees with the network
@@ -49,6 +50,10 @@ class GeometryError(InputError):
 
 class BundleError(InputError):
     """A model bundle that is incomplete, altered or not understood."""
+
+
+class ReferenceFileError(InputError):
+    """A file of PyTorch's outputs that is damaged, or belongs to something else."""
 
 
 class OutputError(CnnresError, OSError):

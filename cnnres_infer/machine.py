@@ -58,6 +58,16 @@ def _quota(path: Path) -> float | None:
     return share if share > 0 else None
 
 
+def processor() -> str:
+    """The processor's own name, as far as the system tells it."""
+    return _cpu().get("model name") or platform.processor()
+
+
+def system() -> str:
+    """Operating system and architecture; not the machine's name."""
+    return f"{platform.system()} {platform.release()} {platform.machine()}"
+
+
 def hardware() -> dict[str, Any]:
     """What the results of a computation may depend on: system, processor, GPUs.
 

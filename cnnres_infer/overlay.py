@@ -19,7 +19,7 @@ _MOST_TILES = 20
 _EMPTY_TILES = 10
 _MARGIN_MM = 8.0
 _CAPTION = 26
-_OUTLINE = (255, 64, 48)
+OUTLINE = (255, 64, 48)
 _TEXT = (235, 235, 235)
 
 
@@ -101,10 +101,16 @@ def _tile(
     grey = np.clip(rows @ image @ columns.T / white, 0, 1) * 255
     tile = np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
     inside = rows @ lesion.astype(np.float32) @ columns.T >= 0.5
+    tile[outline(inside)] = OUTLINE
+    return tile
+
+
+def outline(inside: BoolArray) -> BoolArray:
+    """Pixels of a mask (H, W) that touch its outside."""
     padded = np.pad(inside, 1)
     core = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    tile[inside & ~core] = _OUTLINE
-    return tile
+    edge: BoolArray = inside & ~core
+    return edge
 
 
 def _label(draw: "ImageDraw", x: int, y: int, text: str) -> None:

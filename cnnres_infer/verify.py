@@ -1,11 +1,12 @@
 """Agreement of an engine with the trained network, slice by slice.
 
-The reference is what PyTorch computed in float32 for the slices that come with
-every bundle.
+The reference is what PyTorch computed in float32: for the slices that come with
+every bundle, or for a whole volume (`cnnres_infer.volume_reference`).
 """
 
 import io
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -42,6 +43,7 @@ class Gate:
 GATES = {
     "fp32": Gate(0.9995, 0.995, 0.9995),
     "fp16": Gate(0.999, 0.99, 0.999),
+    "bf16": Gate(0.98, 0.93, 0.99),
     "int8": Gate(0.98, 0.93, 0.99),
 }
 
@@ -76,8 +78,13 @@ class Agreement:
 
     @classmethod
     def of(cls, output: FloatArray, reference: FloatArray, threshold: float) -> Self:
-        """Compare probabilities (N, 1, H, W) with their reference at a threshold."""
-        masks, expected = output >= threshold, reference >= threshold
+        """Compare probabilities (N, 1, H, W) with their reference at a threshold.
+
+        A pixel whose probability is no finite number counts as wrong as can be.
+        """
+        expected = reference >= threshold
+        output = np.where(np.isfinite(output), output, np.where(expected, 0, 1).astype(np.float32))
+        masks = output >= threshold
         pairs = list(zip(masks, expected, strict=True))
         difference = np.abs(output - reference)
         return cls(
@@ -134,6 +141,51 @@ class Agreement:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What an engine made of images, beside what PyTorch made of them.
+
+    Attributes
+    ----------
+    subject
+        What was compared, in words.
+    names
+        What to call each image.
+    images
+        float32 (N, C, H, W) in [0, 1].
+    output, reference
+        float32 (N, 1, H, W): probabilities of the engine and of PyTorch.
+    threshold
+        Pixels of at least this probability are lesion.
+    mask_dice
+        Dice of the two final masks on the volume's own grid; None where the
+        images are of no one volume.
+    """
+
+    subject: str
+    names: tuple[str, ...]
+    images: FloatArray
+    output: FloatArray
+    reference: FloatArray
+    threshold: float
+    mask_dice: float | None = None
+
+    @cached_property
+    def agreement(self) -> Agreement:
+        """The figures over the images."""
+        return Agreement.of(self.output, self.reference, self.threshold)
+
+    def passes(self, gate: Gate) -> bool:
+        """Tell whether the gate is reached, by the volume's mask too (as `Gate.pooled`)."""
+        whole = self.mask_dice is None or self.mask_dice >= gate.pooled
+        return self.agreement.passes(gate) and whole
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures, ready for JSON."""
+        volume = {} if self.mask_dice is None else {"dice_volume_mask": self.mask_dice}
+        return {**self.agreement.to_json(), **volume, "slice_names": list(self.names)}
+
+
 def dice(a: BoolArray, b: BoolArray) -> float:
     """Dice coefficient of two masks of one shape; 1.0 where both are empty.
 
@@ -170,8 +222,8 @@ def load_reference(bundle: Bundle) -> tuple[FloatArray, FloatArray]:
     return images.astype(np.float32) / np.float32(LEVELS), probabilities
 
 
-def verify(engine: Engine, bundle: Bundle) -> Agreement:
-    """Run a bundle's reference slices through an engine and compare.
+def compare(engine: Engine, bundle: Bundle) -> Comparison:
+    """Run a bundle's reference slices through an engine.
 
     Raises
     ------
@@ -181,4 +233,16 @@ def verify(engine: Engine, bundle: Bundle) -> Agreement:
         If the engine fails.
     """
     images, probabilities = load_reference(bundle)
-    return Agreement.of(run_all(engine, images), probabilities, bundle.spec.mask.threshold)
+    return Comparison(
+        f"the bundle's {len(images)} reference slices",
+        tuple(f"reference slice {i}" for i in range(len(images))),
+        images,
+        run_all(engine, images),
+        probabilities,
+        bundle.spec.mask.threshold,
+    )
+
+
+def verify(engine: Engine, bundle: Bundle) -> Agreement:
+    """Agreement of an engine with a bundle's reference; see `compare`."""
+    return compare(engine, bundle).agreement

@@ -5,13 +5,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
-from cnnres_infer.bundle import ModelSpec
+from cnnres_infer.atomic import check_free, write_all
+from cnnres_infer.bundle import Bundle, ModelSpec
 from cnnres_infer.default_command import DefaultCommandGroup, run_tool
-from cnnres_infer.errors import UsageError
+from cnnres_infer.errors import UsageError, VerificationError
+from cnnres_infer.recording import Study
 from export.bundle_writer import write_bundle
 from export.checkpoint import load_checkpoint
 from export.keras_weights import KERAS_EPSILON
+from export.parity import parity, print_parity
+from export.volume_outputs import torch_engine, volume_reference
 
 # What an own model is taken for where no description says otherwise.
 PLAIN: dict[str, Any] = {
@@ -20,6 +25,15 @@ PLAIN: dict[str, Any] = {
     "fusion": {"rule": "mean", "dwi_weight": 0.5},
     "mask": {"threshold": 0.5, "smallest_lesion_ml": 0.0},
 }
+
+VolumeArgument = Annotated[Path, typer.Argument(help="NIfTI file (.nii, .nii.gz).")]
+FlairOption = Annotated[Path | None, typer.Option(help="FLAIR to be merged with the DWI.")]
+ModalityOption = Annotated[str, typer.Option(help="What VOLUME is: dwi or flair.")]
+BrainMaskOption = Annotated[Path | None, typer.Option(help="Brain mask on the volume's grid.")]
+BundleOption = Annotated[Path | None, typer.Option(help="Folder of a bundle; default: built in.")]
+CheckpointOption = Annotated[
+    Path | None, typer.Option(help="PyTorch's weights; by default those of the bundle's fp32 file.")
+]
 
 app = typer.Typer(cls=DefaultCommandGroup, no_args_is_help=True, add_completion=False, help=__doc__)
 
@@ -49,6 +63,53 @@ def bundle(
     for name, difference in differences.items():
         typer.echo(f"{name}: largest difference of probabilities from PyTorch {difference:.2g}")
     typer.echo(f"wrote {out}")
+
+
+@app.command()
+def reference(
+    volume: VolumeArgument,
+    out: Annotated[Path, typer.Option(help="The .npz file to write.")],
+    flair: FlairOption = None,
+    modality: ModalityOption = "dwi",
+    brain_mask: BrainMaskOption = None,
+    bundle: BundleOption = None,
+    checkpoint: CheckpointOption = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+) -> None:
+    """Store PyTorch's outputs for a volume, for ``cnnres-infer verify`` elsewhere."""
+    check_free([out], overwrite)
+    opened = Bundle.open(bundle)
+    study = Study.load(modality, volume, flair, brain_mask)
+    with torch_engine(opened, checkpoint) as engine:
+        stored = volume_reference(opened, engine, study)
+    write_all({out: stored.to_bytes()}, overwrite)
+    typer.echo(f"wrote {out}: PyTorch's outputs for {len(stored.probabilities)} slices")
+
+
+@app.command("parity")
+def parity_command(
+    volume: VolumeArgument,
+    flair: FlairOption = None,
+    modality: ModalityOption = "dwi",
+    brain_mask: BrainMaskOption = None,
+    bundle: BundleOption = None,
+    checkpoint: CheckpointOption = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds; times are medians.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """Compare every backend and precision of this machine with PyTorch, on a volume."""
+    opened = Bundle.open(bundle)
+    study = Study.load(modality, volume, flair, brain_mask)
+    with torch_engine(opened, checkpoint) as engine:
+        figures = parity(opened, engine, study, repeats)
+    if as_json:
+        typer.echo(json.dumps(figures, indent=2))
+    else:
+        print_parity(figures, Console())
+    failed = [row for row in figures["rows"] if row["status"] == "failed"]
+    if failed:
+        names = ", ".join(f"{row['backend']} {row['precision']}" for row in failed)
+        raise VerificationError(f"disagrees with PyTorch: {names}")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

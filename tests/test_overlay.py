@@ -3,13 +3,13 @@ import pytest
 from numpy.typing import NDArray
 
 from cnnres_infer.mask import Mask
-from cnnres_infer.overlay import _OUTLINE, _caption, draw_overlay
+from cnnres_infer.overlay import OUTLINE, _caption, draw_overlay
 from cnnres_infer.volume import Grid
 from tests.conftest import ORIENTATIONS, blob_volume, oriented_affine
 
 
 def outlined(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    lines: NDArray[np.bool_] = (picture == np.array(_OUTLINE)).all(axis=2)
+    lines: NDArray[np.bool_] = (picture == np.array(OUTLINE)).all(axis=2)
     return lines
 
 

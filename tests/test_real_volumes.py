@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 
 from cnnres_infer import Predictor
-from cnnres_infer.verify import dice
+from cnnres_infer.engines import open_engine
+from cnnres_infer.recording import Study
+from cnnres_infer.verify import GATES, dice
 from cnnres_infer.volume import load_volume
+from cnnres_infer.volume_reference import compare_volume
+from export.volume_outputs import torch_engine, volume_reference
 from tests.conftest import SHARED_DATA
 
 VOLUMES = sorted(SHARED_DATA.glob("volumes/*/*_dwi.nii.gz"))
@@ -72,3 +76,16 @@ def test_a_volume_with_its_skull_is_stripped_first(predictor: Predictor, shared_
         not result.mask.data[brain.data < 0.5].any()
         or dice(result.mask.data > 0, given.mask.data > 0) > 0.5
     )
+
+
+def test_pytorch_agrees_on_a_whole_volume(predictor: Predictor, shared_data: Path) -> None:
+    path = shared_data / "volumes" / "sub-clinical01" / "sub-clinical01_dwi.nii.gz"
+    study = Study.load("dwi", path)
+    with torch_engine(predictor.bundle) as engine:
+        stored = volume_reference(predictor.bundle, engine, study)
+    with open_engine(predictor.bundle, "ort", "fp32") as ours:
+        comparison = compare_volume(ours, predictor.bundle, study, stored)
+    assert comparison.passes(GATES["fp32"])
+    assert len(comparison.names) == 25
+    assert len(comparison.agreement.counted) > 10
+    assert comparison.agreement.largest_difference < 1e-4

@@ -1,0 +1,121 @@
+"""Every engine of this machine beside PyTorch, on one volume."""
+
+import statistics
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cnnres_infer.bundle import Bundle
+from cnnres_infer.engines import BACKENDS, Engine, backend, open_engine, run_all
+from cnnres_infer.errors import EngineError
+from cnnres_infer.machine import processor, usable_cores
+from cnnres_infer.recording import Recording, Study, record
+from cnnres_infer.verify import GATES
+from cnnres_infer.volume_reference import compare_recordings
+from export.timing import interleaved
+from training.engine import TorchEngine
+
+_TORCH = "torch fp32"
+_HEADINGS = ("engine", "min", "mean", "masks", "differ.", "time", "speed", "gate")
+
+
+def parity(bundle: Bundle, reference: TorchEngine, study: Study, repeats: int) -> dict[str, Any]:
+    """Compare all backends and precisions with PyTorch, and time the network alone.
+
+    Parameters
+    ----------
+    reference
+        PyTorch with the bundle's weights.
+    repeats
+        Rounds of timing, in which the engines take turns; figures are medians.
+
+    Returns
+    -------
+    dict
+        ``rows``, PyTorch's first. One that could not run has ``reason`` and no figures.
+    """
+    expected = record(bundle, reference, study)
+    rows: dict[str, dict[str, Any]] = {
+        _TORCH: {"backend": "torch", "precision": "fp32", "status": "reference"}
+    }
+    engines: dict[str, Engine] = {_TORCH: reference}
+    with ExitStack() as opened:
+        for name in BACKENDS:
+            for precision in backend(name).VARIANTS:
+                key, row = f"{name} {precision}", {"backend": name, "precision": precision}
+                try:
+                    engine = opened.enter_context(open_engine(bundle, name, precision))
+                    figures = _agreement(bundle, engine, study, expected)
+                except EngineError as error:
+                    rows[key] = {**row, "status": "not usable", "reason": str(error)}
+                    continue
+                engines[key], rows[key] = engine, {**row, **figures}
+        cases = {key: partial(run_all, engine, expected.images) for key, engine in engines.items()}
+        seconds = interleaved(cases, repeats)
+    for key, each in seconds.items():
+        rows[key]["seconds"] = statistics.median(each)
+        rows[key]["speed_up"] = statistics.median(seconds[_TORCH]) / rows[key]["seconds"]
+    return {
+        "volume": study.volume.name,
+        "slices": len(expected.images),
+        "bundle_sha256": bundle.digest,
+        "machine": f"{processor()}, {usable_cores()} cores",
+        "repeats": repeats,
+        "rows": list(rows.values()),
+    }
+
+
+def _agreement(bundle: Bundle, engine: Engine, study: Study, expected: Recording) -> dict[str, Any]:
+    recording = record(bundle, engine, study)
+    comparison = compare_recordings(
+        study.volume.name, recording, expected.output, expected.mask.data, bundle
+    )
+    info = engine.describe()
+    return {
+        "status": "passed" if comparison.passes(GATES[info.precision]) else "failed",
+        "provider": info.provider,
+        "versions": info.versions,
+        **comparison.to_json(),
+    }
+
+
+def print_parity(figures: dict[str, Any], console: Console) -> None:
+    """Print what `parity` found."""
+    title = f"{figures['volume']}: {figures['slices']} slices, against PyTorch float32"
+    table = Table(*_HEADINGS, title=escape(title))
+    table.columns[0].no_wrap = True
+    for row in figures["rows"]:
+        table.add_row(
+            f"{row['backend']} {row['precision']}", *_agreed(row), *_speed(row), _gate(row)
+        )
+    console.print(table)
+    console.print(
+        "min, mean: Dice of slices with lesion; masks: Dice of the volume's masks; differ.: "
+        "largest difference of probability; time: seconds of the network alone, median of "
+        f"{figures['repeats']} interleaved runs; speed: PyTorch's is 1; {figures['machine']}"
+    )
+    for row in figures["rows"]:
+        if "reason" in row:
+            console.print(f"{row['backend']} {row['precision']}: {escape(row['reason'])}")
+
+
+def _agreed(row: dict[str, Any]) -> list[str]:
+    """Cells of agreement; empty for PyTorch and for what did not run."""
+    if "dice_mean" not in row:
+        return [""] * 4
+    dices = [f"{row[key]:.4f}" for key in ("dice_min", "dice_mean", "dice_volume_mask")]
+    return [*dices, f"{row['largest_difference']:.2g}"]
+
+
+def _speed(row: dict[str, Any]) -> list[str]:
+    if "seconds" not in row:
+        return [""] * 2
+    return [f"{row['seconds']:.3f}", f"{row['speed_up']:.2f}"]
+
+
+def _gate(row: dict[str, Any]) -> str:
+    return "" if row["status"] == "reference" else str(row["status"])

@@ -1,0 +1,36 @@
+"""What PyTorch makes of a whole volume: the yardstick for engines elsewhere."""
+
+from pathlib import Path
+
+from cnnres_infer.bundle import Bundle
+from cnnres_infer.errors import BundleError
+from cnnres_infer.machine import usable_cores
+from cnnres_infer.recording import Study, record
+from cnnres_infer.volume_reference import VolumeReference
+from export.checkpoint import load_checkpoint
+from training.engine import TorchEngine
+
+
+def torch_engine(bundle: Bundle, checkpoint: Path | None = None) -> TorchEngine:
+    """PyTorch with the weights of a bundle's fp32 file, or of the checkpoint it was made from.
+
+    Raises
+    ------
+    BundleError
+        If the weights cannot be read or do not suit the bundle.
+    """
+    if checkpoint is None:
+        bundle.model("fp32")
+        checkpoint = bundle.folder / bundle.variants["fp32"]
+    network = load_checkpoint(checkpoint)
+    if network.in_channels != bundle.spec.channels:
+        raise BundleError(
+            f"{checkpoint}: a network of {network.in_channels} channels; "
+            f"{bundle.folder} needs {bundle.spec.channels}"
+        )
+    return TorchEngine(network, usable_cores())
+
+
+def volume_reference(bundle: Bundle, engine: TorchEngine, study: Study) -> VolumeReference:
+    """PyTorch's outputs for a study, bound to it and to the bundle."""
+    return VolumeReference.of(record(bundle, engine, study), bundle, engine, study)
