@@ -1,0 +1,1 @@
+"""Calibration of INT8 variants behind an accuracy gate; needs a checkout, torch and onnx."""

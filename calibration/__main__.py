@@ -1,0 +1,100 @@
+"""Command line of the calibration: ``python -m calibration BUNDLE --data DATA``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from calibration.calibrate import Calibration, Outcome, calibrate
+from calibration.finetune import Tuning
+from calibration.plan import SCHEMES
+from calibration.trials import Trial
+from cnnres_infer.default_command import DefaultCommandGroup, run_tool
+from cnnres_infer.errors import VerificationError
+
+app = typer.Typer(cls=DefaultCommandGroup, no_args_is_help=True, add_completion=False, help=__doc__)
+_console = Console(highlight=False)
+
+
+@app.callback()
+def _options() -> None: ...
+
+
+@app.command("calibrate")
+def calibrate_command(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle to add INT8 variants to.")],
+    data: Annotated[
+        Path, typer.Option(help="Folder of NIfTI volumes, or the collections of real MRI.")
+    ],
+    slices: Annotated[int, typer.Option(min=8, help="Slices to calibrate with.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of the choices and of the fine-tuning.")] = 0,
+    variant: Annotated[
+        list[str], typer.Option(help=f"Variants to make: {', '.join(SCHEMES)}.")
+    ] = list(SCHEMES),  # noqa: B006
+    finetune: Annotated[bool, typer.Option(help="Fine-tune by distillation.")] = True,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the fine-tuning.")] = Tuning.steps,
+    device: Annotated[str, typer.Option(help="Where to fine-tune: cpu, cuda.")] = "cpu",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace INT8 variants.")] = False,
+) -> None:
+    """Make INT8 variants that pass the accuracy gate, and check the float16 one."""
+    calibration = Calibration(
+        slices, seed, tuple(variant), Tuning(steps=steps, seed=seed) if finetune else None, device
+    )
+    outcomes = calibrate(bundle, data, calibration, overwrite, _print_trial)
+    _console.print(_table([trial for outcome in outcomes for trial in outcome.trials]))
+    for outcome in outcomes:
+        _print_outcome(outcome)
+    if any(outcome.misses for outcome in outcomes):
+        raise typer.Exit(VerificationError.exit_status)
+
+
+def _print_trial(trial: Trial) -> None:
+    agreement = trial.verdict.agreement
+    _console.print(
+        f"{trial.candidate.plan.scheme.variant}: {trial.candidate.name}: "
+        f"mean Dice {agreement.mean:.4f}",
+        style="dim",
+    )
+
+
+def _table(trials: list[Trial]) -> Table:
+    table = Table(
+        *("variant", "tried", "score", "mean", "p5", "volumes", "drop", "one empty"),
+        title="agreement of slices and volumes with PyTorch",
+    )
+    for trial in trials:
+        verdict, agreement = trial.verdict, trial.verdict.agreement
+        table.add_row(
+            trial.candidate.plan.scheme.variant,
+            trial.candidate.name,
+            *(
+                f"{value:.4f}"
+                for value in (
+                    trial.score,
+                    agreement.mean,
+                    agreement.tail,
+                    verdict.volume_dice,
+                    verdict.drop,
+                )
+            ),
+            f"{agreement.one_empty} of {len(agreement.counted)}",
+        )
+    return table
+
+
+def _print_outcome(outcome: Outcome) -> None:
+    if not outcome.misses:
+        _console.print(f"{outcome.variant}: passed, {outcome.tried}")
+        return
+    _console.print(f"{outcome.variant}: not written, {'; '.join(outcome.misses)}", style="bold")
+    if outcome.layers:
+        blamed = ", ".join(
+            f"{layer.name} ({layer.spared:.4f} without it)" for layer in outcome.layers[:3]
+        )
+        _console.print(f"  layers to blame: {blamed}")
+
+
+if __name__ == "__main__":
+    run_tool(app, "calibration")

@@ -1,0 +1,229 @@
+"""From a bundle with float variants to one with INT8 variants that pass the gate."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from calibration.data import Case, Split, load_split
+from calibration.distil import Distiller, training_images
+from calibration.finetune import Tuning
+from calibration.judge import LARGEST_DROP, Judge, Verdict
+from calibration.plan import SCHEMES
+from calibration.selection import choose_slices, slice_hashes
+from calibration.sensitivity import Layer
+from calibration.trials import Search, Trial
+from cnnres_infer.atomic import write_all
+from cnnres_infer.bundle import Bundle, ModelSpec
+from cnnres_infer.engines import run_all
+from cnnres_infer.errors import OutputExistsError, UsageError
+from cnnres_infer.machine import usable_cores
+from cnnres_infer.verify import GATES
+from cnnres_infer.volume import FloatArray
+from export.bundle_writer import seal
+from export.checkpoint import load_checkpoint
+from export.onnx_model import HalfCNNRes
+from training.engine import TorchEngine
+from training.network import CNNRes
+
+RECORD = "calibration.json"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How to calibrate.
+
+    Attributes
+    ----------
+    slices
+        How many slices to calibrate with.
+    variants
+        INT8 variants to make.
+    tuning
+        The fine-tuning, None for none.
+    device
+        What PyTorch fine-tunes on.
+    """
+
+    slices: int
+    seed: int
+    variants: tuple[str, ...]
+    tuning: Tuning | None
+    device: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a variant.
+
+    Attributes
+    ----------
+    tried
+        What was done to get it.
+    misses
+        Where it falls short of the gate; it is written only if nowhere.
+    """
+
+    variant: str
+    tried: str
+    verdict: Verdict
+    misses: tuple[str, ...]
+    trials: tuple[Trial, ...] = ()
+    layers: tuple[Layer, ...] = ()
+    content: bytes = b""
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures, ready for JSON."""
+        return {
+            "tried": self.tried,
+            "passed": not self.misses,
+            "misses": list(self.misses),
+            **self.verdict.to_json(),
+        }
+
+
+def calibrate(
+    folder: Path,
+    data: Path,
+    calibration: Calibration,
+    overwrite: bool,
+    report: Callable[[Trial], None],
+) -> list[Outcome]:
+    """Make the INT8 variants of a bundle and judge them and the float16 one.
+
+    Variants that pass the gate are written into the bundle, with
+    ``calibration.json``: which slices were used, all that was tried, and how
+    sensitive the layers are. What fails is not written, and taken out of the
+    bundle if it was there.
+
+    Raises
+    ------
+    UsageError
+        If a variant is unknown, or `data` holds too little.
+    OutputExistsError
+        If the bundle has an INT8 variant and `overwrite` is False.
+    """
+    unknown = set(calibration.variants) - set(SCHEMES)
+    if unknown:
+        raise UsageError(f"no variant {', '.join(unknown)}; choose from {', '.join(SCHEMES)}")
+    bundle = Bundle.open(folder)
+    standing = [name for name in calibration.variants if name in bundle.variants]
+    if standing and not overwrite:
+        raise OutputExistsError(folder / bundle.variants[standing[0]])
+    network = load_checkpoint(folder / bundle.variants["fp32"])
+    split = load_split(data, bundle.spec, calibration.seed)
+    with TorchEngine(network, usable_cores()) as engine:
+        compute = partial(run_all, engine)
+        chooser, judge = (
+            Judge(cases, bundle.spec, compute) for cases in (split.calibration, split.gate)
+        )
+    images = _chosen(split.calibration, chooser.expected, bundle.spec, calibration)
+    outcomes = [_half_precision(network, judge)] if "fp16" in bundle.variants else []
+    search = Search(
+        onnx.load_from_string(bundle.model("fp32")),
+        images,
+        chooser,
+        judge,
+        GATES["int8"],
+        _distiller(bundle, data, images, calibration),
+    )
+    for name in calibration.variants:
+        found = search.run(SCHEMES[name], report)
+        best = found.best
+        misses = tuple(best.verdict.misses(search.gate))
+        outcomes.append(
+            Outcome(
+                name,
+                best.candidate.name,
+                best.verdict,
+                misses,
+                found.trials,
+                found.layers,
+                best.candidate.onnx,
+            )
+        )
+    _write(bundle, outcomes, images, split, calibration)
+    return outcomes
+
+
+def _chosen(
+    cases: tuple[Case, ...], outputs: list[FloatArray], spec: ModelSpec, calibration: Calibration
+) -> FloatArray:
+    """The slices to calibrate with, by what PyTorch finds in them."""
+    images = np.concatenate([case.images for case in cases])
+    lesions = np.concatenate(outputs) >= spec.mask.threshold
+    positions = np.concatenate([case.positions for case in cases])
+    chosen = choose_slices(
+        images, positions, lesions.sum(axis=(1, 2, 3)), calibration.slices, calibration.seed
+    )
+    return images[chosen]
+
+
+def _half_precision(network: CNNRes, judge: Judge) -> Outcome:
+    """Judge the float16 variant by PyTorch, which really computes it in float16."""
+    half = HalfCNNRes(network).eval()
+
+    def compute(images: FloatArray) -> FloatArray:
+        with torch.inference_mode():
+            parts = [half(part) for part in torch.from_numpy(images).split(8)]
+        output: FloatArray = torch.cat(parts).numpy()
+        return output
+
+    verdict = judge(compute)
+    return Outcome("fp16", "weights and images in float16", verdict, verdict.misses(GATES["fp16"]))
+
+
+def _distiller(
+    bundle: Bundle, data: Path, images: FloatArray, calibration: Calibration
+) -> Distiller | None:
+    if calibration.tuning is None:
+        return None
+    device = torch.device(calibration.device)
+    return Distiller(
+        onnx.load_from_string(bundle.model("fp32")),
+        training_images(data, images, calibration.seed, device),
+        calibration.tuning,
+        device,
+    )
+
+
+def _write(
+    bundle: Bundle,
+    outcomes: list[Outcome],
+    images: FloatArray,
+    split: Split,
+    calibration: Calibration,
+) -> None:
+    """Put into the bundle what passed, the record of all, and new seals."""
+    variants = dict(bundle.variants)
+    files: dict[Path, bytes] = {}
+    for outcome in outcomes:
+        name = f"model.{outcome.variant}.onnx"
+        if outcome.misses:
+            variants.pop(outcome.variant, None)
+        elif outcome.content:
+            variants[outcome.variant] = name
+            files[bundle.folder / name] = outcome.content
+    record = {
+        "seed": calibration.seed,
+        "tuning": asdict(calibration.tuning) if calibration.tuning else None,
+        "slices_sha256": slice_hashes(images),
+        "cases": {"calibration": len(split.calibration), "gate": len(split.gate)},
+        "gates": {name: asdict(GATES[name]) for name in ("fp16", "int8")},
+        "largest_drop": LARGEST_DROP,
+        "variants": {outcome.variant: outcome.to_json() for outcome in outcomes},
+        "trials": [trial.to_json() for outcome in outcomes for trial in outcome.trials],
+        "layers": {o.variant: [layer.to_json() for layer in o.layers] for o in outcomes},
+    }
+    files[bundle.folder / RECORD] = (json.dumps(record, indent=1) + "\n").encode()
+    gone = [bundle.folder / file for name, file in bundle.variants.items() if name not in variants]
+    write_all(files, overwrite=True, former=gone)
+    kept = ("slices_sha256", "trials", "layers")
+    summary = {key: value for key, value in record.items() if key not in kept}
+    seal(bundle.folder, {**bundle.manifest, "variants": variants, "calibration": summary})

@@ -1,0 +1,95 @@
+"""Candidates for an INT8 variant: how one is made, computed and named."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Self
+
+import onnx
+
+from calibration.bias import bias_corrected
+from calibration.equalise import channel_peaks, equalised
+from calibration.fake import Graph
+from calibration.plan import INT8_CPU, Plan, Scheme, make_plan, spared
+from calibration.qdq import quantised
+from calibration.ranges import Observer, observe
+from cnnres_infer.engines import run_all
+from cnnres_infer.engines.ort import OrtEngine
+from cnnres_infer.machine import usable_cores
+from cnnres_infer.volume import FloatArray
+from export.passes import batch_norms_to_convs
+
+_CORRECTION_SLICES = 32
+_IMAGE_RANGE = (0.0, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A network and the plan of its quantisation.
+
+    Attributes
+    ----------
+    name
+        What was done, for tables.
+    model
+        The float network.
+    plan
+        What of it is quantised.
+    """
+
+    name: str
+    model: onnx.ModelProto
+    plan: Plan
+
+    @classmethod
+    def observed(
+        cls,
+        name: str,
+        model: onnx.ModelProto,
+        scheme: Scheme,
+        images: FloatArray,
+        observer: Observer,
+    ) -> Self:
+        """Quantise by the ranges that an observer finds on images (N, C, H, W)."""
+        ranges = observe(model, images, observer)
+        ranges[model.graph.input[0].name] = _IMAGE_RANGE
+        return cls(name, model, make_plan(model, ranges, scheme))
+
+    @cached_property
+    def onnx(self) -> bytes:
+        """The quantised network as ONNX."""
+        return bytes(quantised(self.model, self.plan).SerializeToString())
+
+    def corrected(self, images: FloatArray) -> Self:
+        """Correct the biases on images."""
+        model = bias_corrected(self.model, self.plan, images[:_CORRECTION_SLICES])
+        return replace(self, name=f"{self.name}, bias corrected", model=model)
+
+    def in_float(self, convs: frozenset[str]) -> Self:
+        """Leave some convolutions (their outputs) in float."""
+        names = ", ".join(sorted(layer_name(self.model, conv) for conv in convs))
+        plan = spared(self.model, self.plan, convs)
+        return replace(self, name=f"{self.name}; in float: {names}", plan=plan)
+
+    def compute(self, images: FloatArray) -> FloatArray:
+        """Images (N, C, H, W) to probabilities (N, 1, H, W), in ONNX Runtime on the CPU."""
+        with OrtEngine.open(self.onnx, "int8", usable_cores()) as engine:
+            return run_all(engine, images)
+
+
+def prepared(model: onnx.ModelProto, scheme: Scheme) -> onnx.ModelProto:
+    """The float network in the form that a scheme quantises best.
+
+    ONNX Runtime keeps chains in 8 bits only without batch norms.
+    """
+    return batch_norms_to_convs(model) if scheme is INT8_CPU else model
+
+
+def evened(model: onnx.ModelProto, images: FloatArray) -> onnx.ModelProto:
+    """The same network with the ranges of its channels equalised on images."""
+    return equalised(model, channel_peaks(Graph(model), images[:_CORRECTION_SLICES]))
+
+
+def layer_name(model: onnx.ModelProto, conv: str) -> str:
+    """What a convolution (its output) is called in the network."""
+    (node,) = (n for n in model.graph.node if n.output[0] == conv)
+    return str(node.input[1]).removesuffix(".weight")

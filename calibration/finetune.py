@@ -1,0 +1,106 @@
+"""Quantisation-aware fine-tuning: the INT8 network learns to answer as the float one."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx
+import torch
+from torch import Tensor
+
+from calibration.fake import Graph
+from calibration.plan import Plan
+
+_WARMUP = 20
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How to fine-tune.
+
+    Attributes
+    ----------
+    learning_rate
+        Of weights and biases, at its peak; falls to zero as half a cosine.
+    scale_rate
+        Of the logarithms of the scales: their change in each step is at most
+        about this share.
+    margin
+        Logits beyond it need not agree exactly: no threshold is near.
+    """
+
+    steps: int = 400
+    learning_rate: float = 2e-5
+    scale_rate: float = 1e-3
+    margin: float = 6.0
+    seed: int = 0
+
+
+def finetune(
+    model: onnx.ModelProto,
+    plan: Plan,
+    teacher: Callable[[Tensor], Tensor],
+    draw: Callable[[], Tensor],
+    tuning: Tuning,
+    report: Callable[[int, float], None] = lambda step, loss: None,
+) -> tuple[onnx.ModelProto, Plan]:
+    """Fine-tune a planned network by distillation.
+
+    Parameters
+    ----------
+    teacher
+        Images to the float network's probabilities.
+    draw
+        The next batch of images (N, C, H, W), on the device to compute on.
+    report
+        Called after each step.
+
+    Returns
+    -------
+    The float weights and the plan that were learned.
+    """
+    images = draw()
+    student = Graph(model, plan).to(images.device)
+    optimiser = torch.optim.Adam(
+        [
+            {"params": student.constants.parameters(), "peak": tuning.learning_rate},
+            {"params": student.log_scales.parameters(), "peak": tuning.scale_rate},
+        ]
+    )
+    for step in range(1, tuning.steps + 1):
+        for group in optimiser.param_groups:
+            group["lr"] = group["peak"] * _share(step, tuning.steps)
+        with torch.no_grad():
+            expected = teacher(images)
+        loss = disagreement(student(images), expected, tuning.margin)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        report(step, loss.item())
+        images = draw()
+    student.cpu()
+    return student.learned_model(), student.learned_plan()
+
+
+def disagreement(output: Tensor, expected: Tensor, margin: float) -> Tensor:
+    """How far probabilities (N, 1, H, W) are from those expected.
+
+    Squared difference of logits, cut at the margin, over the pixels that are
+    within the margin in either, plus one minus the soft Dice of each image
+    (where both are empty it hardly counts).
+    """
+    logits, wanted = (_logit(p).clamp(-margin, margin) for p in (output, expected))
+    near = ((logits > -margin) | (wanted > -margin)).float()
+    difference = (((logits - wanted) ** 2) * near).sum() / near.sum().clamp(min=1)
+    axes = (1, 2, 3)
+    overlap = 2 * (output * expected).sum(axes) + 1
+    total = (output**2).sum(axes) + (expected**2).sum(axes) + 1
+    return difference + (1 - overlap / total).mean()
+
+
+def _logit(probabilities: Tensor) -> Tensor:
+    return torch.logit(probabilities, eps=1e-6)
+
+
+def _share(step: int, steps: int) -> float:
+    return min(1.0, step / _WARMUP) * (1 + math.cos(math.pi * step / steps)) / 2

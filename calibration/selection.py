@@ -1,0 +1,65 @@
+"""The choice of calibration slices: stratified, seeded, known by their hashes."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnres_infer.volume import FloatArray
+
+_BANDS = 2
+
+
+def choose_slices(
+    images: FloatArray, positions: FloatArray, areas: NDArray[np.int64], count: int, seed: int
+) -> list[int]:
+    """Choose slices that cover intensities, positions and lesion sizes evenly.
+
+    Slices fall into strata: no lesion, smaller and larger than the median
+    lesion; below and above the median position; darker and brighter than the
+    median. Strata take turns, each giving one of its slices at random.
+
+    Parameters
+    ----------
+    images
+        (N, C, H, W).
+    positions
+        (N,), from 0 for the lowest slice of a volume to 1 for the highest.
+    areas
+        (N,), lesion pixels.
+
+    Returns
+    -------
+    list of int
+        `count` indices in rising order, all where there are no more.
+    """
+    generator = np.random.default_rng(seed)
+    brightness = np.array([image[image > 0].mean() if image.any() else 0.0 for image in images])
+    size = np.where(areas == 0, 0, 1 + _band(areas, areas > 0))
+    everywhere = np.ones(len(images), bool)
+    keys = zip(size, _band(positions, everywhere), _band(brightness, everywhere), strict=True)
+    strata: dict[tuple[int, ...], list[int]] = {}
+    for index, key in enumerate(keys):
+        strata.setdefault(tuple(int(k) for k in key), []).append(index)
+    queues = [list(generator.permutation(strata[key])) for key in sorted(strata)]
+    chosen: list[int] = []
+    while len(chosen) < count and any(queues):
+        chosen += [int(queue.pop()) for queue in queues if queue]
+    return sorted(chosen[:count])
+
+
+def slice_hashes(images: Sequence[FloatArray] | FloatArray) -> list[str]:
+    """SHA-256 of each slice (C, H, W) in steps of 1/65535, coarser than float noise."""
+    codes = (np.round(np.asarray(image) * 65535).astype("<u2") for image in images)
+    return [hashlib.sha256(code.tobytes()).hexdigest() for code in codes]
+
+
+def _band(
+    values: NDArray[np.floating | np.signedinteger], among: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """0 or 1: not above or above the median of `among`."""
+    if not among.any():
+        return np.zeros(len(values), np.int64)
+    edges = np.quantile(values[among], np.arange(1, _BANDS) / _BANDS)
+    return np.searchsorted(edges, values)

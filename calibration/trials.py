@@ -1,0 +1,135 @@
+"""The search: what is tried for a variant, step by step, and how it did."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+
+from calibration.candidate import Candidate, evened, prepared
+from calibration.judge import Judge, Verdict
+from calibration.plan import Scheme
+from calibration.ranges import OBSERVERS
+from calibration.sensitivity import Layer, layer_sensitivities
+from cnnres_infer.verify import Gate
+from cnnres_infer.volume import FloatArray
+
+_MOST_IN_FLOAT = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A candidate and its figures.
+
+    Attributes
+    ----------
+    score
+        Mean Dice with PyTorch over the calibration patients' slices: what
+        chooses between candidates, so that the gate's patients do not.
+    verdict
+        The same and more on the gate's patients.
+    """
+
+    candidate: Candidate
+    score: float
+    verdict: Verdict
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures, ready for JSON."""
+        return {
+            "variant": self.candidate.plan.scheme.variant,
+            "tried": self.candidate.name,
+            "score": self.score,
+            **self.verdict.to_json(),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What came of a search.
+
+    Attributes
+    ----------
+    trials
+        In the order in which they were made.
+    best
+        The one with the highest score, among those that pass the gate if any do.
+    layers
+        The sensitivity of each layer before fine-tuning, the worst first.
+    """
+
+    trials: tuple[Trial, ...]
+    best: Trial
+    layers: tuple[Layer, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """What a search needs.
+
+    Attributes
+    ----------
+    model
+        The float network.
+    images
+        Calibration slices (N, C, H, W).
+    chooser, judge
+        Compare with PyTorch on the calibration patients and on the gate's.
+    gate
+        What is to be reached.
+    tune
+        Fine-tunes a candidate; None to leave that step out.
+    """
+
+    model: onnx.ModelProto
+    images: FloatArray
+    chooser: Judge
+    judge: Judge
+    gate: Gate
+    tune: Callable[[Candidate], Candidate] | None
+
+    def run(self, scheme: Scheme, report: Callable[[Trial], None]) -> Found:
+        """Try one thing after another, each on top of the best until then.
+
+        Ranges by every observer, channels as they are and equalised; corrected
+        biases; fine-tuning; and, if nothing passes the gate, the most
+        sensitive layers in float, one more at a time.
+
+        Parameters
+        ----------
+        report
+            Called with each trial.
+        """
+        trials: list[Trial] = []
+
+        def attempt(candidate: Candidate) -> None:
+            score = self.chooser(candidate.compute).agreement.mean
+            trials.append(Trial(candidate, score, self.judge(candidate.compute)))
+            report(trials[-1])
+
+        for candidate in self._observed(scheme):
+            attempt(candidate)
+        attempt(self._best(trials).candidate.corrected(self.images))
+        calibrated = self._best(trials).candidate
+        layers = layer_sensitivities(calibrated, self.chooser)
+        if self.tune is not None:
+            attempt(self.tune(calibrated))
+        for count in range(1, _MOST_IN_FLOAT + 1):
+            if self._passes(self._best(trials)):
+                break
+            mixed = calibrated.in_float(frozenset(layer.conv for layer in layers[:count]))
+            attempt(mixed if self.tune is None else self.tune(mixed))
+        return Found(tuple(trials), self._best(trials), tuple(layers))
+
+    def _observed(self, scheme: Scheme) -> Iterator[Candidate]:
+        plain = prepared(self.model, scheme)
+        even = evened(plain, self.images)
+        for observer in OBSERVERS:
+            for name, model in ((observer.name, plain), (f"{observer.name}, equalised", even)):
+                yield Candidate.observed(name, model, scheme, self.images, observer)
+
+    def _passes(self, trial: Trial) -> bool:
+        return not trial.verdict.misses(self.gate)
+
+    def _best(self, trials: list[Trial]) -> Trial:
+        return max(trials, key=lambda trial: (self._passes(trial), trial.score))

@@ -1,0 +1,182 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+
+from calibration.candidate import Candidate, evened, layer_name, prepared
+from calibration.fake import Graph
+from calibration.plan import INT8_CPU, INT8_TRT, Codes, Scheme, conv_names, make_plan, spared
+from calibration.qdq import quantised
+from calibration.ranges import OBSERVERS, observe
+from cnnres_infer.volume import FloatArray
+from export.passes import batch_norms_to_convs
+
+SCHEMES = pytest.mark.parametrize("scheme", [INT8_CPU, INT8_TRT], ids=lambda s: s.variant)
+
+
+def computed(model: onnx.ModelProto | bytes, images: FloatArray) -> FloatArray:
+    content = model if isinstance(model, bytes) else model.SerializeToString()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"images": images})[0])
+
+
+def candidate(network: onnx.ModelProto, images: FloatArray, scheme: Scheme) -> Candidate:
+    model = prepared(network, scheme)
+    return Candidate.observed("minmax", model, scheme, images, OBSERVERS[0])
+
+
+def kernels(content: bytes, images: FloatArray, folder: Path) -> list[str]:
+    """Operators of the nodes that ONNX Runtime ran, from its profile."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "profile")
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    session.run(None, {"images": images})
+    events = json.loads(Path(session.end_profiling()).read_text())
+    return [e["args"]["op_name"] for e in events if e["name"].endswith("_kernel_time")]
+
+
+def test_the_float_graph_in_torch_is_the_network(
+    network: onnx.ModelProto, images: FloatArray
+) -> None:
+    with torch.no_grad():
+        output = Graph(network)(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(output, computed(network, images), atol=1e-6)
+
+
+def test_batch_norms_as_convolutions_change_nothing(
+    network: onnx.ModelProto, images: FloatArray
+) -> None:
+    rewritten = batch_norms_to_convs(network)
+    assert "BatchNormalization" not in {node.op_type for node in rewritten.graph.node}
+    np.testing.assert_allclose(computed(rewritten, images), computed(network, images), atol=1e-6)
+
+
+def test_equalised_channels_change_nothing_in_float(
+    network: onnx.ModelProto, images: FloatArray
+) -> None:
+    model = prepared(network, INT8_CPU)
+    even = evened(model, images)
+    changed = {
+        a.name
+        for a, b in zip(model.graph.initializer, even.graph.initializer, strict=True)
+        if not np.array_equal(numpy_helper.to_array(a), numpy_helper.to_array(b))
+    }
+    assert {"norm.weight", "conv1.weight", "bottom.bias", "last.weight", "head.weight"} <= changed
+    assert "stem.weight" not in changed  # a shortcut takes its channels
+    np.testing.assert_allclose(computed(even, images), computed(network, images), atol=1e-5)
+
+
+@SCHEMES
+def test_torch_computes_what_the_int8_file_does(
+    network: onnx.ModelProto, images: FloatArray, scheme: Scheme
+) -> None:
+    made = candidate(network, images, scheme)
+    with torch.no_grad():
+        fake = Graph(made.model, made.plan)(torch.from_numpy(images)).numpy()
+    real, exact = computed(made.onnx, images), computed(network, images)
+    assert np.abs(real - exact).mean() > 1e-3
+    assert np.abs(fake - real).mean() < 0.2 * np.abs(real - exact).mean()
+
+
+def test_onnx_runtime_computes_every_planned_convolution_in_int8(
+    network: onnx.ModelProto, images: FloatArray, tmp_path: Path
+) -> None:
+    made = candidate(network, images, INT8_CPU)
+    ran = kernels(made.onnx, images, tmp_path)
+    assert ran.count("QLinearConv") == len(made.plan.convs) == 7
+    assert ran.count("Conv") + ran.count("FusedConv") == 1  # the head
+    mixed = made.in_float(frozenset({"last"}))
+    assert kernels(mixed.onnx, images, tmp_path).count("QLinearConv") == 6
+    assert mixed.name == "minmax; in float: last"
+
+
+def test_tensorrt_gets_symmetric_codes_and_float_biases(
+    network: onnx.ModelProto, images: FloatArray
+) -> None:
+    model = onnx.load_from_string(candidate(network, images, INT8_TRT).onnx)
+    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    zeros = [v for name, v in constants.items() if name.endswith(".zero")]
+    assert zeros
+    assert all(v.dtype == np.int8 and not v.any() for v in zeros)
+    producers = {node.output[0]: node for node in model.graph.node}
+    convs = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert all(constants[node.input[2]].dtype == np.float32 for node in convs)
+    quantised_convs = [n for n in convs if n.input[1].endswith(".dequantised")]
+    assert len(quantised_convs) == len(convs) - 1
+    assert all(producers[n.input[0]].op_type == "DequantizeLinear" for n in quantised_convs)
+    assert "BatchNormalization" in {node.op_type for node in model.graph.node}
+
+
+def test_the_residual_option_quantises_what_additions_take(
+    network: onnx.ModelProto, images: FloatArray
+) -> None:
+    scheme = Scheme("t", symmetric=True, everywhere=False, residuals=True, int32_bias=False)
+    plan = make_plan(network, observe(network, images, OBSERVERS[0]), scheme)
+    assert {"pool", "conv2"} <= set(plan.tensors)
+
+
+def test_pooled_and_upsampled_images_share_their_codes(
+    network: onnx.ModelProto, images: FloatArray
+) -> None:
+    plan = candidate(network, images, INT8_CPU).plan
+    assert plan.sharing == {
+        "pool": "stem_relu",
+        "deep": "trunk",
+        "up": "bottom",
+        "last_up": "expand_relu",
+    }
+    assert plan.codes("pool") is plan.codes("stem_relu")
+    assert plan.codes("stem") is None  # fused with its ReLU
+    assert plan.codes("head") is None
+
+
+def test_sparing_nothing_changes_nothing(network: onnx.ModelProto, images: FloatArray) -> None:
+    made = candidate(network, images, INT8_CPU)
+    assert spared(made.model, made.plan, frozenset()) == made.plan
+    assert made.in_float(frozenset(conv_names(made.model))).plan.tensors == {}
+
+
+def test_codes_take_in_zero_and_both_ends() -> None:
+    assert Codes.spanning(-1.0, 3.0, INT8_CPU) == Codes(4 / 255, 64)
+    assert Codes.spanning(2.0, 3.0, INT8_CPU) == Codes(3 / 255, 0)
+    assert Codes.spanning(-2.0, 1.0, INT8_TRT) == Codes(2 / 127, 0)
+
+
+def test_weights_are_rounded_for_each_output_channel(
+    network: onnx.ModelProto, images: FloatArray
+) -> None:
+    made = candidate(network, images, INT8_CPU)
+    model = quantised(made.model, made.plan)
+    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    codes, scale = constants["last.weight.codes"], constants["last.weight.scale"]
+    assert codes.dtype == np.int8
+    assert (np.abs(codes).max(axis=(1, 2, 3)) == 127).all()
+    weights = {t.name: numpy_helper.to_array(t) for t in made.model.graph.initializer}
+    error = codes * scale[:, None, None, None] - weights["last.weight"]
+    assert (np.abs(error) <= 0.5001 * scale[:, None, None, None]).all()
+    assert constants["last.bias.codes"].dtype == np.int32
+
+
+def test_layers_are_called_as_in_the_network(network: onnx.ModelProto) -> None:
+    assert layer_name(network, "conv2") == "conv2"
+
+
+@pytest.mark.parametrize("observer", OBSERVERS, ids=lambda o: o.name)
+def test_observers_find_ranges_of_all_tensors(
+    network: onnx.ModelProto, images: FloatArray, observer: object
+) -> None:
+    ranges = observe(network, images, observer)  # type: ignore[arg-type]
+    extremes = observe(network, images, OBSERVERS[0])
+    assert set(ranges) >= set(extremes) - {"images"}
+    low, high = ranges["stem_relu"]
+    assert low >= -extremes["stem_relu"][1]
+    assert 0 < high <= extremes["stem_relu"][1] * 1.001
