@@ -61,7 +61,7 @@ def _print_trial(trial: Trial) -> None:
 
 def _table(trials: list[Trial]) -> Table:
     table = Table(
-        *("variant", "tried", "score", "mean", "p5", "volumes", "drop", "one empty"),
+        *("variant", "tried", "score", "mean", "p5", "volumes", "drop", "one empty", "speed"),
         title="agreement of slices and volumes with PyTorch",
     )
     for trial in trials:
@@ -80,6 +80,7 @@ def _table(trials: list[Trial]) -> Table:
                 )
             ),
             f"{agreement.one_empty} of {len(agreement.counted)}",
+            f"{trial.speed:.2f}",
         )
     return table
 

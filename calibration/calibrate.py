@@ -28,7 +28,6 @@ from cnnres_infer.verify import GATES
 from cnnres_infer.volume import FloatArray
 from export.bundle_writer import seal
 from export.checkpoint import load_checkpoint
-from export.onnx_model import HalfCNNRes
 from training.engine import TorchEngine
 from training.network import CNNRes
 
@@ -167,15 +166,8 @@ def _chosen(
 
 def _half_precision(network: CNNRes, judge: Judge) -> Outcome:
     """Judge the float16 variant by PyTorch, which really computes it in float16."""
-    half = HalfCNNRes(network).eval()
-
-    def compute(images: FloatArray) -> FloatArray:
-        with torch.inference_mode():
-            parts = [half(part) for part in torch.from_numpy(images).split(8)]
-        output: FloatArray = torch.cat(parts).numpy()
-        return output
-
-    verdict = judge(compute)
+    with TorchEngine(network, usable_cores(), "fp16") as engine:
+        verdict = judge(partial(run_all, engine))
     return Outcome("fp16", "weights and images in float16", verdict, verdict.misses(GATES["fp16"]))
 
 

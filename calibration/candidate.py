@@ -12,7 +12,6 @@ from calibration.fake import Graph
 from calibration.plan import INT8_CPU, Plan, Scheme, make_plan, spared
 from calibration.qdq import quantised
 from calibration.ranges import Observer, observe
-from cnnres_infer.engines import run_all
 from cnnres_infer.engines.ort import OrtEngine
 from cnnres_infer.machine import usable_cores
 from cnnres_infer.volume import FloatArray
@@ -70,10 +69,9 @@ class Candidate:
         plan = spared(self.model, self.plan, convs)
         return replace(self, name=f"{self.name}; in float: {names}", plan=plan)
 
-    def compute(self, images: FloatArray) -> FloatArray:
-        """Images (N, C, H, W) to probabilities (N, 1, H, W), in ONNX Runtime on the CPU."""
-        with OrtEngine.open(self.onnx, "int8", usable_cores()) as engine:
-            return run_all(engine, images)
+    def engine(self) -> OrtEngine:
+        """It, opened in ONNX Runtime on the CPU."""
+        return OrtEngine.open(self.onnx, "int8", usable_cores())
 
 
 def prepared(model: onnx.ModelProto, scheme: Scheme) -> onnx.ModelProto:

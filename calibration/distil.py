@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 from rich.progress import Progress
@@ -16,10 +17,11 @@ from calibration.fake import Graph
 from calibration.finetune import Tuning, finetune
 from cnnres_infer.volume import FloatArray
 from training import augment
-from training.batches import Batches
 from training.data import load_collections
 
-_OWN_BATCH = 16
+_BATCH = 8
+_SOOP_EVERY = 10
+_VOLUME_SHARE = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,22 +55,32 @@ class Distiller:
 def training_images(
     data: Path, own: FloatArray, seed: int, device: torch.device
 ) -> Callable[[], Tensor]:
-    """Batches to fine-tune on: the training's where `data` holds it, else changed `own` images."""
-    if is_collections(data) and own.shape[1] == 1:
-        batches = Batches(load_collections(data), seed, device)
-        return lambda: batches.draw()[0]
+    """Batches to fine-tune on, hardly changed: what is learned is to be exact on such images.
+
+    Drawn from the training's slices where `data` holds them, else from `own`.
+    """
     generator = Generator(device).manual_seed(seed)
-    images = torch.from_numpy(own).to(device)
+    images = torch.from_numpy(
+        _training_slices(data) if is_collections(data) and own.shape[1] == 1 else own
+    )
 
     def draw() -> Tensor:
-        pick = torch.randint(len(images), (_OWN_BATCH,), generator=generator, device=device)
-        chosen = images[pick]
-        flipped = augment.chance(generator, len(chosen), 0.5) > 0
+        pick = torch.randint(len(images), (_BATCH,), generator=generator, device=device)
+        chosen = images[pick.cpu()].to(device)
+        flipped = augment.chance(generator, _BATCH, 0.5) > 0
         chosen = torch.where(flipped, chosen.flip(3), chosen)
-        gain = augment.uniform(generator, len(chosen), 0.85, 1.15)
-        return augment.jitter((chosen * gain).clamp(0, 1), generator)
+        return (chosen * augment.uniform(generator, _BATCH, 0.9, 1.1)).clamp(0, 1)
 
     return draw
+
+
+def _training_slices(data: Path) -> FloatArray:
+    """Slices of all collections; the whole volume counts thrice, for most others hold lesions."""
+    c = load_collections(data)
+    soop = c.soop.pixels[::_SOOP_EVERY]
+    volume = [c.volume.pixels] * _VOLUME_SHARE
+    parts = [c.dwi.pixels, c.flair.pixels, *volume, c.healthy.pixels, soop]
+    return np.concatenate(parts)[:, None]
 
 
 @contextmanager

@@ -1,10 +1,12 @@
 """Which layers lose most when they compute in INT8."""
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from calibration.candidate import Candidate, layer_name
 from calibration.judge import Judge
+from cnnres_infer.engines import run_all
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ def layer_sensitivities(candidate: Candidate, judge: Judge) -> list[Layer]:
     """
 
     def agreement(in_float: frozenset[str]) -> float:
-        return judge(candidate.in_float(in_float).compute).agreement.mean
+        with candidate.in_float(in_float).engine() as engine:
+            return judge(partial(run_all, engine)).agreement.mean
 
     convs = candidate.plan.convs
     layers = [

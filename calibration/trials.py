@@ -2,19 +2,27 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from statistics import median
 from typing import Any
 
 import onnx
 
 from calibration.candidate import Candidate, evened, prepared
-from calibration.judge import Judge, Verdict
+from calibration.judge import Compute, Judge, Verdict
 from calibration.plan import Scheme
 from calibration.ranges import OBSERVERS
 from calibration.sensitivity import Layer, layer_sensitivities
+from cnnres_infer.engines import run_all
+from cnnres_infer.engines.ort import OrtEngine
+from cnnres_infer.machine import usable_cores
 from cnnres_infer.verify import Gate
 from cnnres_infer.volume import FloatArray
+from export.timing import interleaved
 
 _MOST_IN_FLOAT = 3
+_TIMED_SLICES = 16
+_TIMED_ROUNDS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +36,14 @@ class Trial:
         chooses between candidates, so that the gate's patients do not.
     verdict
         The same and more on the gate's patients.
+    speed
+        How many times as fast as the float network in ONNX Runtime on this CPU.
     """
 
     candidate: Candidate
     score: float
     verdict: Verdict
+    speed: float
 
     def to_json(self) -> dict[str, Any]:
         """The figures, ready for JSON."""
@@ -40,6 +51,7 @@ class Trial:
             "variant": self.candidate.plan.scheme.variant,
             "tried": self.candidate.name,
             "score": self.score,
+            "speed_on_cpu": self.speed,
             **self.verdict.to_json(),
         }
 
@@ -103,8 +115,10 @@ class Search:
         trials: list[Trial] = []
 
         def attempt(candidate: Candidate) -> None:
-            score = self.chooser(candidate.compute).agreement.mean
-            trials.append(Trial(candidate, score, self.judge(candidate.compute)))
+            with candidate.engine() as engine:
+                compute = partial(run_all, engine)
+                score = self.chooser(compute).agreement.mean
+                trials.append(Trial(candidate, score, self.judge(compute), self._speed(compute)))
             report(trials[-1])
 
         for candidate in self._observed(scheme):
@@ -114,11 +128,11 @@ class Search:
         layers = layer_sensitivities(calibrated, self.chooser)
         if self.tune is not None:
             attempt(self.tune(calibrated))
+        exact = self._best(trials).candidate
         for count in range(1, _MOST_IN_FLOAT + 1):
             if self._passes(self._best(trials)):
                 break
-            mixed = calibrated.in_float(frozenset(layer.conv for layer in layers[:count]))
-            attempt(mixed if self.tune is None else self.tune(mixed))
+            attempt(exact.in_float(frozenset(layer.conv for layer in layers[:count])))
         return Found(tuple(trials), self._best(trials), tuple(layers))
 
     def _observed(self, scheme: Scheme) -> Iterator[Candidate]:
@@ -127,6 +141,17 @@ class Search:
         for observer in OBSERVERS:
             for name, model in ((observer.name, plain), (f"{observer.name}, equalised", even)):
                 yield Candidate.observed(name, model, scheme, self.images, observer)
+
+    def _speed(self, compute: Compute) -> float:
+        """Speed relative to the float network's, both timed in turns."""
+        few = self.images[:_TIMED_SLICES]
+        with OrtEngine.open(self.model.SerializeToString(), "fp32", usable_cores()) as engine:
+            cases = {
+                "float": lambda: run_all(engine, few),
+                "candidate": lambda: compute(few),
+            }
+            seconds = interleaved(cases, _TIMED_ROUNDS)
+        return median(seconds["float"]) / median(seconds["candidate"])
 
     def _passes(self, trial: Trial) -> bool:
         return not trial.verdict.misses(self.gate)

@@ -1,30 +1,18 @@
 """From the PyTorch network to ONNX files."""
 
-import copy
 import logging
 import warnings
 
 import onnx
 import onnxslim
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from training.network import CNNRes, folded
+from training.network import CNNRes, HalfCNNRes, folded
 
 OPSET = 18
 INPUT, OUTPUT = "images", "probabilities"
 _PRODUCER = "cnnres-infer"
-
-
-class HalfCNNRes(nn.Module):
-    """CNN-Res in float16, with float32 at both ends and in the sigmoid."""
-
-    def __init__(self, network: CNNRes) -> None:
-        super().__init__()
-        self.network = copy.deepcopy(network).half()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.sigmoid(self.network.logits(x.half()).float())
 
 
 def to_onnx(network: nn.Module, in_channels: int, size: int) -> bytes:

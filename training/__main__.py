@@ -13,13 +13,12 @@ from cnnres_infer.default_command import DefaultCommandGroup, run_tool
 from cnnres_infer.predictor import Predictor
 from export.bundle_writer import seal
 from training.data import VALIDATION_VOLUMES, load_collections, volume_images
-from training.evaluate import compare_fusions, evaluate
+from training.evaluate import compare_fusions, evaluate_all
 from training.loop import Recipe, train
 
 app = typer.Typer(cls=DefaultCommandGroup, no_args_is_help=True, add_completion=False, help=__doc__)
 DataOption = Annotated[Path, typer.Option(help="Folder of the collections of real MRI.")]
 BundleArgument = Annotated[Path, typer.Argument(help="Folder of the bundle.")]
-BackendOption = Annotated[str, typer.Option()]
 
 
 @app.callback()
@@ -32,29 +31,27 @@ def train_command(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and the log.")],
     steps: Annotated[int, typer.Option(min=1)] = Recipe.steps,
     seed: Annotated[int, typer.Option()] = Recipe.seed,
+    device: Annotated[str, typer.Option(help="What PyTorch computes on: cpu, cuda.")] = "cpu",
 ) -> None:
     """Train CNN-Res on the real slices and volumes."""
     volumes = {case: volume_images(data, case) for case in VALIDATION_VOLUMES}
-    train(load_collections(data), volumes, Recipe(steps=steps, seed=seed), out)
+    train(load_collections(data), volumes, Recipe(steps=steps, seed=seed), out, device)
 
 
 @app.command("evaluate")
 def evaluate_command(
     bundle: BundleArgument,
     data: DataOption,
-    backend: BackendOption = "ort",
-    precision: BackendOption = "fp32",
     record: Annotated[
         bool, typer.Option("--record", help="Write the figures into the bundle and its card.")
     ] = False,
 ) -> None:
-    """Measure a bundle against expert masks, per volume and per slice."""
-    with Predictor.load(bundle, backend, precision) as predictor:
-        accuracy = evaluate(predictor, data)
+    """Measure every precision of a bundle against expert masks, per volume and per slice."""
+    opened = Bundle.open(bundle)
+    accuracy = evaluate_all(opened, data)
     typer.echo(json.dumps(accuracy, indent=2))
     if record:
-        manifest = Bundle.open(bundle).manifest
-        seal(bundle, {**manifest, "accuracy": accuracy})
+        seal(bundle, {**opened.manifest, "accuracy": accuracy})
 
 
 @app.command("fusion")

@@ -3,22 +3,30 @@
 from typing import ClassVar, Self
 
 import torch
+from torch import nn
 
 from cnnres_infer.engines import EngineInfo, Probe
 from cnnres_infer.errors import BackendUnavailableError
 from cnnres_infer.volume import FloatArray
-from training.network import CNNRes
+from training.network import CNNRes, HalfCNNRes
 
 
 class TorchEngine:
-    """PyTorch eager in float32; see `cnnres_infer.engines.Engine`."""
+    """PyTorch eager; see `cnnres_infer.engines.Engine`.
 
-    VARIANTS: ClassVar[dict[str, str]] = {"fp32": "fp32"}
+    Parameters
+    ----------
+    precision
+        ``"fp32"``, or ``"fp16"`` for all but both ends in float16, which ONNX
+        Runtime does not compute on a CPU.
+    """
+
+    VARIANTS: ClassVar[dict[str, str]] = {"fp32": "fp32", "fp16": "fp16"}
     BATCH: ClassVar[int] = 1
 
-    def __init__(self, network: CNNRes, threads: int) -> None:
-        self._network = network.eval()
-        self._threads = threads
+    def __init__(self, network: CNNRes, threads: int, precision: str = "fp32") -> None:
+        self._network: nn.Module = HalfCNNRes(network) if precision == "fp16" else network.eval()
+        self._threads, self._precision = threads, precision
         torch.set_num_threads(threads)
 
     @classmethod
@@ -35,8 +43,9 @@ class TorchEngine:
         return output
 
     def describe(self) -> EngineInfo:
+        versions = {"torch": str(torch.__version__)}
         return EngineInfo(
-            "torch", "eager", "fp32", "fp32", self._threads, {"torch": torch.__version__}
+            "torch", "eager", self._precision, self._precision, self._threads, versions
         )
 
     def close(self) -> None:

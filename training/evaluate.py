@@ -6,27 +6,55 @@ from typing import Any
 
 import numpy as np
 
-from cnnres_infer.engines import Engine, run_all
+from cnnres_infer.bundle import Bundle
+from cnnres_infer.choice import Choice
+from cnnres_infer.engines import Engine, open_engine, run_all
 from cnnres_infer.fusion import RULES, Fusion
+from cnnres_infer.machine import usable_cores
 from cnnres_infer.predictor import Predictor
 from cnnres_infer.slices import BoolArray
 from cnnres_infer.verify import dice
 from cnnres_infer.volume import FloatArray, load_volume
+from export.checkpoint import load_checkpoint
 from training.data import VALIDATION_VOLUMES, Images, load_validation_slices, volume_paths
+from training.engine import TorchEngine
 from training.steadiness import shaken, steadiness
 
+_VARIANTS = {"fp32": "fp32", "fp16": "fp16", "int8": "int8-cpu"}
 _THRESHOLDS = (0.3, 0.4, 0.5, 0.6)
 _WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-def evaluate(predictor: Predictor, data: Path) -> dict[str, Any]:
-    """Measure a predictor on the validation volumes and slices.
+def evaluate_all(bundle: Bundle, data: Path) -> dict[str, Any]:
+    """Measure every precision of a bundle that this machine can compute.
+
+    float16 is computed by PyTorch, the others by ONNX Runtime.
 
     Returns
     -------
     dict
         What goes into ``model.json`` as ``accuracy``.
     """
+    precisions = {}
+    for precision, variant in _VARIANTS.items():
+        if variant in bundle.variants:
+            with _engine(bundle, precision) as engine:
+                precisions[precision] = evaluate(Predictor(bundle, Choice(engine)), data)
+    return {
+        "command": "python -m training evaluate BUNDLE --data DATA",
+        "precisions": precisions,
+    }
+
+
+def _engine(bundle: Bundle, precision: str) -> Engine:
+    if precision == "fp16":
+        network = load_checkpoint(bundle.folder / bundle.variants["fp32"])
+        return TorchEngine(network, usable_cores(), precision)
+    return open_engine(bundle, "ort", precision)
+
+
+def evaluate(predictor: Predictor, data: Path) -> dict[str, Any]:
+    """Measure a predictor on the validation volumes and slices."""
     spec = predictor.bundle.spec
     dwi, flair = load_validation_slices(data)
     answers = {name: _run(predictor.engine, x) for name, x in (("dwi", dwi), ("flair", flair))}
@@ -35,9 +63,7 @@ def evaluate(predictor: Predictor, data: Path) -> dict[str, Any]:
     truth = dwi.masks > 0.5
     engine = predictor.engine.describe()
     return {
-        "command": "python -m training evaluate BUNDLE --data DATA",
-        "backend": engine.backend,
-        "precision": engine.precision,
+        "engine": f"{engine.backend} {engine.precision}",
         "volumes": [evaluate_volume(predictor, data, case) for case in VALIDATION_VOLUMES],
         "patients": len(dwi),
         "slices": {

@@ -44,14 +44,14 @@ class Recipe:
         Share of the average of weights that stays in each step.
     """
 
-    steps: int = 4200
+    steps: int = 7500
     seed: int = 0
     learning_rate: float = 1.5e-3
-    weight_decay: float = 0.02
-    averaging: float = 0.998
-    consistent_from: float = 0.7
-    consistency: float = 4.0
-    check_every: int = 250
+    weight_decay: float = 0.05
+    averaging: float = 0.9995
+    consistent_from: float = 0.4
+    consistency: float = 2.0
+    check_every: int = 500
 
 
 def train(

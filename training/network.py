@@ -135,3 +135,15 @@ def without_folded_norms(network: CNNRes) -> CNNRes:
     for residual in [*network.residuals, network.bottleneck_residual]:
         residual.norm2 = nn.Identity()
     return network
+
+
+class HalfCNNRes(nn.Module):
+    """CNN-Res in float16, with float32 at both ends and in the sigmoid."""
+
+    def __init__(self, network: CNNRes) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).half().eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) to probabilities of lesion (N, 1, H, W), both float32."""
+        return torch.sigmoid(self.network.logits(x.half()).float())

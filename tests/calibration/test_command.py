@@ -1,0 +1,103 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cnnres_infer.bundle import Bundle, ModelSpec
+from cnnres_infer.phantom import make_phantom
+from cnnres_infer.slices import SliceSpec
+from cnnres_infer.volume import save_volume
+from export.bundle_writer import write_bundle
+from export.checkpoint import load_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def calibrate(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "calibration", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+@pytest.fixture(scope="module")
+def coarse_bundle(default_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped weights on images of 64 pixels, which compute quickly."""
+    folder = tmp_path_factory.mktemp("coarse") / "bundle"
+    network = load_checkpoint(default_bundle / "model.fp32.onnx")
+    spec = Bundle.open(default_bundle).spec
+    coarse = ModelSpec(
+        "coarse",
+        "1",
+        1,
+        spec.modalities,
+        SliceSpec(64, 3.0, spec.slices.ceiling),
+        spec.fusion,
+        spec.mask,
+    )
+    write_bundle(network, coarse, {}, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("volumes")
+    for seed in range(4):
+        phantom = make_phantom(seed, shape=(56, 56, 8), spacing=(3.4, 3.4, 14.0))
+        grid = phantom.volume.grid
+        save_volume(folder / f"p{seed}_dwi.nii.gz", phantom.volume.data, grid)
+        save_volume(folder / f"p{seed}_msk.nii.gz", phantom.truth, grid)
+    return folder
+
+
+def test_a_variant_is_written_only_if_it_passes_and_all_is_recorded(
+    coarse_bundle: Path, volumes: Path, tmp_path: Path
+) -> None:
+    bundle = shutil.copytree(coarse_bundle, tmp_path / "bundle")
+    options = ("--slices", 8, "--steps", 2, "--variant", "int8-cpu")
+    done = calibrate(bundle, "--data", volumes, *options)
+    opened = Bundle.open(bundle)
+    record = json.loads(opened.read("calibration.json"))
+    outcomes = record["variants"]
+    assert set(outcomes) == {"fp16", "int8-cpu"}
+    for variant, outcome in outcomes.items():
+        assert (variant in opened.variants) == outcome["passed"]
+        assert (f"{variant}: passed" in done.stdout) == outcome["passed"]
+    failed = not all(outcome["passed"] for outcome in outcomes.values())
+    assert done.returncode == (4 if failed else 0), done.stderr
+    assert ("layers to blame" in done.stdout) == (not outcomes["int8-cpu"]["passed"])
+    assert all(opened.model(variant) for variant in opened.variants)
+    assert "INT8 and float16 against PyTorch" in (bundle / "MODEL_CARD.md").read_text()
+    assert len(record["slices_sha256"]) == len(set(record["slices_sha256"])) == 8
+    tried = [trial["tried"] for trial in record["trials"]]
+    assert {"minmax", "entropy, equalised", "percentile 99.99"} <= set(tried)
+    assert any("bias corrected" in name for name in tried)
+    assert any("fine-tuned 2 steps" in name for name in tried)
+    layers = {layer["name"] for layer in record["layers"]["int8-cpu"]}
+    assert {"translations.0.conv", "residuals.3.conv2", "expansions.4.conv"} <= layers
+    assert "head" not in layers
+
+
+def test_a_variant_that_stands_is_not_replaced_unasked(
+    coarse_bundle: Path, volumes: Path, tmp_path: Path
+) -> None:
+    bundle = shutil.copytree(coarse_bundle, tmp_path / "bundle")
+    manifest = json.loads((bundle / "model.json").read_text())
+    manifest["variants"]["int8-cpu"] = "model.fp32.onnx"
+    (bundle / "model.json").write_text(json.dumps(manifest))
+    done = calibrate(bundle, "--data", volumes)
+    assert done.returncode == 3
+    assert "--overwrite" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(("--variant", "int4"), "int8-cpu, int8-trt"), ((), "at least two")],
+)
+def test_what_cannot_be_done_is_said(
+    coarse_bundle: Path, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    done = calibrate(coarse_bundle, "--data", tmp_path, *options)
+    assert done.returncode == 2
+    assert message in done.stderr

@@ -1,0 +1,80 @@
+import numpy as np
+import onnx
+import torch
+from torch import Tensor
+
+from calibration.bias import bias_corrected
+from calibration.candidate import Candidate, prepared
+from calibration.fake import Graph
+from calibration.finetune import Tuning, disagreement, finetune
+from calibration.plan import INT8_CPU, INT8_TRT, Plan
+from calibration.ranges import OBSERVERS
+from cnnres_infer.volume import FloatArray
+
+
+def tuned(
+    network: onnx.ModelProto, images: FloatArray, plan: Plan, model: onnx.ModelProto, steps: int
+) -> tuple[list[float], tuple[onnx.ModelProto, Plan]]:
+    losses: list[float] = []
+    batch = torch.from_numpy(images)
+    result = finetune(
+        model,
+        plan,
+        Graph(network),
+        lambda: batch,
+        Tuning(steps, learning_rate=1e-3, scale_rate=1e-2),
+        lambda step, loss: losses.append(loss),
+    )
+    return losses, result
+
+
+def difference(network: onnx.ModelProto, model: onnx.ModelProto, plan: Plan, x: Tensor) -> float:
+    with torch.no_grad():
+        return float(disagreement(Graph(model, plan)(x), Graph(network)(x), 6.0))
+
+
+def test_fine_tuning_brings_int8_closer_to_float(
+    network: onnx.ModelProto, images: FloatArray
+) -> None:
+    for scheme in (INT8_CPU, INT8_TRT):
+        made = Candidate.observed("m", prepared(network, scheme), scheme, images[:4], OBSERVERS[0])
+        losses, (model, plan) = tuned(network, images, made.plan, made.model, 40)
+        assert len(losses) == 40
+        x = torch.from_numpy(images)
+        before = difference(network, made.model, made.plan, x)
+        assert difference(network, model, plan, x) < 0.7 * before
+        assert set(plan.tensors) == set(made.plan.tensors)
+        assert all(plan.tensors[n].zero == made.plan.tensors[n].zero for n in plan.tensors)
+        assert any(plan.tensors[n].scale != made.plan.tensors[n].scale for n in plan.tensors)
+
+
+def test_fine_tuning_gives_the_same_twice(network: onnx.ModelProto, images: FloatArray) -> None:
+    made = Candidate.observed("m", network, INT8_TRT, images, OBSERVERS[0])
+    first, second = (tuned(network, images, made.plan, made.model, 3)[1] for _ in range(2))
+    assert first[0].SerializeToString() == second[0].SerializeToString()
+    assert first[1] == second[1]
+
+
+def test_corrected_biases_bring_the_means_back(
+    network: onnx.ModelProto, images: FloatArray
+) -> None:
+    made = Candidate.observed("m", prepared(network, INT8_CPU), INT8_CPU, images, OBSERVERS[2])
+
+    def means(model: onnx.ModelProto, plan: Plan | None) -> dict[str, np.ndarray]:
+        with torch.no_grad():
+            walk = Graph(model, plan).walk(torch.from_numpy(images))
+            return {n.output[0]: out.mean(dim=(0, 2, 3)).numpy() for n, out in walk}
+
+    exact, shifted = means(made.model, None), means(made.model, made.plan)
+    corrected = means(bias_corrected(made.model, made.plan, images), made.plan)
+    for name in made.plan.convs:
+        assert np.abs(corrected[name] - exact[name]).max() < 1e-5
+    assert max(np.abs(shifted[name] - exact[name]).max() for name in made.plan.convs) > 1e-3
+
+
+def test_disagreement_counts_spots_and_forgets_what_is_beyond_the_margin() -> None:
+    empty, spot = torch.full((1, 1, 16, 16), 1e-5), torch.full((1, 1, 16, 16), 1e-5)
+    spot[..., 4:6, 4:6] = 0.99
+    assert disagreement(spot, spot, 4.0) < 1e-6
+    assert disagreement(empty, empty * 0.1, 4.0) < 1e-4
+    assert disagreement(empty, spot, 4.0) > 10

@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+
+from calibration.data import Case
+from calibration.judge import Judge
+from cnnres_infer.bundle import Bundle, ModelSpec
+from cnnres_infer.phantom import make_phantom
+from cnnres_infer.verify import GATES
+from cnnres_infer.volume import FloatArray
+
+
+@pytest.fixture(scope="module")
+def spec() -> ModelSpec:
+    return Bundle.open().spec
+
+
+@pytest.fixture(scope="module")
+def cases(spec: ModelSpec) -> tuple[Case, ...]:
+    phantoms = [make_phantom(seed, shape=(64, 64, 8), spacing=(3.0, 3.0, 12.0)) for seed in (1, 2)]
+    return tuple(
+        Case.of_volumes((phantom.volume,), phantom.truth > 0, spec) for phantom in phantoms
+    )
+
+
+def bright(images: FloatArray) -> FloatArray:
+    return np.asarray(1 / (1 + np.exp(-60 * (images - 0.7))), np.float32)
+
+
+def test_the_same_network_agrees_with_itself(cases: tuple[Case, ...], spec: ModelSpec) -> None:
+    verdict = Judge(cases, spec, bright)(bright)
+    assert verdict.agreement.mean == verdict.volume_dice == 1.0
+    assert len(verdict.volumes) >= 1
+    assert verdict.drop == 0.0
+    assert verdict.misses(GATES["fp32"]) == ()
+    reference, candidate = verdict.expert_slices or (0, 0)
+    assert reference == candidate > 0.3
+
+
+def test_what_falls_short_is_named(cases: tuple[Case, ...], spec: ModelSpec) -> None:
+    verdict = Judge(cases, spec, bright)(lambda images: bright(images - 0.1))
+    misses = verdict.misses(GATES["int8"])
+    assert any(text.startswith("mean Dice of slices 0.") for text in misses)
+    assert any(text.startswith("Dice of volumes 0.") for text in misses)
+    assert verdict.to_json()["dice_mean"] == verdict.agreement.mean
+
+
+def test_losing_the_experts_lesions_fails_the_gate(
+    cases: tuple[Case, ...], spec: ModelSpec
+) -> None:
+    verdict = Judge(cases, spec, bright)(lambda images: 0 * bright(images))
+    assert verdict.drop > 0.3
+    assert "drops by" in verdict.misses(GATES["int8"])[-1]
+    assert verdict.agreement.one_empty == len(verdict.agreement.counted) > 0
