@@ -90,8 +90,85 @@ def upsampling_to_transposed_convs(model: onnx.ModelProto) -> onnx.ModelProto:
     return _rewritten(model, nodes, added)
 
 
+def head_before_upsampling(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Compute the last block and the head before the last upsampling, not behind it.
+
+    Behind nearest upsampling by 2, the four pixels of a 2x2 square come of four
+    2x2 convolutions of the small image: four groups of channels of one. The
+    head makes four channels of them, which interleave to the output and one
+    pixel more at each edge. Four multiplications in place of nine, and only
+    probabilities are written at full size.
+    """
+    constants = _constants(model)
+    *nodes, resize, conv, relu, head, sigmoid = model.graph.node
+    kinds = [node.op_type for node in (relu, head, sigmoid)]
+    if (
+        kinds != ["Relu", "Conv", "Sigmoid"]
+        or not _is_upsampling(resize, constants)
+        or not _is_plain_3x3(conv, constants)
+        or constants[head.input[1]].shape[2:] != (1, 1)
+    ):
+        raise ValueError("the network does not end in upsampling, a 3x3 convolution and a head")
+    weight, bias, taking, offset = (
+        constants[name].astype(np.float64) for node in (conv, head) for name in node.input[1:]
+    )
+    # Along an axis: the taps of an odd pixel, which comes first, and of an even one.
+    taps = np.array([[[1, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]], np.float64)
+    corners = np.einsum("pyr,oirs,qxs->pqoiyx", taps, weight, taps)
+    added = {
+        conv.input[1]: corners.reshape(4 * len(bias), -1, 2, 2),
+        conv.input[2]: np.tile(bias, 4),
+        head.input[1]: np.kron(np.eye(4), taking[0, :, 0, 0])[:, :, None, None],
+        head.input[2]: np.tile(offset, 4),
+        "crop.starts": np.array([1, 1]),
+        "crop.ends": np.array([-1, -1]),
+        "crop.axes": np.array([2, 3]),
+    }
+    output, make = sigmoid.output[0], helper.make_node
+    separate, whole = f"{output}.separate", f"{output}.whole"
+    inputs = [resize.input[0], *conv.input[1:]]
+    nodes += [
+        make("Conv", inputs, conv.output, conv.name, kernel_shape=[2, 2], pads=[1, 1, 1, 1]),
+        relu,
+        make("Conv", head.input, head.output, head.name, kernel_shape=[1, 1]),
+        make("Sigmoid", sigmoid.input, [separate], sigmoid.name),
+        make("DepthToSpace", [separate], [whole], f"{output}.interleaved", blocksize=2),
+        make("Slice", [whole, *list(added)[-3:]], [output], f"{output}.cropped"),
+    ]
+    return _rewritten(model, nodes, added)
+
+
+def head_to_matmul(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Write the last convolution, a 1x1 one, as a matrix product over the channels.
+
+    ONNX Runtime multiplies 8-bit matrices to a float result, while a quantised
+    convolution must round its result to 8 bits: too few for a probability.
+    """
+    constants = _constants(model)
+    head = [node for node in model.graph.node if node.op_type == "Conv"][-1]
+    weight = constants[head.input[1]]
+    if weight.shape[2:] != (1, 1):
+        raise ValueError("the last convolution is no 1x1 convolution")
+    output, make = head.output[0], helper.make_node
+    names = [f"{output}.{part}" for part in ("channels-last", "product", "sum")]
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        if node is not head:
+            nodes.append(node)
+            continue
+        nodes += [
+            make("Transpose", [head.input[0]], names[:1], names[0], perm=[0, 2, 3, 1]),
+            make("MatMul", [names[0], head.input[1]], names[1:2], head.name),
+            make("Add", [names[1], head.input[2]], names[2:], names[2]),
+            make("Transpose", names[2:], [output], f"{output}.channels-first", perm=[0, 3, 1, 2]),
+        ]
+    return _rewritten(model, nodes, {head.input[1]: weight[:, :, 0, 0].T})
+
+
 PASSES: dict[str, Pass] = {
     "batch-norms-to-convs": batch_norms_to_convs,
+    "head-before-upsampling": head_before_upsampling,
+    "head-to-matmul": head_to_matmul,
     "upsampling-to-transposed-convs": upsampling_to_transposed_convs,
 }
 
@@ -154,7 +231,7 @@ def _constants(model: onnx.ModelProto) -> Constants:
 def _rewritten(
     model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], added: Constants
 ) -> onnx.ModelProto:
-    """Copy of a model with other nodes and more float32 constants; what is not used goes."""
+    """Copy of a model with other nodes and more constants; what is not used goes."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
@@ -165,9 +242,10 @@ def _rewritten(
     graph.initializer.extend(
         t for t in model.graph.initializer if t.name in used and t.name not in added
     )
-    graph.initializer.extend(
-        numpy_helper.from_array(value.astype(np.float32), name) for name, value in added.items()
-    )
+    for name, value in added.items():
+        kind = np.float32 if np.issubdtype(value.dtype, np.floating) else np.int64
+        constant = np.ascontiguousarray(value, dtype=kind)
+        graph.initializer.append(numpy_helper.from_array(constant, name))
     onnx.checker.check_model(result, full_check=True)
     return result
 
