@@ -23,13 +23,13 @@ def bias_corrected(model: onnx.ModelProto, plan: Plan, images: FloatArray) -> on
     fake = Graph(model, plan)
     with torch.no_grad():
         for node, output in Graph(model).walk(inputs):
-            if node.output[0] in plan.convs:
+            if node.output[0] in plan.convs and len(node.input) > 2:
                 expected[node.output[0]] = output.mean(dim=(0, 2, 3))
         walk = fake.walk(inputs)
         node, output = next(walk)
         while True:
             corrected = None
-            if node.output[0] in plan.convs:
+            if node.output[0] in expected:
                 shift = expected[node.output[0]] - output.mean(dim=(0, 2, 3))
                 fake.bias(node).add_(shift)
                 corrected = output + shift[:, None, None]

@@ -209,6 +209,7 @@ def _write(
         "cases": {"calibration": len(split.calibration), "gate": len(split.gate)},
         "gates": {name: asdict(GATES[name]) for name in ("fp16", "int8")},
         "largest_drop": LARGEST_DROP,
+        "passes": {name: list(SCHEMES[name].passes) for name in calibration.variants},
         "variants": {outcome.variant: outcome.to_json() for outcome in outcomes},
         "trials": [trial.to_json() for outcome in outcomes for trial in outcome.trials],
         "layers": {o.variant: [layer.to_json() for layer in o.layers] for o in outcomes},

@@ -9,13 +9,13 @@ import onnx
 from calibration.bias import bias_corrected
 from calibration.equalise import channel_peaks, equalised
 from calibration.fake import Graph
-from calibration.plan import INT8_CPU, Plan, Scheme, make_plan, spared
+from calibration.plan import Plan, Scheme, make_plan, spared
 from calibration.qdq import quantised
 from calibration.ranges import Observer, observe
 from cnnres_infer.engines.ort import OrtEngine
 from cnnres_infer.machine import usable_cores
 from cnnres_infer.volume import FloatArray
-from export.passes import batch_norms_to_convs
+from export.passes import PASSES
 
 _CORRECTION_SLICES = 32
 _IMAGE_RANGE = (0.0, 1.0)
@@ -75,11 +75,10 @@ class Candidate:
 
 
 def prepared(model: onnx.ModelProto, scheme: Scheme) -> onnx.ModelProto:
-    """The float network in the form that a scheme quantises best.
-
-    ONNX Runtime keeps chains in 8 bits only without batch norms.
-    """
-    return batch_norms_to_convs(model) if scheme is INT8_CPU else model
+    """The float network in the form that a scheme quantises best."""
+    for name in scheme.passes:
+        model = PASSES[name](model)
+    return model
 
 
 def evened(model: onnx.ModelProto, images: FloatArray) -> onnx.ModelProto:

@@ -8,9 +8,10 @@ import torch
 from onnx import numpy_helper
 
 from calibration.fake import Graph
+from calibration.plan import CONVS
 from cnnres_infer.volume import FloatArray
 
-_PASSING = ("Relu", "MaxPool", "Resize")
+_PASSING = ("Relu", "MaxPool", "Resize", "Transpose")
 _LARGEST_CHANGE = 8.0
 
 
@@ -49,8 +50,8 @@ def equalised(model: onnx.ModelProto, peaks: Mapping[str, FloatArray]) -> onnx.M
         bias /= factors
         for node, first in (t for t in takers if t is not None):
             taken = constants[node.input[1]]
-            if _depth_wise(node):
-                taken *= factors[:, None, None, None]
+            if _input_first(node):
+                taken *= factors.reshape(-1, *(1,) * (taken.ndim - 1))
             else:
                 taken[:, first : first + count] *= factors[:, None, None]
     for tensor in result.graph.initializer:
@@ -76,7 +77,7 @@ def _takers(
     for node in graph.node:
         if tensor not in node.input:
             continue
-        if node.op_type == "Conv":
+        if node.op_type in CONVS:
             yield node, first
         elif node.op_type in _PASSING or (node.op_type == "Concat" and node.input[0] == tensor):
             yield from _takers(graph, node.output[0], first)
@@ -84,15 +85,17 @@ def _takers(
             yield None
 
 
-def _depth_wise(node: onnx.NodeProto) -> bool:
-    return any(a.name == "group" and a.i > 1 for a in node.attribute)
+def _input_first(node: onnx.NodeProto) -> bool:
+    """Whether the first axis of the weights runs over the input's channels."""
+    return node.op_type != "Conv" or any(a.name == "group" and a.i > 1 for a in node.attribute)
 
 
 def _taken(
     constants: Mapping[str, FloatArray], taker: tuple[onnx.NodeProto, int], count: int
 ) -> FloatArray:
     node, first = taker
-    depth_wise = _depth_wise(node)
-    axes = (1, 2, 3) if depth_wise else (0, 2, 3)
-    largest: FloatArray = np.abs(constants[node.input[1]]).max(axis=axes)
-    return largest if depth_wise else largest[first : first + count]
+    input_first = _input_first(node)
+    weights = constants[node.input[1]]
+    axes = tuple(range(1, weights.ndim)) if input_first else (0, 2, 3)
+    largest: FloatArray = np.abs(weights).max(axis=axes)
+    return largest if input_first else largest[first : first + count]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from calibration.plan import Codes, Plan
-from calibration.qdq import LARGEST_WEIGHT
+from calibration.qdq import LARGEST_WEIGHT, output_axis
 
 Attributes: TypeAlias = dict[str, Any]
 
@@ -27,8 +27,9 @@ class Graph(nn.Module):
     Parameters
     ----------
     model
-        Its nodes: Conv, Relu, MaxPool, BatchNormalization, Resize (nearest, by
-        2), Concat, Add and Sigmoid.
+        Its nodes: Conv, ConvTranspose, MatMul, Relu, MaxPool, BatchNormalization, Resize
+        (nearest, by 2), Concat, Add, Sigmoid, Transpose, DepthToSpace (of one channel) and
+        Slice (a pixel off each edge).
     plan
         What to quantise; None for nothing.
 
@@ -116,7 +117,8 @@ class Graph(nn.Module):
             return torch.empty(0)
         value: Tensor = self.constants[key]
         quantise = self.plan is not None and node.output[0] in self.plan.convs
-        return _rounded_weights(value) if quantise and name == node.input[1] else value
+        rounded = quantise and name == node.input[1]
+        return _rounded_weights(value, output_axis(node)) if rounded else value
 
     def _rounded(self, tensor: str, value: Tensor) -> Tensor:
         if self.plan is None or self.plan.codes(tensor) is None:
@@ -135,8 +137,10 @@ def _round(value: Tensor) -> Tensor:
     return value + (value.round() - value).detach()
 
 
-def _rounded_weights(weight: Tensor) -> Tensor:
-    steps = weight.detach().abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-8) / LARGEST_WEIGHT
+def _rounded_weights(weight: Tensor, axis: int) -> Tensor:
+    others = [i for i in range(weight.ndim) if i != axis]
+    largest = weight.detach().abs().amax(dim=others, keepdim=True)
+    steps = largest.clamp(min=1e-8) / LARGEST_WEIGHT
     return _round(weight / steps) * steps
 
 
@@ -144,6 +148,12 @@ def _conv(inputs: list[Tensor], weights: list[Tensor], attributes: Attributes) -
     padding = attributes.get("pads", [0, 0])[:2]
     return functional.conv2d(
         inputs[0], weights[0], weights[1], padding=padding, groups=attributes.get("group", 1)
+    )
+
+
+def _transposed_conv(inputs: list[Tensor], weights: list[Tensor], attributes: Attributes) -> Tensor:
+    return functional.conv_transpose2d(
+        inputs[0], *weights, stride=attributes["strides"], padding=attributes["pads"][:2]
     )
 
 
@@ -155,11 +165,16 @@ def _batch_norm(inputs: list[Tensor], weights: list[Tensor], attributes: Attribu
 
 _OPERATORS: dict[str, Callable[[list[Tensor], list[Tensor], Attributes], Tensor]] = {
     "Conv": _conv,
+    "ConvTranspose": _transposed_conv,
     "BatchNormalization": _batch_norm,
     "Relu": lambda inputs, *_: functional.relu(inputs[0]),
     "MaxPool": lambda inputs, *_: functional.max_pool2d(inputs[0], 2),
     "Resize": lambda inputs, *_: functional.interpolate(inputs[0], scale_factor=2.0),
     "Concat": lambda inputs, *_: torch.cat(inputs, dim=1),
-    "Add": lambda inputs, *_: inputs[0] + inputs[1],
+    "Add": lambda inputs, weights, _: sum(weights, start=sum(inputs[1:], start=inputs[0])),
+    "MatMul": lambda inputs, weights, _: inputs[0] @ weights[0],
+    "Transpose": lambda inputs, _, attributes: inputs[0].permute(attributes["perm"]),
+    "DepthToSpace": lambda inputs, *_: functional.pixel_shuffle(inputs[0], 2),
+    "Slice": lambda inputs, *_: inputs[0][..., 1:-1, 1:-1],
     "Sigmoid": lambda inputs, *_: torch.sigmoid(inputs[0]),
 }

@@ -11,7 +11,8 @@ from typing import Self
 
 import onnx
 
-_PASSING = ("MaxPool", "Resize")
+_PASSING = ("MaxPool", "Resize", "Transpose")
+CONVS = ("Conv", "ConvTranspose", "MatMul")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ class Scheme:
         Quantise what the shortcuts' additions take as well.
     int32_bias
         Biases as int32 in steps of image times weight, not float.
+    passes
+        Names of the rewritings of the float network that come first, in their
+        order (`export.passes.PASSES`): those with which the runtime is fastest.
     """
 
     variant: str
@@ -39,6 +43,7 @@ class Scheme:
     everywhere: bool
     residuals: bool
     int32_bias: bool
+    passes: tuple[str, ...] = ()
 
     @property
     def lowest(self) -> int:
@@ -51,7 +56,15 @@ class Scheme:
         return 127 if self.symmetric else 255
 
 
-INT8_CPU = Scheme("int8-cpu", symmetric=False, everywhere=True, residuals=True, int32_bias=True)
+INT8_CPU = Scheme(
+    "int8-cpu",
+    symmetric=False,
+    everywhere=True,
+    residuals=True,
+    int32_bias=True,
+    # Chains stay in 8 bits only without batch norms, and upsampling in 8 bits is slow.
+    passes=("head-before-upsampling", "head-to-matmul", "batch-norms-to-convs"),
+)
 INT8_TRT = Scheme("int8-trt", symmetric=True, everywhere=False, residuals=False, int32_bias=False)
 SCHEMES = {scheme.variant: scheme for scheme in (INT8_CPU, INT8_TRT)}
 
@@ -105,8 +118,9 @@ class Plan:
 
 
 def conv_names(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Outputs of the convolutions that may compute in INT8: all but the last, the head."""
-    return tuple(n.output[0] for n in model.graph.node if n.op_type == "Conv")[:-1]
+    """Outputs of the convolutions that may compute in INT8: not a head whose result is rounded."""
+    layers = [n for n in model.graph.node if n.op_type in CONVS]
+    return tuple(n.output[0] for n in layers if n is not layers[-1] or n.op_type == "MatMul")
 
 
 def make_plan(
@@ -157,27 +171,26 @@ def _conv_inputs(model: onnx.ModelProto, convs: frozenset[str]) -> set[str]:
 
 
 def _all_tensors(model: onnx.ModelProto, convs: frozenset[str]) -> set[str]:
-    """Tensors between nodes, but for what a convolution fuses and what is float on both sides."""
+    """Tensors before the head, but for what a convolution fuses and what is float on both sides."""
+    head = max(i for i, node in enumerate(model.graph.node) if node.op_type in CONVS)
     producers = {n.output[0]: n for n in model.graph.node}
     consumers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
             consumers.setdefault(name, []).append(node)
     chosen = set()
-    for name in (model.graph.input[0].name, *producers):
+    for name in (model.graph.input[0].name, *list(producers)[:head]):
         behind = consumers.get(name, [])
         if all(n.op_type == "Relu" for n in behind):
             continue
         origin = producers.get(name)
         if origin is not None and origin.op_type == "Relu":
             origin = producers[origin.input[0]]
-        made_in_float = origin is None or (
-            origin.op_type == "Conv" and origin.output[0] not in convs
-        )
-        used_in_float = all(
-            n.op_type == "Sigmoid" or (n.op_type == "Conv" and n.output[0] not in convs)
-            for n in behind
-        )
-        if not (made_in_float and used_in_float):
+        made_in_float = origin is None or _in_float(origin, convs)
+        if not (made_in_float and all(_in_float(n, convs) for n in behind)):
             chosen.add(name)
     return chosen
+
+
+def _in_float(node: onnx.NodeProto, convs: frozenset[str]) -> bool:
+    return node.op_type in CONVS and node.output[0] not in convs

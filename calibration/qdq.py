@@ -43,9 +43,15 @@ def quantised(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
     return result
 
 
-def weight_steps(weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Step between codes for each output channel of weights (O, I, H, W)."""
-    largest = np.abs(weights).max(axis=(1, 2, 3)).clip(1e-8)
+def output_axis(node: onnx.NodeProto) -> int:
+    """Axis of a convolution's weights that runs over its output channels."""
+    return 0 if node.op_type == "Conv" else 1
+
+
+def weight_steps(weights: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """Step between codes for each output channel of a convolution's weights."""
+    others = tuple(i for i in range(weights.ndim) if i != axis)
+    largest = np.abs(weights).max(axis=others).clip(1e-8)
     steps: NDArray[np.float32] = (largest / LARGEST_WEIGHT).astype(np.float32)
     return steps
 
@@ -74,11 +80,13 @@ class _Writer:
     def weights(self, node: onnx.NodeProto, copied: onnx.NodeProto) -> list[onnx.NodeProto]:
         """Quantise a convolution's weights, and its bias where the scheme wants it."""
         weights = self.floats[node.input[1]]
-        steps = weight_steps(weights)
-        codes = np.round(weights / steps[:, None, None, None]).astype(np.int8)
-        added = [self._constant(node.input[1], codes, steps)]
+        axis = output_axis(node)
+        steps = weight_steps(weights, axis)
+        divisor = np.expand_dims(steps, [i for i in range(weights.ndim) if i != axis])
+        codes = np.round(weights / divisor).astype(np.int8)
+        added = [self._constant(node.input[1], codes, steps, axis)]
         copied.input[1] = added[-1].output[0]
-        if self.plan.scheme.int32_bias:
+        if self.plan.scheme.int32_bias and len(node.input) > 2:
             image = self.plan.codes(node.input[0])
             assert image is not None
             bias_steps = (np.float32(image.scale) * steps).astype(np.float32)
@@ -98,16 +106,20 @@ class _Writer:
         return scale, zero
 
     def _constant(
-        self, name: str, codes: NDArray[np.signedinteger], steps: NDArray[np.float32]
+        self,
+        name: str,
+        codes: NDArray[np.signedinteger],
+        steps: NDArray[np.float32],
+        axis: int = 0,
     ) -> onnx.NodeProto:
-        """A constant in codes for each index of its first axis."""
+        """A constant in codes with a step for each index of an axis."""
         inputs = [f"{name}.codes", f"{name}.scale", f"{name}.zero"]
         for key, value in zip(
             inputs, (codes, steps, np.zeros(len(steps), codes.dtype)), strict=True
         ):
             self._store(key, value)
         return helper.make_node(
-            "DequantizeLinear", inputs, [f"{name}.dequantised"], f"{name}.dq", axis=0
+            "DequantizeLinear", inputs, [f"{name}.dequantised"], f"{name}.dq", axis=axis
         )
 
     def _store(self, name: str, value: NDArray[np.generic]) -> None:

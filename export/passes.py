@@ -1,8 +1,15 @@
 """Exact rewritings of an ONNX graph, for runtimes that want it in another form."""
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
+
+Constants: TypeAlias = Mapping[str, NDArray[np.generic]]
+Pass: TypeAlias = Callable[[onnx.ModelProto], onnx.ModelProto]
 
 
 def batch_norms_to_convs(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -10,12 +17,11 @@ def batch_norms_to_convs(model: onnx.ModelProto) -> onnx.ModelProto:
 
     y = (x - mean) / sqrt(variance + epsilon) * weight + bias, for each channel.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    graph = result.graph
-    constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
-    for node in graph.node:
+    constants = _constants(model)
+    nodes, added = [], {}
+    for node in model.graph.node:
         if node.op_type != "BatchNormalization":
+            nodes.append(node)
             continue
         weight, bias, mean, variance = (
             constants[name].astype(np.float64) for name in node.input[1:]
@@ -24,26 +30,231 @@ def batch_norms_to_convs(model: onnx.ModelProto) -> onnx.ModelProto:
         gain = weight / np.sqrt(variance + epsilon)
         image, name = node.input[0], node.output[0]
         new = {f"{name}.weight": gain[:, None, None, None], f"{name}.bias": bias - mean * gain}
-        graph.initializer.extend(
-            numpy_helper.from_array(value.astype(np.float32), key) for key, value in new.items()
-        )
-        node.CopyFrom(
+        added |= new
+        nodes.append(
             helper.make_node(
-                "Conv",
-                [image, *new],
-                [name],
-                node.name,
-                group=len(gain),
-                kernel_shape=[1, 1],
+                "Conv", [image, *new], [name], node.name, group=len(gain), kernel_shape=[1, 1]
             )
         )
-    _drop_unused(graph)
+    return _rewritten(model, nodes, added)
+
+
+def upsampling_to_transposed_convs(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Write nearest upsampling by 2 and the 3x3 convolution behind it as a transposed convolution.
+
+    Where a skip is concatenated in between, its channels keep a convolution of
+    their own, and the two are added. Four multiplications in place of nine, and
+    the upsampled images are never written.
+    """
+    constants = _constants(model)
+    producers = {node.output[0]: node for node in model.graph.node}
+    nodes, added = [], {}
+    for node in model.graph.node:
+        if not _is_plain_3x3(node, constants):
+            nodes.append(node)
+            continue
+        source = producers.get(node.input[0])
+        skips = list(source.input[1:]) if source is not None and source.op_type == "Concat" else []
+        resize = producers.get(source.input[0]) if source is not None and skips else source
+        if resize is None or len(skips) > 1 or not _is_upsampling(resize, constants):
+            nodes.append(node)
+            continue
+        weight, bias = (constants[name].astype(np.float64) for name in node.input[1:])
+        output, stem = node.output[0], node.input[1].removesuffix(".weight")
+        width = _skip_width(skips, producers, constants)
+        up = weight[:, : weight.shape[1] - width]
+        names = [f"{stem}.up.weight", f"{stem}.bias"]
+        added |= {names[0]: _transposed_kernel(up), names[1]: bias}
+        target = f"{output}.up" if skips else output
+        nodes.append(
+            helper.make_node(
+                "ConvTranspose",
+                [resize.input[0], *(names[:1] if skips else names)],
+                [target],
+                f"{node.name}.up",
+                kernel_shape=[4, 4],
+                strides=[2, 2],
+                pads=[1, 1, 1, 1],
+            )
+        )
+        if skips:
+            names[0] = f"{stem}.skip.weight"
+            added[names[0]] = weight[:, -width:]
+            skip = f"{output}.skip"
+            nodes += [
+                helper.make_node(
+                    "Conv", [*skips, *names], [skip], skip, kernel_shape=[3, 3], pads=[1, 1, 1, 1]
+                ),
+                helper.make_node("Add", [skip, target], [output], f"{output}.sum"),
+            ]
+    return _rewritten(model, nodes, added)
+
+
+def head_before_upsampling(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Compute the last block and the head before the last upsampling, not behind it.
+
+    Behind nearest upsampling by 2, the four pixels of a 2x2 square come of four
+    2x2 convolutions of the small image: four groups of channels of one. The
+    head makes four channels of them, which interleave to the output and one
+    pixel more at each edge. Four multiplications in place of nine, and only
+    probabilities are written at full size.
+    """
+    constants = _constants(model)
+    *nodes, resize, conv, relu, head, sigmoid = model.graph.node
+    kinds = [node.op_type for node in (relu, head, sigmoid)]
+    if (
+        kinds != ["Relu", "Conv", "Sigmoid"]
+        or not _is_upsampling(resize, constants)
+        or not _is_plain_3x3(conv, constants)
+        or constants[head.input[1]].shape[2:] != (1, 1)
+    ):
+        raise ValueError("the network does not end in upsampling, a 3x3 convolution and a head")
+    weight, bias, taking, offset = (
+        constants[name].astype(np.float64) for node in (conv, head) for name in node.input[1:]
+    )
+    # Along an axis: the taps of an odd pixel, which comes first, and of an even one.
+    taps = np.array([[[1, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]], np.float64)
+    corners = np.einsum("pyr,oirs,qxs->pqoiyx", taps, weight, taps)
+    added = {
+        conv.input[1]: corners.reshape(4 * len(bias), -1, 2, 2),
+        conv.input[2]: np.tile(bias, 4),
+        head.input[1]: np.kron(np.eye(4), taking[0, :, 0, 0])[:, :, None, None],
+        head.input[2]: np.tile(offset, 4),
+        "crop.starts": np.array([1, 1]),
+        "crop.ends": np.array([-1, -1]),
+        "crop.axes": np.array([2, 3]),
+    }
+    output, make = sigmoid.output[0], helper.make_node
+    separate, whole = f"{output}.separate", f"{output}.whole"
+    inputs = [resize.input[0], *conv.input[1:]]
+    nodes += [
+        make("Conv", inputs, conv.output, conv.name, kernel_shape=[2, 2], pads=[1, 1, 1, 1]),
+        relu,
+        make("Conv", head.input, head.output, head.name, kernel_shape=[1, 1]),
+        make("Sigmoid", sigmoid.input, [separate], sigmoid.name),
+        make("DepthToSpace", [separate], [whole], f"{output}.interleaved", blocksize=2),
+        make("Slice", [whole, *list(added)[-3:]], [output], f"{output}.cropped"),
+    ]
+    return _rewritten(model, nodes, added)
+
+
+def head_to_matmul(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Write the last convolution, a 1x1 one, as a matrix product over the channels.
+
+    ONNX Runtime multiplies 8-bit matrices to a float result, while a quantised
+    convolution must round its result to 8 bits: too few for a probability.
+    """
+    constants = _constants(model)
+    head = [node for node in model.graph.node if node.op_type == "Conv"][-1]
+    weight = constants[head.input[1]]
+    if weight.shape[2:] != (1, 1):
+        raise ValueError("the last convolution is no 1x1 convolution")
+    output, make = head.output[0], helper.make_node
+    names = [f"{output}.{part}" for part in ("channels-last", "product", "sum")]
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        if node is not head:
+            nodes.append(node)
+            continue
+        nodes += [
+            make("Transpose", [head.input[0]], names[:1], names[0], perm=[0, 2, 3, 1]),
+            make("MatMul", [names[0], head.input[1]], names[1:2], head.name),
+            make("Add", [names[1], head.input[2]], names[2:], names[2]),
+            make("Transpose", names[2:], [output], f"{output}.channels-first", perm=[0, 3, 1, 2]),
+        ]
+    return _rewritten(model, nodes, {head.input[1]: weight[:, :, 0, 0].T})
+
+
+PASSES: dict[str, Pass] = {
+    "batch-norms-to-convs": batch_norms_to_convs,
+    "head-before-upsampling": head_before_upsampling,
+    "head-to-matmul": head_to_matmul,
+    "upsampling-to-transposed-convs": upsampling_to_transposed_convs,
+}
+
+
+def _transposed_kernel(weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Kernel (I, O, 4, 4) of the transposed convolution for a 3x3 one (O, I, 3, 3).
+
+    Along an axis, an even pixel of the result takes w[-1] of the pixel before
+    its own and w[0] + w[1] of its own; an odd one w[-1] + w[0] of its own and
+    w[1] of the next.
+    """
+    spread = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float64)
+    return np.einsum("ar,oirs,bs->ioab", spread, weight, spread)
+
+
+def _is_plain_3x3(node: onnx.NodeProto, constants: Constants) -> bool:
+    if node.op_type != "Conv" or constants[node.input[1]].shape[2:] != (3, 3):
+        return False
+    attributes = _attributes(node)
+    return (
+        attributes.get("pads") == [1, 1, 1, 1]
+        and attributes.get("strides", [1, 1]) == [1, 1]
+        and attributes.get("dilations", [1, 1]) == [1, 1]
+        and attributes.get("group", 1) == 1
+    )
+
+
+def _is_upsampling(node: onnx.NodeProto, constants: Constants) -> bool:
+    if node.op_type != "Resize" or len(node.input) != 3:
+        return False
+    attributes = _attributes(node)
+    return (
+        attributes.get("mode") == b"nearest"
+        and attributes.get("nearest_mode") == b"floor"
+        and attributes.get("coordinate_transformation_mode") == b"asymmetric"
+        and np.array_equal(constants[node.input[2]], [1, 1, 2, 2])
+    )
+
+
+def _skip_width(
+    skips: Sequence[str], producers: Mapping[str, onnx.NodeProto], constants: Constants
+) -> int:
+    """Channels of the skip: those of the convolution that made it, or the last addend."""
+    if not skips:
+        return 0
+    node = producers[skips[0]]
+    while node.op_type != "Conv":
+        node = producers[node.input[-1]]
+    return int(constants[node.input[1]].shape[0])
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, object]:
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def _constants(model: onnx.ModelProto) -> Constants:
+    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+
+
+def _rewritten(
+    model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], added: Constants
+) -> onnx.ModelProto:
+    """Copy of a model with other nodes and more constants; what is not used goes."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    del graph.node[:], graph.value_info[:], graph.initializer[:]
+    kept = _used(nodes, {value.name for value in graph.output})
+    used = {name for node in kept for name in node.input}
+    graph.node.extend(kept)
+    graph.initializer.extend(
+        t for t in model.graph.initializer if t.name in used and t.name not in added
+    )
+    for name, value in added.items():
+        kind = np.float32 if np.issubdtype(value.dtype, np.floating) else np.int64
+        constant = np.ascontiguousarray(value, dtype=kind)
+        graph.initializer.append(numpy_helper.from_array(constant, name))
     onnx.checker.check_model(result, full_check=True)
     return result
 
 
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    used = {name for node in graph.node for name in node.input}
-    kept = [t for t in graph.initializer if t.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+def _used(nodes: Sequence[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
+    """The nodes that the wanted outputs depend on, in their order."""
+    kept = []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            wanted = wanted.union(node.input)
+            kept.append(node)
+    return kept[::-1]

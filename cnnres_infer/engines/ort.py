@@ -11,6 +11,8 @@ from cnnres_infer.errors import BackendUnavailableError, EngineRunError
 from cnnres_infer.volume import FloatArray
 
 PROVIDER = "CPUExecutionProvider"
+# It would quantise, unasked, the layers of an INT8 file that are left in float (seen in 1.32).
+DISABLED_OPTIMIZERS = ("WeightBiasQuantization",)
 _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 _REMEDY = "pip install 'cnnres-infer[cpu]'"
 
@@ -70,7 +72,12 @@ class OrtEngine:
         # Between runs the cores belong to the other stages.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
-            session = onnxruntime.InferenceSession(model, options, providers=[PROVIDER])
+            session = onnxruntime.InferenceSession(
+                model,
+                options,
+                providers=[PROVIDER],
+                disabled_optimizers=list(DISABLED_OPTIMIZERS),
+            )
         except Exception as error:
             raise BackendUnavailableError(f"ONNX Runtime refused the model: {error}") from error
         provider = session.get_providers()[0]

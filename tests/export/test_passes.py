@@ -1,0 +1,97 @@
+"""Rewritten graphs compute what the untouched ones do."""
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from calibration.fake import Graph
+from calibration.plan import INT8_CPU
+from cnnres_infer.bundle import Bundle
+from cnnres_infer.verify import load_reference
+from cnnres_infer.volume import FloatArray
+from export.passes import PASSES
+from tests.calibration.conftest import small_network
+
+SEQUENCES = [
+    *((name,) for name in PASSES),
+    INT8_CPU.passes,
+    ("head-before-upsampling", "upsampling-to-transposed-convs", "batch-norms-to-convs"),
+]
+ALL = pytest.mark.parametrize("passes", SEQUENCES, ids=" ".join)
+
+
+def rewritten(model: onnx.ModelProto, passes: tuple[str, ...]) -> onnx.ModelProto:
+    for name in passes:
+        model = PASSES[name](model)
+    return model
+
+
+def computed(model: onnx.ModelProto, images: FloatArray) -> FloatArray:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return np.asarray(session.run(None, {"images": images})[0])
+
+
+@pytest.fixture(scope="module")
+def shipped() -> tuple[onnx.ModelProto, FloatArray]:
+    """The built-in network and slices of synthetic brains, some with lesion."""
+    bundle = Bundle.open()
+    return onnx.load_from_string(bundle.model("fp32")), load_reference(bundle)[0][::8]
+
+
+@ALL
+def test_random_images(passes: tuple[str, ...]) -> None:
+    network = small_network(seed=3)
+    images = np.random.default_rng(4).random((4, 1, 32, 32), np.float32)
+    output = computed(rewritten(network, passes), images)
+    expected = computed(network, images)
+    assert expected.std() > 0.05
+    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-6)
+
+
+@ALL
+def test_slices(passes: tuple[str, ...], shipped: tuple[onnx.ModelProto, FloatArray]) -> None:
+    network, images = shipped
+    output, expected = computed(rewritten(network, passes), images), computed(network, images)
+    assert (expected > 0.5).any()
+    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-6)
+
+
+@ALL
+def test_the_algebra_in_double_precision(passes: tuple[str, ...]) -> None:
+    """What is left is the rounding of weights that are sums, once, to float32."""
+    network = small_network(seed=5)
+    images = torch.rand(2, 1, 32, 32, dtype=torch.double)
+    with torch.no_grad():
+        output, expected = (
+            Graph(model).double()(images) for model in (rewritten(network, passes), network)
+        )
+    torch.testing.assert_close(output, expected, rtol=0, atol=2e-7)
+
+
+def test_what_is_left(shipped: tuple[onnx.ModelProto, FloatArray]) -> None:
+    network, _ = shipped
+    before = Counter(node.op_type for node in network.graph.node)
+    after = {
+        name: Counter(node.op_type for node in PASSES[name](network).graph.node) for name in PASSES
+    }
+    assert before["Resize"] == before["BatchNormalization"] == 5
+    assert after["batch-norms-to-convs"]["BatchNormalization"] == 0
+    assert after["head-before-upsampling"]["Resize"] == 4
+    assert after["head-to-matmul"]["Conv"] == before["Conv"] - 1
+    transposed = after["upsampling-to-transposed-convs"]
+    assert (transposed["Resize"], transposed["Concat"]) == (0, 0)
+    assert (transposed["ConvTranspose"], transposed["Conv"]) == (5, before["Conv"] - 1)
+
+
+def test_another_end_is_refused() -> None:
+    network = small_network()
+    with pytest.raises(ValueError, match="does not end in upsampling"):
+        PASSES["head-before-upsampling"](PASSES["head-before-upsampling"](network))
