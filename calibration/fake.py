@@ -152,9 +152,9 @@ def _conv(inputs: list[Tensor], weights: list[Tensor], attributes: Attributes) -
 
 
 def _transposed_conv(inputs: list[Tensor], weights: list[Tensor], attributes: Attributes) -> Tensor:
-    return functional.conv_transpose2d(
-        inputs[0], *weights, stride=attributes["strides"], padding=attributes["pads"][:2]
-    )
+    bias = weights[1] if len(weights) > 1 else None
+    stride, padding = attributes["strides"], attributes["pads"][:2]
+    return functional.conv_transpose2d(inputs[0], weights[0], bias, stride, padding)
 
 
 def _batch_norm(inputs: list[Tensor], weights: list[Tensor], attributes: Attributes) -> Tensor:

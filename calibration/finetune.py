@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from calibration.fake import Graph
 from calibration.plan import Plan
@@ -26,13 +27,17 @@ class Tuning:
     scale_rate
         Of the logarithms of the scales: their change in each step is at most
         about this share.
+    averaging
+        Share of the average of weights and scales that stays in each step; the
+        average is what is learned.
     margin
         Logits beyond it need not agree exactly: no threshold is near.
     """
 
-    steps: int = 500
-    learning_rate: float = 5e-6
-    scale_rate: float = 5e-4
+    steps: int = 300
+    learning_rate: float = 2e-6
+    scale_rate: float = 2e-4
+    averaging: float = 0.98
     margin: float = 6.0
     seed: int = 0
 
@@ -62,6 +67,7 @@ def finetune(
     """
     images = draw()
     student = Graph(model, plan).to(images.device)
+    average = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(tuning.averaging))
     optimiser = torch.optim.Adam(
         [
             {"params": student.constants.parameters(), "peak": tuning.learning_rate},
@@ -78,10 +84,12 @@ def finetune(
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+        average.update_parameters(student)
         report(step, loss.item())
         images = draw()
-    student.cpu()
-    return student.learned_model(), student.learned_plan()
+    learned = average.module.cpu()
+    assert isinstance(learned, Graph)
+    return learned.learned_model(), learned.learned_plan()
 
 
 def disagreement(output: Tensor, expected: Tensor, margin: float) -> Tensor:

@@ -18,7 +18,8 @@ def batch_norms_to_convs(model: onnx.ModelProto) -> onnx.ModelProto:
     y = (x - mean) / sqrt(variance + epsilon) * weight + bias, for each channel.
     """
     constants = _constants(model)
-    nodes, added = [], {}
+    nodes: list[onnx.NodeProto] = []
+    added: dict[str, NDArray[np.float64]] = {}
     for node in model.graph.node:
         if node.op_type != "BatchNormalization":
             nodes.append(node)
@@ -48,7 +49,8 @@ def upsampling_to_transposed_convs(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     constants = _constants(model)
     producers = {node.output[0]: node for node in model.graph.node}
-    nodes, added = [], {}
+    nodes: list[onnx.NodeProto] = []
+    added: dict[str, NDArray[np.float64]] = {}
     for node in model.graph.node:
         if not _is_plain_3x3(node, constants):
             nodes.append(node)
@@ -181,7 +183,8 @@ def _transposed_kernel(weight: NDArray[np.float64]) -> NDArray[np.float64]:
     w[1] of the next.
     """
     spread = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float64)
-    return np.einsum("ar,oirs,bs->ioab", spread, weight, spread)
+    kernel: NDArray[np.float64] = np.einsum("ar,oirs,bs->ioab", spread, weight, spread)
+    return kernel
 
 
 def _is_plain_3x3(node: onnx.NodeProto, constants: Constants) -> bool:

@@ -22,7 +22,7 @@ def tuned(
         plan,
         Graph(network),
         lambda: batch,
-        Tuning(steps, learning_rate=1e-3, scale_rate=1e-2),
+        Tuning(steps, learning_rate=1e-3, scale_rate=1e-2, averaging=0.5),
         lambda step, loss: losses.append(loss),
     )
     return losses, result
