@@ -1,0 +1,117 @@
+"""The NVIDIA GPU of this machine, asked of its driver and of nothing larger."""
+
+import ctypes
+import platform
+import sys
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from cnnres_infer.engines.base import Probe
+
+_WINDOWS = sys.platform == "win32"
+_DRIVER = "nvcuda.dll" if _WINDOWS else "libcuda.so.1"
+_MANAGEMENT = "nvml.dll" if _WINDOWS else "libnvidia-ml.so.1"
+_COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
+_INSTALL_DRIVER = (
+    "use --backend ort on this machine's CPU, or install the driver of an NVIDIA GPU "
+    "(https://www.nvidia.com/drivers)"
+)
+_REMEDIES = {
+    100: "start a container with --gpus all; look at CUDA_VISIBLE_DEVICES and nvidia-smi",
+    803: "restart the machine: the driver was updated while an older one runs",
+    804: "update the driver: this one is too old for the CUDA libraries in use",
+}
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The first GPU that CUDA shows.
+
+    Attributes
+    ----------
+    name
+        As the driver calls it.
+    sm
+        Compute capability, ten times major plus minor: 86 for 8.6.
+    memory
+        Bytes.
+    driver
+        Version of the driver; empty where it does not tell (Jetson).
+    cuda
+        Newest CUDA version that the driver supports.
+    """
+
+    name: str
+    sm: int
+    memory: int
+    driver: str
+    cuda: str
+
+    def __str__(self) -> str:
+        return f"{self.name} (SM {self.sm}, {self.memory / 1e9:.0f} GB)"
+
+
+@cache
+def find_gpu() -> Gpu | Probe:
+    """The GPU, or a probe that says why there is none.
+
+    Costs well under a millisecond where no driver is installed.
+    """
+    try:
+        driver = ctypes.CDLL(_DRIVER)
+    except OSError:
+        return Probe(False, f"no NVIDIA driver here ({_DRIVER} is not found)", _INSTALL_DRIVER)
+    count = ctypes.c_int()
+    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    if status:
+        reason = f"the NVIDIA driver failed: {_error(driver, status)}"
+        return Probe(False, reason, _REMEDIES.get(status, "run nvidia-smi and mend what it says"))
+    if not count.value:
+        return Probe(False, "the NVIDIA driver shows no GPU", _REMEDIES[100])
+    return _describe(driver)
+
+
+def system() -> tuple[str, str]:
+    """Operating system and processor architecture, which compiled engines depend on."""
+    return platform.system(), platform.machine()
+
+
+def _describe(driver: Any) -> Gpu:
+    device, memory, version = ctypes.c_int(), ctypes.c_size_t(), ctypes.c_int()
+    name = ctypes.create_string_buffer(256)
+    driver.cuDeviceGet(ctypes.byref(device), 0)
+    driver.cuDeviceGetName(name, len(name), device)
+    driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    capability = []
+    for attribute in (_COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR):
+        value = ctypes.c_int()
+        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+        capability.append(value.value)
+    return Gpu(
+        name.value.decode(),
+        10 * capability[0] + capability[1],
+        memory.value,
+        _driver_version(),
+        f"{version.value // 1000}.{version.value % 1000 // 10}",
+    )
+
+
+def _driver_version() -> str:
+    try:
+        management = ctypes.CDLL(_MANAGEMENT)
+    except OSError:
+        return ""
+    if management.nvmlInit_v2():
+        return ""
+    text = ctypes.create_string_buffer(96)
+    failed = management.nvmlSystemGetDriverVersion(text, len(text))
+    management.nvmlShutdown()
+    return "" if failed else text.value.decode()
+
+
+def _error(driver: Any, status: int) -> str:
+    text = ctypes.c_char_p()
+    driver.cuGetErrorString(status, ctypes.byref(text))
+    return f"{(text.value or b'unknown error').decode()} ({status})"
