@@ -88,7 +88,20 @@ class EngineError(CnnresError, RuntimeError):
 
 
 class BackendUnavailableError(EngineError):
-    """A backend that is not installed, not usable here, or not the one asked for."""
+    """A backend that is not installed, not usable here, or not the one asked for.
+
+    Parameters
+    ----------
+    reason
+        Why not.
+    remedy
+        The command or step that mends it, where one is known.
+    """
+
+    def __init__(self, reason: str, remedy: str = "") -> None:
+        super().__init__(f"{reason}; to mend it: {remedy}" if remedy else reason)
+        self.reason = reason
+        self.remedy = remedy
 
 
 class EngineRunError(EngineError):

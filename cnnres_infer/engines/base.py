@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, Self
 
+from cnnres_infer.errors import BackendUnavailableError
 from cnnres_infer.volume import FloatArray
 
 
@@ -30,6 +31,11 @@ class Probe:
     versions: dict[str, str] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
 
+    def require(self) -> None:
+        """Raise `BackendUnavailableError` unless it is usable."""
+        if not self.usable:
+            raise BackendUnavailableError(self.reason, self.remedy)
+
 
 @dataclass(frozen=True)
 class EngineInfo:
@@ -46,6 +52,8 @@ class EngineInfo:
         Threads that it computes with.
     versions
         Versions of the runtime.
+    warnings
+        What a reader of its results should know.
     """
 
     backend: str
@@ -54,6 +62,7 @@ class EngineInfo:
     variant: str
     threads: int
     versions: dict[str, str]
+    warnings: tuple[str, ...] = ()
 
 
 class Engine(Protocol):

@@ -13,11 +13,11 @@ from cnnres_infer.volume import FloatArray
 PROVIDER = "CPUExecutionProvider"
 # It would quantise, unasked, the layers of an INT8 file that are left in float (seen in 1.32).
 DISABLED_OPTIMIZERS = ("WeightBiasQuantization",)
-_DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
+DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 _REMEDY = "pip install 'cnnres-infer[cpu]'"
 
 
-def _onnxruntime() -> Any:
+def import_onnxruntime() -> Any:
     """Import ONNX Runtime, which otherwise queues and sends telemetry (seen in 1.32)."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
@@ -42,10 +42,10 @@ class OrtEngine:
 
     @classmethod
     def probe(cls) -> Probe:
-        versions = machine.versions(*_DISTRIBUTIONS)
-        installed = [name for name in _DISTRIBUTIONS if name in versions]
+        versions = machine.versions(*DISTRIBUTIONS)
+        installed = [name for name in DISTRIBUTIONS if name in versions]
         try:
-            onnxruntime = _onnxruntime()
+            onnxruntime = import_onnxruntime()
         except ImportError as error:
             reason = "not installed" if not installed else f"cannot be imported ({error})"
             return Probe(False, f"onnxruntime is {reason}", _REMEDY, versions)
@@ -62,9 +62,8 @@ class OrtEngine:
     @classmethod
     def open(cls, model: bytes, precision: str, threads: int) -> Self:
         probe = cls.probe()
-        if not probe.usable:
-            raise BackendUnavailableError(f"{probe.reason}; mend it with: {probe.remedy}")
-        onnxruntime = _onnxruntime()
+        probe.require()
+        onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

@@ -1,5 +1,6 @@
 """The two flavours of TensorRT: one interface under two module names."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from cnnres_infer import machine
 from cnnres_infer.errors import BackendUnavailableError
 
+# Noise of a build on a machine without a GPU, which is no fault of the build.
+NO_DEVICE = "cudaError 35"
 LICENCE = (
     "NVIDIA's licence for TensorRT excludes medical and other critical use without a separate "
     "agreement; this package neither contains nor installs it unasked"
@@ -51,11 +54,11 @@ class Flavour:
             return import_module(self.module)
         except ModuleNotFoundError as error:
             raise BackendUnavailableError(
-                f"{self.module} is not installed ({error}); mend it with: {self.install}"
+                f"{self.module} is not installed ({error})", self.install
             ) from error
         except (ImportError, OSError) as error:
             raise BackendUnavailableError(
-                f"{self.module} cannot be loaded: {error}; mend it with: {self.install}"
+                f"{self.module} cannot be loaded: {error}", self.install
             ) from error
 
     def installed(self) -> dict[str, str]:
@@ -80,3 +83,34 @@ TENSORRT_RTX = Flavour(
     portable=True,
 )
 FLAVOURS = {flavour.backend: flavour for flavour in (TENSORRT, TENSORRT_RTX)}
+
+
+def make_logger(trt: Any, log: Callable[[str], None] | None = None) -> Any:
+    """A logger that prints nothing; its ``summary()`` is what went wrong since the last one.
+
+    Parameters
+    ----------
+    trt
+        The module.
+    log
+        Called with every message.
+    """
+    severities = trt.ILogger.Severity
+    failures = (severities.ERROR, severities.INTERNAL_ERROR)
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self._errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in failures and NO_DEVICE not in message:
+                self._errors.append(message)
+            if log is not None:
+                log(message)
+
+        def summary(self) -> str:
+            errors, self._errors = self._errors, []
+            return f": {'; '.join(errors)}" if errors else ""
+
+    return Logger()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cnnres_infer.engines.trt_api import NO_DEVICE, make_logger
 from cnnres_infer.errors import BackendUnavailableError, UsageError
 
 Progress = Callable[[str, int, int], None]
@@ -12,7 +13,6 @@ _INT8_ADVICE = (
     "int8-trt variant, not int8-cpu"
 )
 _QUANTISATION = ("QuantizeLinear", "DequantizeLinear")
-_NO_DEVICE = "cudaError 35"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def build(
     BackendUnavailableError
         If TensorRT refuses the model or cannot build for `sm`.
     """
-    logger = _logger(trt, log)
+    logger = make_logger(trt, log)
     try:
         builder = trt.Builder(logger)
         network = _network(trt, builder, logger, model)
@@ -135,7 +135,7 @@ def _network(trt: Any, builder: Any, logger: Any, model: bytes) -> Any:
 
 
 def _explain(error: Any) -> str:
-    lines = [line for line in error.desc().splitlines() if _NO_DEVICE not in line]
+    lines = [line for line in error.desc().splitlines() if NO_DEVICE not in line]
     text = " ".join(lines).strip()
     name, operator = error.node_name(), error.node_operator()
     return f"node {name!r} ({operator}): {text}" if operator else text
@@ -201,24 +201,3 @@ def _monitor(trt: Any, progress: Progress) -> Any:
             progress(name, steps, steps)
 
     return Monitor()
-
-
-def _logger(trt: Any, log: Callable[[str], None] | None) -> Any:
-    severities = trt.ILogger.Severity
-    failures = (severities.ERROR, severities.INTERNAL_ERROR)
-
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self._errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in failures and _NO_DEVICE not in message:
-                self._errors.append(message)
-            if log is not None:
-                log(message)
-
-        def summary(self) -> str:
-            return f": {'; '.join(self._errors)}" if self._errors else ""
-
-    return Logger()
