@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from cnnres_infer.bundle import Bundle
-from cnnres_infer.engines import AUTO, BACKENDS, Engine, backend, open_engine, precisions
+from cnnres_infer.engines import AUTO, BACKENDS, Engine, open_engine, precisions, probe
 from cnnres_infer.errors import BackendUnavailableError, EngineError, VerificationError
 from cnnres_infer.self_check import Verification, self_check
+from cnnres_infer.speed import fastest_first
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Choice:
                 "the engine's self-check could not be kept, so that each run repeats it: "
                 + self.verification.unsaved
             )
-        return tuple(warnings)
+        return (*warnings, *self.engine.describe().warnings)
 
 
 def choose(
@@ -101,18 +102,22 @@ def choose(
     passed_over: list[PassedOver] = []
     errors: list[Exception] = []
     for each in BACKENDS if name == AUTO else (name,):
-        for wanted in _precisions(bundle, each, precision):
+        try:
+            probe(each).require()
+        except BackendUnavailableError as error:
+            passed_over.append(PassedOver(each, precision, str(error), expected=False))
+            errors.append(error)
+            continue
+        for wanted in _precisions(bundle, each, precision, threads):
             try:
                 engine, verification = _open(bundle, each, wanted, threads, check)
                 return Choice(engine, verification, tuple(passed_over))
             except (EngineError, VerificationError) as error:
-                expected = wanted in precisions(bundle, each) and backend(each).probe().usable
+                expected = wanted in precisions(bundle, each)
                 if strict and expected:
                     raise
                 passed_over.append(PassedOver(each, wanted, str(error), expected))
                 errors.append(error)
-                if not expected:
-                    break
     if name != AUTO and len(errors) == 1:
         raise errors[0]
     disagrees = any(isinstance(error, VerificationError) for error in errors)
@@ -122,10 +127,10 @@ def choose(
     )
 
 
-def _precisions(bundle: Bundle, name: str, precision: str) -> tuple[str, ...]:
+def _precisions(bundle: Bundle, name: str, precision: str, threads: int | None) -> tuple[str, ...]:
     if precision != AUTO:
         return (precision,)
-    return tuple(precisions(bundle, name)) or (AUTO,)
+    return fastest_first(bundle, name, threads) or (AUTO,)
 
 
 def _open(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnnres_infer import __version__
 from cnnres_infer.bundle import Bundle
-from cnnres_infer.engines import BACKENDS, Probe, backend, precisions
+from cnnres_infer.engines import BACKENDS, Probe, precisions, probe
 from cnnres_infer.machine import usable_cores
 from cnnres_infer.self_check import last_verifications
 
@@ -23,7 +23,7 @@ def describe(folder: Path | None) -> dict[str, Any]:
         If the bundle cannot be opened.
     """
     bundle = Bundle.open(folder)
-    probes = {name: backend(name).probe() for name in BACKENDS}
+    probes = {name: probe(name) for name in BACKENDS}
     return {
         "version": __version__,
         "cores": usable_cores(),
@@ -37,11 +37,11 @@ def describe(folder: Path | None) -> dict[str, Any]:
         },
         "backends": {
             name: {
-                **asdict(probe),
+                **asdict(found),
                 "precisions": list(precisions(bundle, name)),
-                "verifications": _verifications(bundle, name, probe),
+                "verifications": _verifications(bundle, name, found),
             }
-            for name, probe in probes.items()
+            for name, found in probes.items()
         },
     }
 
@@ -76,14 +76,14 @@ def print_tables(entry: dict[str, Any], console: "Console") -> None:
     backends = Table(
         "backend", "usable", "what", "precisions", "verified", "to mend it", title="backends"
     )
-    for name, probe in entry["backends"].items():
+    for name, found in entry["backends"].items():
         backends.add_row(
             name,
-            "yes" if probe["usable"] else "no",
-            probe["reason"],
-            ", ".join(probe["precisions"]),
-            "\n".join(_outcome(*item) for item in probe["verifications"].items()),
-            probe["remedy"],
+            "yes" if found["usable"] else "no",
+            found["reason"],
+            ", ".join(found["precisions"]),
+            "\n".join(_outcome(*item) for item in found["verifications"].items()),
+            found["remedy"],
         )
     console.print(backends)
 

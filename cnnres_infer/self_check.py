@@ -33,6 +33,7 @@ from cnnres_infer.verify import GATES, Agreement, load_reference
 
 _FOLDER = "verifications"
 _SIZES = 6
+_NO_CONDITIONS = ("threads", "warnings")
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def _surroundings(bundle: Bundle) -> dict[str, Any]:
 
 def _conditions(info: EngineInfo, bundle: Bundle) -> dict[str, Any]:
     """All that the outcome depends on."""
-    engine = {name: value for name, value in asdict(info).items() if name != "threads"}
+    engine = {name: value for name, value in asdict(info).items() if name not in _NO_CONDITIONS}
     return {**_surroundings(bundle), "engine": engine}
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from cnnres_infer.bundle import Bundle
 from cnnres_infer.engines.base import Engine, EngineInfo, Probe
+from cnnres_infer.engines.gpu import find_gpu
 from cnnres_infer.errors import BackendUnavailableError, UsageError
 from cnnres_infer.machine import usable_cores
 from cnnres_infer.volume import FloatArray
@@ -13,19 +14,27 @@ from cnnres_infer.volume import FloatArray
 __all__ = [
     "AUTO",
     "BACKENDS",
+    "NVIDIA",
     "Engine",
     "EngineInfo",
     "Probe",
     "backend",
     "open_engine",
     "precisions",
+    "probe",
     "run_all",
 ]
 
 AUTO = "auto"
 BACKENDS = {
+    "tensorrt": "cnnres_infer.engines.trt:TensorRtEngine",
+    "tensorrt-rtx": "cnnres_infer.engines.trt:TensorRtRtxEngine",
+    "ort-tensorrt": "cnnres_infer.engines.ort_gpu:OrtTensorRtEngine",
+    "ort-tensorrt-rtx": "cnnres_infer.engines.ort_gpu:OrtTensorRtRtxEngine",
+    "ort-cuda": "cnnres_infer.engines.ort_gpu:OrtCudaEngine",
     "ort": "cnnres_infer.engines.ort:OrtEngine",
 }
+NVIDIA = ("tensorrt", "tensorrt-rtx", "ort-tensorrt", "ort-tensorrt-rtx", "ort-cuda")
 
 
 def backend(name: str) -> type[Engine]:
@@ -41,6 +50,21 @@ def backend(name: str) -> type[Engine]:
     module, _, attribute = BACKENDS[name].partition(":")
     engine: type[Engine] = getattr(import_module(module), attribute)
     return engine
+
+
+def probe(name: str) -> Probe:
+    """Tell whether a backend can be used here; without a GPU, those for GPUs are not even imported.
+
+    Raises
+    ------
+    UsageError
+        If there is no such backend.
+    """
+    if name in NVIDIA:
+        gpu = find_gpu()
+        if isinstance(gpu, Probe):
+            return gpu
+    return backend(name).probe()
 
 
 def precisions(bundle: Bundle, name: str) -> dict[str, str]:
@@ -74,6 +98,8 @@ def open_engine(bundle: Bundle, name: str, precision: str, threads: int | None =
             f"backend {name} with this bundle has no precision {precision!r}; "
             f"it has {', '.join(offered) or 'none'}"
         )
+    # Reading and hashing a variant takes longer than finding out that it is not needed.
+    probe(name).require()
     model = bundle.model(offered[precision])
     return backend(name).open(model, precision, threads or usable_cores())
 

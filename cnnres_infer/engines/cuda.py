@@ -147,7 +147,9 @@ class Cuda:
             queue()
         except BaseException:
             # A stream that is left capturing would refuse everything after.
-            self._runtime.cudaStreamEndCapture(self._stream)
+            _, torso = self._runtime.cudaStreamEndCapture(self._stream)
+            if torso is not None:
+                self._runtime.cudaGraphDestroy(torso)
             raise
         graph = self._check(self._runtime.cudaStreamEndCapture(self._stream))
         try:

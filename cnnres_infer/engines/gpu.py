@@ -14,8 +14,7 @@ _DRIVER = "nvcuda.dll" if _WINDOWS else "libcuda.so.1"
 _MANAGEMENT = "nvml.dll" if _WINDOWS else "libnvidia-ml.so.1"
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
 _INSTALL_DRIVER = (
-    "use --backend ort on this machine's CPU, or install the driver of an NVIDIA GPU "
-    "(https://www.nvidia.com/drivers)"
+    "install the driver of an NVIDIA GPU (https://www.nvidia.com/drivers), or use --backend ort"
 )
 _REMEDIES = {
     100: "start a container with --gpus all; look at CUDA_VISIBLE_DEVICES and nvidia-smi",

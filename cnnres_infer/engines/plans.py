@@ -238,7 +238,8 @@ class PlanStore:
             for entry in self.entries()
             if (entry.key.backend, entry.key.precision, entry.key.batch) == purpose
         ]
-        return ", ".join(min(differences, key=len, default=[]))
+        closest: list[str] = min(differences, key=len, default=[])
+        return ", ".join(closest)
 
 
 def _short(value: str) -> str:

@@ -25,9 +25,7 @@ class BatchRange:
 
     def __post_init__(self) -> None:
         if not 1 <= self.smallest <= self.usual <= self.largest <= 1024:
-            raise UsageError(
-                f"batch {self} is not MIN,OPT,MAX with 1 <= MIN <= OPT <= MAX <= 1024"
-            )
+            raise UsageError(f"batch {self} is not MIN,OPT,MAX with 1 <= MIN <= OPT <= MAX <= 1024")
 
     @classmethod
     def parse(cls, text: str) -> "BatchRange":

@@ -1,0 +1,60 @@
+"""Which libraries a shared library needs, read off its file without loading it."""
+
+import ctypes
+import struct
+import sys
+from pathlib import Path
+
+_MAGIC = b"\x7fELF\x02\x01"
+_SECTION_DYNAMIC = 6
+_TAG_NEEDED = 1
+
+
+def missing_libraries(path: Path) -> tuple[str, ...]:
+    """Names of the libraries that a shared library needs and the loader does not find.
+
+    Linux only; elsewhere empty. The libraries that are found get loaded.
+    """
+    if not sys.platform.startswith("linux"):
+        return ()
+    return tuple(name for name in needed_libraries(path) if not _loads(name))
+
+
+def needed_libraries(path: Path) -> tuple[str, ...]:
+    """Names of the libraries that a shared library links; empty if it is no 64-bit ELF file.
+
+    References
+    ----------
+    Tool Interface Standard, "Executable and Linking Format", version 1.2;
+    System V ABI, AMD64 supplement, for the 64-bit layouts.
+    """
+    with path.open("rb") as file:
+        header = file.read(64)
+        if header[:6] != _MAGIC or len(header) < 64:
+            return ()
+        (offset,) = struct.unpack_from("<Q", header, 40)
+        size, count = struct.unpack_from("<HH", header, 58)
+        file.seek(offset)
+        table = file.read(size * count)
+        sections = [struct.unpack_from("<IIQQQQII", table, size * i) for i in range(count)]
+        for _, kind, _, _, start, length, link, _ in sections:
+            if kind == _SECTION_DYNAMIC:
+                file.seek(start)
+                entries = list(struct.iter_unpack("<qQ", file.read(length)))
+                *_, names_start, names_length, _, _ = sections[link]
+                file.seek(names_start)
+                names = file.read(names_length)
+                return tuple(
+                    names[at : names.index(b"\0", at)].decode()
+                    for tag, at in entries
+                    if tag == _TAG_NEEDED
+                )
+    return ()
+
+
+def _loads(name: str) -> bool:
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True

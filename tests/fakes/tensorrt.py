@@ -1,0 +1,139 @@
+"""A fake of TensorRT's runtime: a plan is an ONNX file, and ONNX Runtime computes it."""
+
+import ctypes
+import math
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from tests.fakes.cuda import FakeCudaRuntime
+
+SCRATCH_EACH = 1000
+
+
+class Level(Enum):
+    INTERNAL_ERROR = 0
+    ERROR = 1
+    WARNING = 2
+    INFO = 3
+    VERBOSE = 4
+
+
+class FakeLogger:
+    Severity = Level
+
+    def log(self, severity: Level, message: str) -> None: ...
+
+
+class IOMode(Enum):
+    INPUT = 1
+    OUTPUT = 2
+
+
+class Allocation(Enum):
+    STATIC = 0
+    USER_MANAGED = 2
+
+
+class FakeTensorRT:
+    """The module."""
+
+    __name__ = "tensorrt"
+    __version__ = "10.16.1.11"
+    ILogger = FakeLogger
+    TensorIOMode = IOMode
+    ExecutionContextAllocationStrategy = Allocation
+
+    def __init__(self, cuda: FakeCudaRuntime) -> None:
+        self.cuda = cuda
+        self.contexts = 0
+        self.refuses_plans = False
+        self.fails_to_run = False
+
+    def Runtime(self, logger: FakeLogger) -> "FakeRuntime":
+        return FakeRuntime(self, logger)
+
+
+class FakeRuntime:
+    def __init__(self, trt: FakeTensorRT, logger: FakeLogger) -> None:
+        self._trt, self._logger = trt, logger
+
+    def deserialize_cuda_engine(self, plan: bytes) -> "FakeEngine | None":
+        if self._trt.refuses_plans:
+            self._logger.log(Level.ERROR, "the plan was made by another version")
+            return None
+        return FakeEngine(self._trt, plan)
+
+
+class FakeEngine:
+    def __init__(self, trt: FakeTensorRT, plan: bytes) -> None:
+        self.trt = trt
+        self.session = onnxruntime.InferenceSession(plan, providers=["CPUExecutionProvider"])
+        (self.image,), (self.answer,) = self.session.get_inputs(), self.session.get_outputs()
+        self.num_io_tensors = 2
+
+    def get_tensor_name(self, index: int) -> str:
+        return str((self.image, self.answer)[index].name)
+
+    def get_tensor_mode(self, name: str) -> IOMode:
+        return IOMode.INPUT if name == self.image.name else IOMode.OUTPUT
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        tensor = self.image if name == self.image.name else self.answer
+        return (-1, *tensor.shape[1:])
+
+    def create_execution_context(self, strategy: Allocation) -> "FakeContext":
+        assert strategy == Allocation.USER_MANAGED
+        self.trt.contexts += 1
+        return FakeContext(self)
+
+
+class FakeContext:
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+        self._shape: tuple[int, ...] = ()
+        self._addresses: dict[str, int] = {}
+        self._scratch = (0, 0)
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        assert name == self._engine.image.name
+        assert not self._shape, "a graph of the former shape would be void"
+        self._shape = shape
+        return True
+
+    def update_device_memory_size_for_shapes(self) -> int:
+        return SCRATCH_EACH * self._shape[0]
+
+    def set_device_memory(self, address: int, nbytes: int) -> None:
+        assert nbytes >= SCRATCH_EACH * self._shape[0]
+        self._scratch = (address, nbytes)
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self._addresses[name] = address
+        return True
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        trt = self._engine.trt
+        assert stream_handle in trt.cuda.streams
+        if trt.fails_to_run:
+            return False
+        source = self._addresses[self._engine.image.name]
+        target = self._addresses[self._engine.answer.name]
+        scratch, shape = self._scratch, self._shape
+
+        def run() -> None:
+            assert trt.cuda.is_reserved(*scratch)
+            images = _view(trt.cuda, source, shape)
+            (answer,) = self._engine.session.run(None, {self._engine.image.name: images})
+            _view(trt.cuda, target, answer.shape)[:] = answer
+
+        trt.cuda.enqueue("run", run)
+        return True
+
+
+def _view(cuda: FakeCudaRuntime, address: int, shape: tuple[int, ...]) -> Any:
+    size = math.prod(shape)
+    assert cuda.is_reserved(address, 4 * size)
+    return np.ctypeslib.as_array((ctypes.c_float * size).from_address(address)).reshape(shape)
