@@ -5,9 +5,10 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -254,11 +255,88 @@ def info(
     """Show the model, its variants, and which backends this machine can use."""
     from cnnres_infer.info import describe, print_tables
 
-    status, entry = _attempt(lambda: describe(bundle), verbose)
+    _show(lambda: describe(bundle), print_tables, as_json, verbose)
+
+
+@app.command()
+def doctor(
+    bundle: BundleOption = None, as_json: JsonOption = False, verbose: VerboseOption = False
+) -> None:
+    """Try every backend on this machine, and tell what is wrong and what mends it."""
+    from cnnres_infer.doctor import examine, print_findings
+
+    _show(lambda: examine(bundle), print_findings, as_json, verbose)
+
+
+@app.command()
+def build(
+    precision: Annotated[str, typer.Option(help="fp16, int8 or fp32.")] = "fp16",
+    sm: Annotated[
+        list[int] | None,
+        typer.Option(help="Compute capability to build for, as 86 for 8.6; may be repeated."),
+    ] = None,
+    batch: Annotated[str, typer.Option(help="Slices at once: MIN,OPT,MAX.")] = "1,8,16",
+    bundle: BundleOption = None,
+    backend: BackendOption = "auto",
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Build TensorRT engines ahead, for this GPU or with --sm for that of another machine."""
+
+    def work() -> dict[str, Any]:
+        from cnnres_infer.build import build_plans, progress_bar
+        from cnnres_infer.engines.trt_build import BatchRange
+
+        with progress_bar(_err, as_json) as progress:
+            wanted = (precision, sm or [], BatchRange.parse(batch))
+            return build_plans(bundle, backend, *wanted, progress)
+
+    def show(entry: dict[str, Any], console: Console) -> None:
+        from cnnres_infer.build import print_plans
+
+        print_plans(entry, console)
+
+    _show(work, show, as_json, verbose)
+
+
+class CacheAction(StrEnum):
+    """What to do with the cache."""
+
+    list = "list"
+    clear = "clear"
+    path = "path"
+
+
+@app.command()
+def cache(
+    action: Annotated[CacheAction, typer.Argument(help="list, clear or path.")] = CacheAction.list,
+    bundle: BundleOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Show, empty or locate the cache of engines and measurements."""
+    from cnnres_infer import cache_contents
+
+    work: dict[CacheAction, Callable[[], dict[str, Any]]] = {
+        CacheAction.list: lambda: cache_contents.describe(bundle),
+        CacheAction.clear: cache_contents.clear,
+        CacheAction.path: cache_contents.path,
+    }
+    _show(work[action], cache_contents.print_contents, as_json, verbose)
+
+
+def _show(
+    work: Callable[[], dict[str, Any]],
+    print_entry: Callable[[dict[str, Any], Console], None],
+    as_json: bool,
+    verbose: bool,
+) -> NoReturn:
+    """Run, print what came of it, and exit."""
+    status, entry = _attempt(work, verbose)
     if as_json:
         typer.echo(json.dumps(entry, indent=2))
     elif status == 0:
-        print_tables(entry, _out)
+        print_entry(entry, _out)
     raise typer.Exit(status)
 
 

@@ -13,7 +13,6 @@ from cnnres_infer.bundle import Bundle
 from cnnres_infer.choice import choose
 from cnnres_infer.engines import BACKENDS, Probe, open_engine, precisions, probe
 from cnnres_infer.engines.gpu import find_gpu
-from cnnres_infer.engines.ort import DISTRIBUTIONS
 from cnnres_infer.engines.trt_api import FLAVOURS, LICENCE, TENSORRT
 from cnnres_infer.engines.trt_build import capabilities
 from cnnres_infer.errors import CnnresError
@@ -94,9 +93,7 @@ def print_findings(entry: dict[str, Any], console: "Console") -> None:
 
     for finding in entry["findings"]:
         status, colour = finding["status"], _COLOURS[finding["status"]]
-        console.print(
-            f"[{colour}]{status:4}[/] {finding['subject']}: {escape(finding['reason'])}"
-        )
+        console.print(f"[{colour}]{status:4}[/] {finding['subject']}: {escape(finding['reason'])}")
         if finding["remedy"]:
             console.print(f"     to mend it: {escape(finding['remedy'])}")
 
@@ -105,7 +102,7 @@ def _processor() -> Finding:
     features = machine.cpu_features()
     found = [name for name, there in features.items() if there]
     absent = [name for name, there in features.items() if not there]
-    has = f"{machine.cpu_name()}: {', '.join(found) or 'none of the fast INT8 and BF16 units'}"
+    has = f"{machine.processor()}: {', '.join(found) or 'none of the fast INT8 and BF16 units'}"
     return Finding("processor", OK, f"{has}; not {', '.join(absent)}" if absent else has)
 
 
@@ -182,16 +179,7 @@ def _can_build(name: str) -> str:
 
 
 def _conflicts() -> Iterator[Finding]:
-    """What is installed and does not go together."""
-    installed = machine.versions(*DISTRIBUTIONS)
-    if all(name in installed for name in DISTRIBUTIONS):
-        yield Finding(
-            "onnxruntime",
-            FAIL,
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other",
-            f"pip uninstall -y {' '.join(DISTRIBUTIONS)}; "
-            "pip install 'cnnres-infer[cpu]' or 'cnnres-infer[gpu]'",
-        )
+    """What is installed and does not go together, besides what the backends themselves tell."""
     linked, version = _tensorrt_of_onnxruntime(), next(iter(TENSORRT.installed().values()), "")
     if linked and version and linked != version.partition(".")[0]:
         yield Finding(

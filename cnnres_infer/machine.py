@@ -20,6 +20,16 @@ _CPU_FIELDS = {
     "CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features",
 }  # fmt: skip
 
+# Names in /proc/cpuinfo of the units that make INT8 and BF16 fast.
+_X86_UNITS = {
+    "AVX2": {"avx2"},
+    "AVX-512": {"avx512f"},
+    "VNNI": {"avx512_vnni", "avx_vnni"},
+    "BF16": {"avx512_bf16", "amx_bf16"},
+    "AMX": {"amx_tile"},
+}
+_ARM_UNITS = {"dot product": {"asimddp"}, "I8MM": {"i8mm"}, "BF16": {"bf16"}}
+
 
 def usable_cores() -> int:
     """Cores that this process may use: by affinity and by the cgroup's quota."""
@@ -66,6 +76,21 @@ def processor() -> str:
 def system() -> str:
     """Operating system and architecture; not the machine's name."""
     return f"{platform.system()} {platform.release()} {platform.machine()}"
+
+
+def present_cores() -> int:
+    """Cores that the machine has, usable by this process or not."""
+    return os.cpu_count() or 1
+
+
+def cpu_features() -> dict[str, bool]:
+    """Which units for INT8 and BF16 the processor has; empty where the system does not tell."""
+    cpu = _cpu()
+    flags = set(f"{cpu.get('flags', '')} {cpu.get('Features', '')}".split())
+    if not flags:
+        return {}
+    known = _ARM_UNITS if "Features" in cpu else _X86_UNITS
+    return {name: bool(flags & names) for name, names in known.items()}
 
 
 def hardware() -> dict[str, Any]:

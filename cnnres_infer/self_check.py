@@ -31,7 +31,7 @@ from cnnres_infer.machine import hardware
 from cnnres_infer.slices import BoolArray
 from cnnres_infer.verify import GATES, Agreement, load_reference
 
-_FOLDER = "verifications"
+FOLDER = "verifications"
 _SIZES = 6
 _NO_CONDITIONS = ("threads", "warnings")
 
@@ -137,7 +137,7 @@ def last_verifications(bundle: Bundle) -> list[tuple[dict[str, Any], Verificatio
     """What was verified on this machine with a bundle: engines and outcomes, the newest last."""
     here = _surroundings(bundle)
     try:
-        paths = list(cache_folder(_FOLDER).glob("*.json"))
+        paths = list(cache_folder(FOLDER).glob("*.json"))
     except OSError:
         return []
     found = []
@@ -196,7 +196,7 @@ def _key(conditions: dict[str, Any]) -> str:
 
 
 def _path(conditions: dict[str, Any]) -> Path:
-    return cache_folder(_FOLDER) / f"{_key(conditions)[:32]}.json"
+    return cache_folder(FOLDER) / f"{_key(conditions)[:32]}.json"
 
 
 def _recall(conditions: dict[str, Any]) -> Verification | None:

@@ -149,6 +149,8 @@ class Plan:
         Where it lies.
     key
         Its inputs.
+    seconds
+        What the build took just now; 0 where the plan was there.
     rebuilt
         Why one that was there before would not do; empty if none was.
     """
@@ -156,6 +158,7 @@ class Plan:
     content: bytes
     path: Path
     key: PlanKey
+    seconds: float = 0.0
     rebuilt: str = ""
 
 
@@ -183,8 +186,8 @@ class PlanStore:
                 return plan
             started = time.perf_counter()
             content = build()
-            path = self.put(key, content, time.perf_counter() - started)
-            return Plan(content, path, key, reason)
+            seconds = time.perf_counter() - started
+            return Plan(content, self.put(key, content, seconds), key, seconds, reason)
 
     def find(self, key: PlanKey) -> tuple[Plan | None, str]:
         """The plan for a key, or why those that are here will not do."""

@@ -7,9 +7,10 @@ from typing import Any
 from cnnres_infer.atomic import write_all
 from cnnres_infer.cache import cache_folder
 from cnnres_infer.engines import plans
-from cnnres_infer.engines.gpu import Gpu, system
+from cnnres_infer.engines.base import Probe
+from cnnres_infer.engines.gpu import Gpu, find_gpu, system
 from cnnres_infer.engines.plans import ANY, Plan, PlanKey, PlanStore
-from cnnres_infer.engines.trt_api import Flavour
+from cnnres_infer.engines.trt_api import FLAVOURS, Flavour
 from cnnres_infer.engines.trt_build import BatchRange, Progress, build, capabilities
 from cnnres_infer.errors import BackendUnavailableError
 
@@ -32,7 +33,12 @@ def open_store() -> PlanStore:
 
 
 def key_for(
-    flavour: Flavour, trt: Any, model: bytes, precision: str, batch: BatchRange, device: Gpu | int
+    flavour: Flavour,
+    trt: Any,
+    onnx_sha256: str,
+    precision: str,
+    batch: BatchRange,
+    device: Gpu | int,
 ) -> PlanKey:
     """Everything that a plan depends on.
 
@@ -42,23 +48,31 @@ def key_for(
         The GPU present, or the compute capability (86 for 8.6) of another.
     """
     sm = target_sm(trt, device)
-    packages = flavour.installed()
-    gpu = None if flavour.portable or isinstance(device, int) else device
-    operating_system, architecture = system()
+    named = _PORTABLE if flavour.portable else str(_sm(device))
     return PlanKey(
         backend=flavour.backend,
-        version=str(trt.__version__),
-        onnx_sha256=hashlib.sha256(model).hexdigest(),
+        onnx_sha256=onnx_sha256,
         precision=precision,
         batch=str(batch),
-        flags=_FLAGS,
-        sm=_PORTABLE if sm is None and flavour.portable else str(sm or device_sm(device)),
-        gpu=gpu.name if gpu else ANY,
-        driver=gpu.driver if gpu else ANY,
-        cuda=gpu.cuda if gpu else next(iter(packages), ANY).rpartition("-")[2],
-        system=operating_system,
-        architecture=architecture,
+        sm=named if sm is None else str(sm),
+        **_environment(flavour, trt, device),
     )
+
+
+def staleness(key: PlanKey) -> str:
+    """Why a plan will not be used on this machine; empty if it will."""
+    flavour = FLAVOURS[key.backend]
+    try:
+        trt = flavour.load()
+    except BackendUnavailableError as error:
+        return error.reason
+    gpu = find_gpu()
+    if flavour.portable:
+        return ", ".join(key.differences(replace(key, **_environment(flavour, trt, 0))))
+    if isinstance(gpu, Probe):
+        return gpu.reason
+    now = replace(key, sm=str(gpu.sm), **_environment(flavour, trt, gpu))
+    return ", ".join(key.differences(now))
 
 
 def target_sm(trt: Any, device: Gpu | int) -> int | None:
@@ -72,8 +86,24 @@ def target_sm(trt: Any, device: Gpu | int) -> int | None:
     return device.sm if device.sm in capabilities(trt) else None
 
 
-def device_sm(device: Gpu | int) -> int:
-    """Compute capability of a device."""
+def _environment(flavour: Flavour, trt: Any, device: Gpu | int) -> dict[str, str]:
+    """What a plan depends on besides what was asked for; a portable one on no GPU."""
+    operating_system, architecture = system()
+    gpu = None if flavour.portable or isinstance(device, int) else device
+    # TensorRT-RTX has a package for each major version of CUDA, named after it.
+    package = next(iter(flavour.installed()), ANY).rpartition("-")[2]
+    return {
+        "version": str(trt.__version__),
+        "flags": _FLAGS,
+        "gpu": gpu.name if gpu else ANY,
+        "driver": gpu.driver if gpu else ANY,
+        "cuda": gpu.cuda if gpu else package,
+        "system": operating_system,
+        "architecture": architecture,
+    }
+
+
+def _sm(device: Gpu | int) -> int:
     return device if isinstance(device, int) else device.sm
 
 
@@ -100,7 +130,8 @@ def obtain(
     """
     trt = flavour.load()
     store = open_store()
-    key = key_for(flavour, trt, model, precision, batch or BatchRange(), device)
+    digest = hashlib.sha256(model).hexdigest()
+    key = key_for(flavour, trt, digest, precision, batch or BatchRange(), device)
     if batch is None:
         key = replace(key, batch=store.newest_batch(key) or key.batch)
     chosen = BatchRange.parse(key.batch)
