@@ -16,10 +16,11 @@ from cnnres_infer import __version__
 from cnnres_infer.atomic import write_all
 from cnnres_infer.bundle import Bundle
 from cnnres_infer.cache import cache_folder
-from cnnres_infer.engines import backend, open_engine, precisions, probe
+from cnnres_infer.engines import NVIDIA, open_engine, precisions, probe
 from cnnres_infer.errors import EngineError
 
 FOLDER = "speeds"
+_RIVALS = ("fp16", "int8")
 _SECONDS_EACH = 2.0
 _LEAST_RUNS = 3
 
@@ -27,8 +28,8 @@ _LEAST_RUNS = 3
 def fastest_first(bundle: Bundle, name: str, threads: int | None = None) -> tuple[str, ...]:
     """Precisions that a backend has with a bundle, the one to prefer first.
 
-    The order is the backend's own, but for those that it wants measured: there
-    the faster comes first. One that does not run is left where it is.
+    The order is the backend's own, but on a GPU the faster of float16 and INT8
+    comes first. One that does not run comes last of the two.
 
     Parameters
     ----------
@@ -36,8 +37,8 @@ def fastest_first(bundle: Bundle, name: str, threads: int | None = None) -> tupl
         Threads to compute with; by default one for each usable core.
     """
     offered = tuple(precisions(bundle, name))
-    contenders = [precision for precision in offered if precision in backend(name).MEASURED]
-    if len(contenders) < 2:
+    contenders = [precision for precision in offered if precision in _RIVALS]
+    if name not in NVIDIA or len(contenders) < 2:
         return offered
     seconds = measured(bundle, name, contenders, threads)
     by_speed = iter(sorted(contenders, key=lambda precision: seconds.get(precision, np.inf)))

@@ -73,14 +73,11 @@ class Engine(Protocol):
     VARIANTS
         The precisions that the backend offers, the one to prefer first, and
         the bundle's variant for each.
-    MEASURED
-        Precisions among which the faster on this machine is preferred.
     BATCH
         Slices that it takes at once with best effect.
     """
 
     VARIANTS: ClassVar[dict[str, str]]
-    MEASURED: ClassVar[tuple[str, ...]]
     BATCH: ClassVar[int]
 
     @classmethod

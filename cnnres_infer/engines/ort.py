@@ -33,7 +33,6 @@ class OrtEngine:
     """
 
     VARIANTS: ClassVar[dict[str, str]] = {"int8": "int8-cpu", "fp32": "fp32"}
-    MEASURED: ClassVar[tuple[str, ...]] = ()
     BATCH: ClassVar[int] = 4
 
     def __init__(self, session: Any, info: EngineInfo) -> None:

@@ -47,7 +47,6 @@ class OrtCudaEngine:
         "pip install 'onnxruntime-gpu[cuda,cudnn]', or CUDA and cuDNN of the versions it names"
     )
     VARIANTS: ClassVar[dict[str, str]] = {"fp16": "fp16", "fp32": "fp32"}
-    MEASURED: ClassVar[tuple[str, ...]] = ()
     BATCH: ClassVar[int] = 64
 
     def __init__(self, session: Any, info: EngineInfo) -> None:
@@ -182,7 +181,6 @@ class OrtTensorRtEngine(OrtCudaEngine):
         "and cuDNN of the versions named"
     )
     VARIANTS: ClassVar[dict[str, str]] = {"fp16": "fp16", "int8": "int8-trt", "fp32": "fp32"}
-    MEASURED: ClassVar[tuple[str, ...]] = ("fp16", "int8")
 
     @classmethod
     def _settings(
@@ -208,7 +206,6 @@ class OrtTensorRtRtxEngine(OrtCudaEngine):
     PROVIDER: ClassVar[str] = "NvTensorRTRTXExecutionProvider"
     INSTALL: ClassVar[str] = "pip install onnxruntime-ep-nv-tensorrt-rtx 'onnxruntime>=1.24'"
     VARIANTS: ClassVar[dict[str, str]] = {"fp16": "fp16", "int8": "int8-trt", "fp32": "fp32"}
-    MEASURED: ClassVar[tuple[str, ...]] = ("fp16", "int8")
 
     @classmethod
     def _extra_distributions(cls) -> tuple[str, ...]:

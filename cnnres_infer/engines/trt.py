@@ -25,7 +25,6 @@ class TensorRtEngine:
 
     FLAVOUR: ClassVar[Flavour] = TENSORRT
     VARIANTS: ClassVar[dict[str, str]] = {"fp16": "fp16", "int8": "int8-trt", "fp32": "fp32"}
-    MEASURED: ClassVar[tuple[str, ...]] = ("fp16", "int8")
     BATCH: ClassVar[int] = 64
 
     def __init__(self, runner: PlanRunner, info: EngineInfo, kernels: Path) -> None:

@@ -1,0 +1,119 @@
+"""The backends on the GPU at hand: build, run, agree with PyTorch, and how fast."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cnnres_infer.bundle import Bundle
+from cnnres_infer.cache import cache_folder
+from cnnres_infer.engines import NVIDIA, open_engine, precisions, probe
+from cnnres_infer.engines.gpu import Gpu
+from cnnres_infer.engines.plans import PlanStore
+from cnnres_infer.predictor import Predictor
+from cnnres_infer.verify import GATES, Agreement, load_reference
+from tests.conftest import blob_volume
+
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
+
+RUNS = 7
+
+
+@pytest.fixture(params=NVIDIA)
+def backend(request: pytest.FixtureRequest) -> str:
+    name = str(request.param)
+    found = probe(name)
+    if not found.usable:
+        pytest.skip(f"{name}: {found.reason}")
+    return name
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "fp32"])
+def test_agrees_with_pytorch(backend: str, precision: str, table: list[tuple[str, ...]]) -> None:
+    bundle = Bundle.open()
+    if precision not in precisions(bundle, backend):
+        pytest.skip(f"{backend} has no {precision} with this bundle")
+    images, reference = load_reference(bundle)
+    started = time.perf_counter()
+    with open_engine(bundle, backend, precision) as engine:
+        output = engine.run(images)
+        cold = time.perf_counter() - started
+        spent = []
+        for _ in range(RUNS):
+            started = time.perf_counter()
+            again = engine.run(images)
+            spent.append(time.perf_counter() - started)
+        # Graphs that were captured meanwhile must not change the answer.
+        np.testing.assert_allclose(again, output, atol=1e-6)
+    agreement = Agreement.of(output, reference, bundle.spec.mask.threshold)
+    table.append(
+        (
+            backend,
+            precision,
+            f"{len(images) / np.median(spent):.0f}",
+            f"{agreement.mean:.5f}",
+            f"{min(agreement.counted):.5f}",
+            f"{agreement.pooled:.5f}",
+            f"{agreement.largest_difference:.1e}",
+            f"{cold:.2f}",
+        )
+    )
+    print(json.dumps({"backend": backend, "precision": precision, **agreement.to_json()}))  # noqa: T201
+    assert agreement.passes(GATES[precision]), agreement.to_json()
+
+
+@pytest.mark.parametrize("count", [1, 5, 16, 17, 40, 64, 70])
+def test_every_number_of_slices(backend: str, count: int) -> None:
+    bundle = Bundle.open()
+    images, _ = load_reference(bundle)
+    some = np.resize(images, (count, *images.shape[1:]))
+    with open_engine(bundle, backend, "fp32") as engine:
+        together = engine.run(some)
+        alone = np.concatenate([engine.run(some[i : i + 1]) for i in range(min(count, 3))])
+    assert together.shape == some.shape
+    np.testing.assert_allclose(together[: len(alone)], alone, atol=2e-3)
+
+
+def test_a_whole_volume(backend: str, bright_bundle: Path) -> None:
+    volume, ball = blob_volume()
+    with Predictor.load(bright_bundle, backend, "fp32") as predictor:
+        result = predictor.predict(volume)
+    found = result.mask.data.astype(bool)
+    assert 2 * (found & ball).sum() / (found.sum() + ball.sum()) > 0.9
+    assert result.provenance.engine.backend == backend
+
+
+def test_auto_takes_the_gpu(gpu: Gpu) -> None:
+    if not any(probe(name).usable for name in NVIDIA):
+        pytest.skip("no GPU backend can be used here")
+    with Predictor.load() as predictor:
+        info = predictor.engine.describe()
+    print(info, predictor.choice.passed_over)  # noqa: T201
+    assert info.backend in NVIDIA
+    assert gpu.name in info.provider
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
+def test_a_plan_is_built_once(name: str) -> None:
+    if not probe(name).usable:
+        pytest.skip(f"{name}: {probe(name).reason}")
+    bundle = Bundle.open()
+    for _ in range(2):
+        with open_engine(bundle, name, "fp16") as engine:
+            assert engine.describe().warnings == ()
+    entries = PlanStore(cache_folder("plans")).entries()
+    assert [e.key.precision for e in entries if e.key.backend == name].count("fp16") == 1
+
+
+def test_doctor_finds_no_backend_broken() -> None:
+    command = [sys.executable, "-m", "cnnres_infer.cli", "doctor", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for finding in json.loads(done.stdout)["findings"]:
+        print(finding)  # noqa: T201
+        if finding["subject"] in NVIDIA and probe(finding["subject"]).usable:
+            assert finding["status"] == "OK", finding
