@@ -58,7 +58,7 @@ def find_gpu() -> Gpu | Probe:
     Costs well under a millisecond where no driver is installed.
     """
     try:
-        driver = ctypes.CDLL(_DRIVER)
+        driver = _load(_DRIVER)
     except OSError:
         return Probe(False, f"no NVIDIA driver here ({_DRIVER} is not found)", _INSTALL_DRIVER)
     count = ctypes.c_int()
@@ -74,6 +74,10 @@ def find_gpu() -> Gpu | Probe:
 def system() -> tuple[str, str]:
     """Operating system and processor architecture, which compiled engines depend on."""
     return platform.system(), platform.machine()
+
+
+def _load(name: str) -> Any:
+    return ctypes.CDLL(name)
 
 
 def _describe(driver: Any) -> Gpu:
@@ -99,7 +103,7 @@ def _describe(driver: Any) -> Gpu:
 
 def _driver_version() -> str:
     try:
-        management = ctypes.CDLL(_MANAGEMENT)
+        management = _load(_MANAGEMENT)
     except OSError:
         return ""
     if management.nvmlInit_v2():

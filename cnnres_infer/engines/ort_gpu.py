@@ -34,13 +34,18 @@ class OrtCudaEngine:
 
     Attributes
     ----------
-    BACKEND, PROVIDER, PACKAGE
-        Name in the table of backends, ONNX Runtime's name for the provider,
-        and what installs it.
+    BACKEND, PROVIDER, DEVICE
+        Name in the table of backends, and ONNX Runtime's names for the
+        provider and its memory.
+    LIBRARY
+        File of the provider, beside ONNX Runtime's own.
+    INSTALL, LIBRARIES_HINT
+        What mends a missing provider, and one that lacks libraries.
     """
 
     BACKEND: ClassVar[str] = "ort-cuda"
     PROVIDER: ClassVar[str] = "CUDAExecutionProvider"
+    DEVICE: ClassVar[str] = "cuda"
     LIBRARY: ClassVar[str] = "libonnxruntime_providers_cuda.so"
     INSTALL: ClassVar[str] = "pip uninstall -y onnxruntime; pip install 'cnnres-infer[gpu]'"
     LIBRARIES_HINT: ClassVar[str] = (
@@ -153,7 +158,7 @@ class OrtCudaEngine:
     def _answers(self, images: FloatArray) -> Iterator[FloatArray]:
         if self._bound is None:
             shape = (self._slices, *images.shape[1:])
-            self._bound = _Bound(import_onnxruntime(), self._session, shape)
+            self._bound = _Bound(import_onnxruntime(), self._session, self.DEVICE, shape)
         for first in range(0, len(images), self._slices):
             yield self._bound.run(images[first : first + self._slices])
 
@@ -264,14 +269,14 @@ class OrtTensorRtRtxEngine(OrtCudaEngine):
 class _Bound:
     """A session with its input and output bound to fixed memory of the GPU, as graphs need it."""
 
-    def __init__(self, onnxruntime: Any, session: Any, shape: tuple[int, ...]) -> None:
+    def __init__(self, onnxruntime: Any, session: Any, device: str, shape: tuple[int, ...]) -> None:
         image, answer = session.get_inputs()[0], session.get_outputs()[0]
         self._session = session
         self._images = np.zeros(shape, np.float32)
-        self._input = onnxruntime.OrtValue.ortvalue_from_numpy(self._images, "cuda", 0)
+        self._input = onnxruntime.OrtValue.ortvalue_from_numpy(self._images, device, 0)
         result = (shape[0], *answer.shape[1:])
         self._output = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
-            result, np.float32, "cuda", 0
+            result, np.float32, device, 0
         )
         self._binding = session.io_binding()
         self._binding.bind_ortvalue_input(image.name, self._input)

@@ -51,6 +51,7 @@ class FakeTensorRT:
         self.contexts = 0
         self.refuses_plans = False
         self.fails_to_run = False
+        self.comes_out_black = False
 
     def Runtime(self, logger: FakeLogger) -> "FakeRuntime":
         return FakeRuntime(self, logger)
@@ -127,7 +128,7 @@ class FakeContext:
             assert trt.cuda.is_reserved(*scratch)
             images = _view(trt.cuda, source, shape)
             (answer,) = self._engine.session.run(None, {self._engine.image.name: images})
-            _view(trt.cuda, target, answer.shape)[:] = answer
+            _view(trt.cuda, target, answer.shape)[:] = 0 if trt.comes_out_black else answer
 
         trt.cuda.enqueue("run", run)
         return True

@@ -1,0 +1,72 @@
+"""Fakes of NVIDIA's driver, of CUDA and of TensorRT, put where the backends look for them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from cnnres_infer import cache
+from cnnres_infer.engines import gpu, trt, trt_plan
+from cnnres_infer.engines.trt_api import Flavour
+from cnnres_infer.errors import BackendUnavailableError
+from tests.fakes.cuda import FakeCudaRuntime
+from tests.fakes.driver import FakeDriver
+from tests.fakes.tensorrt import FakeTensorRT
+
+
+@pytest.fixture
+def install_driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[FakeDriver], None]]:
+    """Put a fake driver in place of the real one."""
+
+    def install(driver: FakeDriver) -> None:
+        monkeypatch.setattr(gpu, "_load", driver.load)
+        gpu.find_gpu.cache_clear()
+
+    yield install
+    gpu.find_gpu.cache_clear()
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache that is empty."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv(cache.FOLDER, str(folder))
+    return folder
+
+
+@dataclass
+class FakeMachine:
+    """A machine with a fake GPU, CUDA and TensorRT; `built` counts the builds by batch."""
+
+    cuda: FakeCudaRuntime
+    tensorrt: FakeTensorRT
+    install_driver: Callable[[FakeDriver], None]
+    built: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def fake_machine(
+    monkeypatch: pytest.MonkeyPatch,
+    own_cache: Path,
+    install_driver: Callable[[FakeDriver], None],
+) -> FakeMachine:
+    cuda = FakeCudaRuntime()
+    machine = FakeMachine(cuda, FakeTensorRT(cuda), install_driver)
+
+    def load(flavour: Flavour) -> FakeTensorRT:
+        if flavour.portable:
+            raise BackendUnavailableError("not on this machine", "install it")
+        return machine.tensorrt
+
+    def build(
+        _trt: object, model: bytes, batch: object, _sm: object, timing: bytes | None, _p: object
+    ) -> tuple[bytes, bytes]:
+        machine.built.append(str(batch))
+        return model, (timing or b"") + b"measured;"
+
+    install_driver(FakeDriver())
+    monkeypatch.setattr(Flavour, "load", load)
+    monkeypatch.setattr(trt, "load_runtime", lambda: cuda)
+    monkeypatch.setattr(trt_plan, "build", build)
+    return machine

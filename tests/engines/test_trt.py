@@ -1,0 +1,122 @@
+"""The whole way of a TensorRT engine on a fake machine: probe, build, cache, run, report."""
+
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cnnres_infer.bundle import Bundle
+from cnnres_infer.engines import open_engine, probe
+from cnnres_infer.engines.trt_plan import open_store
+from cnnres_infer.errors import BackendUnavailableError, EngineRunError, VerificationError
+from cnnres_infer.predictor import Predictor
+from tests.conftest import blob_volume
+from tests.engines.conftest import FakeMachine
+from tests.fakes.driver import FakeDriver
+
+
+def test_probe(fake_machine: FakeMachine) -> None:
+    found = probe("tensorrt")
+    assert found.usable
+    assert found.reason == "tensorrt 10.16.1.11"
+    assert found.versions["driver"] == "580.1"
+
+
+def test_auto_takes_it_and_checks_it(fake_machine: FakeMachine, bright_bundle: Path) -> None:
+    volume, ball = blob_volume()
+    with Predictor.load(bright_bundle) as predictor:
+        result = predictor.predict(volume)
+    assert result.provenance.engine.backend == "tensorrt"
+    assert result.provenance.engine.provider == "tensorrt on NVIDIA Fake 3060 (SM 86, 12 GB)"
+    assert result.provenance.verification is not None
+    assert result.provenance.verification.passed
+    assert not any("built anew" in warning for warning in result.warnings)
+    found = result.mask.data.astype(bool)
+    assert 2 * (found & ball).sum() / (found.sum() + ball.sum()) > 0.9
+    assert fake_machine.cuda.leaks == 0
+
+
+def test_one_that_disagrees_with_the_network_is_not_used(
+    fake_machine: FakeMachine, bright_bundle: Path
+) -> None:
+    fake_machine.tensorrt.comes_out_black = True
+    with Predictor.load(bright_bundle) as predictor:
+        assert predictor.engine.describe().backend == "ort"
+        (warning,) = predictor.choice.warnings
+    assert "tensorrt fp32 should run here but was passed over" in warning
+    with pytest.raises(VerificationError, match="disagrees with the network"):
+        Predictor.load(bright_bundle, strict_backend=True)
+    assert fake_machine.cuda.leaks == 0
+
+
+def test_a_plan_is_built_once_until_the_driver_changes(
+    fake_machine: FakeMachine, bright_bundle: Path
+) -> None:
+    bundle = Bundle.open(bright_bundle)
+    for _ in range(2):
+        with open_engine(bundle, "tensorrt", "fp32") as engine:
+            assert engine.describe().warnings == ()
+    assert fake_machine.built == ["1,8,16"]
+    fake_machine.install_driver(FakeDriver(version="590.2"))
+    with open_engine(bundle, "tensorrt", "fp32") as engine:
+        (warning,) = engine.describe().warnings
+    assert warning == "the engine was built anew: driver was 580.1, is 590.2"
+    assert fake_machine.built == ["1,8,16"] * 2
+    (timing,) = open_store().folder.glob("timing-*")
+    assert timing.read_bytes() == b"measured;measured;"
+
+
+def test_the_cache_is_the_users_alone(fake_machine: FakeMachine, bright_bundle: Path) -> None:
+    open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32").close()
+    folder = open_store().folder
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    folder.chmod(0o777)
+    with pytest.raises(BackendUnavailableError, match="chmod 700"):
+        open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32")
+
+
+def test_full_memory_is_in_the_report(fake_machine: FakeMachine, bright_bundle: Path) -> None:
+    images_and_answers_of_two_lanes = 4 * 8 * 4 * 160 * 160
+    fake_machine.cuda.limit = images_and_answers_of_two_lanes + 20_000
+    images = np.random.default_rng(0).random((20, 1, 160, 160), np.float32)
+    with open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32") as engine:
+        engine.run(images)
+        (warning,) = engine.describe().warnings
+    assert warning.endswith("going on with 8 slices at once")
+
+
+def test_a_plan_that_is_refused_leaves_nothing(
+    fake_machine: FakeMachine, bright_bundle: Path
+) -> None:
+    fake_machine.tensorrt.refuses_plans = True
+    with pytest.raises(BackendUnavailableError, match="made by another version"):
+        open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32")
+    assert fake_machine.cuda.leaks == 0
+
+
+def test_a_closed_engine_does_not_run(fake_machine: FakeMachine, bright_bundle: Path) -> None:
+    engine = open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32")
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineRunError, match="closed"):
+        engine.run(np.zeros((1, 1, 160, 160), np.float32))
+    assert fake_machine.cuda.leaks == 0
+
+
+def test_a_lost_gpu_is_our_error(fake_machine: FakeMachine, bright_bundle: Path) -> None:
+    volume, _ = blob_volume()
+    with Predictor.load(bright_bundle, "tensorrt", "fp32") as predictor:
+        fake_machine.cuda.lost = True
+        with pytest.raises(EngineRunError, match="nvidia-smi"):
+            predictor.predict(volume)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX mode")
+def test_a_timing_cache_is_kept_beside_the_plans(
+    fake_machine: FakeMachine, bright_bundle: Path
+) -> None:
+    open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32").close()
+    names = sorted(path.suffix for path in open_store().folder.iterdir())
+    assert names == [".cache", ".json", ".lock", ".plan"]
