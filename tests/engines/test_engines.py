@@ -53,7 +53,7 @@ def test_wrong_images_raise_our_error(bright_bundle: Path) -> None:
 
 def test_unknown_names_are_refused(bright_bundle: Path) -> None:
     bundle = Bundle.open(bright_bundle)
-    with pytest.raises(UsageError, match="choose from auto, tensorrt, .*ort"):
+    with pytest.raises(UsageError, match=r"choose from auto, tensorrt, .*ort"):
         open_engine(bundle, "abacus", "fp32")
     with pytest.raises(BackendUnavailableError, match="fp32"):
         open_engine(bundle, "ort", "fp8")
