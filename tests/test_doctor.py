@@ -1,0 +1,116 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cnnres_infer import cache, doctor, machine
+from cnnres_infer.engines import BACKENDS, NVIDIA, Probe
+from cnnres_infer.engines.gpu import find_gpu
+
+no_gpu = pytest.mark.skipif(not isinstance(find_gpu(), Probe), reason="there is a GPU")
+
+
+@pytest.fixture
+def examine(
+    bright_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], dict[str, Any]]:
+    """Examine this machine; the findings by their subject."""
+    monkeypatch.setenv(cache.FOLDER, str(tmp_path / "cache"))
+
+    def by_subject() -> dict[str, Any]:
+        entry = doctor.examine(bright_bundle)
+        findings = {finding["subject"]: finding for finding in entry["findings"]}
+        return {**findings, "taken": entry["auto"]}
+
+    return by_subject
+
+
+@no_gpu
+def test_a_machine_without_a_gpu(examine: Callable[[], dict[str, Any]]) -> None:
+    found = examine()
+    assert set(BACKENDS) <= set(found)
+    for name in (*NVIDIA, "GPU"):
+        assert found[name]["status"] == "WARN"
+        assert "no NVIDIA driver here" in found[name]["reason"]
+        assert "nvidia.com/drivers" in found[name]["remedy"]
+    assert found["ort"]["status"] == "OK"
+    assert "Dice with PyTorch 1.0000" in found["ort"]["reason"]
+    assert found["taken"]["backend"] == "ort"
+    assert all(name in found["auto"]["reason"] for name in NVIDIA)
+
+
+def test_an_engine_that_disagrees_is_broken(
+    examine: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cnnres_infer.engines.ort import OrtEngine
+
+    run = OrtEngine.run
+    monkeypatch.setattr(OrtEngine, "run", lambda self, images: 0 * run(self, images))
+    found = examine()
+    assert found["ort"]["status"] == "FAIL"
+    assert "Dice with PyTorch 0.0000" in found["ort"]["reason"]
+    assert "verify --backend ort" in found["ort"]["remedy"]
+    assert found["auto"]["status"] == "FAIL"
+    assert found["taken"] is None
+
+
+def test_what_is_installed_and_broken_fails(
+    examine: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def both(*names: str) -> dict[str, str]:
+        return {"python": "3"} | {name: "1" for name in names if name.startswith("onnxruntime")}
+
+    monkeypatch.setattr(machine, "versions", both)
+    found = examine()
+    assert found["ort"]["status"] == "FAIL"
+    assert "overwrite each other" in found["ort"]["reason"]
+    assert found["ort"]["remedy"].startswith("pip uninstall -y onnxruntime onnxruntime-gpu")
+
+
+def test_withheld_cores(
+    examine: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "present_cores", lambda: 64)
+    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
+    cores = examine()["cores"]
+    assert cores["status"] == "WARN"
+    assert cores["reason"].startswith("2 of 64 cores")
+
+
+def test_versions_of_tensorrt_that_do_not_go_together(
+    examine: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_tensorrt_of_onnxruntime", lambda: "10")
+    installed = {"tensorrt": "11.4.0.106"}
+    monkeypatch.setattr(type(doctor.TENSORRT), "installed", lambda _self: installed)
+    conflict = list(doctor._conflicts())
+    assert [finding.status for finding in conflict] == ["WARN"]
+    assert "links TensorRT 10, and TensorRT 11.4.0.106" in conflict[0].reason
+    monkeypatch.setattr(type(doctor.TENSORRT), "installed", lambda _self: {"tensorrt": "10.3"})
+    assert list(doctor._conflicts()) == []
+
+
+def test_units_of_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "cpuinfo"
+    monkeypatch.setattr(machine, "_CPUINFO", info)
+    info.write_text("model name\t: Fake\nflags\t: fpu avx2 avx512f avx_vnni\n\nflags\t: amx_tile\n")
+    features = machine.cpu_features()
+    assert features == {"AVX2": True, "AVX-512": True, "VNNI": True, "BF16": False, "AMX": False}
+    assert machine.cpu_name() == "Fake"
+    info.write_text("Features\t: fp asimddp bf16\n")
+    assert machine.cpu_features() == {"dot product": True, "I8MM": False, "BF16": True}
+    info.unlink()
+    assert machine.cpu_features() == {}
+
+
+def test_the_command(bright_bundle: Path) -> None:
+    command = [sys.executable, "-m", "cnnres_infer.cli", "doctor", "--bundle", str(bright_bundle)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "OK   ort:" in shown
+    assert "--backend auto takes" in shown
+    told = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout
+    assert {"subject", "status", "reason", "remedy"} == set(json.loads(told)["findings"][0])
