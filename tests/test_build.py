@@ -15,7 +15,6 @@ from cnnres_infer import cache, cache_contents
 from cnnres_infer.engines import Probe
 from cnnres_infer.engines.gpu import find_gpu
 from cnnres_infer.engines.plans import PlanStore
-from tests.conftest import BundleMaker
 from tests.engines.test_plans import KEY
 
 FILE = "model.fp32.onnx"

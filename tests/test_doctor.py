@@ -10,6 +10,7 @@ import pytest
 from cnnres_infer import cache, doctor, machine
 from cnnres_infer.engines import BACKENDS, NVIDIA, Probe
 from cnnres_infer.engines.gpu import find_gpu
+from cnnres_infer.engines.trt_api import Flavour
 
 no_gpu = pytest.mark.skipif(not isinstance(find_gpu(), Probe), reason="there is a GPU")
 
@@ -86,11 +87,11 @@ def test_versions_of_tensorrt_that_do_not_go_together(
 ) -> None:
     monkeypatch.setattr(doctor, "_tensorrt_of_onnxruntime", lambda: "10")
     installed = {"tensorrt": "11.4.0.106"}
-    monkeypatch.setattr(type(doctor.TENSORRT), "installed", lambda _self: installed)
+    monkeypatch.setattr(Flavour, "installed", lambda _self: installed)
     conflict = list(doctor._conflicts())
     assert [finding.status for finding in conflict] == ["WARN"]
     assert "links TensorRT 10, and TensorRT 11.4.0.106" in conflict[0].reason
-    monkeypatch.setattr(type(doctor.TENSORRT), "installed", lambda _self: {"tensorrt": "10.3"})
+    monkeypatch.setattr(Flavour, "installed", lambda _self: {"tensorrt": "10.3"})
     assert list(doctor._conflicts()) == []
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -220,7 +221,7 @@ class OrtTensorRtRtxEngine(OrtCudaEngine):
     @classmethod
     def _check_installed(cls, versions: dict[str, str]) -> None:
         try:
-            devices = cls._devices(import_onnxruntime())
+            devices = _plug_in_devices()
         except ImportError as error:
             raise BackendUnavailableError(
                 f"the TensorRT-RTX provider is not installed ({error})", cls.INSTALL
@@ -236,16 +237,6 @@ class OrtTensorRtRtxEngine(OrtCudaEngine):
             )
 
     @classmethod
-    def _devices(cls, onnxruntime: Any) -> list[Any]:
-        """What the plug-in can run on; registers it first."""
-        import onnxruntime_ep_nv_tensorrt_rtx as plugin
-
-        name = plugin.get_ep_name()
-        if not any(device.ep_name == name for device in onnxruntime.get_ep_devices()):
-            onnxruntime.register_execution_provider_library(name, plugin.get_library_path())
-        return [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
-
-    @classmethod
     def _session_of(
         cls, onnxruntime: Any, model: bytes, options: Any, precision: str, probe: Probe
     ) -> Any:
@@ -254,7 +245,7 @@ class OrtTensorRtRtxEngine(OrtCudaEngine):
             "nv_runtime_cache_path": str(folder),
             **_shapes("nv_profile_{}_shapes", onnxruntime, model),
         }
-        options.add_provider_for_devices(cls._devices(onnxruntime)[:1], settings)
+        options.add_provider_for_devices(_plug_in_devices()[:1], settings)
         return onnxruntime.InferenceSession(model, options)
 
     def _answers(self, images: FloatArray) -> Iterator[FloatArray]:
@@ -288,6 +279,17 @@ class _Bound:
         self._input.update_inplace(self._images)
         self._session.run_with_iobinding(self._binding)
         return np.array(self._output.numpy()[:count])
+
+
+@cache
+def _plug_in_devices() -> list[Any]:
+    """What the TensorRT-RTX plug-in can run on; registers it, which works once only."""
+    import onnxruntime_ep_nv_tensorrt_rtx as plug_in
+
+    onnxruntime = import_onnxruntime()
+    name = plug_in.get_ep_name()
+    onnxruntime.register_execution_provider_library(name, plug_in.get_library_path())
+    return [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
 
 
 def _engine_folder(backend: str, model: bytes, precision: str, probe: Probe) -> Path:
