@@ -16,7 +16,7 @@ class PassedOver:
     Attributes
     ----------
     backend, precision
-        What was tried.
+        What was tried; ``"auto"`` where the backend can run none.
     reason
         Why not.
     expected
@@ -122,9 +122,17 @@ def choose(
         raise errors[0]
     disagrees = any(isinstance(error, VerificationError) for error in errors)
     raise (VerificationError if disagrees else BackendUnavailableError)(
-        "no backend can be used; "
-        + "; ".join(f"{each.backend} {each.precision}: {each.reason}" for each in passed_over)
+        f"no backend can be used; {_summary(passed_over)}"
     )
+
+
+def _summary(passed_over: list[PassedOver]) -> str:
+    """The reasons, each with all that it keeps from running."""
+    by_reason: dict[str, list[str]] = {}
+    for each in passed_over:
+        what = each.backend if each.precision == AUTO else f"{each.backend} {each.precision}"
+        by_reason.setdefault(each.reason, []).append(what)
+    return "; ".join(f"{', '.join(whats)}: {reason}" for reason, whats in by_reason.items())
 
 
 def _precisions(bundle: Bundle, name: str, precision: str, threads: int | None) -> tuple[str, ...]:

@@ -101,7 +101,7 @@ def test_units_of_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     info.write_text("model name\t: Fake\nflags\t: fpu avx2 avx512f avx_vnni\n\nflags\t: amx_tile\n")
     features = machine.cpu_features()
     assert features == {"AVX2": True, "AVX-512": True, "VNNI": True, "BF16": False, "AMX": False}
-    assert machine.cpu_name() == "Fake"
+    assert machine.processor() == "Fake"
     info.write_text("Features\t: fp asimddp bf16\n")
     assert machine.cpu_features() == {"dot product": True, "I8MM": False, "BF16": True}
     info.unlink()
