@@ -131,11 +131,6 @@ class Entry:
             return None
         return content if hashlib.sha256(content).hexdigest() == self.sha256 else None
 
-    def remove(self) -> None:
-        """Remove plan, sidecar and what a runtime left beside them."""
-        for path in self.path.parent.glob(f"{self.path.stem}.*"):
-            path.unlink(missing_ok=True)
-
 
 @dataclass(frozen=True)
 class Plan:

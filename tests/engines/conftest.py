@@ -12,7 +12,7 @@ from cnnres_infer.engines.trt_api import Flavour
 from cnnres_infer.errors import BackendUnavailableError
 from tests.fakes.cuda import FakeCudaRuntime
 from tests.fakes.driver import FakeDriver
-from tests.fakes.tensorrt import FakeTensorRT
+from tests.fakes.tensorrt import FakeTensorRT, FakeTensorRtRtx
 
 
 @pytest.fixture
@@ -37,10 +37,14 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @dataclass
 class FakeMachine:
-    """A machine with a fake GPU, CUDA and TensorRT; `built` counts the builds by batch."""
+    """A machine with a fake GPU and CUDA; `built` has the batch range of each build.
+
+    Of the two flavours, those are installed that are not None.
+    """
 
     cuda: FakeCudaRuntime
-    tensorrt: FakeTensorRT
+    tensorrt: FakeTensorRT | None
+    rtx: FakeTensorRtRtx | None
     install_driver: Callable[[FakeDriver], None]
     built: list[str] = field(default_factory=list)
 
@@ -52,18 +56,19 @@ def fake_machine(
     install_driver: Callable[[FakeDriver], None],
 ) -> FakeMachine:
     cuda = FakeCudaRuntime()
-    machine = FakeMachine(cuda, FakeTensorRT(cuda), install_driver)
+    machine = FakeMachine(cuda, FakeTensorRT(cuda), None, install_driver)
 
     def load(flavour: Flavour) -> FakeTensorRT:
-        if flavour.portable:
-            raise BackendUnavailableError("not on this machine", "install it")
-        return machine.tensorrt
+        module = machine.rtx if flavour.portable else machine.tensorrt
+        if module is None:
+            raise BackendUnavailableError(f"{flavour.module} is not installed", flavour.install)
+        return module
 
     def build(
         _trt: object, model: bytes, batch: object, _sm: object, timing: bytes | None, _p: object
-    ) -> tuple[bytes, bytes]:
+    ) -> tuple[bytes, bytes | None]:
         machine.built.append(str(batch))
-        return model, (timing or b"") + b"measured;"
+        return model, None if timing is None else timing + b"measured;"
 
     install_driver(FakeDriver())
     monkeypatch.setattr(Flavour, "load", load)

@@ -15,6 +15,7 @@ from cnnres_infer.predictor import Predictor
 from tests.conftest import blob_volume
 from tests.engines.conftest import FakeMachine
 from tests.fakes.driver import FakeDriver
+from tests.fakes.tensorrt import FakeTensorRtRtx
 
 
 def test_probe(fake_machine: FakeMachine) -> None:
@@ -41,6 +42,7 @@ def test_auto_takes_it_and_checks_it(fake_machine: FakeMachine, bright_bundle: P
 def test_one_that_disagrees_with_the_network_is_not_used(
     fake_machine: FakeMachine, bright_bundle: Path
 ) -> None:
+    assert fake_machine.tensorrt is not None
     fake_machine.tensorrt.comes_out_black = True
     with Predictor.load(bright_bundle) as predictor:
         assert predictor.engine.describe().backend == "ort"
@@ -90,6 +92,7 @@ def test_full_memory_is_in_the_report(fake_machine: FakeMachine, bright_bundle: 
 def test_a_plan_that_is_refused_leaves_nothing(
     fake_machine: FakeMachine, bright_bundle: Path
 ) -> None:
+    assert fake_machine.tensorrt is not None
     fake_machine.tensorrt.refuses_plans = True
     with pytest.raises(BackendUnavailableError, match="made by another version"):
         open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32")
@@ -120,3 +123,62 @@ def test_a_timing_cache_is_kept_beside_the_plans(
     open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32").close()
     names = sorted(path.suffix for path in open_store().folder.iterdir())
     assert names == [".cache", ".json", ".lock", ".plan"]
+
+
+@pytest.fixture
+def rtx(fake_machine: FakeMachine) -> FakeTensorRtRtx:
+    """TensorRT-RTX in TensorRT's place."""
+    fake_machine.tensorrt, fake_machine.rtx = None, FakeTensorRtRtx(fake_machine.cuda)
+    return fake_machine.rtx
+
+
+def test_rtx_is_taken_where_tensorrt_is_missing(
+    fake_machine: FakeMachine, rtx: FakeTensorRtRtx, bright_bundle: Path
+) -> None:
+    with Predictor.load(bright_bundle, strict_backend=True) as predictor:
+        assert predictor.engine.describe().backend == "tensorrt-rtx"
+        (passed,) = predictor.choice.passed_over
+        predictor.predict(blob_volume()[0])
+    assert (passed.backend, passed.expected) == ("tensorrt", False)
+    assert "tensorrt is not installed; to mend it: pip install tensorrt" in passed.reason
+    assert "capture" not in fake_machine.cuda.deeds
+    assert fake_machine.cuda.leaks == 0
+
+
+def test_rtx_keeps_its_kernels_but_no_plan_for_each_driver(
+    fake_machine: FakeMachine, rtx: FakeTensorRtRtx, bright_bundle: Path
+) -> None:
+    images = np.zeros((20, 1, 160, 160), np.float32)
+    for _ in range(2):
+        with open_engine(Bundle.open(bright_bundle), "tensorrt-rtx", "fp32") as engine:
+            engine.run(images)
+    assert rtx.compiled == [16, 4]
+    fake_machine.install_driver(FakeDriver(version="590.2"))
+    with open_engine(Bundle.open(bright_bundle), "tensorrt-rtx", "fp32") as engine:
+        engine.run(images)
+        assert engine.describe().warnings == ()
+    assert rtx.compiled == [16, 4] * 2
+    assert fake_machine.built == ["1,8,16"]
+    (entry,) = open_store().entries()
+    assert (entry.key.sm, entry.key.driver) == ("86", "any")
+    assert len(list(open_store().folder.glob("*.kernels"))) == 2
+
+
+def test_rtx_builds_what_fits_all_for_a_gpu_without_a_name(
+    fake_machine: FakeMachine, rtx: FakeTensorRtRtx, bright_bundle: Path
+) -> None:
+    driver = FakeDriver()
+    driver.capability = {"major": 9, "minor": 0}
+    fake_machine.install_driver(driver)
+    open_engine(Bundle.open(bright_bundle), "tensorrt-rtx", "fp32").close()
+    (entry,) = open_store().entries()
+    assert entry.key.sm == "portable"
+
+
+def test_rtx_says_why_an_engine_cannot_run(
+    fake_machine: FakeMachine, rtx: FakeTensorRtRtx, bright_bundle: Path
+) -> None:
+    rtx.refuses_plans = True
+    with pytest.raises(BackendUnavailableError, match="UNSUPPORTED_CC"):
+        open_engine(Bundle.open(bright_bundle), "tensorrt-rtx", "fp32")
+    assert fake_machine.cuda.leaks == 0

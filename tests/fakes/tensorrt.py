@@ -56,6 +56,12 @@ class FakeTensorRT:
     def Runtime(self, logger: FakeLogger) -> "FakeRuntime":
         return FakeRuntime(self, logger)
 
+    def check_strategy(self, strategy: Any) -> None:
+        assert strategy == Allocation.USER_MANAGED
+
+    def compile(self, count: int) -> None:
+        """TensorRT has compiled everything when it built the plan."""
+
 
 class FakeRuntime:
     def __init__(self, trt: FakeTensorRT, logger: FakeLogger) -> None:
@@ -85,8 +91,8 @@ class FakeEngine:
         tensor = self.image if name == self.image.name else self.answer
         return (-1, *tensor.shape[1:])
 
-    def create_execution_context(self, strategy: Allocation) -> "FakeContext":
-        assert strategy == Allocation.USER_MANAGED
+    def create_execution_context(self, strategy: Any) -> "FakeContext":
+        self.trt.check_strategy(strategy)
         self.trt.contexts += 1
         return FakeContext(self)
 
@@ -120,6 +126,7 @@ class FakeContext:
         assert stream_handle in trt.cuda.streams
         if trt.fails_to_run:
             return False
+        trt.compile(self._shape[0])
         source = self._addresses[self._engine.image.name]
         target = self._addresses[self._engine.answer.name]
         scratch, shape = self._scratch, self._shape
@@ -131,6 +138,100 @@ class FakeContext:
             _view(trt.cuda, target, answer.shape)[:] = 0 if trt.comes_out_black else answer
 
         trt.cuda.enqueue("run", run)
+        return True
+
+
+class GraphStrategy(Enum):
+    DISABLED = 0
+    WHOLE_GRAPH_CAPTURE = 1
+
+
+class Validity(Enum):
+    VALID = 0
+    INVALID = 2
+
+
+class Capability(Enum):
+    SM75 = 75
+    SM86 = 86
+
+
+class FakeTensorRtRtx(FakeTensorRT):
+    """The module of the other flavour: it captures graphs itself and compiles as it runs."""
+
+    __name__ = "tensorrt_rtx"
+    __version__ = "1.7.1.116"
+    CudaGraphStrategy = GraphStrategy
+    EngineValidity = Validity
+    ComputeCapability = Capability
+
+    def __init__(self, cuda: FakeCudaRuntime) -> None:
+        super().__init__(cuda)
+        self.kernels: set[int] = set()
+        self.compiled: list[int] = []
+
+    def Runtime(self, logger: FakeLogger) -> "FakeRtxRuntime":
+        return FakeRtxRuntime(self, logger)
+
+    def check_strategy(self, strategy: Any) -> None:
+        assert isinstance(strategy, FakeRuntimeConfig)
+        assert strategy.strategy == Allocation.USER_MANAGED
+        assert strategy.cuda_graph_strategy == GraphStrategy.WHOLE_GRAPH_CAPTURE
+        assert strategy.cache is not None
+
+    def compile(self, count: int) -> None:
+        if count not in self.kernels:
+            self.kernels.add(count)
+            self.compiled.append(count)
+
+
+class FakeRtxRuntime(FakeRuntime):
+    def get_engine_validity(self, _plan: bytes) -> tuple[Validity, str]:
+        invalid = self._trt.refuses_plans
+        return (Validity.INVALID, "UNSUPPORTED_CC") if invalid else (Validity.VALID, "")
+
+    def deserialize_cuda_engine(self, plan: bytes) -> "FakeEngine | None":
+        assert isinstance(self._trt, FakeTensorRtRtx)
+        return FakeRtxEngine(self._trt, plan)
+
+
+class FakeRtxEngine(FakeEngine):
+    def __init__(self, trt: FakeTensorRtRtx, plan: bytes) -> None:
+        super().__init__(trt, plan)
+        self._rtx = trt
+
+    def create_runtime_config(self) -> "FakeRuntimeConfig":
+        return FakeRuntimeConfig(self._rtx)
+
+
+class FakeRuntimeConfig:
+    def __init__(self, trt: FakeTensorRtRtx) -> None:
+        self._trt = trt
+        self.strategy: Allocation | None = None
+        self.cuda_graph_strategy = GraphStrategy.DISABLED
+        self.cache: FakeRuntimeCache | None = None
+
+    def set_execution_context_allocation_strategy(self, strategy: Allocation) -> None:
+        self.strategy = strategy
+
+    def create_runtime_cache(self) -> "FakeRuntimeCache":
+        return FakeRuntimeCache(self._trt)
+
+    def set_runtime_cache(self, cache: "FakeRuntimeCache") -> bool:
+        self.cache = cache
+        return True
+
+
+class FakeRuntimeCache:
+    def __init__(self, trt: FakeTensorRtRtx) -> None:
+        self._trt = trt
+        trt.kernels = set()
+
+    def serialize(self) -> bytes:
+        return bytes(sorted(self._trt.kernels))
+
+    def deserialize(self, content: bytes) -> bool:
+        self._trt.kernels = set(content)
         return True
 
 
