@@ -3,7 +3,10 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "nibabel", "onnxruntime", "openvino", "tensorrt", "scipy", "onnx", "cc3d", "PIL"}
+HEAVY = {
+    "torch", "nibabel", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda", "scipy", "onnx",
+    "cc3d", "PIL",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("module", ["predictor", "engines.ort", "cli"])

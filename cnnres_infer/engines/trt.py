@@ -16,7 +16,7 @@ from cnnres_infer.engines.trt_api import TENSORRT, TENSORRT_RTX, Flavour
 from cnnres_infer.engines.trt_build import BatchRange
 from cnnres_infer.engines.trt_plan import obtain
 from cnnres_infer.engines.trt_runner import PlanRunner
-from cnnres_infer.errors import BackendUnavailableError, EngineRunError, OutputError
+from cnnres_infer.errors import BackendUnavailableError, EngineError, EngineRunError, OutputError
 from cnnres_infer.volume import FloatArray
 
 
@@ -64,9 +64,13 @@ class TensorRtEngine:
                 BatchRange.parse(plan.key.batch).largest,
                 kernels.read_bytes() if kernels.exists() else b"",
             )
-        except BaseException:
+        except Exception as error:
             cuda.close()
-            raise
+            if isinstance(error, EngineError):
+                raise
+            raise BackendUnavailableError(
+                f"{cls.FLAVOUR.module} cannot load the engine: {error}"
+            ) from error
         warnings = (f"the engine was built anew: {plan.rebuilt}",) if plan.rebuilt else ()
         return cls(
             runner,

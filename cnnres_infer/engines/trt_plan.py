@@ -1,6 +1,7 @@
 """The plan for a variant and a device: taken from the cache, or built and kept there."""
 
 import hashlib
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from cnnres_infer.engines.trt_api import FLAVOURS, Flavour
 from cnnres_infer.engines.trt_build import BatchRange, Progress, build, capabilities
 from cnnres_infer.errors import BackendUnavailableError
 
+_log = logging.getLogger(__name__)
 _FLAGS = "strongly-typed,no-tf32"
 _PORTABLE = "portable"
 
@@ -126,7 +128,7 @@ def obtain(
     Raises
     ------
     BackendUnavailableError
-        If TensorRT is missing, or cannot build this.
+        If TensorRT is missing, or cannot build this; or the cache cannot be used.
     """
     trt = flavour.load()
     store = open_store()
@@ -137,6 +139,12 @@ def obtain(
     chosen = BatchRange.parse(key.batch)
 
     def work() -> bytes:
+        if not flavour.portable and progress is None:
+            _log.warning(
+                "building a TensorRT engine (%s) for %s: this takes minutes, once",
+                precision,
+                device,
+            )
         timing = store.folder / f"timing-{flavour.backend}-{key.version}-sm{key.sm}.cache"
         former = None if flavour.portable else timing.read_bytes() if timing.exists() else b""
         plan, measured = build(trt, model, chosen, target_sm(trt, device), former, progress)
@@ -144,4 +152,7 @@ def obtain(
             write_all({timing: measured}, overwrite=True)
         return plan
 
-    return store.get_or_build(key, work)
+    try:
+        return store.get_or_build(key, work)
+    except OSError as error:
+        raise BackendUnavailableError(f"no cache for engines: {error}") from error

@@ -8,7 +8,7 @@ import numpy as np
 
 from cnnres_infer.engines.cuda import Cuda, DeviceBuffer, DeviceMemoryError, PinnedArray
 from cnnres_infer.engines.trt_api import make_logger
-from cnnres_infer.errors import BackendUnavailableError, EngineRunError
+from cnnres_infer.errors import BackendUnavailableError, EngineError, EngineRunError
 from cnnres_infer.volume import FloatArray
 
 _LANES = 2
@@ -122,9 +122,11 @@ class PlanRunner:
                     raise
                 self.batch //= 2
                 self.warnings.append(f"{error}: going on with {self.batch} slices at once")
-            except BaseException:
+            except BaseException as error:
                 self._release()
-                raise
+                if isinstance(error, EngineError) or not isinstance(error, Exception):
+                    raise
+                raise EngineRunError(f"TensorRT failed: {error}{self._logger.summary()}") from error
 
     def runtime_cache(self) -> bytes:
         """What TensorRT-RTX compiled, for the next start; empty with TensorRT."""

@@ -8,14 +8,19 @@ import numpy as np
 import pytest
 
 from cnnres_infer.bundle import Bundle
-from cnnres_infer.engines import open_engine, probe
+from cnnres_infer.engines import open_engine, plans, probe
 from cnnres_infer.engines.trt_plan import open_store
-from cnnres_infer.errors import BackendUnavailableError, EngineRunError, VerificationError
+from cnnres_infer.errors import (
+    BackendUnavailableError,
+    EngineRunError,
+    OutputError,
+    VerificationError,
+)
 from cnnres_infer.predictor import Predictor
 from tests.conftest import blob_volume
 from tests.engines.conftest import FakeMachine
 from tests.fakes.driver import FakeDriver
-from tests.fakes.tensorrt import FakeTensorRtRtx
+from tests.fakes.tensorrt import FakeRuntime, FakeTensorRT, FakeTensorRtRtx
 
 
 def test_probe(fake_machine: FakeMachine) -> None:
@@ -79,6 +84,18 @@ def test_the_cache_is_the_users_alone(fake_machine: FakeMachine, bright_bundle: 
         open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32")
 
 
+def test_a_full_disk_is_no_reason_to_stop(
+    fake_machine: FakeMachine, bright_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: object, **_options: object) -> None:
+        raise OutputError("no space left on device")
+
+    monkeypatch.setattr(plans, "write_all", full)
+    with Predictor.load(bright_bundle) as predictor:
+        assert predictor.engine.describe().backend == "ort"
+        assert any("no space left" in warning for warning in predictor.choice.warnings)
+
+
 def test_full_memory_is_in_the_report(fake_machine: FakeMachine, bright_bundle: Path) -> None:
     images_and_answers_of_two_lanes = 4 * 8 * 4 * 160 * 160
     fake_machine.cuda.limit = images_and_answers_of_two_lanes + 20_000
@@ -97,6 +114,31 @@ def test_a_plan_that_is_refused_leaves_nothing(
     with pytest.raises(BackendUnavailableError, match="made by another version"):
         open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32")
     assert fake_machine.cuda.leaks == 0
+
+
+@pytest.mark.parametrize("what", ["Runtime", "deserialize_cuda_engine"])
+def test_an_exception_of_tensorrt_is_our_error(
+    fake_machine: FakeMachine,
+    bright_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise TypeError("pybind11 says no")
+
+    monkeypatch.setattr(FakeTensorRT if what == "Runtime" else FakeRuntime, what, fail)
+    with pytest.raises(BackendUnavailableError, match="cannot load the engine: pybind11 says no"):
+        open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32")
+    assert fake_machine.cuda.leaks == 0
+
+
+def test_a_build_that_takes_long_is_announced(
+    fake_machine: FakeMachine, bright_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32").close()
+    (record,) = caplog.records
+    assert "for NVIDIA Fake 3060 (SM 86, 12 GB): this takes minutes" in record.getMessage()
 
 
 def test_a_closed_engine_does_not_run(fake_machine: FakeMachine, bright_bundle: Path) -> None:

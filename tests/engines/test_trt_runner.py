@@ -142,6 +142,17 @@ def test_a_run_that_tensorrt_refuses(runner: PlanRunner, trt: FakeTensorRT) -> N
     np.testing.assert_allclose(runner.run(inputs), expected(inputs), atol=1e-5)
 
 
+def test_an_exception_of_tensorrt_is_our_error(
+    runner: PlanRunner, trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_count: int) -> None:
+        raise ValueError("pybind11 says no")
+
+    monkeypatch.setattr(trt, "compile", fail)
+    with pytest.raises(EngineRunError, match="pybind11 says no"):
+        runner.run(images(4))
+
+
 def test_a_failure_while_capturing_ends_the_capture(runner: PlanRunner, trt: FakeTensorRT) -> None:
     runner.run(images(4))
     trt.fails_to_run = True
