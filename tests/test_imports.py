@@ -4,9 +4,9 @@ import sys
 import pytest
 
 HEAVY = {
-    "torch", "nibabel", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda", "scipy", "onnx",
-    "cc3d", "PIL",
-}  # fmt: skip
+    *("torch", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda", "onnx"),
+    *("nibabel", "scipy", "cc3d", "PIL"),
+}
 
 
 @pytest.mark.parametrize("module", ["predictor", "engines.ort", "cli"])
