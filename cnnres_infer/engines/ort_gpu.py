@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -24,6 +25,7 @@ from cnnres_infer.volume import FloatArray
 FOLDER = "ort-engines"
 _CPU = "CPUExecutionProvider"
 _SLICES = 16
+_GRAPHS = itertools.count(1)
 _OUT_OF_MEMORY = ("allocat", "out of memory")
 
 
@@ -144,14 +146,19 @@ class OrtCudaEngine:
     def run(self, images: FloatArray) -> FloatArray:
         if self._session is None:
             raise EngineRunError("the engine is closed")
+        expected = tuple(self._session.get_inputs()[0].shape[1:])
+        if images.shape[1:] != expected:
+            raise EngineRunError(
+                f"ONNX Runtime failed: images of shape {images.shape[1:]}, not {expected}"
+            )
         while True:
             try:
                 return np.concatenate(list(self._answers(images)))
             except Exception as error:
-                self._bound = None
                 full = any(word in str(error).lower() for word in _OUT_OF_MEMORY)
                 if not full or self._slices == 1:
                     raise EngineRunError(f"ONNX Runtime failed: {error}") from error
+                self._bound = None
                 self._slices //= 2
                 warning = f"the GPU's memory is full: going on with {self._slices} slices at once"
                 self._info = replace(self._info, warnings=(*self._info.warnings, warning))
@@ -269,6 +276,9 @@ class _Bound:
         self._output = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
             result, np.float32, device, 0
         )
+        # A graph holds the addresses that it was captured with, so it must never be another's.
+        self._options = onnxruntime.RunOptions()
+        self._options.add_run_config_entry("gpu_graph_id", str(next(_GRAPHS)))
         self._binding = session.io_binding()
         self._binding.bind_ortvalue_input(image.name, self._input)
         self._binding.bind_ortvalue_output(answer.name, self._output)
@@ -277,7 +287,7 @@ class _Bound:
         count = len(images)
         self._images[:count] = images
         self._input.update_inplace(self._images)
-        self._session.run_with_iobinding(self._binding)
+        self._session.run_with_iobinding(self._binding, self._options)
         return np.array(self._output.numpy()[:count])
 
 
