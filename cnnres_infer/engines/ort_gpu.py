@@ -17,7 +17,7 @@ from cnnres_infer import machine
 from cnnres_infer.cache import cache_folder
 from cnnres_infer.engines.base import EngineInfo, Probe
 from cnnres_infer.engines.gpu import find_gpu
-from cnnres_infer.engines.ort import DISTRIBUTIONS, import_onnxruntime
+from cnnres_infer.engines.ort import DISABLED_OPTIMIZERS, DISTRIBUTIONS, import_onnxruntime
 from cnnres_infer.errors import BackendUnavailableError, EngineRunError
 from cnnres_infer.shared_library import missing_libraries
 from cnnres_infer.volume import FloatArray
@@ -135,7 +135,12 @@ class OrtCudaEngine:
         cls, onnxruntime: Any, model: bytes, options: Any, precision: str, probe: Probe
     ) -> Any:
         settings = cls._settings(onnxruntime, model, precision, probe)
-        return onnxruntime.InferenceSession(model, options, providers=[(cls.PROVIDER, settings)])
+        return onnxruntime.InferenceSession(
+            model,
+            options,
+            providers=[(cls.PROVIDER, settings)],
+            disabled_optimizers=list(DISABLED_OPTIMIZERS),
+        )
 
     @classmethod
     def _settings(
@@ -253,7 +258,9 @@ class OrtTensorRtRtxEngine(OrtCudaEngine):
             **_shapes("nv_profile_{}_shapes", onnxruntime, model),
         }
         options.add_provider_for_devices(_plug_in_devices()[:1], settings)
-        return onnxruntime.InferenceSession(model, options)
+        return onnxruntime.InferenceSession(
+            model, options, disabled_optimizers=list(DISABLED_OPTIMIZERS)
+        )
 
     def _answers(self, images: FloatArray) -> Iterator[FloatArray]:
         # The plug-in's memory cannot be bound in a build of ONNX Runtime without CUDA.
