@@ -102,7 +102,8 @@ def given_brain(mask: Volume, volume: Volume) -> Brain:
     """
     if not mask.grid.matches(volume.grid):
         raise GeometryError(
-            f"{mask.name}: the brain mask is on another grid than {volume.name}; resample it first"
+            f"{mask.name}: the brain mask is on another grid than {volume.name}; resample it first",
+            code="E-GRID-MASK",
         )
     return Brain(_checked(mask.data > 0.5, mask.name), "given")
 
@@ -168,7 +169,9 @@ def _brightness(image: FloatArray, spacing: NDArray[np.float64]) -> float:
 
 def _checked(mask: BoolArray, name: str) -> BoolArray:
     if not mask.any():
-        raise VolumeError(f"{name}: no brain was found; give its mask with --brain-mask")
+        raise VolumeError(
+            f"{name}: no brain was found; give its mask with --brain-mask", code="E-BRAIN-NONE"
+        )
     mask.setflags(write=False)
     return mask
 

@@ -141,7 +141,7 @@ class Bundle:
     digest: str
 
     @classmethod
-    def open(cls, folder: Path | str | None = None) -> Self:
+    def open(cls, folder: Path | str | None = None, trusted_key: Path | str | None = None) -> Self:
         """Open a bundle, by default the one that comes with the package.
 
         Raises

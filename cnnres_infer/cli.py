@@ -326,7 +326,7 @@ def _print_summary(volume: Path, entry: dict[str, Any], verbose: bool) -> None:
         markup=False,
     )
     for warning in entry["warnings"]:
-        _out.print(f"  warning: {warning}", markup=False)
+        _out.print(f"  warning {warning['code']}: {warning['text']}", markup=False)
     for path in entry["outputs"]:
         _out.print(f"  {path}", markup=False)
     if verbose:

@@ -92,7 +92,8 @@ def _content(path: Path, outputs: Saved, result: "Result") -> bytes:
         from cnnres_infer.overlay import draw_overlay
 
         picture = io.BytesIO()
-        draw_overlay(result.volume, result.mask).save(picture, format="PNG")
+        warnings = [str(notice) for notice in result.warnings]
+        draw_overlay(result.volume, result.mask, warnings).save(picture, format="PNG")
         return picture.getvalue()
     return (json.dumps(report(result), indent=2) + "\n").encode()
 
@@ -116,7 +117,7 @@ def report(result: "Result") -> dict[str, Any]:
             "each": [asdict(lesion) for lesion in result.lesions],
             "area_mm2_by_slice": _areas(result),
         },
-        "warnings": list(result.warnings),
+        "warnings": [asdict(notice) for notice in result.warnings],
         "model": {
             "name": provenance.model,
             "version": provenance.version,

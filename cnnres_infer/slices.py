@@ -105,7 +105,10 @@ class SliceGeometry:
         axes, flips = axial_axes(grid)
         inside = oriented(brain, axes, flips)
         if not inside.any():
-            raise VolumeError("no brain was found in the volume: give its mask with --brain-mask")
+            raise VolumeError(
+                "no brain was found in the volume: give its mask with --brain-mask",
+                code="E-BRAIN-NONE",
+            )
         occupied = inside.sum(axis=2)
         spacing = grid.spacing
         pairs = []
@@ -231,7 +234,11 @@ def tissue_median(volume: Volume, brain: BoolArray) -> float:
     values = volume.data[brain]
     quartile = np.percentile(values, 75) if values.size else 0.0
     if not quartile > 0:
-        raise VolumeError(f"{volume.name}: the brain is dark, most of its voxels are not positive")
+        raise VolumeError(
+            f"{volume.name}: the brain is dark, most of its voxels are not positive; give an image "
+            "with positive intensities",
+            code="E-BRAIN-NONE",
+        )
     return float(np.median(values[values > _TISSUE_FLOOR * quartile]))
 
 
