@@ -4,6 +4,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -139,6 +140,8 @@ def predict(
                 status, entry = _attempt(partial(_segment, predictor, volume, job), verbose, volume)
                 first_failure = first_failure or status
                 reports.append({"input": str(volume), **entry})
+                if status:
+                    _leave_refusal(volume, job, entry)
                 if not (quiet or as_json) and status == 0:
                     _print_summary(volume, entry, verbose)
         return {}
@@ -263,17 +266,29 @@ def info(
 
 
 def _segment(predictor: "Predictor", path: Path, job: _Job) -> dict[str, Any]:
-    from cnnres_infer import outputs
-    from cnnres_infer.atomic import check_free
-    from cnnres_infer.volume import volume_name
+    from cnnres_infer.nifti_stream import volume_name
+    from cnnres_infer.outputs import make_room
 
-    folder = job.folder(path)
+    folder, name = job.folder(path), volume_name(path)
     wanted = {"probabilities": job.probabilities, "overlay": job.overlay}
-    check_free(outputs.plan(folder, volume_name(path), **wanted).all(), job.overwrite)
+    make_room(folder, name, overwrite=job.overwrite, **wanted)
     result = predictor.predict(
         path, flair=job.flair, modality=job.modality, brain_mask=job.brain_mask
     )
     return result.save(folder, overwrite=job.overwrite, **wanted).entry()
+
+
+def _leave_refusal(path: Path, job: _Job, entry: dict[str, Any]) -> None:
+    """Leave a report where the mask would be; standard error has the reason in any case."""
+    from cnnres_infer.nifti_stream import volume_name
+    from cnnres_infer.outputs import save_refusal
+
+    folder = job.folder(path)
+    if entry["error"]["code"].startswith(("E-OUTPUT", "E-FILE-NAME")):
+        return
+    if job.out is not None or folder.is_dir():
+        with suppress(CnnresError):
+            save_refusal(folder, volume_name(path), {"input": str(path), **entry})
 
 
 def _check_job(volumes: list[Path], job: _Job) -> None:
@@ -296,16 +311,21 @@ def _attempt(
         return 0, work()
     except Exception as error:
         if isinstance(error, CnnresError):
-            status, message = error.exit_status, str(error)
+            status, code, message = error.exit_status, error.code, str(error)
         else:
-            status = INTERNAL_ERROR
+            status, code = INTERNAL_ERROR, CnnresError.default_code
             message = f"internal error: {error!r}; please report it with what -v prints"
         if subject is not None and _stem(subject) not in message.lower():
             message = f"{subject}: {message}"
         if verbose:
             _err.print(traceback.format_exc(), markup=False)
-        _err.print(f"cnnres-infer: {message}", markup=False)
-        failure = {"type": type(error).__name__, "message": message, "exit_status": status}
+        _err.print(f"cnnres-infer: {code}: {message}", markup=False)
+        failure = {
+            "type": type(error).__name__,
+            "code": code,
+            "message": message,
+            "exit_status": status,
+        }
         return status, {"status": "failed", "error": failure}
 
 

@@ -77,7 +77,7 @@ def test_auto_says_what_it_passed_over(bundle: Bundle) -> None:
     assert (crashing.backend, crashing.reason) == ("crashing", "out of memory")
     assert crashing.expected
     (warning,) = choice.warnings
-    assert "crashing fp32 should run here" in warning
+    assert "crashing fp32 should run here" in str(warning)
 
 
 @pytest.mark.usefixtures("others")
