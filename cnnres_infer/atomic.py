@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,7 +39,10 @@ def check_free(paths: Iterable[Path], overwrite: bool) -> None:
 
 
 def write_all(
-    contents: Mapping[Path, bytes], overwrite: bool = False, former: Iterable[Path] = ()
+    contents: Mapping[Path, bytes],
+    overwrite: bool = False,
+    former: Iterable[Path] = (),
+    private: Collection[Path] = (),
 ) -> None:
     """Write files, all of them or none, in their order: where the last stands, all do.
 
@@ -51,6 +54,8 @@ def write_all(
         Whether what stands may be replaced.
     former
         What a former run may have left and is to go, with `overwrite` only.
+    private
+        Which of the files their owner alone may read.
 
     Raises
     ------
@@ -66,7 +71,7 @@ def write_all(
     try:
         for path, content in contents.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            staged[path] = _Staged(path)
+            staged[path] = _Staged(path, 0o600 if path in private else 0o666)
             staged[path].fill(content)
         for path in reversed(list(former) if overwrite else []):
             path.unlink(missing_ok=True)
@@ -116,18 +121,18 @@ def exclusive(folder: Path) -> Iterator[None]:
 class _Staged:
     """Content on the disk that has no name yet, or a hidden one."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mode: int) -> None:
         self._path = path
         self._temporary: Path | None = None
         try:
             if not _NAMELESS:
                 raise OSError
-            self._descriptor = os.open(path.parent, _NAMELESS | os.O_WRONLY, 0o666)
+            self._descriptor = os.open(path.parent, _NAMELESS | os.O_WRONLY, mode)
         except OSError:
             # Not every file system can; where the folder is at fault, this fails as well.
             self._descriptor, name = tempfile.mkstemp(_UNFINISHED, self._prefix(), path.parent)
             self._temporary = Path(name)
-            self._temporary.chmod(0o666 & ~_umask())
+            self._temporary.chmod(mode & ~_umask())
 
     def fill(self, content: bytes) -> None:
         with open(self._descriptor, "wb", closefd=False) as file:

@@ -281,10 +281,10 @@ def volume_bytes(data: NDArray[np.generic], grid: Grid, *, compressed: bool = Tr
     import nibabel
 
     wide = grid.transforms and grid.transforms["srow_x"].dtype.itemsize == 8
-    kind = nibabel.Nifti2Image if wide else nibabel.Nifti1Image
-    header = kind.header_class()
+    header = (nibabel.Nifti2Header if wide else nibabel.Nifti1Header)()
     header.set_data_dtype(data.dtype)
     header.set_data_shape(data.shape)
+    header["vox_offset"] = header.single_vox_offset
     if grid.transforms:
         for key, value in grid.transforms.items():
             header[key] = value
@@ -294,7 +294,9 @@ def volume_bytes(data: NDArray[np.generic], grid: Grid, *, compressed: bool = Tr
         header.set_zooms(grid.spacing)
         if not is_sheared(grid.affine):
             header.set_qform(grid.affine, code="scanner")
-    content: bytes = kind(data, None, header).to_bytes()
+    # Not by nibabel's images, which mend odd transforms that are to be repeated.
+    voxels = data.astype(header.get_data_dtype(), copy=False).tobytes(order="F")
+    content: bytes = header.binaryblock.ljust(header.single_vox_offset, b"\0") + voxels
     return gzip.compress(content, compresslevel=4, mtime=0) if compressed else content
 
 
