@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,9 @@ from cnnres_infer.errors import CnnresError, OutputError, OutputExistsError
 _DESCRIPTORS = Path("/proc/self/fd")
 _NAMELESS = getattr(os, "O_TMPFILE", 0) if _DESCRIPTORS.is_dir() else 0
 _UNFINISHED = ".part"
+
+# Held while outputs are being written: who wants to end the process waits for it.
+WRITING = threading.Lock()
 
 
 def check_free(paths: Iterable[Path], overwrite: bool) -> None:
@@ -65,6 +69,16 @@ def write_all(
     OutputError
         If a path cannot be written.
     """
+    with WRITING:
+        _write_all(contents, overwrite, former, private)
+
+
+def _write_all(
+    contents: Mapping[Path, bytes],
+    overwrite: bool,
+    former: Iterable[Path],
+    private: Collection[Path],
+) -> None:
     check_free(contents, overwrite)
     staged: dict[Path, _Staged] = {}
     written: list[Path] = []

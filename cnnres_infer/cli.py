@@ -16,6 +16,8 @@ from rich.console import Console
 from cnnres_infer import __version__
 from cnnres_infer.default_command import DefaultCommandGroup
 from cnnres_infer.errors import CnnresError, UsageError, VerificationError
+from cnnres_infer.limits import DEFAULT_LIMITS, Limits, parse_size
+from cnnres_infer.termination import end_on_sigterm
 
 if TYPE_CHECKING:
     from cnnres_infer.predictor import Predictor
@@ -59,11 +61,22 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Print timings, and tracebacks of errors.")
 ]
+MaxVoxelsOption = Annotated[int, typer.Option(min=1, help="Most voxels of a volume.")]
+MaxBytesOption = Annotated[str, typer.Option(help="Most bytes of a file, inflated: 1G, 500M.")]
+MaxMemoryOption = Annotated[
+    str | None, typer.Option(help="Most memory of this process: 2G. Batches shrink to keep to it.")
+]
+TimeoutOption = Annotated[float | None, typer.Option(help="Most seconds for one volume.")]
+SignatureOption = Annotated[
+    Path | None,
+    typer.Option(metavar="KEY.pub", help="Refuse a bundle that this public key did not sign."),
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that stand.")]
 
 
 def run() -> None:
     """Run the command line; the entry point of ``cnnres-infer``."""
+    end_on_sigterm()
     app(prog_name="cnnres-infer")
 
 
@@ -120,6 +133,11 @@ def predict(
     threads: ThreadsOption = None,
     self_check: SelfCheckOption = True,
     strict_backend: StrictOption = False,
+    max_voxels: MaxVoxelsOption = DEFAULT_LIMITS.max_voxels,
+    max_bytes: MaxBytesOption = "1G",
+    max_memory: MaxMemoryOption = None,
+    timeout: TimeoutOption = None,
+    require_signature: SignatureOption = None,
     as_json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     verbose: VerboseOption = False,
@@ -134,8 +152,14 @@ def predict(
         from cnnres_infer.predictor import Predictor
 
         _check_job(volumes, job)
-        checks = {"self_check": self_check, "strict_backend": strict_backend}
-        with Predictor.load(bundle, backend, precision, threads, **checks) as predictor:
+        memory = None if max_memory is None else parse_size(max_memory)
+        asked: dict[str, Any] = {
+            "self_check": self_check,
+            "strict_backend": strict_backend,
+            "limits": Limits(max_voxels, parse_size(max_bytes), memory, timeout),
+            "trusted_key": require_signature,
+        }
+        with Predictor.load(bundle, backend, precision, threads, **asked) as predictor:
             for volume in _progress(volumes, quiet or as_json):
                 status, entry = _attempt(partial(_segment, predictor, volume, job), verbose, volume)
                 first_failure = first_failure or status

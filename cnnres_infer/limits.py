@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from cnnres_infer.errors import LimitError, UsageError
 from cnnres_infer.machine import peak_memory_mb, resident_memory_mb
 
+_FACTORS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
 # Measured: the most that one voxel costs between reading and writing, and one
 # pixel inside the network with ONNX Runtime; what a limit leaves is compared
 # with them.
@@ -106,6 +108,22 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size like ``"1500000"``, ``"512M"`` or ``"2G"`` (powers of 1024).
+
+    Raises
+    ------
+    UsageError
+        If it is none.
+    """
+    number, factor = text.strip(), 1
+    if number[-1:].upper() in _FACTORS:
+        number, factor = number[:-1], _FACTORS[number[-1:].upper()]
+    if not number.isascii() or not number.isdigit():
+        raise UsageError(f"{text!r} is no size; give bytes, or a number with K, M or G")
+    return int(number) * factor
 
 
 def _resident_bytes() -> int:
