@@ -308,7 +308,7 @@ def _leave_refusal(path: Path, job: _Job, entry: dict[str, Any]) -> None:
     from cnnres_infer.outputs import save_refusal
 
     folder = job.folder(path)
-    if entry["error"]["code"].startswith(("E-OUTPUT", "E-FILE-NAME")):
+    if entry["error"]["code"] in ("E-OUTPUT-EXISTS", "E-OUTPUT-WRITE", "E-FILE-NAME"):
         return
     if job.out is not None or folder.is_dir():
         with suppress(CnnresError):

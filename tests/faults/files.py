@@ -1,5 +1,6 @@
 """Files with one fault each, made from a sound one, by the code that each must give."""
 
+import functools
 import gzip
 import os
 import struct
@@ -81,6 +82,7 @@ def stored(content: bytes) -> bytes:
     return gzip.compress(content, 0, mtime=0)
 
 
+@functools.cache
 def bomb(after: bytes, size: int = GIB) -> bytes:
     """A gzip file of `after` and zeros to `size` bytes, made without holding them."""
     packer = zlib.compressobj(1, wbits=31)
@@ -166,7 +168,7 @@ REFUSED: dict[str, dict[str, Builder]] = {
     "E-NIFTI-EXCESS": {
         "one byte": compressed(SOUND + b"\0"),
         "plain": written(SOUND + bytes(1000), "a.nii"),
-        "bomb behind the image": written(bomb(SOUND)),
+        "bomb behind the image": lambda folder: written(bomb(SOUND))(folder),
         "a second image": written(GZIPPED + GZIPPED),
     },
     "E-NIFTI-HEADER": {
@@ -261,9 +263,9 @@ REFUSED: dict[str, dict[str, Builder]] = {
     },
     "E-LIMIT-VOXELS": {"32767 cubed": changed(dim=[3, 32767, 32767, 32767, 1, 1, 1, 1])},
     "E-LIMIT-BYTES": {
-        "4 GiB and a bomb": written(
-            bomb(nifti(dim=[4, 512, 512, 100, 82, 1, 1, 1])[:352], 64 << 20)
-        ),
+        "4 GiB and a bomb": lambda folder: written(
+            bomb(nifti(dim=[4, 512, 512, 100, 82, 1, 1, 1])[:352])
+        )(folder),
     },
     "E-BRAIN-NONE": {"dark": with_voxels(-1 - FLOATS, 16, 32)},
 }
