@@ -1,8 +1,8 @@
 """Whether what goes in and what comes out can be true; nothing here changes a mask.
 
-The bounds were derived from five DWI, four skull-stripped and one whole ADC
-volume of three sources, two FLAIR volumes, and one slice each of 219 patients
-of ISLES'22; docs/errors.md tells how well they part them.
+The bounds were derived from five DWI volumes and their ADC maps, of three
+sources, and from slices of 97 patients of ISLES'22; docs/errors.md tells how
+well they part them.
 """
 
 from collections.abc import Iterator
@@ -29,8 +29,8 @@ _ADC_UNITS = {
     "10^-3 mm2/s": (0.3, 3.0),
     "10^-6 mm2/s": (300.0, 3000.0),
 }
-_ADC_FLUID = 1.9
-_ADC_DARK = 0.4
+_ADC_FLUID = 2.2
+_ADC_DARK = 0.45
 
 # Shares of the brain: brighter than the network can see, and below zero.
 _MOST_SATURATED = 0.10

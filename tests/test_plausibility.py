@@ -63,14 +63,14 @@ def test_slices_of_patients_are_no_adc_maps(shared_data: Path) -> None:
             scaled = plane * np.float32(800.0 / np.median(plane[plane > 0]))
             grid = Grid((*scaled.shape, 1), np.diag([0.7, 0.7, 5.0, 1.0]))
             volume = Volume(scaled[:, :, None], grid)
-            brain = Brain(volume.data > 0, "stripped")
+            brain = Brain(volume.data > 0.1 * np.percentile(scaled, 99), "stripped")
             tested += 1
             warned += any(
                 notice.code == "W-INPUT-ADC"
                 for notice in input_notices(volume, brain, modality, SPEC)
             )
     assert tested > 150
-    assert warned <= 0.02 * tested
+    assert warned <= 2, f"{warned} of {tested}"
 
 
 def test_warnings_stand_in_the_picture(bright_bundle: Path, tmp_path: Path) -> None:
