@@ -17,11 +17,14 @@ _NEGLIGIBLE_MM = 0.1
 _NEGLIGIBLE_SHEAR = 1e-3
 _NEGLIGIBLE_RATIO = 0.01
 _PARALLEL = 1e-3
+FARTHEST_MM = 1e7
 # Squares of a unit quaternion's parts sum to 1, but for float32's rounding.
 _QUATERNION_ROUNDING = 1e-5
 _AGAIN = "write the header again with the program that made it"
 
 
+# Signalling NaN, as damaged headers hold them, would warn at every conversion.
+@np.errstate(invalid="ignore", over="ignore")
 def place(
     fields: Fields, shape: tuple[int, int, int], name: str, override: Affine | None = None
 ) -> tuple[Affine, tuple[Notice, ...]]:
@@ -64,7 +67,7 @@ def place(
     elif qform_code:
         affine = _qform(fields, name)
     elif override is not None:
-        affine = np.array(override, np.float64)
+        return np.array(override, np.float64), notices
     else:
         raise GeometryError(
             f"{name}: the header does not say where the volume lies (sform and qform codes are 0); "
@@ -79,15 +82,13 @@ def place(
 
 def is_sheared(affine: Affine) -> bool:
     """Tell whether axes are not perpendicular, to about 0.06 degrees."""
-    if not np.isfinite(affine).all():
-        return False
     cosines = _cosines(affine)
     return bool(abs(cosines.T @ cosines - np.eye(3)).max() > _NEGLIGIBLE_SHEAR)
 
 
 def _pixdim_notices(fields: Fields, has_sform: bool, name: str) -> tuple[Notice, ...]:
     sizes = [float(size) for size in np.ravel(fields["pixdim"])[1:4]]
-    finite = all(np.isfinite(size) for size in sizes)
+    finite = all(abs(size) < FARTHEST_MM for size in sizes)
     if not finite or (not all(sizes) and not has_sform):
         raise GeometryError(
             f"{name}: the header gives the voxel sizes {sizes}; {_AGAIN}", code="E-NIFTI-PIXDIM"
@@ -103,7 +104,7 @@ def _pixdim_notices(fields: Fields, has_sform: bool, name: str) -> tuple[Notice,
 def _sform(fields: Fields, name: str) -> Affine:
     rows = [np.asarray(fields[key], np.float64) for key in ("srow_x", "srow_y", "srow_z")]
     affine = np.vstack([*rows, [0.0, 0.0, 0.0, 1.0]])
-    if not np.isfinite(affine).all() or abs(np.linalg.det(_cosines(affine))) < _PARALLEL:
+    if not (np.abs(affine) < FARTHEST_MM).all() or abs(np.linalg.det(_cosines(affine))) < _PARALLEL:
         raise GeometryError(
             f"{name}: the sform is singular or no numbers; {_AGAIN}", code="E-NIFTI-SFORM"
         )
@@ -116,7 +117,7 @@ def _qform(fields: Fields, name: str) -> Affine:
     pixdim = np.asarray(fields["pixdim"], np.float64)
     offset = [float(fields[f"qoffset_{axis}"]) for axis in "xyz"]
     rest = 1.0 - (b * b + c * c + d * d)
-    if not rest >= -_QUATERNION_ROUNDING or not np.isfinite(offset).all():
+    if not rest >= -_QUATERNION_ROUNDING or not (np.abs(offset) < FARTHEST_MM).all():
         raise GeometryError(
             f"{name}: the quaternion of the qform is no rotation; {_AGAIN}", code="E-NIFTI-QFORM"
         )

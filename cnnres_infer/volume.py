@@ -18,7 +18,7 @@ from cnnres_infer.errors import GeometryError, VolumeError
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
 from cnnres_infer.nifti_header import TRANSFORM_FIELDS, Fields, Header, check_units
 from cnnres_infer.nifti_stream import read_verified, volume_name
-from cnnres_infer.placement import Affine, is_sheared, place
+from cnnres_infer.placement import FARTHEST_MM, Affine, is_sheared, place
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image
@@ -65,8 +65,8 @@ class Grid:
 
     def __post_init__(self) -> None:
         affine = np.array(self.affine, np.float64)
-        if affine.shape != (4, 4) or not np.isfinite(affine).all():
-            raise GeometryError("the affine is not a 4 x 4 matrix of finite numbers")
+        if affine.shape != (4, 4) or not (np.abs(affine) < FARTHEST_MM).all():
+            raise GeometryError("the affine is not a 4 x 4 matrix of finite numbers in mm")
         if not np.linalg.norm(affine[:3, :3], axis=0).all() or not np.linalg.det(affine[:3, :3]):
             raise GeometryError(
                 "the affine is singular: the volume has no extent in some direction"
@@ -240,7 +240,7 @@ def volume_from_array(
     if not isinstance(grid, Grid):
         shape = (int(data.shape[0]), int(data.shape[1]), int(data.shape[2]))
         grid = Grid(shape, np.asarray(grid, np.float64))
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         values = np.array(data, np.float32, order="K")
     lost = ~np.isfinite(values)
     if lost.any():
@@ -323,8 +323,10 @@ def _stored_voxels(content: io.BytesIO, header: Header, chosen: Sequence[int]) -
         volumes.append(stored.reshape(header.shape, order="F"))
     values: NDArray[Any] = volumes[0]
     if len(volumes) > 1:
-        values = np.asarray(np.mean(volumes, axis=0, dtype=np.float64))
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = np.asarray(np.mean(volumes, axis=0, dtype=np.float64))
     if header.scale is not None:
         slope, intercept = header.scale
-        values = np.asarray(values.astype(np.float64) * slope + intercept)
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = np.asarray(values.astype(np.float64) * slope + intercept)
     return values
