@@ -23,8 +23,8 @@ _QUATERNION_ROUNDING = 1e-5
 _AGAIN = "write the header again with the program that made it"
 
 
-# Signalling NaN, as damaged headers hold them, would warn at every conversion.
-@np.errstate(invalid="ignore", over="ignore")
+# Damaged headers make numbers that numpy warns of; each result is checked here.
+@np.errstate(all="ignore")
 def place(
     fields: Fields, shape: tuple[int, int, int], name: str, override: Affine | None = None
 ) -> tuple[Affine, tuple[Notice, ...]]:

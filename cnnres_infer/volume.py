@@ -63,6 +63,7 @@ class Grid:
     affine: Affine
     transforms: Fields = field(default_factory=dict, repr=False)
 
+    @np.errstate(all="ignore")
     def __post_init__(self) -> None:
         affine = np.array(self.affine, np.float64)
         if affine.shape != (4, 4) or not (np.abs(affine) < FARTHEST_MM).all():

@@ -77,7 +77,8 @@ def test_absurd_json_is_refused(text: str) -> None:
     assert check(bytes([BUNDLE]) + text.encode()) == "E-BUNDLE-MANIFEST"
 
 
-# What fuzzing found: signalling NaN, at whose conversion numpy warns.
+# Fuzzing found numbers that numpy warned of: signalling NaN when converted, and
+# singular matrices of tiny ones.
 SIGNALLING = np.frombuffer(b"\x01\0\x80\x7f", "<f4")[0]
 
 
@@ -86,12 +87,14 @@ SIGNALLING = np.frombuffer(b"\x01\0\x80\x7f", "<f4")[0]
     [
         ({"srow_x": [SIGNALLING, 0, 0, 0]}, "E-NIFTI-SFORM"),
         ({"quatern_b": SIGNALLING}, "volume"),
+        ({"srow_x": [1e-45, 0, 0, 0], "srow_y": [1e-45, 0, 0, 0]}, "E-NIFTI-SFORM"),
+        ({"srow_x": [-1e-45, 0, 0, 0]}, "E-GRID-SPACING"),
         ({"pixdim": [1, SIGNALLING, 1, 1, 1, 1, 1, 1]}, "E-NIFTI-PIXDIM"),
         ({"scl_slope": SIGNALLING}, "volume"),
         ({"scl_inter": SIGNALLING}, "E-NIFTI-SCALE"),
     ],
 )
-def test_signalling_nan_is_nan(fields: dict[str, Any], outcome: str) -> None:
+def test_what_fuzzing_found(fields: dict[str, Any], outcome: str) -> None:
     file = nifti(SMALL)
     header = np.frombuffer(file[:348], nibabel.nifti1.header_dtype).copy()
     for name, value in fields.items():
