@@ -45,7 +45,7 @@ ERRORS = {
     "E-LIMIT-TIME": "more time than --timeout",
     "E-ARRAY": "an array or image in memory that is no 3-D volume of numbers",
     "E-VOXELS-EMPTY": "all voxels are the same or not finite",
-    "E-VOXELS-RANGE": "values beyond what 32 bits hold",
+    "E-VOXELS-RANGE": "values so large or small that they are no intensities",
     "E-GRID-AFFINE": "an affine that is no transform",
     "E-GRID-SPACING": "a distance between voxels that no scanner makes",
     "E-GRID-OVERLAP": "volumes that do not overlap in space",

@@ -274,7 +274,9 @@ def to_batches(
         images = np.empty((len(z), len(channels), spec.size, spec.size), np.float32)
         inside = geometry.oriented(brain)[:, :, z]
         for channel, (volume, scale) in enumerate(zip(channels, scales, strict=True)):
-            planes = geometry.oriented(volume.data)[:, :, z] * np.float32(scale)
+            # What overflows is brighter than the ceiling, and cut off there.
+            with np.errstate(over="ignore"):
+                planes = geometry.oriented(volume.data)[:, :, z] * np.float32(scale)
             planes = np.where(inside, np.clip(planes, 0.0, 1.0), np.float32(0.0))
             images[:, channel] = geometry.to_pixels(planes)
         yield SliceBatch(images, z)

@@ -42,6 +42,9 @@ FloatArray = NDArray[np.float32]
 # Beyond these no scanner makes an image of a head.
 _SMALLEST_MM, _LARGEST_MM = 0.01, 100.0
 
+# Beyond these, sums and ratios of voxels leave what 32 bits hold.
+_SMALLEST, _LARGEST = 1e-30, 1e30
+
 
 @dataclass(frozen=True, eq=False)
 class Grid:
@@ -244,15 +247,18 @@ def volume_from_array(
     with np.errstate(over="ignore", invalid="ignore"):
         values = np.array(data, np.float32, order="K")
     lost = ~np.isfinite(values)
+    overflown = bool(np.isfinite(data[lost]).any())
     if lost.any():
-        if np.isfinite(data[lost]).any():
-            raise VolumeError(
-                f"{name}: values beyond {np.finfo(np.float32).max:.2g}; correct the scale factor",
-                code="E-VOXELS-RANGE",
-            )
         values[lost] = 0.0
         text = f"{np.count_nonzero(lost)} voxels are not finite and were taken as zero"
         warnings += (Notice("W-VOXELS-LOST", text),)
+    largest = float(np.abs(values).max(initial=0.0))
+    if overflown or largest > _LARGEST or 0 < largest < _SMALLEST:
+        raise VolumeError(
+            f"{name}: values up to {largest:.2g}, which are no intensities; correct the scale "
+            "factor",
+            code="E-VOXELS-RANGE",
+        )
     if values.size == 0 or values.min() == values.max():
         raise VolumeError(
             f"{name}: all voxels are the same or not finite; there is no image in it",

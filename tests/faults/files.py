@@ -227,7 +227,11 @@ REFUSED: dict[str, dict[str, Builder]] = {
         "cut": changed(extension=b"\1\0\0\0" + bytes(4)),
     },
     "E-NIFTI-SCALE": {"nan": changed(scl_inter=NAN), "infinite": changed(scl_inter=INF)},
-    "E-VOXELS-RANGE": {"slope 3e38": changed(scl_slope=3e38)},
+    "E-VOXELS-RANGE": {
+        "slope 3e38": changed(scl_slope=3e38),
+        "slope 1e-38": changed(scl_slope=1e-38),
+        "1e31": with_voxels(FLOATS * np.float32(1e29), 16, 32),
+    },
     "E-VOXELS-EMPTY": {
         "zero": changed(data=DATA * 0),
         "constant": changed(data=DATA * 0 + 7),

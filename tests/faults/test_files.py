@@ -37,6 +37,12 @@ def flat(table: dict[str, dict[str, Builder]]) -> list[object]:
     ]
 
 
+def states(folder: Path) -> dict[Path, tuple[int, ...]]:
+    """What would change if somebody wrote into a folder or its files."""
+    stats = {path: path.stat() for path in (folder, *folder.iterdir())}
+    return {path: (s.st_mode, s.st_ino, s.st_size, s.st_mtime_ns) for path, s in stats.items()}
+
+
 @pytest.fixture(scope="module")
 def predictor(bright_bundle: Path) -> Predictor:
     return Predictor.load(bright_bundle, threads=1)
@@ -45,12 +51,12 @@ def predictor(bright_bundle: Path) -> Predictor:
 @pytest.mark.parametrize(("code", "build"), flat(REFUSED))
 def test_refused(predictor: Predictor, tmp_path: Path, code: str, build: Builder) -> None:
     path = build(tmp_path)
-    before = {each: each.stat() for each in tmp_path.iterdir()}
+    before = states(tmp_path)
     with pytest.raises(InputError) as caught:
         predictor.predict(path)
     assert caught.value.code == code, caught.value
     assert str(path) in str(caught.value) or path.name.split(".")[0] in str(caught.value)
-    assert {each: each.stat() for each in tmp_path.iterdir()} == before
+    assert states(tmp_path) == before
 
 
 @pytest.mark.parametrize(("code", "build"), flat(WARNED))

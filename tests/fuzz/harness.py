@@ -66,7 +66,7 @@ def check(data: bytes) -> str:
     assert 0 < grid.voxel_ml < np.inf
     axial_axes(grid)
     path.with_name("m.nii").write_bytes(
-        volume_bytes((volume.data > volume.data.mean()).astype(np.uint8), grid, compressed=False)
+        volume_bytes((volume.data > volume.data.min()).astype(np.uint8), grid, compressed=False)
     )
     mask = load_volume(path.with_name("m.nii"), LIMITS)
     assert np.array_equal(mask.grid.affine, grid.affine)

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,25 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
+from cnnres_infer import Predictor
 from cnnres_infer.codes import ERRORS
+from cnnres_infer.errors import InputError
+from cnnres_infer.outputs import report
+from cnnres_infer.volume import volume_from_array
+from tests.conftest import oriented_affine
 from tests.faults.files import nifti
 from tests.fuzz.harness import BUNDLE, GZIP, MINIMAL, ONNX, PACKED, PLAIN, SMALL, check, seeds
 
 SEEDS = seeds()
+
+
+@pytest.fixture(scope="module")
+def predictor(bright_bundle: Path) -> Predictor:
+    return Predictor.load(bright_bundle, threads=1)
 
 
 def test_seeds_are_read_or_refused() -> None:
@@ -75,6 +87,38 @@ def test_any_manifest_is_read_or_refused(key: str, value: object) -> None:
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"format": 1e999}', '{"format": ' + "9" * 5000])
 def test_absurd_json_is_refused(text: str) -> None:
     assert check(bytes([BUNDLE]) + text.encode()) == "E-BUNDLE-MANIFEST"
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    arrays(
+        np.float32,
+        st.tuples(*[st.integers(1, 9)] * 3),
+        elements=st.sampled_from([0.0, -1.0, 1.0, 100.0, 190.0, 1e-29, 1e29, -1e29, np.nan, np.inf])
+        | st.floats(width=32),
+    ),
+    st.tuples(*[st.floats(0.01, 99.0)] * 3),
+    st.tuples(*[st.floats(-4.0, 4.0)] * 3),
+    st.booleans(),
+)
+def test_any_volume_is_segmented_or_refused(
+    predictor: Predictor,
+    data: np.ndarray,
+    spacing: tuple[float, float, float],
+    tilt: tuple[float, float, float],
+    with_flair: bool,
+) -> None:
+    affine = oriented_affine((0, 1, 2), (-1, 1, 1), spacing, tilt)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            flair = volume_from_array(data[::-1], affine) if with_flair else None
+            result = predictor.predict(data, affine=affine, flair=flair)
+        except InputError:
+            return
+        assert np.isfinite(result.probabilities.data).all()
+        assert result.mask.data.shape == data.shape
+        json.dumps(report(result), allow_nan=False)
 
 
 # Fuzzing found numbers that numpy warned of: signalling NaN when converted, and
