@@ -198,7 +198,7 @@ def demo(
         from cnnres_infer.demo import run_demo
         from cnnres_infer.predictor import Predictor
 
-        checks = {"self_check": self_check, "strict_backend": strict_backend}
+        checks: dict[str, Any] = {"self_check": self_check, "strict_backend": strict_backend}
         with Predictor.load(bundle, backend, precision, threads, **checks) as predictor:
             return run_demo(predictor, out, overwrite=overwrite)
 

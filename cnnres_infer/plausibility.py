@@ -37,6 +37,27 @@ _MOST_SATURATED = 0.10
 _MOST_NEGATIVE = 0.05
 
 _LARGEST_SHARE = 0.5
+_NEGLIGIBLE_SHARE = 0.002
+
+
+def read_notices(volume: Volume, second: Volume | None) -> Iterator[Notice]:
+    """Repeat what was odd about the files, and tell whether the second was resampled."""
+    for each in (volume, second) if second else (volume,):
+        for notice in each.warnings:
+            yield Notice(notice.code, f"{each.name}: {notice.text}")
+    if second is not None and not second.grid.matches(volume.grid):
+        text = f"{second.name} was resampled to the grid of {volume.name}"
+        yield Notice("W-GRID-RESAMPLED", text)
+
+
+def grid_notices(share_outside: float, share_without: float) -> Iterator[Notice]:
+    """Warn of shares of the brain (0 to 1) outside the images, and without a FLAIR."""
+    if share_without > _NEGLIGIBLE_SHARE:
+        text = f"{share_without:.1%} of the brain has no FLAIR: there the DWI alone decides"
+        yield Notice("W-GRID-UNCOVERED", text)
+    if share_outside > _NEGLIGIBLE_SHARE:
+        text = f"{share_outside:.1%} of the brain lies outside the network's field of view"
+        yield Notice("W-GRID-OUTSIDE", f"{text} and was not searched")
 
 
 def input_notices(

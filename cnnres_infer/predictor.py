@@ -17,7 +17,12 @@ from cnnres_infer.errors import EngineRunError, GeometryError, UsageError, Volum
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
 from cnnres_infer.machine import single_blas_thread
 from cnnres_infer.mask import Lesion, Mask, binarize
-from cnnres_infer.plausibility import input_notices, output_notices
+from cnnres_infer.plausibility import (
+    grid_notices,
+    input_notices,
+    output_notices,
+    read_notices,
+)
 from cnnres_infer.regrid import regrid
 from cnnres_infer.self_check import Verification
 from cnnres_infer.slices import BoolArray, SliceBatch, SliceGeometry, from_batches, to_batches
@@ -36,7 +41,6 @@ if TYPE_CHECKING:
 
     from cnnres_infer.outputs import Saved
 
-_NEGLIGIBLE_SHARE = 0.002
 Source: TypeAlias = "Path | str | Volume | Nifti1Image | NDArray[Any]"
 
 
@@ -289,9 +293,9 @@ class Predictor:
             self._provenance(inputs, brain),
             (
                 *self.choice.warnings,
-                *_read_notices(volume, second),
+                *read_notices(volume, second),
                 *notices,
-                *_grid_notices(geometry.share_outside(brain.mask), 1 - share_covered),
+                *grid_notices(geometry.share_outside(brain.mask), 1 - share_covered),
                 *output_notices(mask, brain),
             ),
         )
@@ -338,8 +342,18 @@ class Predictor:
                 return
             with clock("engine"):
                 output = self.engine.run(batch.images)
-            _check_output(output, batch)
+            self._check_output(output, batch)
             yield batch, output
+
+    def _check_output(self, output: FloatArray, batch: SliceBatch) -> None:
+        """Refuse what no network can have said, whatever the backend makes of it."""
+        expected = (len(batch.z), 1, *batch.images.shape[2:])
+        if output.shape != expected or not np.isfinite(output).all():
+            raise EngineRunError(
+                f"the backend gave no probabilities (shape {output.shape}, or not finite) for slices "
+                f"{batch.z[0]} to {batch.z[-1]}: choose another --backend or --precision",
+                code="E-ENGINE-OUTPUT",
+            )
 
     def _provenance(self, inputs: dict[str, str], brain: Brain) -> Provenance:
         spec = self.bundle.spec
@@ -366,17 +380,6 @@ def _check_usage(spec: ModelSpec, modality: str, with_flair: bool) -> None:
         raise UsageError(f"the model {spec.name} needs DWI and FLAIR: add --flair FILE")
 
 
-def _check_output(output: FloatArray, batch: SliceBatch) -> None:
-    """Refuse what no network can have said, whatever the backend makes of it."""
-    expected = (len(batch.z), 1, *batch.images.shape[2:])
-    if output.shape != expected or not np.isfinite(output).all():
-        raise EngineRunError(
-            f"the backend gave no probabilities (shape {output.shape}, or not finite) for slices "
-            f"{batch.z[0]} to {batch.z[-1]}: choose another --backend or --precision",
-            code="E-ENGINE-OUTPUT",
-        )
-
-
 def _share_covered(second: Volume, covered: BoolArray, brain: Brain) -> float:
     """Share of the brain where a second volume has voxels, 0 to 1."""
     share = np.count_nonzero(covered & brain.mask) / np.count_nonzero(brain.mask)
@@ -386,21 +389,3 @@ def _share_covered(second: Volume, covered: BoolArray, brain: Brain) -> float:
             code="E-GRID-OVERLAP",
         )
     return share
-
-
-def _read_notices(volume: Volume, second: Volume | None) -> Iterator[Notice]:
-    for each in (volume, second) if second else (volume,):
-        for notice in each.warnings:
-            yield Notice(notice.code, f"{each.name}: {notice.text}")
-    if second is not None and not second.grid.matches(volume.grid):
-        text = f"{second.name} was resampled to the grid of {volume.name}"
-        yield Notice("W-GRID-RESAMPLED", text)
-
-
-def _grid_notices(share_outside: float, share_without: float) -> Iterator[Notice]:
-    if share_without > _NEGLIGIBLE_SHARE:
-        text = f"{share_without:.1%} of the brain has no FLAIR: there the DWI alone decides"
-        yield Notice("W-GRID-UNCOVERED", text)
-    if share_outside > _NEGLIGIBLE_SHARE:
-        text = f"{share_outside:.1%} of the brain lies outside the network's field of view"
-        yield Notice("W-GRID-OUTSIDE", f"{text} and was not searched")

@@ -150,4 +150,7 @@ NOTED: dict[str, Callable[[Scene], Result]] = {
 ELSEWHERE = {
     "E-VERIFY": "tests/export/test_bundle_writer.py",
     "E-BUNDLE": "tests/export/test_command.py",
+    "E-REFERENCE": "tests/test_volume_reference.py",
+    "W-BACKEND-PASSED": "tests/test_choice.py",
+    "W-CHECK-UNSAVED": "tests/test_choice.py",
 }
