@@ -350,8 +350,8 @@ class Predictor:
         expected = (len(batch.z), 1, *batch.images.shape[2:])
         if output.shape != expected or not np.isfinite(output).all():
             raise EngineRunError(
-                f"the backend gave no probabilities (shape {output.shape}, or not finite) for slices "
-                f"{batch.z[0]} to {batch.z[-1]}: choose another --backend or --precision",
+                f"the backend gave no probabilities (shape {output.shape}, or not finite) for "
+                f"slices {batch.z[0]} to {batch.z[-1]}: choose another --backend or --precision",
                 code="E-ENGINE-OUTPUT",
             )
 
