@@ -1,11 +1,22 @@
-"""Writing files completely or not at all."""
+"""Writing files completely or not at all, whenever the process ends."""
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from cnnres_infer.errors import CnnresError, OutputError, OutputExistsError
+
+# Linux can write a file that has no name yet, so that a killed process leaves
+# nothing; elsewhere it has one, and what was left is removed by the next run.
+_DESCRIPTORS = Path("/proc/self/fd")
+_NAMELESS = getattr(os, "O_TMPFILE", 0) if _DESCRIPTORS.is_dir() else 0
+_UNFINISHED = ".part"
+
+# Held while outputs are being written: who wants to end the process waits for it.
+WRITING = threading.Lock()
 
 
 def check_free(paths: Iterable[Path], overwrite: bool) -> None:
@@ -15,14 +26,27 @@ def check_free(paths: Iterable[Path], overwrite: bool) -> None:
     ------
     OutputExistsError
         If one stands and `overwrite` is False.
+    OutputError
+        If one cannot be a path here.
     """
     for path in paths:
-        if path.exists() and not overwrite:
+        try:
+            standing = os.path.lexists(path)
+            if not standing:
+                os.lstat(path)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise _cannot_write(path.parent, error) from error
+        if standing and not overwrite:
             raise OutputExistsError(path)
 
 
 def write_all(
-    contents: Mapping[Path, bytes], overwrite: bool = False, former: Iterable[Path] = ()
+    contents: Mapping[Path, bytes],
+    overwrite: bool = False,
+    former: Iterable[Path] = (),
+    private: Collection[Path] = (),
 ) -> None:
     """Write files, all of them or none, in their order: where the last stands, all do.
 
@@ -34,6 +58,8 @@ def write_all(
         Whether what stands may be replaced.
     former
         What a former run may have left and is to go, with `overwrite` only.
+    private
+        Which of the files their owner alone may read.
 
     Raises
     ------
@@ -43,48 +69,147 @@ def write_all(
     OutputError
         If a path cannot be written.
     """
+    with WRITING:
+        _write_all(contents, overwrite, former, private)
+
+
+def _write_all(
+    contents: Mapping[Path, bytes],
+    overwrite: bool,
+    former: Iterable[Path],
+    private: Collection[Path],
+) -> None:
     check_free(contents, overwrite)
-    staged: dict[Path, Path] = {}
+    staged: dict[Path, _Staged] = {}
     written: list[Path] = []
     try:
         for path, content in contents.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=f".{path.name[:64]}.", dir=path.parent)
-            os.close(handle)
-            staged[path] = Path(name)
-            staged[path].write_bytes(content)
-            staged[path].chmod(0o666 & ~_umask())
+            staged[path] = _Staged(path, 0o600 if path in private else 0o666)
+            staged[path].fill(content)
         for path in reversed(list(former) if overwrite else []):
             path.unlink(missing_ok=True)
-        for path, temporary in staged.items():
-            _commit(temporary, path, overwrite)
+        for path, file in staged.items():
             written.append(path)
+            file.commit(overwrite)
     except BaseException as error:
-        for path in written:
+        if isinstance(error, OutputExistsError):
+            written.pop()
+        for path in reversed(written):
             path.unlink(missing_ok=True)
         if isinstance(error, OSError) and not isinstance(error, CnnresError):
-            folder = next(iter(contents)).parent
-            raise OutputError(
-                f"{folder}: cannot be written ({error.strerror}); name another folder"
-            ) from error
+            raise _cannot_write(next(iter(contents)).parent, error) from error
         raise
     finally:
-        for temporary in staged.values():
-            temporary.unlink(missing_ok=True)
+        for file in staged.values():
+            file.close()
 
 
-def _commit(temporary: Path, path: Path, overwrite: bool) -> None:
-    if not overwrite:
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a folder against other processes that write into it this way; it is made.
+
+    Removes what killed ones left unfinished. Where the file system knows no
+    locks, this does nothing, and whoever commits first wins.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    descriptor = _locked(folder)
+    try:
+        if descriptor is not None:
+            for path in folder.glob(f".*{_UNFINISHED}"):
+                path.unlink(missing_ok=True)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+class _Staged:
+    """Content on the disk that has no name yet, or a hidden one."""
+
+    def __init__(self, path: Path, mode: int) -> None:
+        self._path = path
+        self._temporary: Path | None = None
         try:
-            os.link(temporary, path)
-        except FileExistsError:
-            raise OutputExistsError(path) from None
+            if not _NAMELESS:
+                raise OSError
+            self._descriptor = os.open(path.parent, _NAMELESS | os.O_WRONLY, mode)
         except OSError:
-            # A file system without hard links: reserve the name, then replace.
-            _reserve(path)
-        else:
+            # Not every file system can; where the folder is at fault, this fails as well.
+            self._descriptor, name = tempfile.mkstemp(_UNFINISHED, self._prefix(), path.parent)
+            self._temporary = Path(name)
+            self._temporary.chmod(mode & ~_umask())
+
+    def fill(self, content: bytes) -> None:
+        with open(self._descriptor, "wb", closefd=False) as file:
+            file.write(content)
+
+    def commit(self, overwrite: bool) -> None:
+        if self._temporary is None and not overwrite:
+            self._link(self._path)
             return
-    temporary.replace(path)
+        if self._temporary is None:
+            hidden = self._path.parent / f"{self._prefix()}{os.getpid()}{_UNFINISHED}"
+            hidden.unlink(missing_ok=True)
+            self._temporary = hidden
+            self._link(hidden)
+        elif not overwrite:
+            try:
+                os.link(self._temporary, self._path)
+            except FileExistsError:
+                raise OutputExistsError(self._path) from None
+            except OSError:
+                # A file system without hard links: reserve the name, then replace.
+                _reserve(self._path)
+            else:
+                return
+        self._temporary.replace(self._path)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+        if self._temporary is not None:
+            self._temporary.unlink(missing_ok=True)
+
+    def _prefix(self) -> str:
+        return f".{self._path.name[:64]}."
+
+    def _link(self, target: Path) -> None:
+        folder = os.open(_DESCRIPTORS, os.O_RDONLY)
+        try:
+            os.link(str(self._descriptor), target, src_dir_fd=folder)
+        except FileExistsError:
+            raise OutputExistsError(target) from None
+        finally:
+            os.close(folder)
+
+
+def _locked(folder: Path) -> int | None:
+    """Lock a folder; the system lets go of it when the process ends."""
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _cannot_write(folder: Path, error: OSError | ValueError) -> OutputError:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return OutputError(f"{folder}: cannot be written ({reason}); name another folder")
 
 
 def _reserve(path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnres_infer.errors import GeometryError, VolumeError
-from cnnres_infer.slices import BoolArray, axial_axes, resampling, tissue_median
+from cnnres_infer.slices import BoolArray, T, axial_axes, oriented, resampling, tissue_median
 from cnnres_infer.volume import FloatArray, Grid, Volume
 
 # Of what is visible in a stripped volume 0.9 is found to be brain; in a head
@@ -85,9 +85,9 @@ def stripped_brain(volume: Volume, tissue: float | None = None) -> Brain:
     """
     tissue = tissue_median(volume, volume.data > 0) if tissue is None else tissue
     visible = volume.data > _VISIBLE * tissue
-    order = _slices_first(volume.grid)
-    filled = _filled(visible.transpose(order)).transpose(np.argsort(order))
-    return Brain(_checked(filled, volume.name), "stripped")
+    planes = _slices_first(visible, volume.grid)
+    planes[...] = _filled(planes)
+    return Brain(_checked(visible, volume.name), "stripped")
 
 
 def given_brain(mask: Volume, volume: Volume) -> Brain:
@@ -102,7 +102,8 @@ def given_brain(mask: Volume, volume: Volume) -> Brain:
     """
     if not mask.grid.matches(volume.grid):
         raise GeometryError(
-            f"{mask.name}: the brain mask is on another grid than {volume.name}; resample it first"
+            f"{mask.name}: the brain mask is on another grid than {volume.name}; resample it first",
+            code="E-GRID-MASK",
         )
     return Brain(_checked(mask.data > 0.5, mask.name), "given")
 
@@ -117,16 +118,18 @@ def extract_brain(volume: Volume) -> BoolArray:
     -------
     bool (X, Y, Z)
     """
-    order = _slices_first(volume.grid)
-    planes = volume.data.transpose(order)
-    spacing = np.array(volume.grid.spacing)[list(order)]
+    (rows, columns, slices), _ = axial_axes(volume.grid)
+    # One order in memory for all orientations: sums then round the same way.
+    planes = np.ascontiguousarray(_slices_first(volume.data, volume.grid))
+    spacing = np.array(volume.grid.spacing)[[slices, rows, columns]]
     steps = np.maximum(1.0, _WORKING_STEP / spacing)
     samplings = [_samplings(n, step) for n, step in zip(planes.shape, steps, strict=True)]
     shrink, grow = zip(*samplings, strict=True)
 
     brain = _brain(_resampled(planes, shrink), spacing * steps)
-    mask = _resampled(brain.astype(np.float32), grow) > _EDGE
-    return mask.transpose(np.argsort(order))
+    mask = np.empty(volume.grid.shape, np.bool_)
+    np.greater(_resampled(brain.astype(np.float32), grow), _EDGE, _slices_first(mask, volume.grid))
+    return mask
 
 
 def _brain(image: FloatArray, spacing: NDArray[np.float64]) -> BoolArray:
@@ -168,15 +171,16 @@ def _brightness(image: FloatArray, spacing: NDArray[np.float64]) -> float:
 
 def _checked(mask: BoolArray, name: str) -> BoolArray:
     if not mask.any():
-        raise VolumeError(f"{name}: no brain was found; give its mask with --brain-mask")
+        raise VolumeError(
+            f"{name}: no brain was found; give its mask with --brain-mask", code="E-BRAIN-NONE"
+        )
     mask.setflags(write=False)
     return mask
 
 
-def _slices_first(grid: Grid) -> tuple[int, int, int]:
-    """Voxel axes of slices, rows and columns."""
-    (rows, columns, slices), _ = axial_axes(grid)
-    return slices, rows, columns
+def _slices_first(data: NDArray[T], grid: Grid) -> NDArray[T]:
+    """View voxels (X, Y, Z) as (slices, rows, columns), running as those of the images do."""
+    return np.moveaxis(oriented(data, *axial_axes(grid)), 2, 0)
 
 
 def _samplings(extent: int, step: float) -> tuple[FloatArray, FloatArray]:

@@ -14,12 +14,16 @@ from typing import Any, Self
 from cnnres_infer.errors import BundleError
 from cnnres_infer.fusion import Fusion
 from cnnres_infer.mask import MaskSpec
+from cnnres_infer.onnx_guard import check_model
+from cnnres_infer.signature import check_signature
 from cnnres_infer.slices import SliceSpec
 
 FORMAT = 1
 MANIFEST = "model.json"
 REFERENCE = "reference.npz"
 MODALITIES = ("dwi", "flair")
+_LARGEST_MANIFEST = 1 << 22
+_LARGEST_FILE = 1 << 30
 DEFAULT_BUNDLE = Path(__file__).parent / "models" / "cnnres"
 
 
@@ -53,6 +57,13 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         for holds, message in (
+            (
+                all(
+                    0 < len(text) <= 200 and text.isprintable()
+                    for text in (self.name, self.version)
+                ),
+                "name or version is empty, longer than 200 characters or not printable",
+            ),
             (self.channels in (1, 2), f"channels is {self.channels}, not 1 or 2"),
             (
                 bool(self.modalities) and set(self.modalities) <= set(MODALITIES),
@@ -68,7 +79,9 @@ class ModelSpec:
             (0 <= self.mask.smallest_ml < 100, f"smallest lesion is {self.mask.smallest_ml} ml"),
         ):
             if not holds:
-                raise BundleError(f"{MANIFEST}: {message}")
+                raise BundleError(
+                    f"{MANIFEST}: {message}; export the bundle again", code="E-BUNDLE-MANIFEST"
+                )
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:
@@ -86,11 +99,12 @@ class ModelSpec:
                 fusion=Fusion(str(fusion["rule"]), float(fusion["dwi_weight"])),
                 mask=MaskSpec(float(mask["threshold"]), float(mask["smallest_lesion_ml"])),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             if isinstance(error, BundleError):
                 raise
             raise BundleError(
-                f"{MANIFEST} is incomplete or malformed ({error!r}); export the bundle again"
+                f"{MANIFEST} is incomplete or malformed ({error!r}); export the bundle again",
+                code="E-BUNDLE-MANIFEST",
             ) from error
 
     def to_json(self) -> dict[str, Any]:
@@ -141,37 +155,55 @@ class Bundle:
     digest: str
 
     @classmethod
-    def open(cls, folder: Path | str | None = None) -> Self:
+    def open(cls, folder: Path | str | None = None, trusted_key: Path | str | None = None) -> Self:
         """Open a bundle, by default the one that comes with the package.
+
+        Parameters
+        ----------
+        folder
+            Where it is.
+        trusted_key
+            File of the public key that must have signed it; by default no
+            signature is asked for.
 
         Raises
         ------
         BundleError
-            If ``model.json`` is missing, malformed, of another format, or
-            names files outside the folder.
+            If ``model.json`` is missing, malformed, of another format, names
+            files outside the folder, or is not signed as asked.
         """
         folder = DEFAULT_BUNDLE if folder is None else Path(folder)
         try:
-            raw = (folder / MANIFEST).read_bytes()
+            raw = _read(folder / MANIFEST, _LARGEST_MANIFEST)
         except OSError as error:
             raise BundleError(
                 f"{folder}: no bundle here ({MANIFEST}: {error.strerror}); "
-                "make one with: python -m export CHECKPOINT --out FOLDER"
+                "make one with: python -m export CHECKPOINT --out FOLDER",
+                code="E-BUNDLE-MANIFEST",
             ) from error
+        if trusted_key is not None:
+            check_signature(raw, folder, Path(trusted_key))
         try:
             manifest = json.loads(raw)
             found = manifest.get("format")
-        except (ValueError, AttributeError) as error:
-            raise BundleError(f"{folder / MANIFEST}: not a JSON object ({error})") from error
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise BundleError(
+                f"{folder / MANIFEST}: not a JSON object ({error}); export the bundle again",
+                code="E-BUNDLE-MANIFEST",
+            ) from error
         if found != FORMAT:
             raise BundleError(
-                f"{folder}: bundle format {found!r}, this version reads {FORMAT}; export it again"
+                f"{folder}: bundle format {found!r}, this version reads {FORMAT}; export it again",
+                code="E-BUNDLE-MANIFEST",
             )
         spec = ModelSpec.from_json(manifest)
         variants, sha256 = _names(manifest, "variants"), _names(manifest, "sha256")
         for name in (*variants.values(), *sha256):
             if name in ("", ".", "..") or Path(name).name != name:
-                raise BundleError(f"{MANIFEST} names a file outside the bundle: {name!r}")
+                raise BundleError(
+                    f"{MANIFEST} names a file outside the bundle: {name!r}; do not use it",
+                    code="E-BUNDLE-MANIFEST",
+                )
         return cls(folder, spec, variants, sha256, manifest, hashlib.sha256(raw).hexdigest())
 
     def model(self, variant: str) -> bytes:
@@ -180,13 +212,17 @@ class Bundle:
         Raises
         ------
         BundleError
-            If the bundle has no such variant, or its file was altered.
+            If the bundle has no such variant, or its file was altered, is cut
+            off or refers to other files.
         """
         if variant not in self.variants:
             raise BundleError(
-                f"{self.folder}: no variant {variant!r}; it has {', '.join(self.variants)}"
+                f"{self.folder}: no variant {variant!r}; it has {', '.join(self.variants)}",
+                code="E-BUNDLE-FILE",
             )
-        return self.read(self.variants[variant])
+        content = self.read(self.variants[variant])
+        check_model(content, str(self.folder / self.variants[variant]))
+        return content
 
     def read(self, name: str) -> bytes:
         """Content of one of the bundle's files, checked.
@@ -198,19 +234,34 @@ class Bundle:
         """
         path = self.folder / name
         try:
-            content = path.read_bytes()
+            content = _read(path, _LARGEST_FILE)
         except OSError as error:
-            raise BundleError(f"{path}: {error.strerror}; the bundle is incomplete") from error
+            raise BundleError(
+                f"{path}: {error.strerror}; the bundle is incomplete", code="E-BUNDLE-FILE"
+            ) from error
         if hashlib.sha256(content).hexdigest() != self.sha256.get(name):
             raise BundleError(
                 f"{path}: not the file that was exported (its SHA-256 differs); "
-                "install the package or export the bundle again"
+                "install the package or export the bundle again",
+                code="E-BUNDLE-HASH",
             )
         return content
+
+
+def _read(path: Path, most: int) -> bytes:
+    """Content of a file of the bundle, unless it is larger than any can be."""
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise BundleError(f"{path}: larger than {most} bytes; do not use it", code="E-BUNDLE-FILE")
+    return content
 
 
 def _names(manifest: dict[str, Any], key: str) -> dict[str, str]:
     names = manifest.get(key)
     if not isinstance(names, dict) or not all(isinstance(v, str) for v in names.values()):
-        raise BundleError(f"{MANIFEST}: {key!r} is not a table of names")
+        raise BundleError(
+            f"{MANIFEST}: {key!r} is not a table of names; export the bundle again",
+            code="E-BUNDLE-MANIFEST",
+        )
     return names

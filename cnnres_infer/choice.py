@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from cnnres_infer.bundle import Bundle
+from cnnres_infer.codes import Notice
 from cnnres_infer.engines import AUTO, BACKENDS, Engine, open_engine, precisions, probe
 from cnnres_infer.errors import BackendUnavailableError, EngineError, VerificationError
 from cnnres_infer.self_check import Verification, self_check
@@ -49,19 +50,22 @@ class Choice:
     passed_over: tuple[PassedOver, ...] = ()
 
     @property
-    def warnings(self) -> tuple[str, ...]:
+    def warnings(self) -> tuple[Notice, ...]:
         """What a reader of its results should know."""
         warnings = [
-            f"{each.backend} {each.precision} should run here but was passed over: {each.reason}"
+            Notice(
+                "W-BACKEND-PASSED",
+                f"{each.backend} {each.precision} should run here but was passed over: "
+                + each.reason,
+            )
             for each in self.passed_over
             if each.expected
         ]
         if self.verification is not None and self.verification.unsaved:
-            warnings.append(
-                "the engine's self-check could not be kept, so that each run repeats it: "
-                + self.verification.unsaved
-            )
-        return (*warnings, *self.engine.describe().warnings)
+            text = "the engine's self-check could not be kept, so that each run repeats it: "
+            warnings.append(Notice("W-CHECK-UNSAVED", text + self.verification.unsaved))
+        told = self.engine.describe().warnings
+        return (*warnings, *(Notice("W-ENGINE", text) for text in told))
 
 
 def choose(

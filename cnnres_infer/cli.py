@@ -4,6 +4,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -16,6 +17,8 @@ from rich.console import Console
 from cnnres_infer import __version__
 from cnnres_infer.default_command import DefaultCommandGroup
 from cnnres_infer.errors import CnnresError, UsageError, VerificationError
+from cnnres_infer.limits import DEFAULT_LIMITS, Limits, parse_size
+from cnnres_infer.termination import end_on_sigterm
 
 if TYPE_CHECKING:
     from cnnres_infer.predictor import Predictor
@@ -59,11 +62,22 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Print timings, and tracebacks of errors.")
 ]
+MaxVoxelsOption = Annotated[int, typer.Option(min=1, help="Most voxels of a volume.")]
+MaxBytesOption = Annotated[str, typer.Option(help="Most bytes of a file, inflated: 1G, 500M.")]
+MaxMemoryOption = Annotated[
+    str | None, typer.Option(help="Most memory of this process: 2G. Batches shrink to keep to it.")
+]
+TimeoutOption = Annotated[float | None, typer.Option(help="Most seconds for one volume.")]
+SignatureOption = Annotated[
+    Path | None,
+    typer.Option(metavar="KEY.pub", help="Refuse a bundle that this public key did not sign."),
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that stand.")]
 
 
 def run() -> None:
     """Run the command line; the entry point of ``cnnres-infer``."""
+    end_on_sigterm()
     app(prog_name="cnnres-infer")
 
 
@@ -120,6 +134,11 @@ def predict(
     threads: ThreadsOption = None,
     self_check: SelfCheckOption = True,
     strict_backend: StrictOption = False,
+    max_voxels: MaxVoxelsOption = DEFAULT_LIMITS.max_voxels,
+    max_bytes: MaxBytesOption = "1G",
+    max_memory: MaxMemoryOption = None,
+    timeout: TimeoutOption = None,
+    require_signature: SignatureOption = None,
     as_json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     verbose: VerboseOption = False,
@@ -134,12 +153,20 @@ def predict(
         from cnnres_infer.predictor import Predictor
 
         _check_job(volumes, job)
-        checks = {"self_check": self_check, "strict_backend": strict_backend}
-        with Predictor.load(bundle, backend, precision, threads, **checks) as predictor:
+        memory = None if max_memory is None else parse_size(max_memory)
+        asked: dict[str, Any] = {
+            "self_check": self_check,
+            "strict_backend": strict_backend,
+            "limits": Limits(max_voxels, parse_size(max_bytes), memory, timeout),
+            "trusted_key": require_signature,
+        }
+        with Predictor.load(bundle, backend, precision, threads, **asked) as predictor:
             for volume in _progress(volumes, quiet or as_json):
                 status, entry = _attempt(partial(_segment, predictor, volume, job), verbose, volume)
                 first_failure = first_failure or status
                 reports.append({"input": str(volume), **entry})
+                if status:
+                    _leave_refusal(volume, job, entry)
                 if not (quiet or as_json) and status == 0:
                     _print_summary(volume, entry, verbose)
         return {}
@@ -172,7 +199,7 @@ def demo(
         from cnnres_infer.demo import run_demo
         from cnnres_infer.predictor import Predictor
 
-        checks = {"self_check": self_check, "strict_backend": strict_backend}
+        checks: dict[str, Any] = {"self_check": self_check, "strict_backend": strict_backend}
         with Predictor.load(bundle, backend, precision, threads, **checks) as predictor:
             return run_demo(predictor, out, overwrite=overwrite)
 
@@ -341,17 +368,29 @@ def _show(
 
 
 def _segment(predictor: "Predictor", path: Path, job: _Job) -> dict[str, Any]:
-    from cnnres_infer import outputs
-    from cnnres_infer.atomic import check_free
-    from cnnres_infer.volume import volume_name
+    from cnnres_infer.nifti_stream import volume_name
+    from cnnres_infer.outputs import make_room
 
-    folder = job.folder(path)
+    folder, name = job.folder(path), volume_name(path)
     wanted = {"probabilities": job.probabilities, "overlay": job.overlay}
-    check_free(outputs.plan(folder, volume_name(path), **wanted).all(), job.overwrite)
+    make_room(folder, name, overwrite=job.overwrite, **wanted)
     result = predictor.predict(
         path, flair=job.flair, modality=job.modality, brain_mask=job.brain_mask
     )
     return result.save(folder, overwrite=job.overwrite, **wanted).entry()
+
+
+def _leave_refusal(path: Path, job: _Job, entry: dict[str, Any]) -> None:
+    """Leave a report where the mask would be; standard error has the reason in any case."""
+    from cnnres_infer.nifti_stream import volume_name
+    from cnnres_infer.outputs import save_refusal
+
+    folder = job.folder(path)
+    if entry["error"]["code"] in ("E-OUTPUT-EXISTS", "E-OUTPUT-WRITE", "E-FILE-NAME"):
+        return
+    if job.out is not None or folder.is_dir():
+        with suppress(CnnresError):
+            save_refusal(folder, volume_name(path), {"input": str(path), **entry})
 
 
 def _check_job(volumes: list[Path], job: _Job) -> None:
@@ -374,16 +413,21 @@ def _attempt(
         return 0, work()
     except Exception as error:
         if isinstance(error, CnnresError):
-            status, message = error.exit_status, str(error)
+            status, code, message = error.exit_status, error.code, str(error)
         else:
-            status = INTERNAL_ERROR
+            status, code = INTERNAL_ERROR, CnnresError.default_code
             message = f"internal error: {error!r}; please report it with what -v prints"
         if subject is not None and _stem(subject) not in message.lower():
             message = f"{subject}: {message}"
         if verbose:
             _err.print(traceback.format_exc(), markup=False)
-        _err.print(f"cnnres-infer: {message}", markup=False)
-        failure = {"type": type(error).__name__, "message": message, "exit_status": status}
+        _err.print(f"cnnres-infer: {code}: {message}", markup=False)
+        failure = {
+            "type": type(error).__name__,
+            "code": code,
+            "message": message,
+            "exit_status": status,
+        }
         return status, {"status": "failed", "error": failure}
 
 
@@ -404,7 +448,7 @@ def _print_summary(volume: Path, entry: dict[str, Any], verbose: bool) -> None:
         markup=False,
     )
     for warning in entry["warnings"]:
-        _out.print(f"  warning: {warning}", markup=False)
+        _out.print(f"  warning {warning['code']}: {warning['text']}", markup=False)
     for path in entry["outputs"]:
         _out.print(f"  {path}", markup=False)
     if verbose:

@@ -8,7 +8,8 @@
     │   ├── VolumeError               a file that is no sound 3-D volume
     │   ├── GeometryError             a grid whose place in space is unknown
     │   ├── BundleError               a model bundle that cannot be trusted
-    │   └── ReferenceFileError        stored outputs that belong to something else
+    │   ├── ReferenceFileError        stored outputs that belong to something else
+    │   └── LimitError                more bytes, voxels, memory or time than allowed
     ├── OutputError                3  an output that cannot be written
     │   └── OutputExistsError         ... since something stands there already
     ├── VerificationError          4  an engine that disagrees with the network
@@ -16,22 +17,37 @@
         ├── BackendUnavailableError   not installed, or refused by its check
         └── EngineRunError            failed while it ran
 
-The numbers are the exit statuses of the command line.
+The numbers are the exit statuses of the command line. Every error carries one
+of the stable codes of codes.py.
 """
 
 from typing import ClassVar
 
 
 class CnnresError(Exception):
-    """Base of all errors that this package raises on purpose."""
+    """Base of all errors that this package raises on purpose.
+
+    Parameters
+    ----------
+    message
+        What is wrong, where, and how to mend it.
+    code
+        One of `cnnres_infer.codes.ERRORS`; by default that of the class.
+    """
 
     exit_status: ClassVar[int] = 1
+    default_code: ClassVar[str] = "E-INTERNAL"
+
+    def __init__(self, message: str = "", *, code: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code or self.default_code
 
 
 class UsageError(CnnresError, ValueError):
     """Options or arguments that contradict each other."""
 
     exit_status = 2
+    default_code = "E-USAGE"
 
 
 class InputError(CnnresError, ValueError):
@@ -43,23 +59,38 @@ class InputError(CnnresError, ValueError):
 class VolumeError(InputError):
     """A file or array that is no sound 3-D image."""
 
+    default_code = "E-ARRAY"
+
 
 class GeometryError(InputError):
     """A grid whose place in the patient's space is unknown or contradictory."""
+
+    default_code = "E-GRID-AFFINE"
 
 
 class BundleError(InputError):
     """A model bundle that is incomplete, altered or not understood."""
 
+    default_code = "E-BUNDLE"
+
+
+class LimitError(InputError):
+    """An input that needs more bytes, voxels, memory or time than is allowed."""
+
+    default_code = "E-LIMIT-BYTES"
+
 
 class ReferenceFileError(InputError):
     """A file of PyTorch's outputs that is damaged, or belongs to something else."""
+
+    default_code = "E-REFERENCE"
 
 
 class OutputError(CnnresError, OSError):
     """An output that cannot be written; nothing was."""
 
     exit_status = 3
+    default_code = "E-OUTPUT-WRITE"
 
 
 class OutputExistsError(OutputError, FileExistsError):
@@ -71,6 +102,8 @@ class OutputExistsError(OutputError, FileExistsError):
         What stands.
     """
 
+    default_code = "E-OUTPUT-EXISTS"
+
     def __init__(self, path: object) -> None:
         super().__init__(f"{path} exists already: name another folder, or add --overwrite")
 
@@ -79,12 +112,14 @@ class VerificationError(CnnresError, ArithmeticError):
     """An engine's output that differs too much from the network's."""
 
     exit_status = 4
+    default_code = "E-VERIFY"
 
 
 class EngineError(CnnresError, RuntimeError):
     """A backend that cannot do what was asked of it."""
 
     exit_status = 5
+    default_code = "E-BACKEND"
 
 
 class BackendUnavailableError(EngineError):
@@ -106,3 +141,5 @@ class BackendUnavailableError(EngineError):
 
 class EngineRunError(EngineError):
     """A backend that failed in the middle of its work."""
+
+    default_code = "E-ENGINE-RUN"

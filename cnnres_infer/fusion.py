@@ -34,9 +34,14 @@ class Fusion:
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
-            raise BundleError(f"fusion rule {self.rule!r} is none of {', '.join(RULES)}")
+            raise BundleError(
+                f"fusion rule {self.rule!r} is none of {', '.join(RULES)}",
+                code="E-BUNDLE-MANIFEST",
+            )
         if not 0 <= self.dwi_weight <= 1:
-            raise BundleError(f"fusion weight {self.dwi_weight} is not between 0 and 1")
+            raise BundleError(
+                f"fusion weight {self.dwi_weight} is not between 0 and 1", code="E-BUNDLE-MANIFEST"
+            )
 
     def merge(self, dwi: FloatArray, flair: FloatArray) -> FloatArray:
         """Merge probabilities of one shape."""

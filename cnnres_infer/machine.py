@@ -134,19 +134,32 @@ def _gpus() -> list[str]:
     return found
 
 
+def resident_memory_mb() -> float | None:
+    """Resident memory of this process now, in MB (10^6 bytes); None where it is not told."""
+    return _status_mb("VmRSS:")
+
+
 def peak_memory_mb() -> float | None:
     """Largest resident memory of this process so far, in MB (10^6 bytes)."""
-    if _STATUS.exists():
-        # Unlike getrusage's, this figure is not inherited from a parent process.
-        for line in _STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024 / 1e6
+    # Unlike getrusage's, this figure is not inherited from a parent process.
+    told = _status_mb("VmHWM:")
+    if told is not None:
+        return told
     try:
         import resource
     except ImportError:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak if sys.platform == "darwin" else peak * 1024) / 1e6
+
+
+def _status_mb(field: str) -> float | None:
+    try:
+        lines = _STATUS.read_text().splitlines()
+    except OSError:
+        return None
+    sizes = [line.split()[1] for line in lines if line.startswith(field)]
+    return int(sizes[0]) * 1024 / 1e6 if sizes else None
 
 
 def single_blas_thread() -> AbstractContextManager[object]:

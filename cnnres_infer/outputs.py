@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnnres_infer import __version__
-from cnnres_infer.atomic import check_free, write_all
+from cnnres_infer.atomic import check_free, exclusive, write_all
 from cnnres_infer.machine import peak_memory_mb, versions
 from cnnres_infer.slices import axial_axes
 from cnnres_infer.volume import volume_bytes
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from cnnres_infer.predictor import Result
 
 REPORT_FORMAT = 1
+_LARGEST_REPORT = 1 << 24
 _LIBRARIES = ("numpy", "nibabel", "connected-components-3d")
 
 
@@ -31,8 +33,12 @@ class Saved:
     overlay: Path | None = None
 
     def all(self) -> tuple[Path, ...]:
-        """The paths that there are, the mask last: where it stands, all is written."""
-        paths = (self.probabilities, self.overlay, self.report, self.mask)
+        """The paths that there are, the mask last: where it stands, all is written.
+
+        The report is first: where it stands without a mask, the run was
+        refused or killed.
+        """
+        paths = (self.report, self.probabilities, self.overlay, self.mask)
         return tuple(path for path in paths if path is not None)
 
     def entry(self) -> dict[str, Any]:
@@ -75,12 +81,81 @@ def save(
     OutputError
         If the folder cannot be written to.
     """
-    outputs = plan(folder, result.volume.name, probabilities=probabilities, overlay=overlay)
-    check_free(outputs.all(), overwrite)
+    name = result.volume.name
+    outputs = make_room(
+        folder, name, probabilities=probabilities, overlay=overlay, overwrite=overwrite
+    )
     contents = {path: _content(path, outputs, result) for path in outputs.all()}
-    every = plan(folder, result.volume.name, probabilities=True, overlay=True)
-    write_all(contents, overwrite, former=every.all())
+    with exclusive(folder):
+        _clear_abandoned(folder, name)
+        write_all(contents, overwrite, former=_every(folder, name).all())
     return outputs
+
+
+def make_room(
+    folder: Path, name: str, *, probabilities: bool, overlay: bool, overwrite: bool
+) -> Saved:
+    """Plan the outputs of a volume, and remove what a refused or killed run left of them.
+
+    Raises
+    ------
+    OutputExistsError
+        If one stands already and `overwrite` is False.
+    OutputError
+        If one cannot be a path here.
+    """
+    outputs = plan(folder, name, probabilities=probabilities, overlay=overlay)
+    if folder.is_dir() and _abandoned(_every(folder, name)):
+        with exclusive(folder):
+            _clear_abandoned(folder, name)
+    check_free(outputs.all(), overwrite)
+    return outputs
+
+
+def save_refusal(folder: Path, name: str, entry: dict[str, Any]) -> None:
+    """Leave a report of why a volume has no mask, unless outputs of it stand.
+
+    The next run of the volume replaces it.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be written to.
+    """
+    outputs = _every(folder, name)
+    content = {
+        "format": REPORT_FORMAT,
+        "research_use_only": True,
+        **entry,
+        "versions": {"cnnres-infer": __version__, **versions(*_LIBRARIES)},
+    }
+    with exclusive(folder):
+        _clear_abandoned(folder, name)
+        if not outputs.report.exists() and not outputs.mask.exists():
+            write_all({outputs.report: (json.dumps(content, indent=2) + "\n").encode()})
+
+
+def _every(folder: Path, name: str) -> Saved:
+    return plan(folder, name, probabilities=True, overlay=True)
+
+
+def _clear_abandoned(folder: Path, name: str) -> None:
+    outputs = _every(folder, name)
+    if _abandoned(outputs):
+        for path in reversed(outputs.all()):
+            path.unlink(missing_ok=True)
+
+
+def _abandoned(outputs: Saved) -> bool:
+    """Tell whether a report of ours stands, but no mask."""
+    if os.path.lexists(outputs.mask):
+        return False
+    try:
+        with outputs.report.open("rb") as file:
+            found = json.loads(file.read(_LARGEST_REPORT))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and "research_use_only" in found and "status" in found
 
 
 def _content(path: Path, outputs: Saved, result: "Result") -> bytes:
@@ -92,7 +167,8 @@ def _content(path: Path, outputs: Saved, result: "Result") -> bytes:
         from cnnres_infer.overlay import draw_overlay
 
         picture = io.BytesIO()
-        draw_overlay(result.volume, result.mask).save(picture, format="PNG")
+        warnings = [str(notice) for notice in result.warnings]
+        draw_overlay(result.volume, result.mask, warnings).save(picture, format="PNG")
         return picture.getvalue()
     return (json.dumps(report(result), indent=2) + "\n").encode()
 
@@ -116,7 +192,7 @@ def report(result: "Result") -> dict[str, Any]:
             "each": [asdict(lesion) for lesion in result.lesions],
             "area_mm2_by_slice": _areas(result),
         },
-        "warnings": list(result.warnings),
+        "warnings": [asdict(notice) for notice in result.warnings],
         "model": {
             "name": provenance.model,
             "version": provenance.version,

@@ -1,5 +1,6 @@
 """The picture of a result: slices with lesion, outlined, in radiological convention."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,15 +22,16 @@ _MARGIN_MM = 8.0
 _CAPTION = 26
 OUTLINE = (255, 64, 48)
 _TEXT = (235, 235, 235)
+_WARNING = (255, 200, 60)
 
 
-def draw_overlay(volume: Volume, mask: Mask) -> "Image":
+def draw_overlay(volume: Volume, mask: Mask, warnings: Sequence[str] = ()) -> "Image":
     """Draw a mosaic of the slices with lesion, from inferior to superior.
 
     The patient's right is on the left of each tile, anterior is up. Of more
     slices than the mosaic holds, an even choice is shown, the one with the
     largest lesion area among them. Without a lesion, slices through the whole
-    volume are shown.
+    volume are shown. Warnings stand below, one a line.
     """
     from PIL import Image, ImageDraw
 
@@ -40,7 +42,8 @@ def draw_overlay(volume: Volume, mask: Mask) -> "Image":
     window = _window(image, chosen, spacing)
     white = float(np.percentile(image[image > 0], 99.5)) if (image > 0).any() else 1.0
     rows = -(-len(chosen) // _COLUMNS)
-    picture = Image.new("RGB", (_COLUMNS * _TILE, rows * _TILE + _CAPTION))
+    height = rows * _TILE + _CAPTION * (1 + len(warnings))
+    picture = Image.new("RGB", (_COLUMNS * _TILE, height))
     for place, z in enumerate(chosen):
         tile = _tile(image[:, :, z], lesion[:, :, z], window, white)
         row, column = divmod(place, _COLUMNS)
@@ -51,6 +54,9 @@ def draw_overlay(volume: Volume, mask: Mask) -> "Image":
     ImageDraw.Draw(picture).text(
         (6, rows * _TILE + 6), f"{caption} | research use only, no medical device", fill=_TEXT
     )
+    for line, warning in enumerate(warnings, start=1):
+        below = rows * _TILE + 6 + line * _CAPTION
+        ImageDraw.Draw(picture).text((6, below), warning, fill=_WARNING)
     return picture
 
 

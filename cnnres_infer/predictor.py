@@ -11,10 +11,18 @@ from numpy.typing import NDArray
 from cnnres_infer.brain import Brain, find_brain, given_brain
 from cnnres_infer.bundle import MODALITIES, Bundle, ModelSpec
 from cnnres_infer.choice import Choice, PassedOver, choose
+from cnnres_infer.codes import Notice
 from cnnres_infer.engines import AUTO, EngineInfo
-from cnnres_infer.errors import UsageError, VolumeError
+from cnnres_infer.errors import EngineRunError, GeometryError, UsageError, VolumeError
+from cnnres_infer.limits import DEFAULT_LIMITS, Limits
 from cnnres_infer.machine import single_blas_thread
 from cnnres_infer.mask import Lesion, Mask, binarize
+from cnnres_infer.plausibility import (
+    grid_notices,
+    input_notices,
+    output_notices,
+    read_notices,
+)
 from cnnres_infer.regrid import regrid
 from cnnres_infer.self_check import Verification
 from cnnres_infer.slices import BoolArray, SliceBatch, SliceGeometry, from_batches, to_batches
@@ -33,7 +41,6 @@ if TYPE_CHECKING:
 
     from cnnres_infer.outputs import Saved
 
-_NEGLIGIBLE_SHARE = 0.002
 Source: TypeAlias = "Path | str | Volume | Nifti1Image | NDArray[Any]"
 
 
@@ -84,7 +91,7 @@ class Result:
     provenance
         What made it.
     warnings
-        What a reader of the mask should know.
+        What a reader of the mask should know, with its stable code.
     """
 
     volume: Volume
@@ -93,7 +100,7 @@ class Result:
     lesions: tuple[Lesion, ...]
     timings: dict[str, float]
     provenance: Provenance
-    warnings: tuple[str, ...]
+    warnings: tuple[Notice, ...]
 
     def save(
         self,
@@ -125,10 +132,11 @@ class Predictor:
     ...     result.mask.volume_ml, result.save("out")
     """
 
-    def __init__(self, bundle: Bundle, choice: Choice) -> None:
+    def __init__(self, bundle: Bundle, choice: Choice, limits: Limits = DEFAULT_LIMITS) -> None:
         self.bundle = bundle
         self.choice = choice
         self.engine = choice.engine
+        self.limits = limits
 
     @classmethod
     def load(
@@ -140,6 +148,8 @@ class Predictor:
         *,
         self_check: bool = True,
         strict_backend: bool = False,
+        limits: Limits = DEFAULT_LIMITS,
+        trusted_key: Path | str | None = None,
     ) -> Self:
         """Open a bundle with a backend.
 
@@ -158,21 +168,26 @@ class Predictor:
         strict_backend
             Whether ``"auto"`` refuses rather than passes over what should run
             here and does not.
+        limits
+            What one volume may cost.
+        trusted_key
+            File of the public key that must have signed the bundle; by default
+            no signature is asked for.
 
         Raises
         ------
         BundleError
-            If the bundle is incomplete or was altered.
+            If the bundle is incomplete, was altered, or is not signed as asked.
         BackendUnavailableError
             If nothing can run it as asked.
         VerificationError
             If what could run it disagrees with the network.
         """
-        opened = Bundle.open(bundle)
+        opened = Bundle.open(bundle, trusted_key)
         choice = choose(
             opened, backend, precision, threads, check=self_check, strict=strict_backend
         )
-        return cls(opened, choice)
+        return cls(opened, choice, limits)
 
     def predict(
         self,
@@ -191,7 +206,8 @@ class Predictor:
             The DWI (or what `modality` says): a path, a nibabel image, or an
             array (X, Y, Z) together with `affine`.
         affine
-            (4, 4), voxels to mm in RAS+, for all arrays among the arguments.
+            (4, 4), voxels to mm in RAS+, for all arrays among the arguments and
+            for files that do not say where they lie.
         flair
             The FLAIR of the same session, on any grid; its answer is merged
             with that of the DWI.
@@ -215,11 +231,11 @@ class Predictor:
             If the backend fails.
         """
         _check_usage(self.bundle.spec, modality, flair is not None)
-        clock = Stopwatch()
+        clock = Stopwatch(self.limits.timeout)
         with clock("read"):
-            volume = _as_volume(source, affine, modality)
-            second = None if flair is None else _as_volume(flair, affine, "flair")
-            given = None if brain_mask is None else _as_volume(brain_mask, affine, "brain mask")
+            volume = self._volume(source, affine, modality)
+            second = None if flair is None else self._volume(flair, affine, "flair")
+            given = None if brain_mask is None else self._volume(brain_mask, affine, "brain mask")
         with single_blas_thread():
             return self._segment(modality, volume, second, given, clock)
 
@@ -233,6 +249,17 @@ class Predictor:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _volume(self, source: Source, affine: NDArray[Any] | None, name: str) -> Volume:
+        if isinstance(source, (str, Path)):
+            return load_volume(source, self.limits, affine)
+        if isinstance(source, Volume):
+            return source
+        if isinstance(source, np.ndarray):
+            if affine is None:
+                raise VolumeError("an array needs affine=..., voxels to mm in RAS+ (4, 4)")
+            return volume_from_array(source, affine, name)
+        return volume_from_image(source, name, affine)
+
     def _segment(
         self,
         modality: str,
@@ -244,13 +271,14 @@ class Predictor:
         with clock("brain"):
             brain = find_brain(volume) if given is None else given_brain(given, volume)
             geometry = SliceGeometry.of(volume.grid, brain.mask, self.bundle.spec.slices)
+            notices = input_notices(volume, brain, modality, self.bundle.spec.slices)
         share_covered = 1.0
         if second is None:
             probabilities = self._probabilities((volume,), brain, geometry, clock)
         else:
             with clock("register"):
                 aligned, covered = regrid(second, volume.grid)
-                share_covered = np.count_nonzero(covered & brain.mask) / brain.mask.sum()
+                share_covered = _share_covered(second, covered, brain)
             pair = (volume, aligned)
             probabilities = self._merged(pair, covered, brain, geometry, clock)
         with clock("mask"):
@@ -263,9 +291,12 @@ class Predictor:
             lesions,
             clock.seconds,
             self._provenance(inputs, brain),
-            self.choice.warnings
-            + _warnings(
-                volume, second, mask, geometry.share_outside(brain.mask), 1 - share_covered
+            (
+                *self.choice.warnings,
+                *read_notices(volume, second),
+                *notices,
+                *grid_notices(geometry.share_outside(brain.mask), 1 - share_covered),
+                *output_notices(mask, brain),
             ),
         )
 
@@ -294,9 +325,10 @@ class Predictor:
         geometry: SliceGeometry,
         clock: Stopwatch,
     ) -> Probabilities:
-        batches = to_batches(
-            channels, brain.mask, geometry, self.bundle.spec.slices, self.engine.BATCH
-        )
+        spec, voxels = self.bundle.spec, channels[0].data.size
+        pixels = spec.channels * spec.slices.size**2
+        size = self.limits.batch_size(channels[0].name, self.engine.BATCH, voxels, pixels)
+        batches = to_batches(channels, brain.mask, geometry, spec.slices, size)
         with clock("restore"):
             return from_batches(self._outputs(batches, clock), channels[0].grid, geometry)
 
@@ -310,7 +342,18 @@ class Predictor:
                 return
             with clock("engine"):
                 output = self.engine.run(batch.images)
+            self._check_output(output, batch)
             yield batch, output
+
+    def _check_output(self, output: FloatArray, batch: SliceBatch) -> None:
+        """Refuse what no network can have said, whatever the backend makes of it."""
+        expected = (len(batch.z), 1, *batch.images.shape[2:])
+        if output.shape != expected or not np.isfinite(output).all():
+            raise EngineRunError(
+                f"the backend gave no probabilities (shape {output.shape}, or not finite) for "
+                f"slices {batch.z[0]} to {batch.z[-1]}: choose another --backend or --precision",
+                code="E-ENGINE-OUTPUT",
+            )
 
     def _provenance(self, inputs: dict[str, str], brain: Brain) -> Provenance:
         spec = self.bundle.spec
@@ -337,33 +380,12 @@ def _check_usage(spec: ModelSpec, modality: str, with_flair: bool) -> None:
         raise UsageError(f"the model {spec.name} needs DWI and FLAIR: add --flair FILE")
 
 
-def _as_volume(source: Source, affine: NDArray[Any] | None, name: str) -> Volume:
-    if isinstance(source, (str, Path)):
-        return load_volume(source)
-    if isinstance(source, Volume):
-        return source
-    if isinstance(source, np.ndarray):
-        if affine is None:
-            raise VolumeError("an array needs affine=..., voxels to mm in RAS+ (4, 4)")
-        return volume_from_array(source, affine, name)
-    return volume_from_image(source, name)
-
-
-def _warnings(
-    volume: Volume, second: Volume | None, mask: Mask, share_outside: float, share_without: float
-) -> tuple[str, ...]:
-    warnings = [f"{v.name}: {text}" for v in (volume, second) if v for text in v.warnings]
-    if second is not None and not second.grid.matches(volume.grid):
-        warnings.append(f"{second.name} was resampled to the grid of {volume.name}")
-    if share_without > _NEGLIGIBLE_SHARE:
-        warnings.append(
-            f"{share_without:.1%} of the brain has no FLAIR: there the DWI alone decides"
+def _share_covered(second: Volume, covered: BoolArray, brain: Brain) -> float:
+    """Share of the brain where a second volume has voxels, 0 to 1."""
+    share = np.count_nonzero(covered & brain.mask) / np.count_nonzero(brain.mask)
+    if not share:
+        raise GeometryError(
+            f"{second.name} shows nothing of the brain: are they of one session?",
+            code="E-GRID-OVERLAP",
         )
-    if share_outside > _NEGLIGIBLE_SHARE:
-        warnings.append(
-            f"{share_outside:.1%} of the brain lies outside the network's field of view and was "
-            "not searched"
-        )
-    if not mask.data.any():
-        warnings.append("no lesion was found: the mask is empty")
-    return tuple(warnings)
+    return share

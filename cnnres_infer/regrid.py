@@ -42,7 +42,10 @@ def regrid(volume: Volume, grid: Grid) -> tuple[Volume, BoolArray]:
             out[inside, k] = _interpolated(data, [p[inside] for p in position])
             covered[:, :, k] = inside
     if not covered.any():
-        raise GeometryError(f"{volume.name} and the DWI do not overlap in space: two patients?")
+        raise GeometryError(
+            f"{volume.name} and the DWI do not overlap in space: are they of one session?",
+            code="E-GRID-OVERLAP",
+        )
     return Volume(out, grid, volume.name), covered
 
 

@@ -105,7 +105,10 @@ class SliceGeometry:
         axes, flips = axial_axes(grid)
         inside = oriented(brain, axes, flips)
         if not inside.any():
-            raise VolumeError("no brain was found in the volume: give its mask with --brain-mask")
+            raise VolumeError(
+                "no brain was found in the volume: give its mask with --brain-mask",
+                code="E-BRAIN-NONE",
+            )
         occupied = inside.sum(axis=2)
         spacing = grid.spacing
         pairs = []
@@ -231,7 +234,11 @@ def tissue_median(volume: Volume, brain: BoolArray) -> float:
     values = volume.data[brain]
     quartile = np.percentile(values, 75) if values.size else 0.0
     if not quartile > 0:
-        raise VolumeError(f"{volume.name}: the brain is dark, most of its voxels are not positive")
+        raise VolumeError(
+            f"{volume.name}: the brain is dark, most of its voxels are not positive; give an image "
+            "with positive intensities",
+            code="E-BRAIN-NONE",
+        )
     return float(np.median(values[values > _TISSUE_FLOOR * quartile]))
 
 
@@ -267,7 +274,9 @@ def to_batches(
         images = np.empty((len(z), len(channels), spec.size, spec.size), np.float32)
         inside = geometry.oriented(brain)[:, :, z]
         for channel, (volume, scale) in enumerate(zip(channels, scales, strict=True)):
-            planes = geometry.oriented(volume.data)[:, :, z] * np.float32(scale)
+            # What overflows is brighter than the ceiling, and cut off there.
+            with np.errstate(over="ignore"):
+                planes = geometry.oriented(volume.data)[:, :, z] * np.float32(scale)
             planes = np.where(inside, np.clip(planes, 0.0, 1.0), np.float32(0.0))
             images[:, channel] = geometry.to_pixels(planes)
         yield SliceBatch(images, z)

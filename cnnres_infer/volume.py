@@ -1,42 +1,49 @@
-"""Volumes on their grids: reading and atomic writing of NIfTI files."""
+"""Volumes on their grids: from verified NIfTI files, and to NIfTI files written atomically."""
 
 import gzip
-import zlib
+import io
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnnres_infer.atomic import write_all
+from cnnres_infer.bvalues import choose_volumes
+from cnnres_infer.codes import Notice
 from cnnres_infer.errors import GeometryError, VolumeError
+from cnnres_infer.limits import DEFAULT_LIMITS, Limits
+from cnnres_infer.nifti_header import TRANSFORM_FIELDS, Fields, Header, check_units
+from cnnres_infer.nifti_stream import read_verified, volume_name
+from cnnres_infer.placement import FARTHEST_MM, Affine, is_sheared, place
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image
 
-FloatArray = NDArray[np.float32]
-Affine = NDArray[np.float64]
+__all__ = [
+    "Affine",
+    "FloatArray",
+    "Grid",
+    "Probabilities",
+    "Volume",
+    "load_volume",
+    "save_volume",
+    "volume_bytes",
+    "volume_from_array",
+    "volume_from_image",
+    "volume_name",
+]
 
-SUFFIXES = (".nii.gz", ".nii")
-_TRANSFORM_FIELDS = (
-    "pixdim",
-    "xyzt_units",
-    "qform_code",
-    "sform_code",
-    "quatern_b",
-    "quatern_c",
-    "quatern_d",
-    "qoffset_x",
-    "qoffset_y",
-    "qoffset_z",
-    "srow_x",
-    "srow_y",
-    "srow_z",
-)
-_MAX_BYTES = 4 << 30
-_NIFTI2_SIZES = ((540).to_bytes(4, "little"), (540).to_bytes(4, "big"))
-_NEGLIGIBLE_SHEAR = 1e-3
+FloatArray = NDArray[np.float32]
+
+# Beyond these no scanner makes an image of a head.
+_SMALLEST_MM, _LARGEST_MM = 0.01, 100.0
+
+# Beyond these, sums and ratios of voxels leave what 32 bits hold.
+_SMALLEST, _LARGEST = 1e-30, 1e30
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,15 +64,23 @@ class Grid:
 
     shape: tuple[int, int, int]
     affine: Affine
-    transforms: dict[str, NDArray[np.generic]] = field(default_factory=dict, repr=False)
+    transforms: Fields = field(default_factory=dict, repr=False)
 
+    @np.errstate(all="ignore")
     def __post_init__(self) -> None:
         affine = np.array(self.affine, np.float64)
-        if affine.shape != (4, 4) or not np.isfinite(affine).all():
-            raise GeometryError("the affine is not a 4 x 4 matrix of finite numbers")
+        if affine.shape != (4, 4) or not (np.abs(affine) < FARTHEST_MM).all():
+            raise GeometryError("the affine is not a 4 x 4 matrix of finite numbers in mm")
         if not np.linalg.norm(affine[:3, :3], axis=0).all() or not np.linalg.det(affine[:3, :3]):
             raise GeometryError(
                 "the affine is singular: the volume has no extent in some direction"
+            )
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        if not ((spacing >= _SMALLEST_MM) & (spacing <= _LARGEST_MM)).all():
+            raise GeometryError(
+                "voxels of " + " x ".join(f"{step:.3g}" for step in spacing) + " mm are no image "
+                "of a head; correct the header or the affine",
+                code="E-GRID-SPACING",
             )
         affine.setflags(write=False)
         object.__setattr__(self, "affine", affine)
@@ -111,7 +126,7 @@ class Volume:
     data: FloatArray
     grid: Grid
     name: str = "volume"
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Notice, ...] = ()
 
     def __post_init__(self) -> None:
         if self.data.shape != self.grid.shape:
@@ -142,25 +157,22 @@ class Probabilities:
         self.data.setflags(write=False)
 
 
-def volume_name(path: Path) -> str:
-    """File name without its NIfTI suffix.
+def load_volume(
+    path: Path | str, limits: Limits = DEFAULT_LIMITS, affine: Affine | None = None
+) -> Volume:
+    """Read a NIfTI file, compressed or not, that holds one 3-D volume.
 
-    Raises
-    ------
-    VolumeError
-        If the suffix is not one of NIfTI's.
-    """
-    for suffix in SUFFIXES:
-        if path.name.lower().endswith(suffix) and len(path.name) > len(suffix):
-            return path.name[: -len(suffix)]
-    raise VolumeError(f"{path}: not a NIfTI file name; give a file that ends in .nii or .nii.gz")
+    The file is inflated to its end and verified before any of it is used (see
+    `cnnres_infer.nifti_stream`). Of several volumes the diffusion-weighted one
+    is chosen by the ``.bval`` file (see `cnnres_infer.bvalues`).
 
-
-def load_volume(path: Path | str) -> Volume:
-    """Read a 3-D NIfTI file, compressed or not.
-
-    A compressed file is inflated to its end, so that a damaged one is refused
-    and not read as far as it goes.
+    Parameters
+    ----------
+    limits
+        What the file may hold at most.
+    affine
+        (4, 4), voxels to mm in RAS+, for a file that does not say where it
+        lies (sform and qform codes 0); otherwise of no effect.
 
     Raises
     ------
@@ -168,13 +180,25 @@ def load_volume(path: Path | str) -> Volume:
         If the file cannot be read, is damaged, or is no 3-D image of numbers.
     GeometryError
         If its header does not say where the voxels lie.
+    LimitError
+        If it holds or claims more than the limits.
     """
     path = Path(path)
-    name = volume_name(path)
-    return volume_from_image(_parse(path, _read(path)), name)
+    stream = read_verified(path, limits)
+    header = stream.header
+    chosen: tuple[int, ...] = (0,)
+    notices = header.notices
+    if header.volumes > 1:
+        chosen, notice = choose_volumes(path, header.volumes)
+        notices += (notice,)
+    grid, odd = _grid(header.transforms, header.shape, str(path), affine)
+    data = _stored_voxels(stream.content, header, chosen)
+    return volume_from_array(data, grid, volume_name(path), notices + odd)
 
 
-def volume_from_image(image: "Nifti1Image", name: str = "volume") -> Volume:
+def volume_from_image(
+    image: "Nifti1Image", name: str = "volume", affine: Affine | None = None
+) -> Volume:
     """Take over a nibabel image; see `load_volume`."""
     header = getattr(image, "header", None)
     if header is None or "sform_code" not in header:
@@ -184,32 +208,25 @@ def volume_from_image(image: "Nifti1Image", name: str = "volume") -> Volume:
         shape = shape[:3]
     if len(shape) != 3:
         raise VolumeError(f"{name}: an image of {len(shape)} dimensions; give a single 3-D volume")
-    if not all(shape):
-        raise VolumeError(f"{name}: the image is empty (shape {shape})")
-    if not header["sform_code"] and not header["qform_code"]:
-        raise GeometryError(
-            f"{name}: the header does not say where the volume lies (sform and qform codes are 0); "
-            "write a valid sform, or pass array and affine in Python"
-        )
-    units = header.get_xyzt_units()[0]
-    if units not in ("mm", "unknown"):
-        raise GeometryError(f"{name}: the header gives lengths in {units}s; convert it to mm")
-    transforms = {key: np.array(header[key]) for key in _TRANSFORM_FIELDS}
-    try:
-        grid = Grid((shape[0], shape[1], shape[2]), image.affine, transforms)
-    except GeometryError as error:
-        raise GeometryError(f"{name}: {error}") from error
+    check_units(int(header["xyzt_units"]), name)
     if image.get_data_dtype().names:
         raise VolumeError(f"{name}: voxels of type {image.get_data_dtype()}; one number is needed")
+    fields = {key: np.array(header[key]) for key in TRANSFORM_FIELDS}
+    grid, odd = _grid(fields, (shape[0], shape[1], shape[2]), name, affine)
+    if grid.transforms and not np.allclose(image.affine, grid.affine, atol=1e-3):
+        raise GeometryError(f"{name}: its affine is not that of its header: call update_header()")
     try:
         data = np.asanyarray(image.dataobj).reshape(shape)
     except (ValueError, OverflowError, EOFError, OSError) as error:
         raise VolumeError(f"{name}: the voxels cannot be read ({error})") from error
-    return volume_from_array(data, grid, name)
+    return volume_from_array(data, grid, name, odd)
 
 
 def volume_from_array(
-    data: NDArray[np.generic], grid: Grid | NDArray[np.generic], name: str = "volume"
+    data: NDArray[Any],
+    grid: Grid | NDArray[Any],
+    name: str = "volume",
+    warnings: tuple[Notice, ...] = (),
 ) -> Volume:
     """Take over an array (X, Y, Z) with its grid, or with its RAS+ affine in mm (4, 4).
 
@@ -227,14 +244,26 @@ def volume_from_array(
     if not isinstance(grid, Grid):
         shape = (int(data.shape[0]), int(data.shape[1]), int(data.shape[2]))
         grid = Grid(shape, np.asarray(grid, np.float64))
-    values = np.array(data, np.float32, order="K")
-    warnings: tuple[str, ...] = ()
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = np.array(data, np.float32, order="K")
     lost = ~np.isfinite(values)
+    overflown = bool(np.isfinite(data[lost]).any())
     if lost.any():
         values[lost] = 0.0
-        warnings = (f"{np.count_nonzero(lost)} voxels are not finite and were taken as zero",)
+        text = f"{np.count_nonzero(lost)} voxels are not finite and were taken as zero"
+        warnings += (Notice("W-VOXELS-LOST", text),)
+    largest = float(np.abs(values).max(initial=0.0))
+    if overflown or largest > _LARGEST or 0 < largest < _SMALLEST:
+        raise VolumeError(
+            f"{name}: values up to {largest:.2g}, which are no intensities; correct the scale "
+            "factor",
+            code="E-VOXELS-RANGE",
+        )
     if values.size == 0 or values.min() == values.max():
-        raise VolumeError(f"{name}: all voxels are the same or not finite; there is no image in it")
+        raise VolumeError(
+            f"{name}: all voxels are the same or not finite; there is no image in it",
+            code="E-VOXELS-EMPTY",
+        )
     return Volume(values, grid, name, warnings)
 
 
@@ -259,10 +288,10 @@ def volume_bytes(data: NDArray[np.generic], grid: Grid, *, compressed: bool = Tr
     import nibabel
 
     wide = grid.transforms and grid.transforms["srow_x"].dtype.itemsize == 8
-    kind = nibabel.Nifti2Image if wide else nibabel.Nifti1Image
-    header = kind.header_class()
+    header = (nibabel.Nifti2Header if wide else nibabel.Nifti1Header)()
     header.set_data_dtype(data.dtype)
     header.set_data_shape(data.shape)
+    header["vox_offset"] = header.single_vox_offset
     if grid.transforms:
         for key, value in grid.transforms.items():
             header[key] = value
@@ -270,55 +299,41 @@ def volume_bytes(data: NDArray[np.generic], grid: Grid, *, compressed: bool = Tr
         header.set_xyzt_units("mm")
         header.set_sform(grid.affine, code="scanner")
         header.set_zooms(grid.spacing)
-        if not _sheared(grid.affine):
+        if not is_sheared(grid.affine):
             header.set_qform(grid.affine, code="scanner")
-    content: bytes = kind(data, None, header).to_bytes()
+    # Not by nibabel's images, which mend odd transforms that are to be repeated.
+    voxels = data.astype(header.get_data_dtype(), copy=False).tobytes(order="F")
+    content: bytes = header.binaryblock.ljust(header.single_vox_offset, b"\0") + voxels
     return gzip.compress(content, compresslevel=4, mtime=0) if compressed else content
 
 
-def _sheared(affine: Affine) -> bool:
-    cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    return bool(abs(cosines.T @ cosines - np.eye(3)).max() > _NEGLIGIBLE_SHEAR)
-
-
-def _read(path: Path) -> bytes:
+def _grid(
+    fields: Fields, shape: tuple[int, int, int], name: str, affine: Affine | None
+) -> tuple[Grid, tuple[Notice, ...]]:
+    """Grid of a header; it repeats the header's transforms unless these say nothing."""
+    placed, notices = place(fields, shape, name, affine)
+    says = fields["sform_code"] or fields["qform_code"]
     try:
-        if not path.name.lower().endswith(".gz"):
-            if path.stat().st_size > _MAX_BYTES:
-                raise VolumeError(f"{path}: larger than {_MAX_BYTES >> 30} GiB")
-            return path.read_bytes()
-        with gzip.open(path) as stream:
-            content = stream.read(_MAX_BYTES + 1)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise VolumeError(f"{path}: damaged ({error}); copy it again from its source") from error
-    except OSError as error:
-        raise VolumeError(f"{path}: {error.strerror or error}") from error
-    if len(content) > _MAX_BYTES:
-        raise VolumeError(f"{path}: inflates to more than {_MAX_BYTES >> 30} GiB")
-    return content
+        return Grid(shape, placed, fields if says else {}), notices
+    except GeometryError as error:
+        raise GeometryError(f"{name}: {error}", code=error.code) from error
 
 
-def _parse(path: Path, content: bytes) -> "Nifti1Image":
-    import nibabel
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
-    from nibabel.wrapstruct import WrapStructError
-
-    kind = nibabel.Nifti2Image if content[:4] in _NIFTI2_SIZES else nibabel.Nifti1Image
-    try:
-        image = kind.from_bytes(content)
-        expected = int(image.dataobj.offset) + image.get_data_dtype().itemsize * int(
-            np.prod(image.shape, dtype=object)
-        )
-    except (
-        ImageFileError,
-        HeaderDataError,
-        WrapStructError,
-        ValueError,
-        OverflowError,
-        EOFError,
-    ) as error:
-        raise VolumeError(f"{path}: not a readable NIfTI file ({error})") from error
-    if len(content) < expected:
-        raise VolumeError(f"{path}: {expected - len(content)} bytes of voxels are missing")
-    return image
+def _stored_voxels(content: io.BytesIO, header: Header, chosen: Sequence[int]) -> NDArray[Any]:
+    """Voxels (X, Y, Z) of a volume of a verified file, or the mean of several, scaled."""
+    count = math.prod(header.shape)
+    volumes = []
+    for index in chosen:
+        start = header.offset + index * count * header.dtype.itemsize
+        with content.getbuffer() as raw:
+            stored = np.frombuffer(raw, header.dtype, count, start).copy()
+        volumes.append(stored.reshape(header.shape, order="F"))
+    values: NDArray[Any] = volumes[0]
+    if len(volumes) > 1:
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = np.asarray(np.mean(volumes, axis=0, dtype=np.float64))
+    if header.scale is not None:
+        slope, intercept = header.scale
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = np.asarray(values.astype(np.float64) * slope + intercept)
+    return values

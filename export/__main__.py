@@ -112,6 +112,27 @@ def parity_command(
         raise VerificationError(f"disagrees with PyTorch: {names}")
 
 
+@app.command()
+def keygen(
+    key: Annotated[Path, typer.Argument(help="File of the private key to write; KEY.pub beside.")],
+) -> None:
+    """Make a key to sign bundles with."""
+    from export.signing import make_key
+
+    typer.echo(f"wrote {key} (keep it secret) and {make_key(key)} (trust this)")
+
+
+@app.command()
+def sign(
+    folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle.")],
+    key: Annotated[Path, typer.Option(help="File of the private key.")],
+) -> None:
+    """Sign a bundle, after a check of all its hashes."""
+    from export.signing import sign_bundle
+
+    typer.echo(f"wrote {sign_bundle(folder, key)}")
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())

@@ -16,6 +16,7 @@ from cnnres_infer.bundle import FORMAT, MANIFEST, REFERENCE, ModelSpec
 from cnnres_infer.engines import run_all
 from cnnres_infer.engines.ort import OrtEngine
 from cnnres_infer.errors import VerificationError
+from cnnres_infer.signature import SIGNATURE
 from cnnres_infer.volume import FloatArray
 from export.model_card import CARD, model_card
 from export.onnx_model import variants
@@ -83,7 +84,11 @@ def write_bundle(
 
 
 def seal(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write ``MODEL_CARD.md`` and ``model.json`` with the hash of every other file."""
+    """Write ``MODEL_CARD.md`` and ``model.json`` with the hash of every other file.
+
+    A signature of what stood before goes.
+    """
+    (folder / SIGNATURE).unlink(missing_ok=True)
     (folder / CARD).write_text(model_card(manifest), encoding="utf-8")
     manifest["sha256"] = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()

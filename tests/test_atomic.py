@@ -2,10 +2,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cnnres_infer.atomic import write_all
+from cnnres_infer import atomic
+from cnnres_infer.atomic import check_free, exclusive, write_all
 from cnnres_infer.errors import OutputError, OutputExistsError
 
 
@@ -36,10 +38,10 @@ def test_another_process_that_is_faster_wins(
 ) -> None:
     link = os.link
 
-    def slow_link(source: Path, target: Path) -> None:
+    def slow_link(source: str, target: Path, **options: Any) -> None:
         if target.name == "b":
             target.write_text("theirs")
-        link(source, target)
+        link(source, target, **options)
 
     monkeypatch.setattr(os, "link", slow_link)
     with pytest.raises(OutputExistsError):
@@ -48,25 +50,24 @@ def test_another_process_that_is_faster_wins(
     assert (tmp_path / "b").read_text() == "theirs"
 
 
-def test_a_disk_that_fills_up_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write, calls = Path.write_bytes, []
-
-    def full(path: Path, content: bytes) -> int:
-        calls.append(path)
-        if len(calls) == 2:
-            write(path, content[:1])
-            raise OSError(28, "No space left on device")
-        return write(path, content)
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OutputError, match="No space left"):
-        write_all({tmp_path / "a": b"11", tmp_path / "b": b"22"})
+@pytest.mark.parametrize("nameless", [True, False])
+def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path, nameless: bool) -> None:
+    code = (
+        "import resource, sys; from pathlib import Path; from cnnres_infer import atomic\n"
+        "atomic._NAMELESS = atomic._NAMELESS if sys.argv[2] == 'True' else 0\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
+        "folder = Path(sys.argv[1])\n"
+        "atomic.write_all({folder / 'a': b'1', folder / 'b': bytes(10_000)})"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(nameless)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert "OutputError" in done.stderr
+    assert "cannot be written (File too large)" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
 def test_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atomic, "_NAMELESS", 0)
     monkeypatch.setattr(os, "link", refuse(1))
     write_all({tmp_path / "a": b"1"})
     assert (tmp_path / "a").read_bytes() == b"1"
@@ -89,12 +90,50 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         write_all({tmp_path / "file" / "a": b"1"})
 
 
-def test_a_killed_writer_leaves_no_output(tmp_path: Path) -> None:
-    code = (
-        "import os, sys; from pathlib import Path; from cnnres_infer.atomic import write_all\n"
-        "Path.chmod = lambda *_: os.kill(os.getpid(), 9)\n"
-        "write_all({Path(sys.argv[1]): b'content'})"
-    )
-    run = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], check=False)
+KILLED = (
+    "import os, sys; from pathlib import Path; from cnnres_infer import atomic\n"
+    "atomic._NAMELESS = atomic._NAMELESS if sys.argv[2] == 'True' else 0\n"
+    "atomic._Staged.fill = lambda *_: os.kill(os.getpid(), 9)\n"
+    "atomic.write_all({Path(sys.argv[1]): b'content'})"
+)
+
+
+def killed_writer(path: Path, nameless: bool) -> None:
+    run = subprocess.run([sys.executable, "-c", KILLED, str(path), str(nameless)], check=False)
     assert run.returncode == -9
-    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.skipif(not atomic._NAMELESS, reason="this system has no nameless files")
+def test_a_killed_writer_leaves_nothing(tmp_path: Path) -> None:
+    killed_writer(tmp_path / "a", nameless=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_run(tmp_path: Path) -> None:
+    killed_writer(tmp_path / "a", nameless=False)
+    (left,) = tmp_path.iterdir()
+    assert left.name.endswith(".part")
+    with exclusive(tmp_path):
+        write_all({tmp_path / "a": b"1"})
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("nameless", [True, False])
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_permissions_are_those_of_the_umask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nameless: bool, overwrite: bool
+) -> None:
+    if not nameless:
+        monkeypatch.setattr(atomic, "_NAMELESS", 0)
+    before = os.umask(0o027)
+    try:
+        write_all({tmp_path / "a": b"1"}, overwrite)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_name_that_is_too_long_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="too long"):
+        check_free([tmp_path / ("a" * 300)], overwrite=False)

@@ -77,7 +77,8 @@ def test_auto_says_what_it_passed_over(bundle: Bundle) -> None:
     assert (crashing.backend, crashing.reason) == ("crashing", "out of memory")
     assert crashing.expected
     (warning,) = choice.warnings
-    assert "crashing fp32 should run here" in warning
+    assert warning.code == "W-BACKEND-PASSED"
+    assert "crashing fp32 should run here" in warning.text
 
 
 @pytest.mark.usefixtures("others")
@@ -122,7 +123,7 @@ def test_a_precision_that_fails_its_check_is_passed_over_aloud(broken_int8_bundl
     assert result.provenance.verification.passed
     (passed,) = [each for each in result.provenance.passed_over if each.expected]
     assert (passed.backend, passed.precision, passed.expected) == ("ort", "int8", True)
-    assert any("int8 should run here but was passed over" in each for each in result.warnings)
+    assert any("int8 should run here but was passed over" in str(each) for each in result.warnings)
 
 
 def test_named_and_strict_refuse_it(broken_int8_bundle: Path) -> None:
@@ -155,7 +156,7 @@ def volume(tmp_path: Path) -> Path:
 def test_the_command_reports_what_it_passed_over(volume: Path, broken_int8_bundle: Path) -> None:
     done = run(volume, "--bundle", broken_int8_bundle)
     assert done.returncode == 0, done.stderr
-    assert "warning: ort int8 should run here but was passed over" in done.stdout
+    assert "W-BACKEND-PASSED: ort int8 should run here but was passed over" in done.stdout
     report = json.loads((volume.parent / "dwi_report.json").read_text())
     assert report["engine"]["precision"] == "fp32"
     expected = [each for each in report["passed_over"] if each["expected"]]
@@ -215,4 +216,6 @@ def test_a_cache_that_cannot_be_written_is_a_warning(
     assert "self-check could not be kept" in done.stdout
     report = json.loads((volume.parent / "dwi_report.json").read_text())
     assert report["verification"]["cached"] is False
-    assert any("could not be kept" in warning for warning in report["warnings"])
+    (warning,) = report["warnings"]
+    assert warning["code"] == "W-CHECK-UNSAVED"
+    assert "could not be kept" in warning["text"]

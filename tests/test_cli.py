@@ -103,7 +103,9 @@ def test_several_volumes_of_which_one_is_bad(
     assert first["status"] == "failed"
     assert first["error"]["exit_status"] == 3
     assert second["status"] == "done"
-    assert not list((tmp_path / "out").glob("bad*"))
+    (left,) = (tmp_path / "out").glob("bad*")
+    assert json.loads(left.read_text())["error"] == first["error"]
+    assert first["error"]["code"] == "E-NIFTI-TRUNCATED"
     assert (tmp_path / "out" / "sub 01_dwi_lesion_mask.nii.gz").exists()
 
 

@@ -20,9 +20,9 @@ def result(bright_bundle: Path) -> Result:
 def test_all_outputs_are_written(result: Result, tmp_path: Path) -> None:
     saved = result.save(tmp_path / "new", probabilities=True)
     assert [path.name for path in saved.all()] == [
+        "blob_report.json",
         "blob_lesion_prob.nii.gz",
         "blob_overlay.png",
-        "blob_report.json",
         "blob_lesion_mask.nii.gz",
     ]
     assert {path.name for path in (tmp_path / "new").iterdir()} == {p.name for p in saved.all()}

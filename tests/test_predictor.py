@@ -67,7 +67,7 @@ def test_an_empty_mask_is_warned_about(predictor: Predictor) -> None:
     volume, _ = blob_volume(radius_mm=0.1)
     result = predictor.predict(volume)
     assert not result.mask.data.any()
-    assert any("no lesion" in warning for warning in result.warnings)
+    assert any("no lesion" in str(warning) for warning in result.warnings)
 
 
 def test_a_brain_larger_than_the_images_is_warned_about(predictor: Predictor) -> None:
@@ -75,7 +75,7 @@ def test_a_brain_larger_than_the_images_is_warned_about(predictor: Predictor) ->
     affine = oriented_affine((0, 1, 2), (-1, 1, 1), (2.5, 2.5, 5.0), shape=shape)
     volume, _ = blob_volume(shape, affine)
     wide = Volume(volume.data, type(volume.grid)(shape, affine * [[1.6], [1.6], [1], [1]]))
-    assert any("field of view" in warning for warning in predictor.predict(wide).warnings)
+    assert any("field of view" in str(warning) for warning in predictor.predict(wide).warnings)
 
 
 def test_flair_on_another_grid_has_its_say(make_bundle: BundleMaker) -> None:
@@ -89,7 +89,7 @@ def test_flair_on_another_grid_has_its_say(make_bundle: BundleMaker) -> None:
         result = predictor.predict(dwi, flair=flair)
     assert dice(result.mask.data > 0, ball) > 0.7
     assert result.mask.grid is dwi.grid
-    assert any("resampled" in warning for warning in result.warnings)
+    assert any("resampled" in str(warning) for warning in result.warnings)
     never = make_bundle(fusion={"rule": "dwi", "dwi_weight": 1.0})
     with Predictor.load(never) as predictor:
         assert not predictor.predict(dwi, flair=flair).mask.data.any()
@@ -102,7 +102,7 @@ def test_where_there_is_no_flair_the_dwi_decides(make_bundle: BundleMaker) -> No
     with Predictor.load(make_bundle(fusion={"rule": "mean", "dwi_weight": 0.0})) as predictor:
         result = predictor.predict(dwi, flair=low)
     assert dice(result.mask.data[:, :, 10:] > 0, ball[:, :, 10:]) > 0.85
-    assert any("has no FLAIR" in warning for warning in result.warnings)
+    assert any("has no FLAIR" in str(warning) for warning in result.warnings)
 
 
 def test_a_network_of_two_channels(make_bundle: BundleMaker) -> None:

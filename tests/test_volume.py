@@ -170,7 +170,7 @@ def test_missing_and_folder(tmp_path: Path) -> None:
 def test_other_than_three_dimensions_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     image = nibabel.Nifti1Image(np.zeros(shape, np.int16), np.eye(4))
     nibabel.save(image, tmp_path / "a.nii")
-    with pytest.raises(VolumeError, match="dimensions"):
+    with pytest.raises(VolumeError, match=r"dimensions|volumes"):
         load_volume(tmp_path / "a.nii")
 
 
@@ -189,12 +189,12 @@ def test_a_header_without_place_is_refused(tmp_path: Path) -> None:
         load_volume(tmp_path / "a.nii")
 
 
-@pytest.mark.parametrize("unit", ["meter", "micron"])
-def test_other_units_than_mm_are_refused(tmp_path: Path, unit: str) -> None:
+@pytest.mark.parametrize(("unit", "named"), [("meter", "metres"), ("micron", "micrometres")])
+def test_other_units_than_mm_are_refused(tmp_path: Path, unit: str, named: str) -> None:
     image = nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4))
     image.header.set_xyzt_units(unit)
     nibabel.save(image, tmp_path / "a.nii")
-    with pytest.raises(GeometryError, match=unit):
+    with pytest.raises(GeometryError, match=named):
         load_volume(tmp_path / "a.nii")
 
 
@@ -230,7 +230,7 @@ def test_constant_and_lost_voxels() -> None:
     data[0, 0, :2] = np.nan, np.inf
     volume = volume_from_array(data, np.eye(4))
     assert np.isfinite(volume.data).all()
-    assert "2 voxels" in volume.warnings[0]
+    assert "2 voxels" in str(volume.warnings[0])
     assert np.isnan(data[0, 0, 0])
 
 

@@ -230,8 +230,9 @@ def test_other_slices_fail(volume: Path, reference: Path, bright_bundle: Path) -
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ReferenceFileError, match="No such file"):
+    with pytest.raises(ReferenceFileError, match="No such file") as caught:
         VolumeReference.load(tmp_path / "none.npz")
+    assert caught.value.code == "E-REFERENCE"
 
 
 @given(st.data())

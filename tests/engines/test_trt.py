@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cnnres_infer.bundle import Bundle
+from cnnres_infer.choice import Choice
 from cnnres_infer.engines import open_engine, plans, probe
 from cnnres_infer.engines.trt_plan import open_store
 from cnnres_infer.errors import (
@@ -38,7 +39,7 @@ def test_auto_takes_it_and_checks_it(fake_machine: FakeMachine, bright_bundle: P
     assert result.provenance.engine.provider == "tensorrt on NVIDIA Fake 3060 (SM 86, 12 GB)"
     assert result.provenance.verification is not None
     assert result.provenance.verification.passed
-    assert not any("built anew" in warning for warning in result.warnings)
+    assert not any("built anew" in str(each) for each in result.warnings)
     found = result.mask.data.astype(bool)
     assert 2 * (found & ball).sum() / (found.sum() + ball.sum()) > 0.9
     assert fake_machine.cuda.leaks == 0
@@ -52,7 +53,7 @@ def test_one_that_disagrees_with_the_network_is_not_used(
     with Predictor.load(bright_bundle) as predictor:
         assert predictor.engine.describe().backend == "ort"
         (warning,) = predictor.choice.warnings
-    assert "tensorrt fp32 should run here but was passed over" in warning
+    assert "tensorrt fp32 should run here but was passed over" in warning.text
     with pytest.raises(VerificationError, match="disagrees with the network"):
         Predictor.load(bright_bundle, strict_backend=True)
     assert fake_machine.cuda.leaks == 0
@@ -93,7 +94,7 @@ def test_a_full_disk_is_no_reason_to_stop(
     monkeypatch.setattr(plans, "write_all", full)
     with Predictor.load(bright_bundle) as predictor:
         assert predictor.engine.describe().backend == "ort"
-        assert any("no space left" in warning for warning in predictor.choice.warnings)
+        assert any("no space left" in str(each) for each in predictor.choice.warnings)
 
 
 def test_full_memory_is_in_the_report(fake_machine: FakeMachine, bright_bundle: Path) -> None:
@@ -102,8 +103,9 @@ def test_full_memory_is_in_the_report(fake_machine: FakeMachine, bright_bundle: 
     images = np.random.default_rng(0).random((20, 1, 160, 160), np.float32)
     with open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32") as engine:
         engine.run(images)
-        (warning,) = engine.describe().warnings
-    assert warning.endswith("going on with 8 slices at once")
+        (warning,) = Choice(engine).warnings
+    assert warning.code == "W-ENGINE"
+    assert warning.text.endswith("going on with 8 slices at once")
 
 
 def test_a_plan_that_is_refused_leaves_nothing(

@@ -97,8 +97,9 @@ def test_a_wrong_export_writes_nothing(
     checkpoint: Path, about: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bundle_writer, "_computed", lambda _model, images: images[:, :1] * 0 + 2)
-    with pytest.raises(VerificationError, match="fp32"):
+    with pytest.raises(VerificationError, match="fp32") as caught:
         write_bundle(load_checkpoint(checkpoint), ModelSpec.from_json(about), about, tmp_path / "b")
+    assert caught.value.code == "E-VERIFY"
     assert not list(tmp_path.iterdir())
 
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from cnnres_infer.bundle import Bundle
+from cnnres_infer.errors import BundleError
 from cnnres_infer.verify import load_reference
+from export.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,3 +67,9 @@ def test_errors_are_one_line(tmp_path: Path, checkpoint: str) -> None:
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_that_cannot_be_used_has_its_code(tmp_path: Path) -> None:
+    with pytest.raises(BundleError) as caught:
+        load_checkpoint(tmp_path / "none.safetensors", 1e-3)
+    assert caught.value.code == "E-BUNDLE"

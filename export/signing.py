@@ -1,0 +1,69 @@
+"""Making keys and signing bundles with them."""
+
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from cnnres_infer.atomic import write_all
+from cnnres_infer.bundle import MANIFEST, Bundle
+from cnnres_infer.errors import UsageError
+from cnnres_infer.signature import SIGNATURE
+
+PUBLIC_SUFFIX = ".pub"
+
+
+def make_key(path: Path) -> Path:
+    """Write a new private key, for its owner alone to read, and the public key beside it.
+
+    Returns
+    -------
+    Path
+        Of the public key.
+
+    Raises
+    ------
+    OutputExistsError
+        If one of the two stands.
+    """
+    key = Ed25519PrivateKey.generate()
+    public = path.with_name(path.name + PUBLIC_SUFFIX)
+    private_pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    public_pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    write_all({public: public_pem, path: private_pem}, private=[path])
+    return public
+
+
+def sign_bundle(folder: Path, key: Path) -> Path:
+    """Check every file of a bundle against its hash, and sign its ``model.json``.
+
+    Returns
+    -------
+    Path
+        Of the signature; a former one is replaced.
+
+    Raises
+    ------
+    BundleError
+        If the bundle is incomplete or was altered.
+    UsageError
+        If there is no private key in `key`.
+    """
+    bundle = Bundle.open(folder)
+    for name in bundle.sha256:
+        bundle.read(name)
+    try:
+        private = load_pem_private_key(key.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"{key}: no private key in PEM ({error})") from error
+    if not isinstance(private, Ed25519PrivateKey):
+        raise UsageError(f"{key}: not an Ed25519 key; make one with: python -m export keygen")
+    path = folder / SIGNATURE
+    write_all({path: private.sign((folder / MANIFEST).read_bytes())}, overwrite=True)
+    return path

@@ -1,0 +1,66 @@
+"""Every code has a test and an entry in docs/errors.md, and nothing else is raised."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cnnres_infer.codes import ERRORS, WARNINGS
+from cnnres_infer.errors import CnnresError
+from tests.conftest import BundleMaker
+from tests.faults.files import REFUSED, WARNED
+from tests.faults.situations import ELSEWHERE, NOTED, RAISED, Scene
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+CODE = re.compile(r"[EW](?:-[A-Z]+)+(?=[`\"])")
+
+
+@pytest.fixture
+def scene(tmp_path: Path, make_bundle: BundleMaker) -> Scene:
+    return Scene(tmp_path, make_bundle)
+
+
+@pytest.mark.parametrize("code", RAISED)
+def test_raised(scene: Scene, code: str) -> None:
+    with pytest.raises(CnnresError) as caught:
+        RAISED[code](scene)
+    assert caught.value.code == code, caught.value
+
+
+@pytest.mark.parametrize("code", NOTED)
+def test_noted(scene: Scene, code: str) -> None:
+    assert code in [notice.code for notice in NOTED[code](scene).warnings]
+
+
+@pytest.mark.parametrize("code", ELSEWHERE)
+def test_tested_elsewhere(code: str) -> None:
+    assert f'"{code}"' in (ROOT / ELSEWHERE[code]).read_text(encoding="utf-8")
+
+
+def test_every_code_has_a_test() -> None:
+    tested = {*REFUSED, *RAISED, *WARNED, *NOTED, *ELSEWHERE}
+    assert tested == {*ERRORS, *WARNINGS}
+
+
+@pytest.mark.parametrize("code", [*ERRORS, *WARNINGS])
+def test_every_code_is_explained(code: str) -> None:
+    (row,) = [line for line in PAGE.splitlines() if line.startswith(f"| `{code}` |")]
+    _, _, cause, remedy, tested, _ = (cell.strip() for cell in row.split("|"))
+    assert cause
+    assert remedy
+    assert (ROOT / tested.strip("`")).is_file()
+
+
+def test_the_page_explains_nothing_else() -> None:
+    assert set(re.findall(r"^\| `([EW]-[A-Z-]+)`", PAGE, re.MULTILINE)) == set(ERRORS) | set(
+        WARNINGS
+    )
+
+
+def test_the_source_gives_codes_of_the_table_only() -> None:
+    given = set()
+    for path in sorted((ROOT / "cnnres_infer").rglob("*.py")):
+        if path.name != "codes.py":
+            given |= set(CODE.findall(path.read_text(encoding="utf-8")))
+    assert given == set(ERRORS) | set(WARNINGS)

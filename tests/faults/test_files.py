@@ -1,0 +1,195 @@
+"""Every fault of a file: refused, warned about or accepted, as the tables of files.py say."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import nibabel
+import numpy as np
+import pytest
+
+from cnnres_infer import Predictor
+from cnnres_infer.errors import InputError
+from cnnres_infer.nifti_header import TRANSFORM_FIELDS
+from tests.faults.files import (
+    ACCEPTED,
+    DATA,
+    REFUSED,
+    SOUND,
+    WARNED,
+    Builder,
+    changed,
+    nifti,
+    series,
+    written,
+)
+
+
+def flat(table: dict[str, dict[str, Builder]]) -> list[object]:
+    return [
+        pytest.param(code, build, id=f"{code}: {label}")
+        for code, cases in table.items()
+        for label, build in cases.items()
+    ]
+
+
+def states(folder: Path) -> dict[Path, tuple[int, ...]]:
+    """What would change if somebody wrote into a folder or its files."""
+    stats = {path: path.stat() for path in (folder, *folder.iterdir())}
+    return {path: (s.st_mode, s.st_ino, s.st_size, s.st_mtime_ns) for path, s in stats.items()}
+
+
+@pytest.fixture(scope="module")
+def predictor(bright_bundle: Path) -> Predictor:
+    return Predictor.load(bright_bundle, threads=1)
+
+
+@pytest.mark.parametrize(("code", "build"), flat(REFUSED))
+def test_refused(predictor: Predictor, tmp_path: Path, code: str, build: Builder) -> None:
+    path = build(tmp_path)
+    before = states(tmp_path)
+    with pytest.raises(InputError) as caught:
+        predictor.predict(path)
+    assert caught.value.code == code, caught.value
+    assert str(path) in str(caught.value) or path.name.split(".")[0] in str(caught.value)
+    assert states(tmp_path) == before
+
+
+@pytest.mark.parametrize(("code", "build"), flat(WARNED))
+def test_warned(predictor: Predictor, tmp_path: Path, code: str, build: Builder) -> None:
+    result = predictor.predict(build(tmp_path))
+    assert code in [notice.code for notice in result.warnings]
+
+
+@pytest.mark.parametrize("build", [pytest.param(v, id=k) for k, v in ACCEPTED.items()])
+def test_accepted(predictor: Predictor, tmp_path: Path, build: Builder) -> None:
+    path = build(tmp_path)
+    result = predictor.predict(path)
+    assert result.warnings == ()
+    assert np.array_equal(result.volume.data, DATA)
+    assert result.mask.data.any()
+    assert result.save(tmp_path / "out").mask.exists()
+
+
+def test_the_command_line_says_why_and_leaves_no_mask(bright_bundle: Path, tmp_path: Path) -> None:
+    paths, expected = [], []
+    for code, cases in REFUSED.items():
+        for number, build in enumerate(cases.values()):
+            made, series = build(tmp_path), tmp_path / "a.bval"
+            path = tmp_path / made.name.replace("a", f"{code.lower()}-{number}", 1)
+            if not made.name.startswith("a.nii") or not os.path.lexists(made):
+                continue
+            made.rename(path)
+            if series.exists():
+                series.rename(tmp_path / f"{code.lower()}-{number}.bval")
+            paths.append(path)
+            expected.append(code)
+    command = [sys.executable, "-m", "cnnres_infer.cli", *map(str, paths)]
+    options = ["-o", str(tmp_path / "out"), "--json", "--bundle", str(bright_bundle)]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    entries = json.loads(done.stdout)
+    assert [entry["error"]["code"] for entry in entries] == expected
+    lines = done.stderr.splitlines()
+    assert [line.split()[1].rstrip(":") for line in lines] == expected
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    named = [p for p, code in zip(paths, expected, strict=True) if code != "E-FILE-NAME"]
+    assert left == {f"{path.name.split('.')[0]}_report.json" for path in named}
+
+
+@pytest.mark.parametrize("name", ["E-NIFTI-EXCESS", "E-LIMIT-BYTES"])
+def test_a_bomb_is_refused_in_bounded_memory(tmp_path: Path, name: str) -> None:
+    (path,) = (build(tmp_path) for label, build in REFUSED[name].items() if "bomb" in label)
+    code = (
+        "import sys; from pathlib import Path; from cnnres_infer.volume import load_volume\n"
+        "from cnnres_infer.errors import InputError; from cnnres_infer.machine import *\n"
+        "before = peak_memory_mb()\n"
+        "try: load_volume(Path(sys.argv[1]))\n"
+        "except InputError as error: print(error.code, peak_memory_mb() - before)"
+    )
+    run = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    found, grown = done.stdout.split()
+    assert found == name
+    assert float(grown) < 20
+
+
+def test_no_permission(tmp_path: Path) -> None:
+    path = written(SOUND, "a.nii")(tmp_path)
+    path.chmod(0)
+    code = (
+        "import os, sys; from pathlib import Path; from cnnres_infer import volume\n"
+        "from cnnres_infer.errors import InputError\n"
+        "os.chdir(Path(sys.argv[1]).parent)\n"
+        "if os.getuid() == 0: os.setresuid(65534, 65534, 65534)\n"
+        "try: volume.load_volume(Path('a.nii'))\n"
+        "except InputError as error: print(error.code, error)"
+    )
+    tmp_path.chmod(0o755)
+    run = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("E-FILE-ACCESS a.nii: Permission denied")
+
+
+def test_the_chosen_volume_is_the_one_that_is_segmented(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    one = predictor.predict(series(3, "0 1000 3000")(tmp_path))
+    assert np.array_equal(one.volume.data, DATA + 1)
+    assert "volume 1 was taken: b = 1000" in str(one.warnings[0])
+    several = predictor.predict(series(4, "0 1000 995 1005")(tmp_path))
+    np.testing.assert_allclose(several.volume.data, DATA + 2.0, rtol=1e-6)
+    assert "the mean of the volumes 1, 2, 3" in str(several.warnings[0])
+    scaled = predictor.predict(series(2, "0 800", scl_slope=2, scl_inter=5)(tmp_path))
+    np.testing.assert_allclose(scaled.volume.data, (DATA + 1.0) * 2 + 5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("label", ["plain", "odd pixdim", "odd qform", "qform only", "series"])
+def test_a_mask_repeats_the_transforms_as_they_stood(
+    predictor: Predictor, tmp_path: Path, wide: bool, order: Literal["<", ">"], label: str
+) -> None:
+    odd: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "odd pixdim": {"pixdim": [-1, 0, -2.5, 5, 7, 8, 9, 10]},
+        "odd qform": {"quatern_b": float("nan"), "qoffset_z": 1e9},
+        "qform only": {"sform_code": 0, "srow_y": [1, 2, 3, float("nan")]},
+        "series": {"xyzt_units": 10, "sform_code": 4, "qform_code": 3},
+    }
+    raw = nifti(wide=wide, order=order, **odd[label])
+    path = written(raw, "a.nii")(tmp_path)
+    saved = predictor.predict(path).save(tmp_path / "out")
+    kind = nibabel.nifti2 if wide else nibabel.nifti1
+    size = kind.header_dtype.itemsize
+    source = np.frombuffer(raw[:size], kind.header_dtype.newbyteorder(order))[0]
+    mask = nibabel.load(saved.mask)
+    content = gzip.decompress(saved.mask.read_bytes())
+    written_header = np.frombuffer(content[:size], kind.header_dtype)[0]
+    for field in TRANSFORM_FIELDS:
+        native = np.asarray(source[field]).astype(source[field].dtype.newbyteorder("<"))
+        assert native.tobytes() == written_header[field].tobytes(), field
+    assert mask.shape == DATA.shape
+
+
+def test_an_affine_of_the_caller_places_a_file_that_says_nothing(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    path = changed(sform_code=0, qform_code=0)(tmp_path)
+    affine = np.diag([2.5, 2.5, 5.0, 1.0])
+    result = predictor.predict(path, affine=affine)
+    assert np.array_equal(result.volume.grid.affine, affine)
+    saved = result.save(tmp_path)
+    assert np.array_equal(nibabel.load(saved.mask).affine, affine)
+
+
+def test_a_sheared_volume_is_measured_by_its_determinant(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    result = predictor.predict(changed(srow_x=[-2.5, 1.5, 0, 73.75], qform_code=0)(tmp_path))
+    voxels = int(result.mask.data.sum())
+    assert result.mask.volume_ml == pytest.approx(voxels * 2.5 * 2.5 * 5 / 1000)

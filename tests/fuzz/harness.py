@@ -1,0 +1,137 @@
+"""What must hold for any bytes: a clean refusal or a sound volume, nothing else.
+
+Run for longer with ``python tests/fuzz/run.py -max_total_time=3600``.
+"""
+
+import gzip
+import json
+import tempfile
+import warnings
+import zlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnnres_infer.bundle import DEFAULT_BUNDLE, MANIFEST, Bundle, ModelSpec
+from cnnres_infer.errors import BundleError, InputError
+from cnnres_infer.limits import Limits
+from cnnres_infer.nifti_header import TRANSFORM_FIELDS
+from cnnres_infer.onnx_guard import check_model
+from cnnres_infer.slices import axial_axes
+from cnnres_infer.volume import load_volume, volume_bytes
+from tests.conftest import bright_model
+from tests.faults.files import INF, NAN, extension, nifti
+
+LIMITS = Limits(max_voxels=1 << 14, max_bytes=1 << 18)
+PLAIN, PACKED, GZIP, ONNX, BUNDLE = range(5)
+MINIMAL = {
+    "format": 1,
+    "name": "a",
+    "version": "1",
+    "input": {
+        "channels": 1, "modalities": ["dwi"], "size": 160, "spacing_mm": 1.25, "ceiling": 2.0,
+    },
+    "fusion": {"rule": "mean", "dwi_weight": 0.5},
+    "mask": {"threshold": 0.5, "smallest_lesion_ml": 0.0},
+    "variants": {"fp32": "a.onnx"},
+    "sha256": {"a.onnx": "00"},
+}  # fmt: skip
+SMALL = np.asfortranarray(np.arange(60, dtype="<i2").reshape(3, 4, 5))
+
+
+def check(data: bytes) -> str:
+    """Read bytes as the file that their first byte says; tell what became of them."""
+    warnings.simplefilter("error")
+    kind, content = (data[0] % 5, data[1:]) if data else (PLAIN, b"")
+    if kind == ONNX:
+        return _check_model(content)
+    if kind == BUNDLE:
+        return _check_bundle(content)
+    name = "a.nii" if kind == PLAIN else "a.nii.gz"
+    if kind == PACKED:
+        content = gzip.compress(content, 0, mtime=0)
+    path = _folder() / name
+    path.write_bytes(content)
+    try:
+        volume = load_volume(path, LIMITS)
+    except InputError as error:
+        return error.code if str(error).startswith((str(path), "a")) else repr(error)
+    grid = volume.grid
+    assert volume.data.dtype == np.float32
+    assert volume.data.shape == grid.shape
+    assert np.isfinite(volume.data).all()
+    assert np.isfinite(grid.affine).all()
+    assert 0 < grid.voxel_ml < np.inf
+    axial_axes(grid)
+    path.with_name("m.nii").write_bytes(
+        volume_bytes((volume.data > volume.data.min()).astype(np.uint8), grid, compressed=False)
+    )
+    mask = load_volume(path.with_name("m.nii"), LIMITS)
+    assert np.array_equal(mask.grid.affine, grid.affine)
+    for field in TRANSFORM_FIELDS if grid.transforms else ():
+        before, after = grid.transforms[field], mask.grid.transforms[field]
+        assert before.tobytes() == after.tobytes(), field
+    return "volume"
+
+
+def seeds() -> list[bytes]:
+    """Sound files and broken ones, small, as `check` takes them."""
+    odd: list[dict[str, Any]] = [
+        {},
+        {"wide": True},
+        {"order": ">"},
+        {"wide": True, "order": ">"},
+        {"extension": extension(32)},
+        {"scl_slope": 2, "scl_inter": 3},
+        {"scl_slope": NAN},
+        {"sform_code": 0},
+        {"qform_code": 0, "srow_x": [-2.4, 0.6, 0, 3]},
+        {"quatern_b": 0.9},
+        {"pixdim": [-1, 0, -2.5, 5, 1, 1, 1, 1]},
+        {"dim": [4, 3, 4, 5, 1, 1, 1, 1]},
+        {"dim": [3, 32767, 32767, 32767, 1, 1, 1, 1]},
+        {"vox_offset": INF},
+        {"xyzt_units": 1},
+        {"datatype": 16, "bitpix": 32, "data": SMALL.astype("<f4")},
+        {"datatype": 64, "bitpix": 64, "data": SMALL.astype("<f8") * 1e300},
+        {"datatype": 1280, "bitpix": 64, "data": SMALL.astype("<u8")},
+    ]
+    files = [nifti(**{"data": SMALL, **fields}) for fields in odd]
+    packed = [gzip.compress(files[0], level, mtime=0) for level in (0, 1, 9)]
+    packed += [packed[1][:60] + gzip.compress(b""), packed[1] + gzip.compress(b""), packed[1] * 2]
+    raw = zlib.compressobj(1, wbits=31)
+    packed.append(raw.compress(files[0]) + raw.flush(zlib.Z_FULL_FLUSH))
+    return [
+        *(bytes([kind]) + file for file in files for kind in (PLAIN, PACKED)),
+        *(bytes([GZIP]) + file for file in packed),
+        bytes([ONNX]) + bright_model(),
+        bytes([BUNDLE]) + (DEFAULT_BUNDLE / MANIFEST).read_bytes()[:600] + b"}",
+        bytes([BUNDLE]) + json.dumps(MINIMAL).encode(),
+    ]
+
+
+def _check_model(content: bytes) -> str:
+    try:
+        check_model(content, "model")
+    except BundleError as error:
+        return error.code
+    return "model"
+
+
+def _check_bundle(content: bytes) -> str:
+    (_folder() / MANIFEST).write_bytes(content)
+    try:
+        bundle = Bundle.open(_folder())
+    except BundleError as error:
+        return error.code
+    assert ModelSpec.from_json(bundle.spec.to_json()) == bundle.spec
+    assert 0 < bundle.spec.slices.size <= 1024
+    return "bundle"
+
+
+@cache
+def _folder() -> Path:
+    memory = Path("/dev/shm")
+    return Path(tempfile.mkdtemp("", "cnnres-fuzz-", memory if memory.is_dir() else None))

@@ -1,0 +1,28 @@
+"""Fuzzing with atheris: ``python tests/fuzz/run.py [CORPUS] [libFuzzer's options]``."""
+
+import hashlib
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+with atheris.instrument_imports(include=["cnnres_infer"]):
+    from tests.fuzz.harness import check, seeds
+
+
+def main() -> None:
+    """Write the seeds into a corpus and fuzz."""
+    given = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+    options = [argument for argument in sys.argv[1:] if argument.startswith("-")]
+    folder = Path(given[0] if given else tempfile.mkdtemp(prefix="cnnres-corpus-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed in seeds():
+        (folder / hashlib.sha256(seed).hexdigest()[:16]).write_bytes(seed)
+    atheris.Setup([sys.argv[0], *options, str(folder)], check)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+import pytest
+
+from cnnres_infer.errors import LimitError, UsageError
+from cnnres_infer.limits import DEFAULT_LIMITS, Limits, parse_size
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("1500", 1500), ("2k", 2048), (" 3M ", 3 << 20), ("4G", 4 << 30)]
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "G", "-1", "1.5G", "1T", "1e9", "²"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(UsageError, match="no size"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize("name", ["max_voxels", "max_bytes", "max_memory", "timeout"])
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_a_limit_of_nothing_is_refused(name: str, value: float) -> None:
+    with pytest.raises(UsageError, match=name):
+        Limits(**{name: value})  # type: ignore[arg-type]
+
+
+def test_what_a_header_claims_is_compared_with_the_limits() -> None:
+    DEFAULT_LIMITS.check_header("a", 1 << 27, 1 << 30)
+    with pytest.raises(LimitError, match="--max-voxels"):
+        DEFAULT_LIMITS.check_header("a", (1 << 27) + 1, 1 << 30)
+    with pytest.raises(LimitError, match="--max-bytes"):
+        DEFAULT_LIMITS.check_header("a", 1 << 27, (1 << 30) + 1)
+    with pytest.raises(LimitError, match="--max-memory"):
+        Limits(max_memory=1 << 20).check_header("a", 1, 1)
