@@ -83,7 +83,9 @@ class OrtCudaEngine:
         probe.require()
         onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        # cuDNN's front end logs every fusion it cannot plan as an error, and takes another;
+        # what really fails is raised.
+        options.log_severity_level = 4
         # What the provider cannot run is an error, not the CPU's work.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
