@@ -57,13 +57,19 @@ class Verdict:
             ("Dice of volumes", self.volume_dice, gate.pooled),
         )
         short = [f"{name} {value:.4f} < {bound}" for name, value, bound in figures if value < bound]
+        off = self.agreement.lesion_difference
+        if off > gate.off:
+            short.append(f"probabilities of lesion pixels off by {off:.4f} > {gate.off}")
         if self.drop > LARGEST_DROP:
             short.append(f"Dice with the experts drops by {self.drop:.4f} > {LARGEST_DROP}")
         return tuple(short)
 
     def to_json(self) -> dict[str, Any]:
         """The figures, ready for JSON."""
-        kept = ("slices", "both_empty", "one_empty", "dice_min", "dice_mean", "dice_p5_large")
+        kept = (
+            *("slices", "both_empty", "one_empty"),
+            *("dice_min", "dice_mean", "dice_p5_large", "lesion_difference"),
+        )
         figures = self.agreement.to_json()
         return {
             **{key: figures[key] for key in kept},

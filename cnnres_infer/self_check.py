@@ -104,7 +104,8 @@ def self_check(engine: Engine, bundle: Bundle) -> Verification:
             f"{info.backend} ({info.provider}, {info.precision}) disagrees with the network on "
             f"this machine: mean Dice {agreement.mean:.4f} (at least {gate.mean}), 5th percentile "
             f"{agreement.tail:.4f} ({gate.tail}), all pixels {agreement.pooled:.4f} "
-            f"({gate.pooled}); name another --backend or --precision, or install the runtime again"
+            f"({gate.pooled}), probabilities off by {agreement.lesion_difference:.2g} (at most "
+            f"{gate.off}); name another --backend or --precision, or install the runtime again"
         )
     return verification
 

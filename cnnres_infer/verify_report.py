@@ -157,11 +157,12 @@ def _figures(entry: dict[str, Any]) -> Iterator[Row]:
     ):
         if key in agreement:
             yield label, f"{agreement[key]:.5f}", f"{gate[bound]}" if bound else ""
-    for label, key in (
-        ("largest difference of probability", "largest_difference"),
-        ("mean difference of probability", "mean_difference"),
+    for label, key, bound in (
+        ("mean difference of probability, lesion", "lesion_difference", "off"),
+        ("largest difference of probability", "largest_difference", None),
+        ("mean difference of probability", "mean_difference", None),
     ):
-        yield label, f"{agreement[key]:.3g}", ""
+        yield label, f"{agreement[key]:.3g}", f"at most {gate[bound]}" if bound else ""
     for label, key in (
         ("flipped pixels", "flipped_pixels"),
         ("slices: all", "slices"),
