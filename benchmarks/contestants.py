@@ -107,8 +107,8 @@ def _torch(
     bfloat16: bool = False,
 ) -> Compute:
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    if isinstance(network, nn.Module):
-        network = network.to(memory_format=layout)
+    if channels_last and isinstance(network, nn.Module):
+        network = nn.Module.to(network, memory_format=layout)  # type: ignore[call-overload]
 
     def compute(images: FloatArray) -> FloatArray:
         autocast: AbstractContextManager[object] = (
