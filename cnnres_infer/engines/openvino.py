@@ -82,7 +82,7 @@ class OpenVinoEngine:
     def open(cls, model: bytes, precision: str, threads: int) -> Self:
         probe = cls.probe()
         if not probe.usable:
-            raise BackendUnavailableError(f"{probe.reason}; mend it with: {probe.remedy}")
+            raise BackendUnavailableError(probe.reason, probe.remedy)
         hint = _HINTS[precision]
         try:
             core = _openvino().Core()
