@@ -1,26 +1,100 @@
-"""Command line of the benchmarks: ``python -m benchmarks end-to-end``."""
+"""Command line of the benchmarks: ``python -m benchmarks compare``, ``scale``, ``end-to-end``."""
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import compare as comparison
+from benchmarks import scale as scaling
+from benchmarks.charts import bar_chart
 from benchmarks.end_to_end import TORCH_PIPELINE, measure, run_torch_pipeline
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 BundleOption = Annotated[Path | None, typer.Option(help="Folder of a bundle; default: built in.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Write all figures here.")]
+ChartOption = Annotated[Path | None, typer.Option("--chart", help="Draw a chart here (PNG).")]
+BackendOption = Annotated[str, typer.Option(help="Backend.")]
+PrecisionOption = Annotated[str, typer.Option(help="Precision.")]
+
+
+@app.command("compare")
+def compare_command(
+    bundle: BundleOption = None,
+    runs: Annotated[int, typer.Option(min=1, help="Rounds; figures are medians.")] = 7,
+    json_file: JsonOption = None,
+    chart: ChartOption = None,
+) -> None:
+    """Measure the network on 60 slices: PyTorch, ONNX Runtime, all our engines, and a U-Net."""
+    figures = comparison.compare(bundle, runs)
+    columns = ("what", "seconds", "to PyTorch eager", "share of rate", "Dice", "peak MB")
+    table = Table(*columns, title=figures["machine"])
+    for name, row in figures["rows"].items():
+        table.add_row(name, *_compared(row))
+    console = Console()
+    console.print(table)
+    for name, rate in figures["giga_multiply_adds_per_second"].items():
+        console.print(f"matrix product in {name}: {rate:.0f} G multiply-adds a second")
+    _write(json_file, figures)
+    if chart is not None:
+        measured = {n: row for n, row in figures["rows"].items() if "seconds" in row}
+        bars = {name: row["seconds"] for name, row in measured.items()}
+        bar_chart(chart, f"{figures['slices']} slices, {figures['machine']}", bars, "s")
+
+
+@app.command("scale")
+def scale_command(
+    bundle: BundleOption = None,
+    backend: BackendOption = "ort",
+    precision: PrecisionOption = "fp32",
+    runs: Annotated[int, typer.Option(min=1, help="Repeats; figures are medians.")] = 3,
+    json_file: JsonOption = None,
+    chart: ChartOption = None,
+) -> None:
+    """Measure whole volumes against slices, in-plane size and threads."""
+    figures = scaling.scale(bundle, backend, precision, runs)
+    console, bars = Console(), {}
+    for title, rows in figures["tables"].items():
+        columns = ("slices", "size", "threads", "seconds", "volume MB", "peak MB")
+        table = Table(*columns, title=f"{backend} {precision}: {title}")
+        for row in rows:
+            cells = (f"{row[key]:.0f}" for key in ("volume_mb", "peak_mb"))
+            shape = (str(row[key]) for key in columns[:3])
+            table.add_row(*shape, f"{row['seconds']:.3f}", *cells)
+            name = f"{row['slices']} slices of {row['size']}², {row['threads']} threads"
+            bars[name] = row["seconds"]
+        console.print(table)
+    _write(json_file, figures)
+    if chart is not None:
+        bar_chart(chart, f"a whole volume, {backend} {precision}", bars, "s")
+
+
+def _compared(row: dict[str, Any]) -> tuple[str, ...]:
+    if "reason" in row:
+        return (row["reason"],)
+    share, dice = row.get("share_of_rate"), row.get("dice")
+    return (
+        f"{row['seconds']:.3f}",
+        f"{row['speed_up']:.2f} x",
+        "" if share is None else f"{share:.0%}",
+        "" if dice is None else f"{dice:.4f}",
+        f"{row['peak_mb']:.0f}",
+    )
+
+
+def _write(path: Path | None, figures: dict[str, Any]) -> None:
+    if path is not None:
+        path.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 @app.command()
 def end_to_end(
     bundle: BundleOption = None,
     runs: Annotated[int, typer.Option(min=1, help="Rounds; figures are medians.")] = 7,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write all figures here.")
-    ] = None,
+    json_file: JsonOption = None,
 ) -> None:
     """Measure a 112 x 112 x 73 volume from file to outputs, cold and warm."""
     figures = measure(bundle, runs)
@@ -38,8 +112,28 @@ def end_to_end(
     console.print(f"warm predict / network alone: {predict / network:.2f}")
     for stage, seconds in figures["stages"].items():
         console.print(f"  {stage:>9} {seconds:.3f} s")
-    if json_file is not None:
-        json_file.write_text(json.dumps(figures, indent=2) + "\n")
+    _write(json_file, figures)
+
+
+@app.command(comparison.ONE, hidden=True)
+def one_contestant(name: str, bundle: BundleOption = None) -> None:
+    """Let one contestant compute alone and print its peak memory."""
+    typer.echo(json.dumps(comparison.run_one(bundle, name)))
+
+
+@app.command(scaling.ONE, hidden=True)
+def one_size(
+    slices: Annotated[int, typer.Option()],
+    size: Annotated[int, typer.Option()],
+    threads: Annotated[int, typer.Option()],
+    runs: Annotated[int, typer.Option()],
+    backend: BackendOption,
+    precision: PrecisionOption,
+    bundle: BundleOption = None,
+) -> None:
+    """Segment one volume and print its figures."""
+    figures = scaling.run_one(bundle, backend, precision, slices, size, threads, runs)
+    typer.echo(json.dumps(figures))
 
 
 @app.command(TORCH_PIPELINE, hidden=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnres_infer.machine import single_blas_thread
 from cnnres_infer.mask import Mask
 from cnnres_infer.slices import BoolArray, axial_axes, oriented, resampling
 from cnnres_infer.volume import FloatArray, Volume
@@ -44,8 +45,9 @@ def draw_overlay(volume: Volume, mask: Mask, warnings: Sequence[str] = ()) -> "I
     rows = -(-len(chosen) // _COLUMNS)
     height = rows * _TILE + _CAPTION * (1 + len(warnings))
     picture = Image.new("RGB", (_COLUMNS * _TILE, height))
-    for place, z in enumerate(chosen):
-        tile = _tile(image[:, :, z], lesion[:, :, z], window, white)
+    with single_blas_thread():
+        tiles = [_tile(image[:, :, z], lesion[:, :, z], window, white) for z in chosen]
+    for place, (z, tile) in enumerate(zip(chosen, tiles, strict=True)):
         row, column = divmod(place, _COLUMNS)
         picture.paste(Image.fromarray(tile), (column * _TILE, row * _TILE))
         index = volume.grid.shape[axes[2]] - 1 - z if flips[2] else z

@@ -1,6 +1,8 @@
 """The whole way from a volume to its result."""
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -87,7 +89,8 @@ class Result:
     lesions
         The largest first.
     timings
-        Seconds spent in each stage.
+        Seconds spent in each stage; those of the engine are what was waited for
+        it, since slices are cut and put back while it computes.
     provenance
         What made it.
     warnings
@@ -335,15 +338,27 @@ class Predictor:
     def _outputs(
         self, batches: Iterator[SliceBatch], clock: Stopwatch
     ) -> Iterator[tuple[SliceBatch, FloatArray]]:
-        while True:
-            with clock("slices"):
-                batch = next(batches, None)
-            if batch is None:
-                return
+        """Each batch with its output; while one is computed, others are cut and put back."""
+        running: deque[tuple[SliceBatch, Future[FloatArray]]] = deque()
+
+        def finished() -> tuple[SliceBatch, FloatArray]:
+            batch, future = running.popleft()
             with clock("engine"):
-                output = self.engine.run(batch.images)
+                output = future.result()
             self._check_output(output, batch)
-            yield batch, output
+            return batch, output
+
+        with ThreadPoolExecutor(1) as worker:
+            while True:
+                with clock("slices"):
+                    batch = next(batches, None)
+                if batch is None:
+                    break
+                running.append((batch, worker.submit(self.engine.run, batch.images)))
+                if len(running) > 1:
+                    yield finished()
+            while running:
+                yield finished()
 
     def _check_output(self, output: FloatArray, batch: SliceBatch) -> None:
         """Refuse what no network can have said, whatever the backend makes of it."""

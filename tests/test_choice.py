@@ -116,7 +116,7 @@ def test_nothing_fits(make_bundle: BundleMaker) -> None:
 
 
 def test_a_precision_that_fails_its_check_is_passed_over_aloud(broken_int8_bundle: Path) -> None:
-    with Predictor.load(broken_int8_bundle) as predictor:
+    with Predictor.load(broken_int8_bundle, "ort") as predictor:
         result = predictor.predict(blob_volume()[0])
     assert result.provenance.engine.precision == "fp32"
     assert result.provenance.verification is not None
@@ -154,7 +154,7 @@ def volume(tmp_path: Path) -> Path:
 
 
 def test_the_command_reports_what_it_passed_over(volume: Path, broken_int8_bundle: Path) -> None:
-    done = run(volume, "--bundle", broken_int8_bundle)
+    done = run(volume, "--bundle", broken_int8_bundle, "--backend", "ort")
     assert done.returncode == 0, done.stderr
     assert "W-BACKEND-PASSED: ort int8 should run here but was passed over" in done.stdout
     report = json.loads((volume.parent / "dwi_report.json").read_text())
@@ -187,7 +187,7 @@ def test_the_command_keeps_and_shows_the_verification(
     volume: Path, bright_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(FOLDER, str(tmp_path / "cache"))
-    options = ("--json", "--bundle", bright_bundle)
+    options = ("--json", "--bundle", bright_bundle, "--backend", "ort")
 
     def verification() -> dict[str, object]:
         entry = json.loads(run(volume, "--overwrite", *options).stdout)
@@ -201,7 +201,7 @@ def test_the_command_keeps_and_shows_the_verification(
     third = verification()
     assert third["cached"]
     assert third["slices"] == 10
-    shown = json.loads(run("info", *options).stdout)["backends"]["ort"]["verifications"]
+    shown = json.loads(run("info", *options[:3]).stdout)["backends"]["ort"]["verifications"]
     assert shown["fp32"] == third
     assert "fp32: passed" in run("info", "--bundle", bright_bundle).stdout
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cnnres_infer import Predictor, outputs
+from cnnres_infer.engines import BACKENDS
 from cnnres_infer.errors import OutputError, OutputExistsError
 from cnnres_infer.predictor import Result
 from tests.conftest import blob_volume
@@ -75,7 +76,7 @@ def test_the_report_says_what_was_found(result: Result) -> None:
     assert area * 5.0 / 1000 == pytest.approx(result.mask.volume_ml, rel=1e-3)
     areas = {int(z) for z in lesions["area_mm2_by_slice"]}
     assert areas == set(np.flatnonzero(result.mask.data.any(axis=(0, 1))))
-    assert report["engine"]["backend"] == "ort"
+    assert report["engine"]["backend"] in BACKENDS
     assert report["model"]["bundle_sha256"]
     assert report["research_use_only"] is True
     assert report["grid"]["shape"] == [60, 70, 20]

@@ -32,6 +32,7 @@ BACKENDS = {
     "ort-tensorrt": "cnnres_infer.engines.ort_gpu:OrtTensorRtEngine",
     "ort-tensorrt-rtx": "cnnres_infer.engines.ort_gpu:OrtTensorRtRtxEngine",
     "ort-cuda": "cnnres_infer.engines.ort_gpu:OrtCudaEngine",
+    "openvino": "cnnres_infer.engines.openvino:OpenVinoEngine",
     "ort": "cnnres_infer.engines.ort:OrtEngine",
 }
 NVIDIA = ("tensorrt", "tensorrt-rtx", "ort-tensorrt", "ort-tensorrt-rtx", "ort-cuda")

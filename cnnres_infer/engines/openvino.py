@@ -1,0 +1,156 @@
+"""OpenVINO on the CPU."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from cnnres_infer import machine
+from cnnres_infer.cache import cache_folder
+from cnnres_infer.engines.base import EngineInfo, Probe
+from cnnres_infer.errors import BackendUnavailableError, EngineRunError
+from cnnres_infer.volume import FloatArray
+
+DEVICE = "CPU"
+_CACHE = "openvino"
+_CONVERTER = "openvino.tools.ovc"
+_REMEDY = "pip install 'cnnres-infer[openvino]'"
+# What is not in 8 bits in an INT8 file is computed in float32.
+_HINTS = {"int8": "f32", "bf16": "bf16", "fp32": "f32"}
+
+
+@contextmanager
+def _without(module: str) -> Iterator[None]:
+    """Let the import of a module fail for a while, unless it is loaded already."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.modules.pop(module, None)
+
+
+def _openvino() -> Any:
+    """Import OpenVINO without its model converter, whose import sends telemetry (seen in 2026.4).
+
+    The package does without: it tries the import and passes over its failure.
+    """
+    with _without(_CONVERTER):
+        import openvino
+
+    return openvino
+
+
+class OpenVinoEngine:
+    """CNN-Res compiled by OpenVINO; see `Engine`.
+
+    The precision is always set: by default a processor with BF16 computes
+    float32 files in bfloat16 without a word. Such a processor offers that as a
+    precision of its own.
+    """
+
+    VARIANTS: ClassVar[dict[str, str]] = {"int8": "int8-cpu", "fp32": "fp32", "bf16": "fp32"}
+    BATCH: ClassVar[int] = 4
+
+    def __init__(self, request: Any, info: EngineInfo) -> None:
+        self._request = request
+        self._info = info
+        self._images: FloatArray = request.get_input_tensor().data
+        self._output: FloatArray = request.get_output_tensor().data
+
+    @classmethod
+    def probe(cls) -> Probe:
+        versions = machine.versions("openvino")
+        if "openvino" not in versions or find_spec("openvino") is None:
+            return Probe(False, "openvino is not installed", _REMEDY, versions)
+        try:
+            core = _openvino().Core()
+            name = core.get_property(DEVICE, "FULL_DEVICE_NAME")
+        except Exception as error:
+            return Probe(False, f"openvino cannot be used ({error})", _REMEDY, versions)
+        devices = (f"{name}, {machine.usable_cores()} cores",)
+        return Probe(True, f"openvino {versions['openvino']}", "", versions, devices)
+
+    @classmethod
+    def open(cls, model: bytes, precision: str, threads: int) -> Self:
+        probe = cls.probe()
+        if not probe.usable:
+            raise BackendUnavailableError(probe.reason, probe.remedy)
+        hint = _HINTS[precision]
+        try:
+            core = _openvino().Core()
+            if hint == "bf16" and "BF16" not in core.get_property(
+                DEVICE, "OPTIMIZATION_CAPABILITIES"
+            ):
+                raise BackendUnavailableError(
+                    "this processor has no bfloat16; name --precision int8 or fp32"
+                )
+            core.set_property(_settings(hint, threads, probe))
+            network = core.read_model(model)
+            # Kernels are made for a shape: one shape, made once and kept in the cache.
+            network.reshape([cls.BATCH, *list(network.input().partial_shape)[1:]])
+            compiled = core.compile_model(network, DEVICE)
+            taken = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+            request = compiled.create_infer_request()
+        except BackendUnavailableError:
+            raise
+        except Exception as error:
+            raise BackendUnavailableError(f"OpenVINO refused the model: {error}") from error
+        if taken != hint:
+            raise BackendUnavailableError(f"OpenVINO computes in {taken}, not {hint}")
+        info = EngineInfo(
+            "openvino", DEVICE, precision, cls.VARIANTS[precision], threads, probe.versions
+        )
+        return cls(request, info)
+
+    def run(self, images: FloatArray) -> FloatArray:
+        if self._request is None:
+            raise EngineRunError("the engine is closed")
+        output = np.empty((len(images), *self._output.shape[1:]), np.float32)
+        try:
+            for first in range(0, len(images), self.BATCH):
+                part = images[first : first + self.BATCH]
+                # Places that stay free hold images of before, whose output is left out.
+                self._images[: len(part)] = part
+                self._request.infer()
+                output[first : first + len(part)] = self._output[: len(part)]
+        except Exception as error:
+            raise EngineRunError(f"OpenVINO failed: {error}") from error
+        return output
+
+    def describe(self) -> EngineInfo:
+        return self._info
+
+    def close(self) -> None:
+        self._request = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _settings(hint: str, threads: int, probe: Probe) -> dict[str, Any]:
+    settings = {
+        "INFERENCE_PRECISION_HINT": hint,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        # As much as is left of the machine decides, not how the cores are numbered.
+        "ENABLE_CPU_PINNING": False,
+    }
+    try:
+        here = json.dumps([probe.versions, machine.hardware()], sort_keys=True)
+        kind = hashlib.sha256(here.encode()).hexdigest()[:16]
+        settings["CACHE_DIR"] = str(cache_folder(_CACHE, kind))
+    except OSError:
+        # Without a cache it compiles at every start, and computes the same.
+        return settings
+    return settings

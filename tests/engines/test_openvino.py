@@ -1,0 +1,156 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cnnres_infer.bundle import Bundle
+from cnnres_infer.cache import FOLDER
+from cnnres_infer.engines import Engine, open_engine, run_all
+from cnnres_infer.engines.openvino import OpenVinoEngine, _openvino
+from cnnres_infer.errors import BackendUnavailableError, EngineRunError
+from cnnres_infer.verify import load_reference
+from cnnres_infer.volume import FloatArray
+from tests.conftest import bright_model
+
+pytest.importorskip("openvino")
+
+IMAGES = np.random.default_rng(0).random((5, 1, 160, 160), np.float32)
+EXPECTED = 1 / (1 + np.exp(-60 * (IMAGES - 0.8)))
+CORE = _openvino().Core()
+BF16 = pytest.mark.skipif(
+    "BF16" not in CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES"),
+    reason="this processor has no bfloat16",
+)
+
+
+def opened(folder: Path, precision: str = "fp32") -> Engine:
+    return open_engine(Bundle.open(folder), "openvino", precision, threads=1)
+
+
+def test_any_number_of_images(bright_bundle: Path) -> None:
+    with opened(bright_bundle) as engine:
+        for count in (5, 1, 4):
+            output = engine.run(IMAGES[:count])
+            np.testing.assert_allclose(output, EXPECTED[:count], atol=1e-5)
+        info = engine.describe()
+    assert output.dtype == np.float32
+    assert (info.backend, info.provider, info.precision, info.threads) == (
+        ("openvino", "CPU", "fp32", 1)
+    )
+
+
+def test_outputs_are_the_callers_own(bright_bundle: Path) -> None:
+    with opened(bright_bundle) as engine:
+        first = engine.run(IMAGES[:4])
+        engine.run(np.zeros_like(IMAGES))
+    np.testing.assert_allclose(first, EXPECTED[:4], atol=1e-5)
+
+
+def differences(precision: str) -> FloatArray:
+    bundle = Bundle.open()
+    images, expected = load_reference(bundle)
+    with open_engine(bundle, "openvino", precision) as engine:
+        found: FloatArray = np.abs(run_all(engine, images[::8]) - expected[::8])
+    return found
+
+
+def test_float32_is_float32() -> None:
+    assert differences("fp32").max() < 1e-5
+
+
+@BF16
+def test_bfloat16_has_a_name_of_its_own() -> None:
+    assert 1e-4 < differences("bf16").max() < 0.5
+
+
+def test_bfloat16_is_refused_where_it_would_be_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = _openvino().Core
+    asked = core.get_property
+
+    def get_property(self: object, device: str, name: str) -> object:
+        return ["FP32"] if name == "OPTIMIZATION_CAPABILITIES" else asked(self, device, name)
+
+    monkeypatch.setattr(core, "get_property", get_property)
+    with pytest.raises(BackendUnavailableError, match="no bfloat16; name --precision"):
+        OpenVinoEngine.open(bright_model(), "bf16", 1)
+
+
+def test_errors_are_ours(bright_bundle: Path) -> None:
+    with pytest.raises(BackendUnavailableError, match="OpenVINO refused the model"):
+        OpenVinoEngine.open(b"no model", "fp32", 1)
+    engine = opened(bright_bundle)
+    with pytest.raises(EngineRunError, match="OpenVINO failed"):
+        engine.run(IMAGES[:, :, :10])
+    engine.close()
+    with pytest.raises(EngineRunError, match="closed"):
+        engine.run(IMAGES)
+
+
+def test_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cnnres_infer.machine.versions", lambda *_names: {})
+    probe = OpenVinoEngine.probe()
+    assert (probe.usable, probe.reason) == (False, "openvino is not installed")
+    assert probe.remedy == "pip install 'cnnres-infer[openvino]'"
+
+
+def test_the_second_start_takes_the_compiled_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    stamps = []
+    for _ in range(2):
+        with OpenVinoEngine.open(bright_model(), "fp32", 1) as engine:
+            np.testing.assert_allclose(engine.run(IMAGES), EXPECTED, atol=1e-5)
+        (blob,) = tmp_path.rglob("*.blob")
+        stamps.append(blob.stat().st_mtime_ns)
+    assert stamps[0] == stamps[1]
+    assert oct(blob.parent.stat().st_mode)[-3:] == "700"
+
+
+def test_a_damaged_cache_is_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    OpenVinoEngine.open(bright_model(), "fp32", 1).close()
+    (blob,) = tmp_path.rglob("*.blob")
+    content = blob.read_bytes()
+    blob.chmod(0o600)
+    blob.write_bytes(content[: len(content) // 2])
+    with OpenVinoEngine.open(bright_model(), "fp32", 1) as engine:
+        np.testing.assert_allclose(engine.run(IMAGES), EXPECTED, atol=1e-5)
+
+
+def test_no_telemetry(bright_bundle: Path, tmp_path: Path) -> None:
+    """Nothing of it is loaded, no socket is made, no file is left in the home folder."""
+    code = (
+        "import json, sys; from pathlib import Path; from cnnres_infer import Predictor\n"
+        "from tests.conftest import blob_volume\n"
+        "sockets = []\n"
+        "sys.addaudithook(lambda event, _: sockets.append(event) if 'socket' in event else None)\n"
+        "with Predictor.load(sys.argv[1], 'openvino') as p: p.predict(blob_volume()[0])\n"
+        "loaded = [n for n in sys.modules if 'telemetry' in n or 'tools.ovc' in n]\n"
+        "print(json.dumps([sockets, loaded, 'openvino' in sys.modules]))"
+    )
+    environment = {**os.environ, "HOME": str(tmp_path), FOLDER: str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(bright_bundle)],
+        check=True,
+        env=environment,
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert json.loads(done.stdout) == [[], [], True]
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_nothing_is_kept_from_others() -> None:
+    """The converter is only out of reach while OpenVINO itself is imported."""
+    code = (
+        "import sys; from cnnres_infer.engines.openvino import _openvino; _openvino()\n"
+        "print('openvino.tools.ovc' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
