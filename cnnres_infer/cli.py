@@ -1,15 +1,13 @@
 """The command line: parse, call, print, exit status."""
 
 import json
-import sys
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,16 +16,11 @@ from cnnres_infer import __version__
 from cnnres_infer.default_command import DefaultCommandGroup
 from cnnres_infer.errors import CnnresError, UsageError, VerificationError
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits, parse_size
+from cnnres_infer.terminal import ERR, OUT, attempt, print_summary, progress, show, stem
 from cnnres_infer.termination import end_on_sigterm
 
 if TYPE_CHECKING:
     from cnnres_infer.predictor import Predictor
-
-INTERNAL_ERROR = 1
-
-_out = Console(highlight=False, soft_wrap=True)
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
-
 
 app = typer.Typer(
     cls=DefaultCommandGroup,
@@ -161,17 +154,17 @@ def predict(
             "trusted_key": require_signature,
         }
         with Predictor.load(bundle, backend, precision, threads, **asked) as predictor:
-            for volume in _progress(volumes, quiet or as_json):
-                status, entry = _attempt(partial(_segment, predictor, volume, job), verbose, volume)
+            for volume in progress(volumes, quiet or as_json):
+                status, entry = attempt(partial(_segment, predictor, volume, job), verbose, volume)
                 first_failure = first_failure or status
                 reports.append({"input": str(volume), **entry})
                 if status:
                     _leave_refusal(volume, job, entry)
                 if not (quiet or as_json) and status == 0:
-                    _print_summary(volume, entry, verbose)
+                    print_summary(volume, entry, verbose)
         return {}
 
-    status, failure = _attempt(work, verbose)
+    status, failure = attempt(work, verbose)
     if as_json:
         reports = reports or [failure]
         typer.echo(json.dumps(reports[0] if len(volumes) == 1 else reports, indent=2))
@@ -203,13 +196,13 @@ def demo(
         with Predictor.load(bundle, backend, precision, threads, **checks) as predictor:
             return run_demo(predictor, out, overwrite=overwrite)
 
-    status, entry = _attempt(work, verbose)
+    status, entry = attempt(work, verbose)
     if as_json:
         typer.echo(json.dumps(entry, indent=2))
     elif status == 0:
-        _print_summary(Path(entry["demo"]["volume"]), entry, verbose)
+        print_summary(Path(entry["demo"]["volume"]), entry, verbose)
         known = entry["demo"]
-        _out.print(f"  known lesion {known['truth_ml']:.2f} ml, Dice with it {known['dice']:.3f}")
+        OUT.print(f"  known lesion {known['truth_ml']:.2f} ml, Dice with it {known['dice']:.3f}")
     raise typer.Exit(status)
 
 
@@ -262,15 +255,15 @@ def verify_command(
             write_all({html: html_page(entry, comparison).encode()}, overwrite)
         return entry
 
-    status, entry = _attempt(work, verbose)
+    status, entry = attempt(work, verbose)
     if as_json:
         typer.echo(json.dumps(entry, indent=2))
     elif status == 0:
         from cnnres_infer.verify_report import print_table
 
-        print_table(entry, _out)
+        print_table(entry, OUT)
     if status == 0 and entry["status"] != "passed":
-        _err.print("cnnres-infer: the engine disagrees with the network: do not use it here")
+        ERR.print("cnnres-infer: the engine disagrees with the network: do not use it here")
         status = VerificationError.exit_status
     raise typer.Exit(status)
 
@@ -282,7 +275,7 @@ def info(
     """Show the model, its variants, and which backends this machine can use."""
     from cnnres_infer.info import describe, print_tables
 
-    _show(lambda: describe(bundle), print_tables, as_json, verbose)
+    show(lambda: describe(bundle), print_tables, as_json, verbose)
 
 
 @app.command()
@@ -292,7 +285,7 @@ def doctor(
     """Try every backend on this machine, and tell what is wrong and what mends it."""
     from cnnres_infer.doctor import examine, print_findings
 
-    _show(lambda: examine(bundle), print_findings, as_json, verbose)
+    show(lambda: examine(bundle), print_findings, as_json, verbose)
 
 
 @app.command()
@@ -314,16 +307,16 @@ def build(
         from cnnres_infer.build import build_plans, progress_bar
         from cnnres_infer.engines.trt_build import BatchRange
 
-        with progress_bar(_err, as_json) as progress:
+        with progress_bar(ERR, as_json) as report:
             wanted = (precision, sm or [], BatchRange.parse(batch))
-            return build_plans(bundle, backend, *wanted, progress)
+            return build_plans(bundle, backend, *wanted, report)
 
-    def show(entry: dict[str, Any], console: Console) -> None:
+    def print_entry(entry: dict[str, Any], console: Console) -> None:
         from cnnres_infer.build import print_plans
 
         print_plans(entry, console)
 
-    _show(work, show, as_json, verbose)
+    show(work, print_entry, as_json, verbose)
 
 
 class CacheAction(StrEnum):
@@ -349,22 +342,7 @@ def cache(
         CacheAction.clear: cache_contents.clear,
         CacheAction.path: cache_contents.path,
     }
-    _show(work[action], cache_contents.print_contents, as_json, verbose)
-
-
-def _show(
-    work: Callable[[], dict[str, Any]],
-    print_entry: Callable[[dict[str, Any], Console], None],
-    as_json: bool,
-    verbose: bool,
-) -> NoReturn:
-    """Run, print what came of it, and exit."""
-    status, entry = _attempt(work, verbose)
-    if as_json:
-        typer.echo(json.dumps(entry, indent=2))
-    elif status == 0:
-        print_entry(entry, _out)
-    raise typer.Exit(status)
+    show(work[action], cache_contents.print_contents, as_json, verbose)
 
 
 def _segment(predictor: "Predictor", path: Path, job: _Job) -> dict[str, Any]:
@@ -396,64 +374,9 @@ def _leave_refusal(path: Path, job: _Job, entry: dict[str, Any]) -> None:
 def _check_job(volumes: list[Path], job: _Job) -> None:
     if len(volumes) > 1 and (job.flair or job.brain_mask):
         raise UsageError("--flair and --brain-mask belong to one volume: give one VOLUME")
-    outputs = [(job.folder(path).resolve(), _stem(path)) for path in volumes]
+    outputs = [(job.folder(path).resolve(), stem(path)) for path in volumes]
     if len(set(outputs)) < len(outputs):
         raise UsageError("outputs of volumes of the same name would overwrite each other")
-
-
-def _stem(path: Path) -> str:
-    return path.name.lower().removesuffix(".gz").removesuffix(".nii")
-
-
-def _attempt(
-    work: Callable[[], dict[str, Any]], verbose: bool, subject: Path | None = None
-) -> tuple[int, dict[str, Any]]:
-    """Run, and turn any error into one line, an exit status and an entry for the report."""
-    try:
-        return 0, work()
-    except Exception as error:
-        if isinstance(error, CnnresError):
-            status, code, message = error.exit_status, error.code, str(error)
-        else:
-            status, code = INTERNAL_ERROR, CnnresError.default_code
-            message = f"internal error: {error!r}; please report it with what -v prints"
-        if subject is not None and _stem(subject) not in message.lower():
-            message = f"{subject}: {message}"
-        if verbose:
-            _err.print(traceback.format_exc(), markup=False)
-        _err.print(f"cnnres-infer: {code}: {message}", markup=False)
-        failure = {
-            "type": type(error).__name__,
-            "code": code,
-            "message": message,
-            "exit_status": status,
-        }
-        return status, {"status": "failed", "error": failure}
-
-
-def _progress(volumes: list[Path], quiet: bool) -> Any:
-    if len(volumes) == 1 or quiet or not sys.stderr.isatty():
-        return volumes
-    from rich.progress import track
-
-    return track(volumes, "segmenting", console=_err)
-
-
-def _print_summary(volume: Path, entry: dict[str, Any], verbose: bool) -> None:
-    lesions, engine = entry["lesions"], entry["engine"]
-    _out.print(
-        f"{volume.name}: {lesions['count']} lesions, {lesions['volume_ml']:.2f} ml "
-        f"({engine['backend']}, {engine['precision']}, "
-        f"{sum(entry['timings_s'].values()):.2f} s)",
-        markup=False,
-    )
-    for warning in entry["warnings"]:
-        _out.print(f"  warning {warning['code']}: {warning['text']}", markup=False)
-    for path in entry["outputs"]:
-        _out.print(f"  {path}", markup=False)
-    if verbose:
-        for stage, seconds in entry["timings_s"].items():
-            _out.print(f"  {stage:>10} {seconds:8.3f} s")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnres_infer import Bundle, Predictor, cli
+from cnnres_infer import Bundle, Predictor, terminal
 from cnnres_infer.bundle import MANIFEST
 from cnnres_infer.engines import open_engine
 from cnnres_infer.errors import CnnresError, EngineRunError
@@ -91,7 +91,7 @@ def internal(scene: Scene) -> None:
     def work() -> dict[str, Any]:
         raise ZeroDivisionError
 
-    _, entry = cli._attempt(work, verbose=False)
+    _, entry = terminal.attempt(work, verbose=False)
     raise CnnresError(entry["error"]["message"], code=entry["error"]["code"])
 
 
