@@ -1,7 +1,7 @@
 """From a bundle with float variants to one with INT8 variants that pass the gate."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,16 +22,20 @@ from calibration.trials import Search, Trial
 from cnnres_infer.atomic import write_all
 from cnnres_infer.bundle import Bundle, ModelSpec
 from cnnres_infer.engines import run_all
-from cnnres_infer.errors import OutputExistsError, UsageError
+from cnnres_infer.errors import BackendUnavailableError, OutputExistsError, UsageError
 from cnnres_infer.machine import usable_cores
 from cnnres_infer.verify import GATES
 from cnnres_infer.volume import FloatArray
 from export.bundle_writer import seal
 from export.checkpoint import load_checkpoint
 from training.engine import TorchEngine
-from training.network import CNNRes
+from training.evaluate import precise_engine
 
 RECORD = "calibration.json"
+_SIXTEEN_BITS = {
+    "fp16": "weights and images in float16, PyTorch",
+    "bf16": "weights and images in bfloat16, OpenVINO",
+}
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def calibrate(
     overwrite: bool,
     report: Callable[[Trial], None],
 ) -> list[Outcome]:
-    """Make the INT8 variants of a bundle and judge them and the float16 one.
+    """Make the INT8 variants of a bundle, and judge them and the 16-bit precisions.
 
     Variants that pass the gate are written into the bundle, with
     ``calibration.json``: which slices were used, all that was tried, and how
@@ -123,7 +127,7 @@ def calibrate(
             Judge(cases, bundle.spec, compute) for cases in (split.calibration, split.gate)
         )
     images = _chosen(split.calibration, chooser.expected, bundle.spec, calibration)
-    outcomes = [_half_precision(network, judge)] if "fp16" in bundle.variants else []
+    outcomes = list(_rounded(bundle, judge))
     search = Search(
         onnx.load_from_string(bundle.model("fp32")),
         images,
@@ -164,11 +168,18 @@ def _chosen(
     return images[chosen]
 
 
-def _half_precision(network: CNNRes, judge: Judge) -> Outcome:
-    """Judge the float16 variant by PyTorch, which really computes it in float16."""
-    with TorchEngine(network, usable_cores(), "fp16") as engine:
-        verdict = judge(partial(run_all, engine))
-    return Outcome("fp16", "weights and images in float16", verdict, verdict.misses(GATES["fp16"]))
+def _rounded(bundle: Bundle, judge: Judge) -> Iterator[Outcome]:
+    """Judge the 16-bit precisions that this machine can really compute."""
+    for precision, tried in _SIXTEEN_BITS.items():
+        if precision == "fp16" and precision not in bundle.variants:
+            continue
+        try:
+            engine = precise_engine(bundle, precision)
+        except BackendUnavailableError:
+            continue
+        with engine:
+            verdict = judge(partial(run_all, engine))
+        yield Outcome(precision, tried, verdict, verdict.misses(GATES[precision]))
 
 
 def _distiller(
@@ -207,7 +218,7 @@ def _write(
         "tuning": asdict(calibration.tuning) if calibration.tuning else None,
         "slices_sha256": slice_hashes(images),
         "cases": {"calibration": len(split.calibration), "gate": len(split.gate)},
-        "gates": {name: asdict(GATES[name]) for name in ("fp16", "int8")},
+        "gates": {name: asdict(GATES[name]) for name in ("fp16", "bf16", "int8")},
         "largest_drop": LARGEST_DROP,
         "passes": {name: list(SCHEMES[name].passes) for name in calibration.variants},
         "variants": {outcome.variant: outcome.to_json() for outcome in outcomes},

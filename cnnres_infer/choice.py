@@ -5,7 +5,12 @@ from dataclasses import dataclass
 from cnnres_infer.bundle import Bundle
 from cnnres_infer.codes import Notice
 from cnnres_infer.engines import AUTO, BACKENDS, Engine, open_engine, precisions, probe
-from cnnres_infer.errors import BackendUnavailableError, EngineError, VerificationError
+from cnnres_infer.errors import (
+    BackendUnavailableError,
+    EngineError,
+    PrecisionUnavailableError,
+    VerificationError,
+)
 from cnnres_infer.self_check import Verification, self_check
 from cnnres_infer.speed import fastest_first
 
@@ -117,7 +122,8 @@ def choose(
                 engine, verification = _open(bundle, each, wanted, threads, check)
                 return Choice(engine, verification, tuple(passed_over))
             except (EngineError, VerificationError) as error:
-                expected = wanted in precisions(bundle, each)
+                lacking = isinstance(error, PrecisionUnavailableError)
+                expected = wanted in precisions(bundle, each) and not lacking
                 if strict and expected:
                     raise
                 passed_over.append(PassedOver(each, wanted, str(error), expected))

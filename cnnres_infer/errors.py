@@ -15,6 +15,7 @@
     ├── VerificationError          4  an engine that disagrees with the network
     └── EngineError                5  a backend that cannot be used
         ├── BackendUnavailableError   not installed, or refused by its check
+        │   └── PrecisionUnavailableError ... for lack of hardware
         └── EngineRunError            failed while it ran
 
 The numbers are the exit statuses of the command line. Every error carries one
@@ -137,6 +138,10 @@ class BackendUnavailableError(EngineError):
         super().__init__(f"{reason}; to mend it: {remedy}" if remedy else reason)
         self.reason = reason
         self.remedy = remedy
+
+
+class PrecisionUnavailableError(BackendUnavailableError):
+    """A precision that this machine's processor does not have."""
 
 
 class EngineRunError(EngineError):

@@ -9,6 +9,7 @@ import numpy as np
 from cnnres_infer.bundle import Bundle
 from cnnres_infer.choice import Choice
 from cnnres_infer.engines import Engine, open_engine, run_all
+from cnnres_infer.errors import BackendUnavailableError
 from cnnres_infer.fusion import RULES, Fusion
 from cnnres_infer.machine import usable_cores
 from cnnres_infer.predictor import Predictor
@@ -20,7 +21,7 @@ from training.data import VALIDATION_VOLUMES, Images, load_validation_slices, vo
 from training.engine import TorchEngine
 from training.steadiness import shaken, steadiness
 
-_VARIANTS = {"fp32": "fp32", "fp16": "fp16", "int8": "int8-cpu"}
+_BACKENDS = {"fp32": "ort", "fp16": "torch", "bf16": "openvino", "int8": "ort"}
 _THRESHOLDS = (0.3, 0.4, 0.5, 0.6)
 _WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -28,7 +29,7 @@ _WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 def evaluate_all(bundle: Bundle, data: Path) -> dict[str, Any]:
     """Measure every precision of a bundle that this machine can compute.
 
-    float16 is computed by PyTorch, the others by ONNX Runtime.
+    float16 is computed by PyTorch, bfloat16 by OpenVINO, the others by ONNX Runtime.
 
     Returns
     -------
@@ -36,21 +37,31 @@ def evaluate_all(bundle: Bundle, data: Path) -> dict[str, Any]:
         What goes into ``model.json`` as ``accuracy``.
     """
     precisions = {}
-    for precision, variant in _VARIANTS.items():
-        if variant in bundle.variants:
-            with _engine(bundle, precision) as engine:
-                precisions[precision] = evaluate(Predictor(bundle, Choice(engine)), data)
+    for precision in _BACKENDS:
+        try:
+            engine = precise_engine(bundle, precision)
+        except BackendUnavailableError:
+            continue
+        with engine:
+            precisions[precision] = evaluate(Predictor(bundle, Choice(engine)), data)
     return {
         "command": "python -m training evaluate BUNDLE --data DATA",
         "precisions": precisions,
     }
 
 
-def _engine(bundle: Bundle, precision: str) -> Engine:
+def precise_engine(bundle: Bundle, precision: str) -> Engine:
+    """Open the engine that computes a precision on a CPU: float16 is left to PyTorch.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If it is not installed, or the bundle or the processor lacks the precision.
+    """
     if precision == "fp16":
         network = load_checkpoint(bundle.folder / bundle.variants["fp32"])
         return TorchEngine(network, usable_cores(), precision)
-    return open_engine(bundle, "ort", precision)
+    return open_engine(bundle, _BACKENDS[precision], precision)
 
 
 def evaluate(predictor: Predictor, data: Path) -> dict[str, Any]:

