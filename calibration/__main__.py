@@ -89,7 +89,7 @@ def _print_outcome(outcome: Outcome) -> None:
     if not outcome.misses:
         _console.print(f"{outcome.variant}: passed, {outcome.tried}")
         return
-    _console.print(f"{outcome.variant}: not written, {'; '.join(outcome.misses)}", style="bold")
+    _console.print(f"{outcome.variant}: failed, {'; '.join(outcome.misses)}", style="bold")
     if outcome.layers:
         blamed = ", ".join(
             f"{layer.name} ({layer.spared:.4f} without it)" for layer in outcome.layers[:3]

@@ -19,7 +19,6 @@ from calibration.plan import SCHEMES
 from calibration.selection import choose_slices, slice_hashes
 from calibration.sensitivity import Layer
 from calibration.trials import Search, Trial
-from cnnres_infer.atomic import write_all
 from cnnres_infer.bundle import Bundle, ModelSpec
 from cnnres_infer.engines import run_all
 from cnnres_infer.errors import BackendUnavailableError, OutputExistsError, UsageError
@@ -70,7 +69,7 @@ class Outcome:
     tried
         What was done to get it.
     misses
-        Where it falls short of the gate; it is written only if nowhere.
+        Where it falls short of the gate; an INT8 variant is written only if nowhere.
     """
 
     variant: str
@@ -100,10 +99,10 @@ def calibrate(
 ) -> list[Outcome]:
     """Make the INT8 variants of a bundle, and judge them and the 16-bit precisions.
 
-    Variants that pass the gate are written into the bundle, with
+    INT8 variants that pass the gate are written into the bundle, with
     ``calibration.json``: which slices were used, all that was tried, and how
-    sensitive the layers are. What fails is not written, and taken out of the
-    bundle if it was there.
+    sensitive the layers are. What fails is not written, and with `overwrite`
+    taken out of the bundle if it was there, float16 included.
 
     Raises
     ------
@@ -151,7 +150,7 @@ def calibrate(
                 best.candidate.onnx,
             )
         )
-    _write(bundle, outcomes, images, split, calibration)
+    _write(bundle, outcomes, images, split, calibration, overwrite)
     return outcomes
 
 
@@ -202,17 +201,18 @@ def _write(
     images: FloatArray,
     split: Split,
     calibration: Calibration,
+    overwrite: bool,
 ) -> None:
     """Put into the bundle what passed, the record of all, and new seals."""
     variants = dict(bundle.variants)
-    files: dict[Path, bytes] = {}
+    files: dict[str, bytes] = {}
     for outcome in outcomes:
         name = f"model.{outcome.variant}.onnx"
-        if outcome.misses:
+        if outcome.misses and overwrite:
             variants.pop(outcome.variant, None)
-        elif outcome.content:
+        elif outcome.content and not outcome.misses:
             variants[outcome.variant] = name
-            files[bundle.folder / name] = outcome.content
+            files[name] = outcome.content
     record = {
         "seed": calibration.seed,
         "tuning": asdict(calibration.tuning) if calibration.tuning else None,
@@ -225,9 +225,9 @@ def _write(
         "trials": [trial.to_json() for outcome in outcomes for trial in outcome.trials],
         "layers": {o.variant: [layer.to_json() for layer in o.layers] for o in outcomes},
     }
-    files[bundle.folder / RECORD] = (json.dumps(record, indent=1) + "\n").encode()
-    gone = [bundle.folder / file for name, file in bundle.variants.items() if name not in variants]
-    write_all(files, overwrite=True, former=gone)
+    files[RECORD] = (json.dumps(record, indent=1) + "\n").encode()
+    gone = set(bundle.variants.values()) - set(variants.values())
     kept = ("slices_sha256", "trials", "layers")
     summary = {key: value for key, value in record.items() if key not in kept}
-    seal(bundle.folder, {**bundle.manifest, "variants": variants, "calibration": summary})
+    manifest = {**bundle.manifest, "variants": variants, "calibration": summary}
+    seal(bundle.folder, manifest, files, gone)

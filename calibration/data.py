@@ -57,7 +57,9 @@ class Case:
     Attributes
     ----------
     name
-        The patient, and the modality where there are several.
+        Of the images, no other case has it.
+    patient
+        Whose images they are: what `Split` goes by.
     images
         float32 (N, C, H, W).
     lesions
@@ -67,6 +69,7 @@ class Case:
     """
 
     name: str
+    patient: str
     images: FloatArray
     lesions: BoolArray | None
     whole: WholeVolume | None = None
@@ -79,9 +82,13 @@ class Case:
 
     @classmethod
     def of_volumes(
-        cls, channels: tuple[Volume, ...], truth: BoolArray | None, spec: ModelSpec
+        cls,
+        patient: str,
+        channels: tuple[Volume, ...],
+        truth: BoolArray | None,
+        spec: ModelSpec,
     ) -> Self:
-        """Cut volumes on one grid, one for each input channel."""
+        """Cut a patient's volumes on one grid, one for each input channel."""
         brain = find_brain(channels[0]).mask
         geometry = SliceGeometry.of(channels[0].grid, brain, spec.slices)
         count = channels[0].grid.shape[geometry.axes[2]]
@@ -91,7 +98,7 @@ class Case:
             planes = geometry.oriented(truth)[:, :, batch.z].astype(np.float32)
             lesions = geometry.to_pixels(planes) > 0.5
         whole = WholeVolume(channels[0], geometry, batch, truth)
-        return cls(channels[0].name, batch.images, lesions, whole)
+        return cls(channels[0].name, patient, batch.images, lesions, whole)
 
 
 @dataclass(frozen=True)
@@ -116,92 +123,117 @@ def load_split(data: Path, spec: ModelSpec, seed: int) -> Split:
         The collections that the built-in model is trained on (their patients
         held out from the training are taken), or any folder of NIfTI volumes.
         In the latter, ``NAME_msk.nii.gz`` or ``NAME_mask.nii.gz`` is the expert
-        mask of ``NAME.nii.gz`` or ``NAME_dwi.nii.gz``; for a model of two
+        mask of ``NAME.nii.gz`` or ``NAME_dwi.nii.gz`` in the same folder, and of
+        ``NAME_flair.nii.gz`` if that is on the same grid; for a model of two
         channels, ``NAME_dwi.nii.gz`` and ``NAME_flair.nii.gz`` belong together.
+        All that is of one NAME in one folder is one patient's.
 
     Raises
     ------
     UsageError
-        If there are not at least two patients.
+        If there are not at least two patients, or an expert mask is not on the
+        grid of its volume.
     """
     if is_collections(data):
         return _collections(data, spec, seed)
     cases = _folder(data, spec)
-    patients = sorted({case.name for case in cases})
-    if len(patients) < 2:
+    count = len({case.patient for case in cases})
+    if count < 2:
         raise UsageError(
-            f"{data}: {len(patients)} volume(s) found; give at least two, since none may "
+            f"{data}: {count} patient(s) found; give at least two, since none may "
             "be calibrated with and judged by at once"
         )
-    chosen = _half(patients, seed)
-    return Split(
-        tuple(case for case in cases if case.name in chosen),
-        tuple(case for case in cases if case.name not in chosen),
-    )
+    return _halves(cases, seed)
 
 
-def _half(patients: list[str], seed: int) -> set[str]:
+def _halves(cases: list[Case], seed: int) -> Split:
+    """Half of the patients to calibrate, the others to judge."""
+    patients = sorted({case.patient for case in cases})
     order = np.random.default_rng(seed).permutation(len(patients))
-    return {patients[i] for i in order[: len(patients) // 2]}
+    chosen = {patients[i] for i in order[: len(patients) // 2]}
+    return Split(
+        tuple(case for case in cases if case.patient in chosen),
+        tuple(case for case in cases if case.patient not in chosen),
+    )
 
 
 def _collections(root: Path, spec: ModelSpec, seed: int) -> Split:
     """Half of the held-out patients to calibrate, with a volume that has no expert mask."""
     dwi, flair = load_validation_slices(root)
-    chosen = _half(sorted(dwi.patients), seed)
     single = [
-        (patient, case)
+        case
         for i, patient in enumerate(dwi.patients)
         for case in _single(patient, dwi, flair, i, spec.channels)
     ]
+    split = _halves(single, seed)
     folder = root / "volumes" / UNLABELLED_VOLUME
     names = {name: folder / f"{UNLABELLED_VOLUME}_{name}.nii.gz" for name in ("dwi", "flair")}
     volumes = {name: load_volume(path) for name, path in names.items()}
     if spec.channels == 2:
         aligned, _ = regrid(volumes["flair"], volumes["dwi"].grid)
-        unlabelled = [Case.of_volumes((volumes["dwi"], aligned), None, spec)]
+        inputs: list[tuple[Volume, ...]] = [(volumes["dwi"], aligned)]
         whole = []
     else:
-        unlabelled = [Case.of_volumes((volume,), None, spec) for volume in volumes.values()]
+        inputs = [(volume,) for volume in volumes.values()]
         whole = [_labelled(root, case, spec) for case in VALIDATION_VOLUMES]
-    return Split(
-        (*(case for patient, case in single if patient in chosen), *unlabelled),
-        (*(case for patient, case in single if patient not in chosen), *whole),
-    )
+    unlabelled = [Case.of_volumes(UNLABELLED_VOLUME, x, None, spec) for x in inputs]
+    return Split((*split.calibration, *unlabelled), (*split.gate, *whole))
 
 
 def _single(patient: str, dwi: Images, flair: Images, index: int, channels: int) -> list[Case]:
     lesions = dwi.masks[index, None] > 0.5
     pixels = [x.pixels[index, None, None] for x in (dwi, flair)]
     if channels == 2:
-        return [Case(patient, np.concatenate(pixels, axis=1), lesions)]
+        return [Case(patient, patient, np.concatenate(pixels, axis=1), lesions)]
     names = (f"{patient} dwi", f"{patient} flair")
-    return [Case(name, image, lesions) for name, image in zip(names, pixels, strict=True)]
+    return [Case(name, patient, image, lesions) for name, image in zip(names, pixels, strict=True)]
 
 
 def _labelled(root: Path, case: str, spec: ModelSpec) -> Case:
     image, mask = volume_paths(root, case)
     volume = replace(load_volume(image), name=case)
-    return Case.of_volumes((volume,), load_volume(mask).data > 0.5, spec)
+    return Case.of_volumes(case, (volume,), load_volume(mask).data > 0.5, spec)
 
 
 def _folder(folder: Path, spec: ModelSpec) -> list[Case]:
-    paths = {_stem(path): path for path in sorted(folder.rglob("*.nii*"))}
     cases = []
-    for stem, path in paths.items():
+    for path in sorted(folder.rglob("*.nii*")):
+        stem = _stem(path)
         if stem.endswith(_TRUTH_SUFFIXES) or (spec.channels == 2 and stem.endswith(_FLAIR_SUFFIX)):
             continue
-        volumes: tuple[Volume, ...] = (load_volume(path),)
         base = stem.removesuffix(_DWI_SUFFIX).removesuffix(_FLAIR_SUFFIX)
+        place = path.relative_to(folder)
+        volumes: tuple[Volume, ...] = (replace(load_volume(path), name=place.as_posix()),)
         if spec.channels == 2:
-            partner = paths.get(base + _FLAIR_SUFFIX)
+            partner = _beside(path, base + _FLAIR_SUFFIX)
             if partner is None:
                 raise UsageError(f"{path}: the model needs {base}{_FLAIR_SUFFIX}.nii.gz beside it")
             volumes = (*volumes, regrid(load_volume(partner), volumes[0].grid)[0])
-        truths = [paths[base + suffix] for suffix in _TRUTH_SUFFIXES if base + suffix in paths]
-        truth = load_volume(truths[0]).data > 0.5 if truths else None
-        cases.append(Case.of_volumes(volumes, truth, spec))
+        truth = _expert_mask(path, base, volumes[0])
+        cases.append(Case.of_volumes((place.parent / base).as_posix(), volumes, truth, spec))
     return cases
+
+
+def _expert_mask(path: Path, base: str, volume: Volume) -> BoolArray | None:
+    """The mask beside a volume; a FLAIR on another grid has none, since it is the DWI's."""
+    found = [mask for suffix in _TRUTH_SUFFIXES if (mask := _beside(path, base + suffix))]
+    if not found:
+        return None
+    truth = load_volume(found[0])
+    if truth.grid.matches(volume.grid):
+        lesion: BoolArray = truth.data > 0.5
+        return lesion
+    if _stem(path).endswith(_FLAIR_SUFFIX):
+        return None
+    raise UsageError(
+        f"{found[0]}: not on the grid of {path}; give the expert mask on the volume's grid"
+    )
+
+
+def _beside(path: Path, stem: str) -> Path | None:
+    """The volume of this name in the same folder, if there is one."""
+    paths = (path.with_name(stem + suffix) for suffix in (".nii.gz", ".nii"))
+    return next((other for other in paths if other.exists()), None)
 
 
 def _stem(path: Path) -> str:

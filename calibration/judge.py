@@ -73,7 +73,7 @@ class Verdict:
         figures = self.agreement.to_json()
         return {
             **{key: figures[key] for key in kept},
-            "dice_volumes": self.volumes,
+            "dice_volumes": sorted(self.volumes.values()),
             "expert_slices": self.expert_slices,
             "expert_volumes": self.expert_volumes,
             "expert_drop": self.drop,

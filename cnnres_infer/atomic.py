@@ -1,10 +1,13 @@
 """Writing files completely or not at all, whenever the process ends."""
 
+import errno
+import hashlib
 import os
+import secrets
 import tempfile
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cnnres_infer.errors import CnnresError, OutputError, OutputExistsError
@@ -13,7 +16,7 @@ from cnnres_infer.errors import CnnresError, OutputError, OutputExistsError
 # nothing; elsewhere it has one, and what was left is removed by the next run.
 _DESCRIPTORS = Path("/proc/self/fd")
 _NAMELESS = getattr(os, "O_TMPFILE", 0) if _DESCRIPTORS.is_dir() else 0
-_UNFINISHED = ".part"
+_UNFINISHED = ".cnnres-part"
 
 # Held while outputs are being written: who wants to end the process waits for it.
 WRITING = threading.Lock()
@@ -50,6 +53,11 @@ def write_all(
 ) -> None:
     """Write files, all of them or none, in their order: where the last stands, all do.
 
+    Where an error ends it, what is new is removed again and what `former`
+    names is back. A file that was replaced without being named there is old
+    or new, never missing or cut short. Where the process is killed among
+    several files, `unfinished` finds the last.
+
     Parameters
     ----------
     contents
@@ -81,36 +89,63 @@ def _write_all(
 ) -> None:
     check_free(contents, overwrite)
     staged: dict[Path, _Staged] = {}
-    written: list[Path] = []
+    aside: dict[Path, Path] = {}
+    made: list[Path] = []
     try:
         for path, content in contents.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             staged[path] = _Staged(path, 0o600 if path in private else 0o666)
             staged[path].fill(content)
+        if len(staged) > 1:
+            staged[path].name_it()
         for path in reversed(list(former) if overwrite else []):
-            path.unlink(missing_ok=True)
+            _set_aside(path, aside)
         for path, file in staged.items():
-            written.append(path)
+            if not (overwrite and os.path.lexists(path)):
+                made.append(path)
             file.commit(overwrite)
     except BaseException as error:
         if isinstance(error, OutputExistsError):
-            written.pop()
-        for path in reversed(written):
+            # The last is another process's.
+            del made[-1:]
+        for path in reversed(made):
             path.unlink(missing_ok=True)
+        for path, hidden in reversed(aside.items()):
+            hidden.replace(path)
         if isinstance(error, OSError) and not isinstance(error, CnnresError):
             raise _cannot_write(next(iter(contents)).parent, error) from error
         raise
     finally:
         for file in staged.values():
             file.close()
+    for hidden in aside.values():
+        # All is written; what cannot go now goes with the next run.
+        with suppress(OSError):
+            hidden.unlink(missing_ok=True)
+
+
+def unfinished(paths: Iterable[Path]) -> list[Path]:
+    """Find the hidden files that writers of these paths left, or are at work on."""
+    prefixes = {path: _prefix(path) for path in paths}
+    return [
+        hidden
+        for folder in {path.parent for path in prefixes}
+        for hidden in folder.glob(f".*{_UNFINISHED}")
+        if any(
+            hidden.name.startswith(prefix)
+            for path, prefix in prefixes.items()
+            if path.parent == folder
+        )
+    ]
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path, paths: Iterable[Path]) -> Iterator[None]:
     """Hold a folder against other processes that write into it this way; it is made.
 
-    Removes what killed ones left unfinished. Where the file system knows no
-    locks, this does nothing, and whoever commits first wins.
+    Afterwards, removes what killed ones left unfinished of these paths. Where
+    the file system knows no locks, this does nothing, and whoever commits
+    first wins.
 
     Raises
     ------
@@ -123,10 +158,10 @@ def exclusive(folder: Path) -> Iterator[None]:
         raise _cannot_write(folder, error) from error
     descriptor = _locked(folder)
     try:
-        if descriptor is not None:
-            for path in folder.glob(f".*{_UNFINISHED}"):
-                path.unlink(missing_ok=True)
         yield
+        if descriptor is not None:
+            for hidden in unfinished(paths):
+                hidden.unlink(missing_ok=True)
     finally:
         if descriptor is not None:
             os.close(descriptor)
@@ -144,7 +179,7 @@ class _Staged:
             self._descriptor = os.open(path.parent, _NAMELESS | os.O_WRONLY, mode)
         except OSError:
             # Not every file system can; where the folder is at fault, this fails as well.
-            self._descriptor, name = tempfile.mkstemp(_UNFINISHED, self._prefix(), path.parent)
+            self._descriptor, name = tempfile.mkstemp(_UNFINISHED, _prefix(path), path.parent)
             self._temporary = Path(name)
             self._temporary.chmod(mode & ~_umask())
 
@@ -152,16 +187,19 @@ class _Staged:
         with open(self._descriptor, "wb", closefd=False) as file:
             file.write(content)
 
-    def commit(self, overwrite: bool) -> None:
-        if self._temporary is None and not overwrite:
-            self._link(self._path)
-            return
+    def name_it(self) -> Path:
+        """Give it a hidden name, by which a killed writer is known."""
         if self._temporary is None:
-            hidden = self._path.parent / f"{self._prefix()}{os.getpid()}{_UNFINISHED}"
-            hidden.unlink(missing_ok=True)
-            self._temporary = hidden
-            self._link(hidden)
-        elif not overwrite:
+            self._temporary = _hidden(self._path)
+            self._link(self._temporary)
+        return self._temporary
+
+    def commit(self, overwrite: bool) -> None:
+        if overwrite:
+            self.name_it().replace(self._path)
+        elif self._temporary is None:
+            self._link(self._path)
+        else:
             try:
                 os.link(self._temporary, self._path)
             except FileExistsError:
@@ -169,17 +207,12 @@ class _Staged:
             except OSError:
                 # A file system without hard links: reserve the name, then replace.
                 _reserve(self._path)
-            else:
-                return
-        self._temporary.replace(self._path)
+                self._temporary.replace(self._path)
 
     def close(self) -> None:
         os.close(self._descriptor)
         if self._temporary is not None:
             self._temporary.unlink(missing_ok=True)
-
-    def _prefix(self) -> str:
-        return f".{self._path.name[:64]}."
 
     def _link(self, target: Path) -> None:
         folder = os.open(_DESCRIPTORS, os.O_RDONLY)
@@ -189,6 +222,26 @@ class _Staged:
             raise OutputExistsError(target) from None
         finally:
             os.close(folder)
+
+
+def _prefix(path: Path) -> str:
+    # Of one length: a long name with more to it would be too long.
+    return f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}."
+
+
+def _hidden(path: Path) -> Path:
+    return path.parent / f"{_prefix(path)}{secrets.token_hex(8)}{_UNFINISHED}"
+
+
+def _set_aside(path: Path, aside: dict[Path, Path]) -> None:
+    """Hide a file that is to go, and note where it is."""
+    if not os.path.lexists(path):
+        return
+    if path.is_dir() and not path.is_symlink():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    hidden = _hidden(path)
+    path.rename(hidden)
+    aside[path] = hidden
 
 
 def _locked(folder: Path) -> int | None:

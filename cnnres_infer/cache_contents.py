@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cnnres_infer import self_check, speed
 from cnnres_infer.bundle import Bundle
 from cnnres_infer.cache import cache_folder
-from cnnres_infer.engines import ort_gpu, plans
+from cnnres_infer.engines import openvino, ort_gpu, plans
 from cnnres_infer.engines.trt_plan import staleness
 from cnnres_infer.errors import OutputError
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 # Only these are ever removed: the cache's folder is the user's to choose.
-FOLDERS = (plans.FOLDER, ort_gpu.FOLDER, speed.FOLDER, self_check.FOLDER)
+FOLDERS = (plans.FOLDER, ort_gpu.FOLDER, openvino.FOLDER, speed.FOLDER, self_check.FOLDER)
 
 
 def describe(bundle: Path | None = None) -> dict[str, Any]:

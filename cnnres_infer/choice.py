@@ -9,10 +9,12 @@ from cnnres_infer.errors import (
     BackendUnavailableError,
     EngineError,
     PrecisionUnavailableError,
+    UsageError,
     VerificationError,
 )
 from cnnres_infer.self_check import Verification, self_check
 from cnnres_infer.speed import fastest_first
+from cnnres_infer.verify import GATES
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def choose(
     Raises
     ------
     UsageError
-        If there is no such backend.
+        If there is no such backend or precision.
     BundleError
         If a file of the bundle cannot be trusted.
     BackendUnavailableError
@@ -108,6 +110,8 @@ def choose(
     VerificationError
         If something could run, but disagrees with the network.
     """
+    if precision not in (AUTO, *GATES):
+        raise UsageError(f"no precision {precision!r}; choose from {', '.join((AUTO, *GATES))}")
     passed_over: list[PassedOver] = []
     errors: list[Exception] = []
     for each in BACKENDS if name == AUTO else (name,):

@@ -36,6 +36,9 @@ app = typer.Typer(
     "4 verification failed, 5 backend not usable.",
 )
 
+# Nothing can stand where the mask would be, or nothing was there to be refused.
+_WITHOUT_REPORT = ("E-OUTPUT-EXISTS", "E-OUTPUT-WRITE", "E-FILE-NAME", "E-FILE-MISSING", "E-USAGE")
+
 BundleOption = Annotated[
     Path | None, typer.Option(help="Folder of a model bundle; by default the one that is built in.")
 ]
@@ -364,7 +367,7 @@ def _leave_refusal(path: Path, job: _Job, entry: dict[str, Any]) -> None:
     from cnnres_infer.outputs import save_refusal
 
     folder = job.folder(path)
-    if entry["error"]["code"] in ("E-OUTPUT-EXISTS", "E-OUTPUT-WRITE", "E-FILE-NAME"):
+    if entry["error"]["code"] in _WITHOUT_REPORT:
         return
     if job.out is not None or folder.is_dir():
         with suppress(CnnresError):
@@ -372,11 +375,19 @@ def _leave_refusal(path: Path, job: _Job, entry: dict[str, Any]) -> None:
 
 
 def _check_job(volumes: list[Path], job: _Job) -> None:
+    from cnnres_infer.outputs import plan
+
     if len(volumes) > 1 and (job.flair or job.brain_mask):
         raise UsageError("--flair and --brain-mask belong to one volume: give one VOLUME")
     outputs = [(job.folder(path).resolve(), stem(path)) for path in volumes]
     if len(set(outputs)) < len(outputs):
         raise UsageError("outputs of volumes of the same name would overwrite each other")
+    inputs = {path.resolve() for path in (*volumes, job.flair, job.brain_mask) if path}
+    for volume in volumes:
+        name = volume.name[: len(stem(volume))]
+        planned = plan(job.folder(volume), name, probabilities=True, overlay=True).all()
+        for path in inputs & {each.resolve() for each in planned}:
+            raise UsageError(f"{path} is given as input and would be overwritten as an output")
 
 
 if __name__ == "__main__":

@@ -106,7 +106,10 @@ class OutputExistsError(OutputError, FileExistsError):
     default_code = "E-OUTPUT-EXISTS"
 
     def __init__(self, path: object) -> None:
-        super().__init__(f"{path} exists already: name another folder, or add --overwrite")
+        super().__init__(
+            f"{path} exists already: name another place, or add --overwrite "
+            "(in Python overwrite=True)"
+        )
 
 
 class VerificationError(CnnresError, ArithmeticError):

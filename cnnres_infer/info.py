@@ -73,24 +73,28 @@ def print_tables(entry: dict[str, Any], console: "Console") -> None:
     ):
         model.add_row(label, value)
     console.print(model)
-    backends = Table(
-        "backend", "usable", "what", "precisions", "verified", "to mend it", title="backends"
-    )
+    backends = Table("backend", "what", "precisions", "verified", title="usable backends")
+    lacking: dict[str, list[str]] = {}
     for name, found in entry["backends"].items():
+        if not found["usable"]:
+            lacking.setdefault(f"{found['reason']}; {found['remedy']}", []).append(name)
+            continue
         backends.add_row(
             name,
-            "yes" if found["usable"] else "no",
             found["reason"],
             ", ".join(found["precisions"]),
             "\n".join(_outcome(*item) for item in found["verifications"].items()),
-            found["remedy"],
         )
+    for column in (backends.columns[0], backends.columns[3]):
+        column.no_wrap = True
     console.print(backends)
+    for what, names in lacking.items():
+        console.print(f"not usable: {', '.join(names)}: {what}", markup=False, soft_wrap=True)
 
 
 def _outcome(precision: str, verification: dict[str, Any]) -> str:
     outcome = "passed" if verification["passed"] else "failed"
     return (
-        f"{precision}: {outcome} on {verification['when'][:10]}, {verification['slices']} slices, "
-        f"mean Dice {verification['dice_mean']:.4f}"
+        f"{precision}: {outcome} on {verification['when'][:10]}, "
+        f"Dice {verification['dice_mean']:.4f}"
     )

@@ -93,7 +93,7 @@ class Limits:
         if self.max_memory is None:
             return preferred
         free = self.max_memory - _resident_bytes() - voxels * _BYTES_PER_VOXEL // 2
-        return min(preferred, free // slice_bytes)
+        return max(1, min(preferred, free // slice_bytes))
 
     def _check_memory(self, name: str, needed: int) -> None:
         if self.max_memory is None:

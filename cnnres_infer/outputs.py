@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnnres_infer import __version__
-from cnnres_infer.atomic import check_free, exclusive, write_all
+from cnnres_infer.atomic import check_free, exclusive, unfinished, write_all
 from cnnres_infer.machine import peak_memory_mb, versions
 from cnnres_infer.slices import axial_axes
 from cnnres_infer.volume import volume_bytes
@@ -36,7 +36,7 @@ class Saved:
         """The paths that there are, the mask last: where it stands, all is written.
 
         The report is first: where it stands without a mask, the run was
-        refused or killed.
+        refused or killed, or the mask was taken away since.
         """
         paths = (self.report, self.probabilities, self.overlay, self.mask)
         return tuple(path for path in paths if path is not None)
@@ -86,9 +86,10 @@ def save(
         folder, name, probabilities=probabilities, overlay=overlay, overwrite=overwrite
     )
     contents = {path: _content(path, outputs, result) for path in outputs.all()}
-    with exclusive(folder):
-        _clear_abandoned(folder, name)
-        write_all(contents, overwrite, former=_every(folder, name).all())
+    every = _every(folder, name)
+    with exclusive(folder, every.all()):
+        _remove_leftovers(every)
+        write_all(contents, overwrite, former=every.all())
     return outputs
 
 
@@ -105,9 +106,10 @@ def make_room(
         If one cannot be a path here.
     """
     outputs = plan(folder, name, probabilities=probabilities, overlay=overlay)
-    if folder.is_dir() and _abandoned(_every(folder, name)):
-        with exclusive(folder):
-            _clear_abandoned(folder, name)
+    every = _every(folder, name)
+    if folder.is_dir() and _leftovers(every):
+        with exclusive(folder, every.all()):
+            _remove_leftovers(every)
     check_free(outputs.all(), overwrite)
     return outputs
 
@@ -129,8 +131,8 @@ def save_refusal(folder: Path, name: str, entry: dict[str, Any]) -> None:
         **entry,
         "versions": {"cnnres-infer": __version__, **versions(*_LIBRARIES)},
     }
-    with exclusive(folder):
-        _clear_abandoned(folder, name)
+    with exclusive(folder, outputs.all()):
+        _remove_leftovers(outputs)
         if not outputs.report.exists() and not outputs.mask.exists():
             write_all({outputs.report: (json.dumps(content, indent=2) + "\n").encode()})
 
@@ -139,23 +141,30 @@ def _every(folder: Path, name: str) -> Saved:
     return plan(folder, name, probabilities=True, overlay=True)
 
 
-def _clear_abandoned(folder: Path, name: str) -> None:
-    outputs = _every(folder, name)
-    if _abandoned(outputs):
-        for path in reversed(outputs.all()):
-            path.unlink(missing_ok=True)
+def _remove_leftovers(outputs: Saved) -> None:
+    for path in reversed(_leftovers(outputs)):
+        path.unlink(missing_ok=True)
 
 
-def _abandoned(outputs: Saved) -> bool:
-    """Tell whether a report of ours stands, but no mask."""
+def _leftovers(outputs: Saved) -> tuple[Path, ...]:
+    """Name what may go unasked: the report of a refusal, or what a killed run left.
+
+    A finished run whose mask was taken away since has a report as a killed one
+    has, but no unfinished mask.
+    """
     if os.path.lexists(outputs.mask):
-        return False
+        return ()
     try:
         with outputs.report.open("rb") as file:
             found = json.loads(file.read(_LARGEST_REPORT))
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(found, dict) and "research_use_only" in found and "status" in found
+        return ()
+    if not isinstance(found, dict) or "research_use_only" not in found:
+        return ()
+    if found.get("status") == "failed":
+        return (outputs.report,)
+    masks = unfinished([outputs.mask])
+    return (*masks, *outputs.all()) if masks else ()
 
 
 def _content(path: Path, outputs: Saved, result: "Result") -> bytes:

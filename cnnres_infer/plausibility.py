@@ -40,9 +40,11 @@ _LARGEST_SHARE = 0.5
 _NEGLIGIBLE_SHARE = 0.002
 
 
-def read_notices(volume: Volume, second: Volume | None) -> Iterator[Notice]:
+def read_notices(
+    volume: Volume, second: Volume | None, brain_mask: Volume | None
+) -> Iterator[Notice]:
     """Repeat what was odd about the files, and tell whether the second was resampled."""
-    for each in (volume, second) if second else (volume,):
+    for each in filter(None, (volume, second, brain_mask)):
         for notice in each.warnings:
             yield Notice(notice.code, f"{each.name}: {notice.text}")
     if second is not None and not second.grid.matches(volume.grid):

@@ -1,8 +1,7 @@
 """The whole way from a volume to its result."""
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -286,7 +285,8 @@ class Predictor:
             probabilities = self._merged(pair, covered, brain, geometry, clock)
         with clock("mask"):
             mask, lesions = binarize(probabilities, self.bundle.spec.mask)
-        inputs = {modality: volume.name} | ({"flair": second.name} if second else {})
+        others = {"flair": second, "brain mask": given}
+        inputs = {modality: volume.name} | {k: v.name for k, v in others.items() if v}
         return Result(
             volume,
             mask,
@@ -296,7 +296,7 @@ class Predictor:
             self._provenance(inputs, brain),
             (
                 *self.choice.warnings,
-                *read_notices(volume, second),
+                *read_notices(volume, second, given),
                 *notices,
                 *grid_notices(geometry.share_outside(brain.mask), 1 - share_covered),
                 *output_notices(mask, brain),
@@ -338,27 +338,22 @@ class Predictor:
     def _outputs(
         self, batches: Iterator[SliceBatch], clock: Stopwatch
     ) -> Iterator[tuple[SliceBatch, FloatArray]]:
-        """Each batch with its output; while one is computed, others are cut and put back."""
-        running: deque[tuple[SliceBatch, Future[FloatArray]]] = deque()
+        """Each batch with its output; while one is computed, the next is cut.
 
-        def finished() -> tuple[SliceBatch, FloatArray]:
-            batch, future = running.popleft()
-            with clock("engine"):
-                output = future.result()
-            self._check_output(output, batch)
-            return batch, output
-
+        The engine runs on the caller's thread: those for GPUs keep state for each.
+        """
         with ThreadPoolExecutor(1) as worker:
+            coming = worker.submit(next, batches, None)
             while True:
                 with clock("slices"):
-                    batch = next(batches, None)
+                    batch = coming.result()
                 if batch is None:
-                    break
-                running.append((batch, worker.submit(self.engine.run, batch.images)))
-                if len(running) > 1:
-                    yield finished()
-            while running:
-                yield finished()
+                    return
+                coming = worker.submit(next, batches, None)
+                with clock("engine"):
+                    output = self.engine.run(batch.images)
+                self._check_output(output, batch)
+                yield batch, output
 
     def _check_output(self, output: FloatArray, batch: SliceBatch) -> None:
         """Refuse what no network can have said, whatever the backend makes of it."""

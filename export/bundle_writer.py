@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from cnnres_infer.atomic import check_free, write_all
 from cnnres_infer.bundle import FORMAT, MANIFEST, REFERENCE, ModelSpec
 from cnnres_infer.engines import run_all
 from cnnres_infer.engines.ort import OrtEngine
-from cnnres_infer.errors import VerificationError
+from cnnres_infer.errors import UsageError, VerificationError
 from cnnres_infer.signature import SIGNATURE
 from cnnres_infer.volume import FloatArray
 from export.model_card import CARD, model_card
@@ -53,8 +53,11 @@ def write_bundle(
         If a variant differs by more than `LARGEST_DIFFERENCE`; nothing is written then.
     OutputExistsError
         If `out` stands and `overwrite` is False.
+    UsageError
+        If `out` is neither empty nor a bundle: it is not replaced, asked or not.
     """
     check_free([out], overwrite)
+    _check_replaceable(out)
     images, probabilities = reference_slices(network, spec)
     models = variants(network, spec.slices.size)
     differences = {
@@ -77,26 +80,39 @@ def write_bundle(
     }
     files[REFERENCE] = reference_file(images, probabilities)
     with _replacing(out) as folder:
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
-        seal(folder, manifest)
+        seal(folder, manifest, files)
     return differences
 
 
-def seal(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write ``MODEL_CARD.md`` and ``model.json`` with the hash of every other file.
+def seal(
+    folder: Path,
+    manifest: dict[str, Any],
+    files: Mapping[str, bytes] | None = None,
+    gone: Collection[str] = (),
+) -> None:
+    """Write files, ``MODEL_CARD.md``, and ``model.json`` last with the hash of every file.
 
-    A signature of what stood before goes.
+    A signature of what stood before goes. A bundle whose sealing is cut short is
+    refused when it is opened, since its files are not those of ``model.json``.
+
+    Parameters
+    ----------
+    files
+        New content, by name.
+    gone
+        Names of the files that are to go.
     """
-    (folder / SIGNATURE).unlink(missing_ok=True)
-    (folder / CARD).write_text(model_card(manifest), encoding="utf-8")
+    written = {**(files or {}), CARD: model_card(manifest).encode()}
+    outside = {MANIFEST, SIGNATURE, *gone, *written}
+    kept = {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in outside}
     manifest["sha256"] = {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.iterdir())
-        if path.name != MANIFEST
+        name: hashlib.sha256(content).hexdigest()
+        for name, content in sorted({**kept, **written}.items())
     }
     content = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
-    write_all({folder / MANIFEST: content.encode()}, overwrite=True)
+    contents = {folder / name: content for name, content in written.items()}
+    former = [folder / name for name in (*gone, SIGNATURE)]
+    write_all({**contents, folder / MANIFEST: content.encode()}, overwrite=True, former=former)
 
 
 def _computed(model: bytes, images: FloatArray) -> FloatArray:
@@ -104,16 +120,33 @@ def _computed(model: bytes, images: FloatArray) -> FloatArray:
         return run_all(engine, images)
 
 
+def _check_replaceable(folder: Path) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir() or not ((folder / MANIFEST).is_file() or not any(folder.iterdir())):
+        raise UsageError(
+            f"{folder}: neither empty nor a bundle, so it is not replaced; name another folder"
+        )
+
+
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
     """Lend an empty folder that takes the place of `folder` when all went well."""
+    folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    old = new.with_name(f"{new.name}.old")
     try:
-        yield temporary
-        temporary.chmod(0o755)
+        yield new
+        new.chmod(0o755)
         if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
+            folder.rename(old)
+        try:
+            new.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cnnres_infer import atomic
-from cnnres_infer.atomic import check_free, exclusive, write_all
+from cnnres_infer.atomic import check_free, exclusive, unfinished, write_all
 from cnnres_infer.errors import OutputError, OutputExistsError
 
 
@@ -112,10 +112,69 @@ def test_a_killed_writer_leaves_nothing(tmp_path: Path) -> None:
 def test_what_a_killed_writer_left_goes_with_the_next_run(tmp_path: Path) -> None:
     killed_writer(tmp_path / "a", nameless=False)
     (left,) = tmp_path.iterdir()
-    assert left.name.endswith(".part")
-    with exclusive(tmp_path):
+    assert left.name.endswith(".cnnres-part")
+    with exclusive(tmp_path, [tmp_path / "a"]):
         write_all({tmp_path / "a": b"1"})
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_hidden_files_of_others_stay(tmp_path: Path) -> None:
+    for name in (".movie.part", ".a.part", ".a.b.cnnres-part"):
+        (tmp_path / name).write_text("precious")
+    killed_writer(tmp_path / "ab", nameless=False)
+    others = set(tmp_path.iterdir())
+    killed_writer(tmp_path / "a", nameless=False)
+    assert len(unfinished([tmp_path / "a"])) == 1
+    with exclusive(tmp_path, [tmp_path / "a"]):
+        pass
+    assert set(tmp_path.iterdir()) == others
+
+
+@pytest.mark.parametrize("nameless", [True, False])
+@pytest.mark.parametrize("failing", ["a", "b", "c"])
+@pytest.mark.parametrize("former", [True, False])
+def test_an_overwrite_that_fails_keeps_what_stood(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    nameless: bool,
+    failing: str,
+    former: bool,
+) -> None:
+    if not nameless:
+        monkeypatch.setattr(atomic, "_NAMELESS", 0)
+    paths = {name: tmp_path / name for name in "abc"}
+    for name in "ac":
+        paths[name].write_text("old")
+    replace = Path.replace
+    failed: list[Path] = []
+
+    def full(self: Path, target: Path) -> Path:
+        if target == paths[failing] and not failed:
+            failed.append(target)
+            raise OSError(28, os.strerror(28))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OutputError, match="No space left"):
+        write_all(
+            dict.fromkeys(paths.values(), b"new"),
+            overwrite=True,
+            former=paths.values() if former else (),
+        )
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "c"}
+    assert paths["c"].read_text() == "old"
+    assert paths["a"].read_text() == ("old" if former or failing == "a" else "new")
+
+
+def test_a_folder_in_the_way_of_an_overwrite_stays(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    (tmp_path / "b" / "inside").mkdir(parents=True)
+    new = {tmp_path / "a": b"new", tmp_path / "b": b"new"}
+    with pytest.raises(OutputError, match="directory"):
+        write_all(new, overwrite=True, former=reversed(list(new)))
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+    assert (tmp_path / "a").read_text() == "old"
+    assert (tmp_path / "b" / "inside").is_dir()
 
 
 @pytest.mark.parametrize("nameless", [True, False])

@@ -11,6 +11,7 @@ from cnnres_infer import cache, doctor, machine
 from cnnres_infer.engines import BACKENDS, NVIDIA, Probe
 from cnnres_infer.engines.gpu import find_gpu
 from cnnres_infer.engines.trt_api import Flavour
+from cnnres_infer.machine import versions
 
 no_gpu = pytest.mark.skipif(not isinstance(find_gpu(), Probe), reason="there is a GPU")
 
@@ -40,8 +41,12 @@ def test_a_machine_without_a_gpu(examine: Callable[[], dict[str, Any]]) -> None:
         assert "nvidia.com/drivers" in found[name]["remedy"]
     assert found["ort"]["status"] == "OK"
     assert "Dice with PyTorch 1.0000" in found["ort"]["reason"]
-    assert found["taken"]["backend"] == "ort"
+    assert found["taken"]["backend"] in ("openvino", "ort")
     assert all(name in found["auto"]["reason"] for name in NVIDIA)
+
+
+def _without_openvino(*names: str) -> dict[str, str]:
+    return {name: v for name, v in versions(*names).items() if name != "openvino"}
 
 
 def test_an_engine_that_disagrees_is_broken(
@@ -49,6 +54,7 @@ def test_an_engine_that_disagrees_is_broken(
 ) -> None:
     from cnnres_infer.engines.ort import OrtEngine
 
+    monkeypatch.setattr(machine, "versions", _without_openvino)
     run = OrtEngine.run
     monkeypatch.setattr(OrtEngine, "run", lambda self, images: 0 * run(self, images))
     found = examine()

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import nibabel
@@ -51,6 +52,51 @@ def test_nothing_is_overwritten_unasked(result: Result, tmp_path: Path, standing
     assert (tmp_path / standing).read_text() == "precious"
     result.save(tmp_path, overwrite=True)
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_finished_run_whose_mask_was_taken_away_is_not_cleared(
+    result: Result, tmp_path: Path
+) -> None:
+    saved = result.save(tmp_path, probabilities=True)
+    saved.mask.unlink()
+    left = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(left) == 3
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        result.save(tmp_path)
+    outputs.save_refusal(tmp_path, "blob", {"status": "failed"})
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == left
+    result.save(tmp_path, overwrite=True)
+    assert saved.mask.exists()
+
+
+def test_an_overwrite_that_fails_leaves_the_former_outputs(
+    result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = result.save(tmp_path, probabilities=True)
+    saved.report.write_text("former")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    replace = Path.replace
+    failed: list[Path] = []
+
+    def full(self: Path, target: Path) -> Path:
+        if target == saved.mask and not failed:
+            failed.append(target)
+            raise OSError(28, os.strerror(28))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OutputError, match="No space left"):
+        result.save(tmp_path, overlay=False, overwrite=True)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_only_the_report_of_a_refusal_goes_unasked(result: Result, tmp_path: Path) -> None:
+    (tmp_path / "blob_overlay.png").write_text("precious")
+    outputs.save_refusal(tmp_path, "blob", {"status": "failed"})
+    with pytest.raises(OutputExistsError, match="overlay"):
+        result.save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["blob_overlay.png"]
+    assert (tmp_path / "blob_overlay.png").read_text() == "precious"
 
 
 def test_a_file_in_place_of_the_folder(result: Result, tmp_path: Path) -> None:

@@ -106,7 +106,8 @@ def test_the_commands(make_bundle: BundleMaker, tmp_path: Path) -> None:
     again = run("export", "keygen", key)
     assert again.returncode == 3
     assert again.stderr.count("\n") == 1
-    asked = ("cnnres_infer.cli", "none.nii", "--bundle", folder, "--require-signature", public(key))
+    trusted = ("--bundle", folder, "--require-signature", public(key))
+    asked = ("cnnres_infer.cli", tmp_path / "none.nii", *trusted)
     assert "E-BUNDLE-SIGNATURE" in run(*asked).stderr
     assert run("export", "sign", folder, "--key", key).returncode == 0
     assert "E-FILE-MISSING" in run(*asked).stderr

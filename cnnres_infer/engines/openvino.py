@@ -17,7 +17,7 @@ from cnnres_infer.errors import BackendUnavailableError, EngineRunError, Precisi
 from cnnres_infer.volume import FloatArray
 
 DEVICE = "CPU"
-_CACHE = "openvino"
+FOLDER = "openvino"
 _CONVERTER = "openvino.tools.ovc"
 _REMEDY = "pip install 'cnnres-infer[openvino]'"
 # What is not in 8 bits in an INT8 file is computed in float32.
@@ -147,7 +147,7 @@ def _settings(hint: str, threads: int, probe: Probe) -> dict[str, Any]:
     try:
         here = json.dumps([probe.versions, machine.hardware()], sort_keys=True)
         kind = hashlib.sha256(here.encode()).hexdigest()[:16]
-        settings["CACHE_DIR"] = str(cache_folder(_CACHE, kind))
+        settings["CACHE_DIR"] = str(cache_folder(FOLDER, kind))
     except OSError:
         # Without a cache it compiles at every start, and computes the same.
         return settings

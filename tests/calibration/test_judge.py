@@ -18,7 +18,8 @@ def spec() -> ModelSpec:
 def cases(spec: ModelSpec) -> tuple[Case, ...]:
     phantoms = [make_phantom(seed, shape=(64, 64, 8), spacing=(3.0, 3.0, 12.0)) for seed in (1, 2)]
     return tuple(
-        Case.of_volumes((phantom.volume,), phantom.truth > 0, spec) for phantom in phantoms
+        Case.of_volumes(phantom.volume.name, (phantom.volume,), phantom.truth > 0, spec)
+        for phantom in phantoms
     )
 
 

@@ -75,7 +75,7 @@ def test_bfloat16_is_refused_where_it_would_be_float32(monkeypatch: pytest.Monke
         return ["FP32"] if name == "OPTIMIZATION_CAPABILITIES" else asked(self, device, name)
 
     monkeypatch.setattr(core, "get_property", get_property)
-    with pytest.raises(BackendUnavailableError, match="no bfloat16; name --precision"):
+    with pytest.raises(BackendUnavailableError, match="no bfloat16"):
         OpenVinoEngine.open(bright_model(), "bf16", 1)
 
 

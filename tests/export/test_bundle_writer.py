@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ from safetensors.torch import save_file
 
 from cnnres_infer.bundle import REFERENCE, Bundle, ModelSpec
 from cnnres_infer.engines import open_engine
-from cnnres_infer.errors import BundleError, OutputExistsError, VerificationError
+from cnnres_infer.errors import BundleError, OutputExistsError, UsageError, VerificationError
+from cnnres_infer.signature import SIGNATURE
 from export import bundle_writer
 from export.bundle_writer import seal, write_bundle
 from export.checkpoint import load_checkpoint
@@ -101,6 +103,58 @@ def test_a_wrong_export_writes_nothing(
         write_bundle(load_checkpoint(checkpoint), ModelSpec.from_json(about), about, tmp_path / "b")
     assert caught.value.code == "E-VERIFY"
     assert not list(tmp_path.iterdir())
+
+
+def test_only_a_bundle_or_an_empty_folder_is_replaced(
+    checkpoint: Path, about: dict[str, object], tmp_path: Path
+) -> None:
+    network, spec, out = load_checkpoint(checkpoint), ModelSpec.from_json(about), tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("years of work")
+    with pytest.raises(UsageError, match="neither empty nor a bundle"):
+        write_bundle(network, spec, about, out, overwrite=True)
+    assert (out / "thesis.txt").read_text() == "years of work"
+    (out / "thesis.txt").unlink()
+    for content in ("first", "second"):
+        bundle_writer._check_replaceable(out)
+        with bundle_writer._replacing(out) as folder:
+            (folder / "model.json").write_text(content)
+            (folder / content).touch()
+        assert {path.name for path in out.iterdir()} == {"model.json", content}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_old_folder_comes_back_if_the_new_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "model.json").write_text("old")
+    rename = Path.rename
+
+    def failing(path: Path, target: Path) -> Path:
+        if (path / "new").exists():
+            raise OSError("no space")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="no space"), bundle_writer._replacing(out) as folder:
+        (folder / "new").touch()
+    assert (out / "model.json").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_sealing_takes_files_in_and_out(bundle: Bundle, tmp_path: Path) -> None:
+    folder = shutil.copytree(bundle.folder, tmp_path / "b")
+    (folder / SIGNATURE).write_bytes(b"of what stood before")
+    variants = {"fp32": "model.fp32.onnx"}
+    manifest = {**bundle.manifest, "variants": variants}
+    seal(folder, manifest, {"more.json": b"{}"}, gone={"model.fp16.onnx"})
+    again = Bundle.open(folder)
+    names = {path.name for path in folder.iterdir()}
+    assert set(again.sha256) == names - {"model.json"}
+    assert again.read("more.json") == b"{}"
+    assert not names & {"model.fp16.onnx", SIGNATURE}
 
 
 def test_sealing_again_keeps_the_bundle_valid(bundle: Bundle) -> None:

@@ -1,0 +1,61 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calibration.calibrate import Calibration, Outcome, _write
+from calibration.data import Split
+from calibration.judge import Verdict
+from cnnres_infer.bundle import Bundle
+from cnnres_infer.verify import Agreement
+
+CALIBRATION = Calibration(8, 0, ("int8-cpu",), None, "cpu")
+
+
+def outcome(variant: str, *misses: str, content: bytes = b"") -> Outcome:
+    images = np.ones((2, 1, 4, 4), np.float32)
+    verdict = Verdict(Agreement.of(images, images, 0.5), {}, None, None)
+    return Outcome(variant, "tried", verdict, misses, content=content)
+
+
+def written(bundle: Bundle, outcomes: list[Outcome], overwrite: bool) -> Bundle:
+    images = np.ones((2, 1, 4, 4), np.float32)
+    _write(bundle, outcomes, images, Split((), ()), CALIBRATION, overwrite)
+    again = Bundle.open(bundle.folder)
+    for name in again.sha256:
+        again.read(name)
+    assert set(again.sha256) == {p.name for p in bundle.folder.iterdir()} - {"model.json"}
+    return again
+
+
+@pytest.fixture
+def bundle(default_bundle: Path, tmp_path: Path) -> Bundle:
+    folder = shutil.copytree(default_bundle, tmp_path / "bundle")
+    (folder / "model.int8-cpu.onnx").unlink(missing_ok=True)
+    manifest = json.loads((folder / "model.json").read_text())
+    manifest["variants"].pop("int8-cpu", None)
+    (folder / "model.json").write_text(json.dumps(manifest))
+    return Bundle.open(folder)
+
+
+def test_what_stands_and_fails_goes_only_if_asked(bundle: Bundle) -> None:
+    failed = [outcome("fp16", "too far off"), outcome("int8-cpu", "too far off", content=b"x")]
+    kept = written(bundle, failed, overwrite=False)
+    assert kept.variants == bundle.variants
+    record = json.loads(kept.read("calibration.json"))
+    assert record["variants"]["fp16"]["passed"] is False
+    after = written(kept, failed, overwrite=True)
+    assert set(after.variants) == set(bundle.variants) - {"fp16"}
+    assert not (bundle.folder / "model.fp16.onnx").exists()
+
+
+def test_a_variant_that_passes_is_written_and_one_that_fails_later_is_replaced_by_nothing(
+    bundle: Bundle,
+) -> None:
+    passed = written(bundle, [outcome("int8-cpu", content=b"network")], overwrite=False)
+    assert passed.read(passed.variants["int8-cpu"]) == b"network"
+    after = written(passed, [outcome("int8-cpu", "off", content=b"worse")], overwrite=True)
+    assert "int8-cpu" not in after.variants
+    assert not (bundle.folder / "model.int8-cpu.onnx").exists()

@@ -1,0 +1,80 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calibration.data import load_split
+from cnnres_infer.bundle import Bundle, ModelSpec
+from cnnres_infer.errors import UsageError
+from cnnres_infer.phantom import make_phantom
+from cnnres_infer.volume import save_volume
+
+
+@pytest.fixture(scope="module")
+def spec() -> ModelSpec:
+    return Bundle.open().spec
+
+
+def save(path: Path, seed: int, of: str = "volume", slices: int = 6) -> Path:
+    phantom = make_phantom(seed, shape=(48, 48, slices), spacing=(4.0, 4.0, 96 / slices))
+    data = phantom.volume.data if of == "volume" else phantom.truth
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_volume(path, data, phantom.volume.grid)
+    return path
+
+
+def test_a_folder_for_each_patient_may_use_the_same_names(tmp_path: Path, spec: ModelSpec) -> None:
+    for seed, patient in enumerate(("a", "b", "c")):
+        save(tmp_path / patient / "s_dwi.nii.gz", seed)
+    save(tmp_path / "b" / "s_msk.nii", 1, of="truth")
+    split = load_split(tmp_path, spec, seed=0)
+    cases = {case.name: case for case in (*split.calibration, *split.gate)}
+    assert set(cases) == {f"{patient}/s_dwi.nii.gz" for patient in "abc"}
+    assert {case.patient for case in cases.values()} == {"a/s", "b/s", "c/s"}
+    labelled = [name for name, case in cases.items() if case.lesions is not None]
+    assert labelled == ["b/s_dwi.nii.gz"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nobody_is_calibrated_with_and_judged_by(
+    tmp_path: Path, spec: ModelSpec, seed: int
+) -> None:
+    for patient in range(3):
+        save(tmp_path / f"p{patient}_dwi.nii.gz", patient)
+        save(tmp_path / f"p{patient}_flair.nii.gz", patient)
+    split = load_split(tmp_path, spec, seed)
+    sides = [{case.patient for case in cases} for cases in (split.calibration, split.gate)]
+    assert not sides[0] & sides[1]
+    assert [len(split.calibration), len(split.gate)] == [2, 4]
+
+
+def test_a_pair_for_two_channels_is_one_case_of_one_folder(tmp_path: Path, spec: ModelSpec) -> None:
+    for seed, patient in enumerate(("a", "b")):
+        for modality in ("dwi", "flair"):
+            save(tmp_path / patient / f"s_{modality}.nii.gz", seed)
+    both = replace(spec, channels=2)
+    split = load_split(tmp_path, both, seed=0)
+    (one,), (other,) = split.calibration, split.gate
+    assert one.images.shape[1] == other.images.shape[1] == 2
+    assert not np.array_equal(one.images, other.images)
+    (tmp_path / "b" / "s_flair.nii.gz").unlink()
+    with pytest.raises(UsageError, match="s_flair"):
+        load_split(tmp_path, both, seed=0)
+
+
+def test_an_expert_mask_is_for_its_own_grid(tmp_path: Path, spec: ModelSpec) -> None:
+    for patient, slices in (("a", 6), ("b", 8)):
+        save(tmp_path / f"{patient}_dwi.nii.gz", 1)
+        save(tmp_path / f"{patient}_flair.nii.gz", 1, slices=slices)
+        save(tmp_path / f"{patient}_msk.nii.gz", 1, of="truth")
+    split = load_split(tmp_path, spec, seed=0)
+    unlabelled = [c.name for c in (*split.calibration, *split.gate) if c.lesions is None]
+    assert unlabelled == ["b_flair.nii.gz"]
+    mask = tmp_path / "c_msk.nii.gz"
+    volume = save(tmp_path / "c_dwi.nii.gz", 1)
+    save(mask, 1, of="truth", slices=8)
+    with pytest.raises(UsageError) as caught:
+        load_split(tmp_path, spec, seed=0)
+    assert str(mask) in str(caught.value)
+    assert str(volume) in str(caught.value)
