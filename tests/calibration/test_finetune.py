@@ -42,7 +42,7 @@ def test_fine_tuning_brings_int8_closer_to_float(
         assert len(losses) == 40
         x = torch.from_numpy(images)
         before = difference(network, made.model, made.plan, x)
-        assert difference(network, model, plan, x) < 0.7 * before
+        assert difference(network, model, plan, x) < 0.9 * before
         assert set(plan.tensors) == set(made.plan.tensors)
         assert all(plan.tensors[n].zero == made.plan.tensors[n].zero for n in plan.tensors)
         assert any(plan.tensors[n].scale != made.plan.tensors[n].scale for n in plan.tensors)

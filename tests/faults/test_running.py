@@ -194,7 +194,7 @@ def test_sigterm_ends_a_process_that_is_stuck_in_a_library(
     volume: Path, bright_bundle: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    arguments = [str(volume), "-o", str(out), "--bundle", str(bright_bundle)]
+    arguments = [str(volume), "-o", str(out), "--bundle", str(bright_bundle), "--backend", "ort"]
     start = [sys.executable, "-c", STUCK, *arguments]
     with subprocess.Popen(start, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
@@ -359,7 +359,8 @@ def test_batches_shrink_where_memory_is_short(
 
 def test_the_limit_of_memory_holds(volume: Path, tmp_path: Path) -> None:
     def peak(folder: str, *options: object) -> float:
-        status, entry = run(volume, "-o", tmp_path / folder, "--threads", 1, *options)
+        fixed = ("--backend", "ort", "--threads", 1)
+        status, entry = run(volume, "-o", tmp_path / folder, *fixed, *options)
         assert status == 0, entry
         return float(entry["peak_memory_mb"])
 
