@@ -166,7 +166,7 @@ def reference_bundle(make_bundle: BundleMaker) -> Path:
 
 def test_the_command_writes_a_page(reference_bundle: Path, tmp_path: Path) -> None:
     path = tmp_path / "new" / "report.html"
-    options = ("--bundle", reference_bundle, "--html", path)
+    options = ("--backend", "ort", "--bundle", reference_bundle, "--html", path)
     done = run("verify", *options, "--json")
     assert done.returncode == 0, done.stderr
     entry = json.loads(done.stdout)

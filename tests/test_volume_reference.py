@@ -210,7 +210,8 @@ def test_a_broken_engine_fails(
     honest = OrtEngine.run
     monkeypatch.setattr(OrtEngine, "run", lambda self, images: breakage(honest(self, images)))
     arguments = ["verify", str(volume), "--reference", str(reference)]
-    arguments += ["--bundle", str(bright_bundle), "--html", str(tmp_path / "r.html")]
+    arguments += ["--backend", "ort", "--bundle", str(bright_bundle)]
+    arguments += ["--html", str(tmp_path / "r.html")]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 4, done.output
     assert "Failed: ort in fp32" in (tmp_path / "r.html").read_text(encoding="utf-8")
