@@ -31,8 +31,8 @@ def test_the_cards_figures_come_from_the_command(shared_data: Path, default_bund
     measured = json.loads(done.stdout)["precisions"]
     recorded = json.loads((default_bundle / "model.json").read_text())["accuracy"]["precisions"]
     assert {"fp32", "fp16"} <= set(measured)
-    for precision, then in recorded.items():
-        now = measured[precision]
+    for precision in set(recorded) & set(measured):  # not every processor has bfloat16
+        now, then = measured[precision], recorded[precision]
         assert [v["dice"] for v in now["volumes"]] == pytest.approx(
             [v["dice"] for v in then["volumes"]], abs=5e-3
         )
