@@ -18,7 +18,7 @@ from cnnres_infer.brain import find_brain
 from cnnres_infer.bundle import Bundle
 from cnnres_infer.machine import peak_memory_mb, processor, usable_cores, versions
 from cnnres_infer.phantom import make_phantom
-from cnnres_infer.slices import SliceGeometry, to_batches
+from cnnres_infer.slices import all_slices
 from cnnres_infer.verify import dice
 from cnnres_infer.volume import FloatArray
 from export.timing import interleaved
@@ -97,10 +97,7 @@ def run_one(folder: Path | None, name: str) -> float | None:
 def phantom_slices(bundle: Bundle) -> FloatArray:
     """Slices (60, 1, H, W) of a synthetic brain."""
     volume = make_phantom(shape=(112, 112, 73)).volume
-    spec = bundle.spec.slices
-    brain = find_brain(volume).mask
-    geometry = SliceGeometry.of(volume.grid, brain, spec)
-    (batch,) = to_batches((volume,), brain, geometry, spec, SLICES + 40)
+    _, batch = all_slices((volume,), find_brain(volume).mask, bundle.spec.slices)
     return np.ascontiguousarray(batch.images[:SLICES])
 
 

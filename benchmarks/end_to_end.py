@@ -20,9 +20,8 @@ from cnnres_infer.phantom import make_phantom
 from cnnres_infer.predictor import Predictor
 from cnnres_infer.slices import SliceGeometry, to_batches
 from cnnres_infer.volume import Volume, load_volume, save_volume
-from export.checkpoint import load_checkpoint
 from export.timing import interleaved
-from training.engine import TorchEngine
+from export.volume_outputs import torch_engine
 
 SHAPE = (112, 112, 73)
 TORCH_PIPELINE = "torch-pipeline"
@@ -44,7 +43,6 @@ def measure(folder: Path | None, runs: int) -> dict[str, Any]:
         Seconds, and MB (10^6 bytes) of largest resident memory.
     """
     bundle = Bundle.open(folder)
-    network = load_checkpoint(bundle.folder / bundle.variants["fp32"])
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "volume.nii.gz"
         phantom = make_phantom(shape=SHAPE)
@@ -53,7 +51,7 @@ def measure(folder: Path | None, runs: int) -> dict[str, Any]:
         cores = usable_cores()
         with (
             Predictor.load(bundle.folder, "ort", "fp32") as ours,
-            Predictor(bundle, Choice(TorchEngine(network, cores))) as eager,
+            Predictor(bundle, Choice(torch_engine(bundle))) as eager,
         ):
             cases: dict[str, Callable[[], object]] = {
                 "network, ONNX Runtime fp32": _network(ours.engine, volume, bundle),
@@ -63,9 +61,10 @@ def measure(folder: Path | None, runs: int) -> dict[str, Any]:
             }
             seconds = interleaved(cases, runs)
             stages = ours.predict(path).timings
-        ours_cold = ["-m", "cnnres_infer.cli", "predict"]
+        engine = ["--backend", "ort", "--precision", "fp32"]
+        ours_cold = ["-m", "cnnres_infer.cli", "predict", *engine]
         cold = {
-            "process, ONNX Runtime fp32": [*ours_cold, str(path), "--precision", "fp32"],
+            "process, ONNX Runtime fp32": [*ours_cold, str(path)],
             "process, PyTorch eager": ["-m", "benchmarks", TORCH_PIPELINE, str(path)],
         }
         processes = {name: _cold(arguments, bundle, runs) for name, arguments in cold.items()}
@@ -83,8 +82,7 @@ def measure(folder: Path | None, runs: int) -> dict[str, Any]:
 def run_torch_pipeline(path: Path, folder: Path | None, out: Path) -> None:
     """The same way from a file to its outputs, with PyTorch eager inside."""
     bundle = Bundle.open(folder)
-    network = load_checkpoint(bundle.folder / bundle.variants["fp32"])
-    with Predictor(bundle, Choice(TorchEngine(network, usable_cores()))) as predictor:
+    with Predictor(bundle, Choice(torch_engine(bundle))) as predictor:
         predictor.predict(path).save(out)
 
 

@@ -22,12 +22,10 @@ from calibration.trials import Search, Trial
 from cnnres_infer.bundle import Bundle, ModelSpec
 from cnnres_infer.engines import run_all
 from cnnres_infer.errors import BackendUnavailableError, OutputExistsError, UsageError
-from cnnres_infer.machine import usable_cores
 from cnnres_infer.verify import GATES
 from cnnres_infer.volume import FloatArray
 from export.bundle_writer import seal
-from export.checkpoint import load_checkpoint
-from training.engine import TorchEngine
+from export.volume_outputs import torch_engine
 from training.evaluate import precise_engine
 
 RECORD = "calibration.json"
@@ -118,9 +116,8 @@ def calibrate(
     standing = [name for name in calibration.variants if name in bundle.variants]
     if standing and not overwrite:
         raise OutputExistsError(folder / bundle.variants[standing[0]])
-    network = load_checkpoint(folder / bundle.variants["fp32"])
     split = load_split(data, bundle.spec, calibration.seed)
-    with TorchEngine(network, usable_cores()) as engine:
+    with torch_engine(bundle) as engine:
         compute = partial(run_all, engine)
         chooser, judge = (
             Judge(cases, bundle.spec, compute) for cases in (split.calibration, split.gate)

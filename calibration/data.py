@@ -11,7 +11,7 @@ from cnnres_infer.bundle import ModelSpec
 from cnnres_infer.errors import UsageError
 from cnnres_infer.mask import binarize
 from cnnres_infer.regrid import regrid
-from cnnres_infer.slices import BoolArray, SliceBatch, SliceGeometry, from_batches, to_batches
+from cnnres_infer.slices import BoolArray, SliceBatch, SliceGeometry, all_slices, from_batches
 from cnnres_infer.volume import FloatArray, Volume, load_volume
 from training.data import (
     UNLABELLED_VOLUME,
@@ -90,9 +90,7 @@ class Case:
     ) -> Self:
         """Cut a patient's volumes on one grid, one for each input channel."""
         brain = find_brain(channels[0]).mask
-        geometry = SliceGeometry.of(channels[0].grid, brain, spec.slices)
-        count = channels[0].grid.shape[geometry.axes[2]]
-        (batch,) = to_batches(channels, brain, geometry, spec.slices, count)
+        geometry, batch = all_slices(channels, brain, spec.slices)
         lesions = None
         if truth is not None:
             planes = geometry.oriented(truth)[:, :, batch.z].astype(np.float32)

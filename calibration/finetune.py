@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from calibration.fake import Graph
 from calibration.plan import Plan
+from training.loop import soft_difference
 
 _WARMUP = 20
 
@@ -102,10 +103,7 @@ def disagreement(output: Tensor, expected: Tensor, margin: float) -> Tensor:
     logits, wanted = (_logit(p).clamp(-margin, margin) for p in (output, expected))
     near = ((logits > -margin) | (wanted > -margin)).float()
     difference = (((logits - wanted) ** 2) * near).sum() / near.sum().clamp(min=1)
-    axes = (1, 2, 3)
-    overlap = 2 * (output * expected).sum(axes) + 1
-    total = (output**2).sum(axes) + (expected**2).sum(axes) + 1
-    return difference + (1 - overlap / total).mean()
+    return difference + soft_difference(output, expected)
 
 
 def _logit(probabilities: Tensor) -> Tensor:

@@ -66,13 +66,11 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """The figures, ready for JSON."""
-        kept = (
-            *("slices", "both_empty", "one_empty"),
-            *("dice_min", "dice_mean", "dice_p5_large", "lesion_difference"),
-        )
+        counts = ("slices", "both_empty", "one_empty")
+        dices = ("dice_min", "dice_mean", "dice_p5_large")
         figures = self.agreement.to_json()
         return {
-            **{key: figures[key] for key in kept},
+            **{key: figures[key] for key in (*counts, *dices, "lesion_difference")},
             "dice_volumes": sorted(self.volumes.values()),
             "expert_slices": self.expert_slices,
             "expert_volumes": self.expert_volumes,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from statistics import median
 from typing import Any
 
@@ -147,13 +147,17 @@ class Search:
     def _speed(self, compute: Compute) -> float:
         """Speed relative to the float network's, both timed in turns."""
         few = self.images[:_TIMED_SLICES]
-        with OrtEngine.open(self.model.SerializeToString(), "fp32", usable_cores()) as engine:
-            cases = {
-                "float": lambda: run_all(engine, few),
-                "candidate": lambda: compute(few),
-            }
-            seconds = interleaved(cases, _TIMED_ROUNDS)
+        cases = {
+            "float": lambda: run_all(self._float, few),
+            "candidate": lambda: compute(few),
+        }
+        seconds = interleaved(cases, _TIMED_ROUNDS)
         return median(seconds["float"]) / median(seconds["candidate"])
+
+    @cached_property
+    def _float(self) -> OrtEngine:
+        """The float network, opened once for all comparisons of speed."""
+        return OrtEngine.open(self.model.SerializeToString(), "fp32", usable_cores())
 
     def _passes(self, trial: Trial) -> bool:
         return not trial.verdict.misses(self.gate)

@@ -282,6 +282,16 @@ def to_batches(
         yield SliceBatch(images, z)
 
 
+def all_slices(
+    channels: tuple[Volume, ...], brain: BoolArray, spec: SliceSpec
+) -> tuple[SliceGeometry, SliceBatch]:
+    """Cut all slices with brain in one batch; see `to_batches`."""
+    grid = channels[0].grid
+    geometry = SliceGeometry.of(grid, brain, spec)
+    (batch,) = to_batches(channels, brain, geometry, spec, max(grid.shape))
+    return geometry, batch
+
+
 def from_batches(
     batches: Iterable[tuple[SliceBatch, FloatArray]], grid: Grid, geometry: SliceGeometry
 ) -> Probabilities:

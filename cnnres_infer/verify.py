@@ -253,8 +253,3 @@ def compare(engine: Engine, bundle: Bundle) -> Comparison:
         probabilities,
         bundle.spec.mask.threshold,
     )
-
-
-def verify(engine: Engine, bundle: Bundle) -> Agreement:
-    """Agreement of an engine with a bundle's reference; see `compare`."""
-    return compare(engine, bundle).agreement

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from cnnres_infer.brain import find_brain
 from cnnres_infer.bundle import ModelSpec
 from cnnres_infer.phantom import make_phantom
-from cnnres_infer.slices import SliceGeometry, to_batches
+from cnnres_infer.slices import all_slices
 from cnnres_infer.verify import LEVELS, dice
 from cnnres_infer.volume import FloatArray
 from training.network import CNNRes
@@ -80,8 +80,7 @@ def _phantom_images(seed: int, spec: ModelSpec) -> FloatArray:
         for name in spec.modalities[: spec.channels]
     )
     brain = find_brain(volumes[0]).mask
-    geometry = SliceGeometry.of(volumes[0].grid, brain, spec.slices)
-    (batch,) = to_batches(volumes, brain, geometry, spec.slices, shape[2])
+    _, batch = all_slices(volumes, brain, spec.slices)
     return batch.images
 
 

@@ -11,8 +11,15 @@ from export.checkpoint import load_checkpoint
 from training.engine import TorchEngine
 
 
-def torch_engine(bundle: Bundle, checkpoint: Path | None = None) -> TorchEngine:
+def torch_engine(
+    bundle: Bundle, checkpoint: Path | None = None, precision: str = "fp32"
+) -> TorchEngine:
     """PyTorch with the weights of a bundle's fp32 file, or of the checkpoint it was made from.
+
+    Parameters
+    ----------
+    precision
+        See `TorchEngine`.
 
     Raises
     ------
@@ -28,7 +35,7 @@ def torch_engine(bundle: Bundle, checkpoint: Path | None = None) -> TorchEngine:
             f"{checkpoint}: a network of {network.in_channels} channels; "
             f"{bundle.folder} needs {bundle.spec.channels}"
         )
-    return TorchEngine(network, usable_cores())
+    return TorchEngine(network, usable_cores(), precision)
 
 
 def volume_reference(bundle: Bundle, engine: TorchEngine, study: Study) -> VolumeReference:

@@ -19,7 +19,7 @@ from cnnres_infer.self_check import (
     representative_slices,
     self_check,
 )
-from cnnres_infer.verify import load_reference, verify
+from cnnres_infer.verify import compare, load_reference
 from cnnres_infer.volume import FloatArray
 from tests.conftest import BundleMaker
 from tests.test_verify import BREAKS
@@ -160,7 +160,7 @@ def test_where_all_failed_the_few_no_longer_acquit(shipped: Bundle, replay: Repl
     for index in unseen:
         replay.spoil(int(index), 5)
     assert self_check(replay, shipped).slices < 10
-    outcome = record(verify(replay, shipped), replay.describe(), shipped)
+    outcome = record(compare(replay, shipped).agreement, replay.describe(), shipped)
     assert not outcome.passed
     with pytest.raises(VerificationError, match="5th percentile"):
         self_check(replay, shipped)
@@ -268,7 +268,7 @@ def test_a_bundle_without_reference_is_refused(make_bundle: BundleMaker) -> None
 
 def test_the_last_verification_is_that_of_all_slices(engine: Engine, bundle: Bundle) -> None:
     few = self_check(engine, bundle)
-    whole = record(verify(engine, bundle), engine.describe(), bundle)
+    whole = record(compare(engine, bundle).agreement, engine.describe(), bundle)
     assert few.slices < whole.slices == 10
     assert self_check(engine, bundle) == replace(whole, cached=True)
     ((found, outcome),) = last_verifications(bundle)

@@ -11,7 +11,7 @@ from cnnres_infer.bundle import REFERENCE, Bundle
 from cnnres_infer.engines import open_engine
 from cnnres_infer.engines.ort import OrtEngine
 from cnnres_infer.errors import BundleError
-from cnnres_infer.verify import GATES, Agreement, dice, load_reference, verify
+from cnnres_infer.verify import GATES, Agreement, compare, dice, load_reference
 from cnnres_infer.volume import FloatArray
 from tests.conftest import BundleMaker
 from tests.test_cli import run
@@ -57,7 +57,7 @@ def test_nothing_anywhere_agrees() -> None:
 def test_the_built_in_model_agrees_here(default_bundle: Path, precision: str) -> None:
     bundle = Bundle.open(default_bundle)
     with open_engine(bundle, "ort", precision) as engine:
-        agreement = verify(engine, bundle)
+        agreement = compare(engine, bundle).agreement
     assert agreement.passes(GATES[precision])
     assert agreement.largest_difference <= 1e-5
     assert len(agreement.slices) == 64
@@ -94,7 +94,7 @@ def test_a_broken_engine_fails(
     with open_engine(bundle, "ort", "fp32") as engine:
         honest = engine.run
         monkeypatch.setattr(engine, "run", lambda images: BREAKS[broken](honest(images)))
-        agreement = verify(engine, bundle)
+        agreement = compare(engine, bundle).agreement
     assert not agreement.passes(GATES["int8"])
 
 
@@ -127,4 +127,4 @@ def test_a_bundle_without_reference(make_bundle: BundleMaker) -> None:
     (bundle.folder / REFERENCE).unlink()
     engine = OrtEngine.open(bundle.model("fp32"), "fp32", 1)
     with pytest.raises(BundleError, match="reference"):
-        verify(engine, bundle)
+        compare(engine, bundle)

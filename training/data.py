@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnres_infer.brain import Brain, find_brain, stripped_brain
-from cnnres_infer.slices import SliceGeometry, SliceSpec, to_batches
+from cnnres_infer.slices import SliceSpec, all_slices
 from cnnres_infer.volume import FloatArray, Grid, Volume, load_volume
 
 SPEC = SliceSpec(size=160, spacing=1.25, ceiling=2.0)
@@ -178,8 +178,7 @@ def _plane(image: NDArray[np.uint8], steps: tuple[float, float], name: str) -> V
 
 
 def _images(volume: Volume, truth: NDArray[np.floating | np.uint8], brain: Brain) -> Images:
-    geometry = SliceGeometry.of(volume.grid, brain.mask, SPEC)
-    (batch,) = to_batches((volume,), brain.mask, geometry, SPEC, volume.data.shape[2] + 1)
+    geometry, batch = all_slices((volume,), brain.mask, SPEC)
     lesion = (geometry.oriented(truth)[:, :, batch.z] > 0).astype(np.float32)
     return Images(batch.images[:, 0], geometry.to_pixels(lesion), (volume.name,) * len(batch.z))
 

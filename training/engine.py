@@ -6,12 +6,13 @@ import torch
 from torch import nn
 
 from cnnres_infer.engines import EngineInfo, Probe
+from cnnres_infer.engines.base import ClosedOnExit
 from cnnres_infer.errors import BackendUnavailableError
 from cnnres_infer.volume import FloatArray
 from training.network import CNNRes, HalfCNNRes
 
 
-class TorchEngine:
+class TorchEngine(ClosedOnExit):
     """PyTorch eager; see `cnnres_infer.engines.Engine`.
 
     Parameters
@@ -50,9 +51,3 @@ class TorchEngine:
 
     def close(self) -> None:
         self._network = CNNRes()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()

@@ -11,14 +11,12 @@ from cnnres_infer.choice import Choice
 from cnnres_infer.engines import Engine, open_engine, run_all
 from cnnres_infer.errors import BackendUnavailableError
 from cnnres_infer.fusion import RULES, Fusion
-from cnnres_infer.machine import usable_cores
 from cnnres_infer.predictor import Predictor
 from cnnres_infer.slices import BoolArray
 from cnnres_infer.verify import dice
 from cnnres_infer.volume import FloatArray, load_volume
-from export.checkpoint import load_checkpoint
+from export.volume_outputs import torch_engine
 from training.data import VALIDATION_VOLUMES, Images, load_validation_slices, volume_paths
-from training.engine import TorchEngine
 from training.steadiness import shaken, steadiness
 
 _BACKENDS = {"fp32": "ort", "fp16": "torch", "bf16": "openvino", "int8": "ort"}
@@ -59,8 +57,7 @@ def precise_engine(bundle: Bundle, precision: str) -> Engine:
         If it is not installed, or the bundle or the processor lacks the precision.
     """
     if precision == "fp16":
-        network = load_checkpoint(bundle.folder / bundle.variants["fp32"])
-        return TorchEngine(network, usable_cores(), precision)
+        return torch_engine(bundle, precision=precision)
     return open_engine(bundle, _BACKENDS[precision], precision)
 
 

@@ -180,10 +180,10 @@ def _paired_loss(
     with eight_bits(network):
         second = _logits(network, copies)
     supervised = _loss(torch.cat([first, second]), torch.cat([masks, masks]))
-    return supervised + consistency * _difference(torch.sigmoid(first), torch.sigmoid(second))
+    return supervised + consistency * soft_difference(torch.sigmoid(first), torch.sigmoid(second))
 
 
-def _difference(first: Tensor, second: Tensor) -> Tensor:
+def soft_difference(first: Tensor, second: Tensor) -> Tensor:
     """One minus the soft Dice of each image's two answers: a spot counts as much as a territory."""
     axes = (1, 2, 3)
     overlap = 2 * (first * second).sum(axes) + 1

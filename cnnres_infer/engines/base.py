@@ -65,6 +65,20 @@ class EngineInfo:
     warnings: tuple[str, ...] = ()
 
 
+class ClosedOnExit:
+    """Is closed at the end of a ``with`` block."""
+
+    def close(self) -> None:
+        """Let go of memory and devices."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
 class Engine(Protocol):
     """A loaded network.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from cnnres_infer import machine
 from cnnres_infer.cache import cache_folder
-from cnnres_infer.engines.base import EngineInfo, Probe
+from cnnres_infer.engines.base import ClosedOnExit, EngineInfo, Probe
 from cnnres_infer.errors import BackendUnavailableError, EngineRunError, PrecisionUnavailableError
 from cnnres_infer.volume import FloatArray
 
@@ -48,7 +48,7 @@ def _openvino() -> Any:
     return openvino
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(ClosedOnExit):
     """CNN-Res compiled by OpenVINO; see `Engine`.
 
     The precision is always set: by default a processor with BF16 computes
@@ -81,8 +81,7 @@ class OpenVinoEngine:
     @classmethod
     def open(cls, model: bytes, precision: str, threads: int) -> Self:
         probe = cls.probe()
-        if not probe.usable:
-            raise BackendUnavailableError(probe.reason, probe.remedy)
+        probe.require()
         hint = _HINTS[precision]
         try:
             core = _openvino().Core()
@@ -128,12 +127,6 @@ class OpenVinoEngine:
 
     def close(self) -> None:
         self._request = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
 
 def _settings(hint: str, threads: int, probe: Probe) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from cnnres_infer import machine
-from cnnres_infer.engines.base import EngineInfo, Probe
+from cnnres_infer.engines.base import ClosedOnExit, EngineInfo, Probe
 from cnnres_infer.errors import BackendUnavailableError, EngineRunError
 from cnnres_infer.volume import FloatArray
 
@@ -25,7 +25,7 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-class OrtEngine:
+class OrtEngine(ClosedOnExit):
     """CNN-Res in an ONNX Runtime session; see `Engine`.
 
     A float16 file would be computed in float32 on this provider without a
@@ -101,9 +101,3 @@ class OrtEngine:
 
     def close(self) -> None:
         self._session = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()

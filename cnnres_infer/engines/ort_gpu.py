@@ -15,7 +15,7 @@ import numpy as np
 
 from cnnres_infer import machine
 from cnnres_infer.cache import cache_folder
-from cnnres_infer.engines.base import EngineInfo, Probe
+from cnnres_infer.engines.base import ClosedOnExit, EngineInfo, Probe
 from cnnres_infer.engines.gpu import find_gpu
 from cnnres_infer.engines.ort import DISABLED_OPTIMIZERS, DISTRIBUTIONS, import_onnxruntime
 from cnnres_infer.errors import BackendUnavailableError, EngineRunError
@@ -29,7 +29,7 @@ _GRAPHS = itertools.count(1)
 _OUT_OF_MEMORY = ("allocat", "out of memory")
 
 
-class OrtCudaEngine:
+class OrtCudaEngine(ClosedOnExit):
     """CNN-Res by ONNX Runtime on a GPU; see `Engine`.
 
     The network always sees the same number of slices, the last of them padded:
@@ -182,12 +182,6 @@ class OrtCudaEngine:
 
     def close(self) -> None:
         self._bound = self._session = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
 
 class OrtTensorRtEngine(OrtCudaEngine):

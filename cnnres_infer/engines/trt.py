@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 
 from cnnres_infer import machine
 from cnnres_infer.atomic import write_all
-from cnnres_infer.engines.base import EngineInfo, Probe
+from cnnres_infer.engines.base import ClosedOnExit, EngineInfo, Probe
 from cnnres_infer.engines.cuda import Cuda, load_runtime
 from cnnres_infer.engines.gpu import Gpu, find_gpu
 from cnnres_infer.engines.plans import Plan
@@ -20,7 +20,7 @@ from cnnres_infer.errors import BackendUnavailableError, EngineError, EngineRunE
 from cnnres_infer.volume import FloatArray
 
 
-class TensorRtEngine:
+class TensorRtEngine(ClosedOnExit):
     """CNN-Res in a TensorRT engine that was built for this GPU; see `Engine`."""
 
     FLAVOUR: ClassVar[Flavour] = TENSORRT
@@ -106,12 +106,6 @@ class TensorRtEngine:
             # It only makes the next start faster.
             with suppress(OutputError):
                 write_all({self._kernels: compiled}, overwrite=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
 
 class TensorRtRtxEngine(TensorRtEngine):
