@@ -54,14 +54,15 @@ def _print_trial(trial: Trial) -> None:
     agreement = trial.verdict.agreement
     _console.print(
         f"{trial.candidate.plan.scheme.variant}: {trial.candidate.name}: "
-        f"mean Dice {agreement.mean:.4f}",
+        f"logits off by {trial.error:.3f}, mean Dice {agreement.mean:.4f}",
         style="dim",
     )
 
 
 def _table(trials: list[Trial]) -> Table:
     table = Table(
-        *("variant", "tried", "score", "mean", "p5", "volumes", "drop", "one empty", "speed"),
+        *("variant", "tried", "error", "mean", "p5", "volumes", "drop"),
+        *("one empty", "in float", "speed"),
         title="agreement of slices and volumes with PyTorch",
     )
     for trial in trials:
@@ -72,7 +73,7 @@ def _table(trials: list[Trial]) -> Table:
             *(
                 f"{value:.4f}"
                 for value in (
-                    trial.score,
+                    trial.error,
                     agreement.mean,
                     agreement.tail,
                     verdict.volume_dice,
@@ -80,6 +81,7 @@ def _table(trials: list[Trial]) -> Table:
                 )
             ),
             f"{agreement.one_empty} of {len(agreement.counted)}",
+            f"{trial.in_float:.1%}",
             f"{trial.speed:.2f}",
         )
     return table
@@ -92,7 +94,7 @@ def _print_outcome(outcome: Outcome) -> None:
     _console.print(f"{outcome.variant}: failed, {'; '.join(outcome.misses)}", style="bold")
     if outcome.layers:
         blamed = ", ".join(
-            f"{layer.name} ({layer.spared:.4f} without it)" for layer in outcome.layers[:3]
+            f"{layer.name} (error {layer.spared:.3f} without it)" for layer in outcome.layers[:3]
         )
         _console.print(f"  layers to blame: {blamed}")
 

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import torch
 
+from calibration.closeness import Closeness
 from calibration.data import Case, Split, load_split
 from calibration.distil import Distiller, training_images
 from calibration.finetune import Tuning
@@ -119,15 +120,18 @@ def calibrate(
     split = load_split(data, bundle.spec, calibration.seed)
     with torch_engine(bundle) as engine:
         compute = partial(run_all, engine)
-        chooser, judge = (
-            Judge(cases, bundle.spec, compute) for cases in (split.calibration, split.gate)
-        )
-    images = _chosen(split.calibration, chooser.expected, bundle.spec, calibration)
+        outputs = [compute(case.images) for case in split.calibration]
+        judge = Judge(split.gate, bundle.spec, compute)
+    images = _chosen(split.calibration, outputs, bundle.spec, calibration)
     outcomes = list(_rounded(bundle, judge))
     search = Search(
         onnx.load_from_string(bundle.model("fp32")),
         images,
-        chooser,
+        Closeness(
+            np.concatenate([case.images for case in split.calibration]),
+            np.concatenate(outputs),
+            bundle.spec.mask.threshold,
+        ),
         judge,
         GATES["int8"],
         _distiller(bundle, data, images, calibration),

@@ -1,5 +1,6 @@
 """Candidates for an INT8 variant: how one is made, computed and named."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
@@ -7,6 +8,7 @@ from typing import Self
 import onnx
 
 from calibration.bias import bias_corrected
+from calibration.blocks import Block, layers
 from calibration.equalise import channel_peaks, equalised
 from calibration.fake import Graph
 from calibration.plan import Plan, Scheme, make_plan, spared
@@ -63,11 +65,20 @@ class Candidate:
         model = bias_corrected(self.model, self.plan, images[:_CORRECTION_SLICES])
         return replace(self, name=f"{self.name}, bias corrected", model=model)
 
-    def in_float(self, convs: frozenset[str]) -> Self:
-        """Leave some convolutions (their outputs) in float."""
-        names = ", ".join(sorted(layer_name(self.model, conv) for conv in convs))
+    def in_float(self, blocks: Iterable[Block]) -> Self:
+        """Leave some blocks in float."""
+        left = list(blocks)
+        if not left:
+            return self
+        convs = frozenset().union(*(block.convs for block in left))
+        names = ", ".join(sorted(block.name for block in left))
         plan = spared(self.model, self.plan, convs)
         return replace(self, name=f"{self.name}; in float: {names}", plan=plan)
+
+    @property
+    def share_in_float(self) -> float:
+        """Share of the multiply-adds that is left in float."""
+        return 1 - sum(x.share for x in layers(self.model) if x.convs <= self.plan.convs)
 
     def engine(self) -> OrtEngine:
         """It, opened in ONNX Runtime on the CPU."""
@@ -84,9 +95,3 @@ def prepared(model: onnx.ModelProto, scheme: Scheme) -> onnx.ModelProto:
 def evened(model: onnx.ModelProto, images: FloatArray) -> onnx.ModelProto:
     """The same network with the ranges of its channels equalised on images."""
     return equalised(model, channel_peaks(Graph(model), images[:_CORRECTION_SLICES]))
-
-
-def layer_name(model: onnx.ModelProto, conv: str) -> str:
-    """What a convolution (its output) is called in the network."""
-    (node,) = (n for n in model.graph.node if n.output[0] == conv)
-    return str(node.input[1]).removesuffix(".weight")

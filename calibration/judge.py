@@ -1,11 +1,11 @@
 """The accuracy gate: what a candidate must reach against PyTorch and the experts."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
+from calibration.closeness import Compute
 from calibration.data import Case
 from cnnres_infer.bundle import ModelSpec
 from cnnres_infer.slices import BoolArray
@@ -13,7 +13,6 @@ from cnnres_infer.verify import Agreement, Gate, dice
 from cnnres_infer.volume import FloatArray
 
 LARGEST_DROP = 0.005
-Compute: TypeAlias = Callable[[FloatArray], FloatArray]
 
 
 @dataclass(frozen=True)
@@ -94,8 +93,8 @@ class Judge:
 
     def __init__(self, cases: tuple[Case, ...], spec: ModelSpec, reference: Compute) -> None:
         self._cases, self._spec = cases, spec
-        self.expected = [reference(case.images) for case in cases]
-        self._expected_masks = self._volume_masks(self.expected)
+        self._expected = [reference(case.images) for case in cases]
+        self._expected_masks = self._volume_masks(self._expected)
 
     def __call__(self, candidate: Compute) -> Verdict:
         """Run a candidate on all cases and compare."""
@@ -104,7 +103,7 @@ class Judge:
         return Verdict(
             Agreement.of(
                 np.concatenate(outputs),
-                np.concatenate(self.expected),
+                np.concatenate(self._expected),
                 self._spec.mask.threshold,
             ),
             {name: dice(mask, self._expected_masks[name]) for name, mask in masks.items()},
@@ -121,7 +120,7 @@ class Judge:
 
     def _with_experts(self, outputs: list[FloatArray]) -> tuple[float, float] | None:
         pairs = []
-        for case, expected, output in zip(self._cases, self.expected, outputs, strict=True):
+        for case, expected, output in zip(self._cases, self._expected, outputs, strict=True):
             for truth, *answers in zip(
                 () if case.lesions is None else case.lesions, expected, output, strict=False
             ):

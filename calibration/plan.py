@@ -5,7 +5,7 @@ it; `calibration.qdq` writes it into the graph, `calibration.fake` computes it
 in PyTorch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -135,27 +135,33 @@ def make_plan(
     ranges
         Smallest and largest value to be told apart in each tensor.
     """
-    convs = frozenset(conv_names(model))
+    return _plan(
+        model, frozenset(conv_names(model)), scheme, lambda t: Codes.spanning(*ranges[t], scheme)
+    )
+
+
+def spared(model: onnx.ModelProto, plan: Plan, in_float: frozenset[str]) -> Plan:
+    """The same plan with some convolutions (their outputs) left in float."""
+
+    def codes(tensor: str) -> Codes:
+        known = plan.codes(tensor)
+        assert known is not None
+        return known
+
+    return _plan(model, plan.convs - in_float, plan.scheme, codes)
+
+
+def _plan(
+    model: onnx.ModelProto, convs: frozenset[str], scheme: Scheme, codes: Callable[[str], Codes]
+) -> Plan:
     chosen = _chosen(model, convs, scheme)
     sharing: dict[str, str] = {}
     for node in model.graph.node:
         source, target = node.input[0], node.output[0]
         if node.op_type in _PASSING and source in chosen and target in chosen:
             sharing[target] = sharing.get(source, source)
-    tensors = {
-        name: Codes.spanning(*ranges[name], scheme) for name in chosen if name not in sharing
-    }
+    tensors = {name: codes(name) for name in chosen if name not in sharing}
     return Plan(scheme, tensors, sharing, convs)
-
-
-def spared(model: onnx.ModelProto, plan: Plan, in_float: frozenset[str]) -> Plan:
-    """The same plan with some convolutions (their outputs) left in float."""
-    convs = plan.convs - in_float
-    chosen = _chosen(model, convs, plan.scheme)
-    sharing = {target: root for target, root in plan.sharing.items() if target in chosen}
-    kept = (chosen - set(sharing)) | set(sharing.values())
-    tensors = {name: codes for name, codes in plan.tensors.items() if name in kept}
-    return Plan(plan.scheme, tensors, sharing, convs)
 
 
 def _chosen(model: onnx.ModelProto, convs: frozenset[str], scheme: Scheme) -> set[str]:
@@ -171,26 +177,30 @@ def _conv_inputs(model: onnx.ModelProto, convs: frozenset[str]) -> set[str]:
 
 
 def _all_tensors(model: onnx.ModelProto, convs: frozenset[str]) -> set[str]:
-    """Tensors before the head, but for what a convolution fuses and what is float on both sides."""
-    head = max(i for i, node in enumerate(model.graph.node) if node.op_type in CONVS)
-    producers = {n.output[0]: n for n in model.graph.node}
-    consumers: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
+    """Tensors before the head, but for what a convolution fuses and what stays among floats."""
+    nodes = model.graph.node
+    head = max(i for i, node in enumerate(nodes) if node.op_type in CONVS)
+    constants = {t.name for t in model.graph.initializer} | {""}
+    made_in_float = {model.graph.input[0].name}
+    takers: dict[str, list[onnx.NodeProto]] = {}
+    for node in nodes:
         for name in node.input:
-            consumers.setdefault(name, []).append(node)
-    chosen = set()
-    for name in (model.graph.input[0].name, *list(producers)[:head]):
-        behind = consumers.get(name, [])
-        if all(n.op_type == "Relu" for n in behind):
-            continue
-        origin = producers.get(name)
-        if origin is not None and origin.op_type == "Relu":
-            origin = producers[origin.input[0]]
-        made_in_float = origin is None or _in_float(origin, convs)
-        if not (made_in_float and all(_in_float(n, convs) for n in behind)):
-            chosen.add(name)
-    return chosen
+            takers.setdefault(name, []).append(node)
+        if _in_float(node, convs, made_in_float | constants):
+            made_in_float.add(node.output[0])
+    return {
+        name
+        for name in (model.graph.input[0].name, *(node.output[0] for node in nodes[:head]))
+        if any(node.op_type != "Relu" for node in takers.get(name, []))
+        and not (
+            name in made_in_float
+            and all(node.output[0] in made_in_float for node in takers.get(name, []))
+        )
+    }
 
 
-def _in_float(node: onnx.NodeProto, convs: frozenset[str]) -> bool:
-    return node.op_type in CONVS and node.output[0] not in convs
+def _in_float(node: onnx.NodeProto, convs: frozenset[str], floats: set[str]) -> bool:
+    """Whether a convolution is left in float, or another node takes nothing but floats."""
+    if node.op_type in CONVS:
+        return node.output[0] not in convs
+    return all(name in floats for name in node.input)

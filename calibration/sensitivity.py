@@ -1,11 +1,13 @@
 """Which layers lose most when they compute in INT8."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from calibration.candidate import Candidate, layer_name
-from calibration.judge import Judge
+from calibration.blocks import Block, layers
+from calibration.candidate import Candidate
+from calibration.closeness import Closeness
 from cnnres_infer.engines import run_all
 
 
@@ -15,18 +17,18 @@ class Layer:
 
     Attributes
     ----------
-    conv
-        Its output in the graph.
     name
         What it is called in the network.
+    share
+        Of all multiply-adds.
     alone
-        Mean Dice with PyTorch when it alone computes in INT8.
+        Error of the logits near the threshold when it alone computes in INT8.
     spared
         The same when all but it do.
     """
 
-    conv: str
     name: str
+    share: float
     alone: float
     spared: float
 
@@ -35,25 +37,16 @@ class Layer:
         return asdict(self)
 
 
-def layer_sensitivities(candidate: Candidate, judge: Judge) -> list[Layer]:
-    """Measure every layer of a candidate, the one to blame most first.
+def layer_sensitivities(candidate: Candidate, closeness: Closeness) -> list[Layer]:
+    """Measure every layer of a candidate, the one to blame most first."""
 
-    Ranked by how much agreement returns when it is spared, then by how much
-    it loses alone.
-    """
-
-    def agreement(in_float: frozenset[str]) -> float:
+    def error(in_float: Sequence[Block]) -> float:
         with candidate.in_float(in_float).engine() as engine:
-            return judge(partial(run_all, engine)).agreement.mean
+            return closeness(partial(run_all, engine))
 
-    convs = candidate.plan.convs
-    layers = [
-        Layer(
-            conv,
-            layer_name(candidate.model, conv),
-            agreement(convs - {conv}),
-            agreement(frozenset({conv})),
-        )
-        for conv in sorted(convs)
+    every = layers(candidate.model)
+    measured = [
+        Layer(layer.name, layer.share, error([x for x in every if x is not layer]), error([layer]))
+        for layer in every
     ]
-    return sorted(layers, key=lambda layer: (-layer.spared, layer.alone))
+    return sorted(measured, key=lambda layer: (layer.spared, -layer.alone))

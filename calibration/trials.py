@@ -1,6 +1,6 @@
 """The search: what is tried for a variant, step by step, and how it did."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from statistics import median
@@ -8,8 +8,10 @@ from typing import Any
 
 import onnx
 
+from calibration.blocks import Block, blocks
 from calibration.candidate import Candidate, evened, prepared
-from calibration.judge import Compute, Judge, Verdict
+from calibration.closeness import Closeness, Compute
+from calibration.judge import Judge, Verdict
 from calibration.plan import Scheme
 from calibration.ranges import OBSERVERS
 from calibration.sensitivity import Layer, layer_sensitivities
@@ -20,7 +22,8 @@ from cnnres_infer.verify import Gate
 from cnnres_infer.volume import FloatArray
 from export.timing import interleaved
 
-_MOST_IN_FLOAT = 3
+_LARGEST_FLOAT_SHARE = 0.25
+_LEAST_SHARE = 0.01
 _TIMED_SLICES = 16
 _TIMED_ROUNDS = 3
 
@@ -31,19 +34,22 @@ class Trial:
 
     Attributes
     ----------
-    score
-        Mean Dice with PyTorch over the calibration patients' slices: what
-        chooses between candidates, among those that pass the gate, if any do.
+    error
+        That of the logits near the threshold on the calibration patients' slices:
+        what chooses between candidates, among those that pass the gate, if any do.
     verdict
-        The same and more on the gate's patients. Whether it passes takes part in
-        the choice, so the chosen one's figures are slightly optimistic.
+        On the gate's patients. Whether it passes takes part in the choice, so the
+        chosen one's figures are slightly optimistic.
+    in_float
+        Share of the multiply-adds that is left in float.
     speed
         How many times as fast as the float network in ONNX Runtime on this CPU.
     """
 
     candidate: Candidate
-    score: float
+    error: float
     verdict: Verdict
+    in_float: float
     speed: float
 
     def to_json(self) -> dict[str, Any]:
@@ -51,7 +57,8 @@ class Trial:
         return {
             "variant": self.candidate.plan.scheme.variant,
             "tried": self.candidate.name,
-            "score": self.score,
+            "logit_error": self.error,
+            "share_in_float": self.in_float,
             "speed_on_cpu": self.speed,
             **self.verdict.to_json(),
         }
@@ -66,7 +73,7 @@ class Found:
     trials
         In the order in which they were made.
     best
-        The one with the highest score, among those that pass the gate, if any do:
+        The one with the smallest error, among those that pass the gate, if any do:
         so far the gate's patients choose as well.
     layers
         The sensitivity of each layer before fine-tuning, the worst first.
@@ -87,7 +94,7 @@ class Search:
         The float network.
     images
         Calibration slices (N, C, H, W).
-    chooser, judge
+    closeness, judge
         Compare with PyTorch on the calibration patients and on the gate's.
     gate
         What is to be reached.
@@ -97,7 +104,7 @@ class Search:
 
     model: onnx.ModelProto
     images: FloatArray
-    chooser: Judge
+    closeness: Closeness
     judge: Judge
     gate: Gate
     tune: Callable[[Candidate], Candidate] | None
@@ -106,8 +113,8 @@ class Search:
         """Try one thing after another, each on top of the best until then.
 
         Ranges by every observer, channels as they are and equalised; corrected
-        biases; fine-tuning; and, if nothing passes the gate, the most
-        sensitive layers in float, one more at a time.
+        biases; then, until one passes the gate, more and more blocks in float,
+        and the last of these fine-tuned.
 
         Parameters
         ----------
@@ -117,25 +124,32 @@ class Search:
         trials: list[Trial] = []
 
         def attempt(candidate: Candidate) -> None:
-            with candidate.engine() as engine:
-                compute = partial(run_all, engine)
-                score = self.chooser(compute).agreement.mean
-                trials.append(Trial(candidate, score, self.judge(compute), self._speed(compute)))
+            trials.append(self._tried(candidate))
             report(trials[-1])
 
         for candidate in self._observed(scheme):
             attempt(candidate)
         attempt(self._best(trials).candidate.corrected(self.images))
         calibrated = self._best(trials).candidate
-        layers = layer_sensitivities(calibrated, self.chooser)
-        if self.tune is not None:
-            attempt(self.tune(calibrated))
-        exact = self._best(trials).candidate
-        for count in range(1, _MOST_IN_FLOAT + 1):
+        layers = layer_sensitivities(calibrated, self.closeness)
+        for candidate in self._spared(calibrated):
             if self._passes(self._best(trials)):
                 break
-            attempt(exact.in_float(frozenset(layer.conv for layer in layers[:count])))
+            attempt(candidate)
+        if self.tune is not None and not self._passes(self._best(trials)):
+            attempt(self.tune(trials[-1].candidate))
         return Found(tuple(trials), self._best(trials), tuple(layers))
+
+    def _tried(self, candidate: Candidate) -> Trial:
+        with candidate.engine() as engine:
+            compute = partial(run_all, engine)
+            return Trial(
+                candidate,
+                self.closeness(compute),
+                self.judge(compute),
+                candidate.share_in_float,
+                self._speed(compute),
+            )
 
     def _observed(self, scheme: Scheme) -> Iterator[Candidate]:
         plain = prepared(self.model, scheme)
@@ -143,6 +157,31 @@ class Search:
         for observer in OBSERVERS:
             for name, model in ((observer.name, plain), (f"{observer.name}, equalised", even)):
                 yield Candidate.observed(name, model, scheme, self.images, observer)
+
+    def _spared(self, candidate: Candidate) -> Iterator[Candidate]:
+        """The candidate with one more block in float each time: the one that is best worth it."""
+        spared: tuple[Block, ...] = ()
+        share, error = 0.0, self._error(candidate, spared)
+        while True:
+            affordable = [
+                block
+                for block in blocks(candidate.model)
+                if block not in spared and share + block.share <= _LARGEST_FLOAT_SHARE
+            ]
+            if not affordable:
+                return
+            errors = {block: self._error(candidate, (*spared, block)) for block in affordable}
+            # Errors of different blocks add up by their squares.
+            best = max(
+                affordable,
+                key=lambda block: (error**2 - errors[block] ** 2) / (block.share + _LEAST_SHARE),
+            )
+            spared, share, error = (*spared, best), share + best.share, errors[best]
+            yield candidate.in_float(spared)
+
+    def _error(self, candidate: Candidate, spared: Sequence[Block]) -> float:
+        with candidate.in_float(spared).engine() as engine:
+            return self.closeness(partial(run_all, engine))
 
     def _speed(self, compute: Compute) -> float:
         """Speed relative to the float network's, both timed in turns."""
@@ -163,4 +202,4 @@ class Search:
         return not trial.verdict.misses(self.gate)
 
     def _best(self, trials: list[Trial]) -> Trial:
-        return max(trials, key=lambda trial: (self._passes(trial), trial.score))
+        return min(trials, key=lambda trial: (not self._passes(trial), trial.error))

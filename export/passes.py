@@ -29,12 +29,11 @@ def batch_norms_to_convs(model: onnx.ModelProto) -> onnx.ModelProto:
         )
         (epsilon,) = (a.f for a in node.attribute if a.name == "epsilon")
         gain = weight / np.sqrt(variance + epsilon)
-        image, name = node.input[0], node.output[0]
-        new = {f"{name}.weight": gain[:, None, None, None], f"{name}.bias": bias - mean * gain}
-        added |= new
+        added |= {node.input[1]: gain[:, None, None, None], node.input[2]: bias - mean * gain}
+        inputs, name = node.input[:3], node.name
         nodes.append(
             helper.make_node(
-                "Conv", [image, *new], [name], node.name, group=len(gain), kernel_shape=[1, 1]
+                "Conv", inputs, node.output, name, group=len(gain), kernel_shape=[1, 1]
             )
         )
     return _rewritten(model, nodes, added)

@@ -9,7 +9,9 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from calibration.candidate import Candidate, evened, layer_name, prepared
+from calibration.blocks import blocks, layers
+from calibration.candidate import Candidate, evened, prepared
+from calibration.closeness import Closeness
 from calibration.fake import Graph
 from calibration.plan import INT8_CPU, INT8_TRT, Codes, Scheme, conv_names, make_plan, spared
 from calibration.qdq import quantised
@@ -73,7 +75,7 @@ def test_equalised_channels_change_nothing_in_float(
         for a, b in zip(model.graph.initializer, even.graph.initializer, strict=True)
         if not np.array_equal(numpy_helper.to_array(a), numpy_helper.to_array(b))
     }
-    assert {"norm.weight", "conv1.weight", "bottom.bias", "last.weight", "head.weight"} <= changed
+    assert {"norm.gain", "conv1.weight", "bottom.bias", "last.weight", "head.weight"} <= changed
     assert "stem.weight" not in changed  # a shortcut takes its channels
     np.testing.assert_allclose(computed(even, images), computed(network, images), atol=1e-5)
 
@@ -98,7 +100,7 @@ def test_onnx_runtime_computes_every_planned_convolution_in_int8(
     assert ran.count("QLinearConv") == len(made.plan.convs) - 1 == 7
     assert ran.count("MatMulIntegerToFloat") == 1  # the head
     assert ran.count("Conv") + ran.count("FusedConv") == 0
-    mixed = made.in_float(frozenset({"last"}))
+    mixed = made.in_float([x for x in layers(made.model) if x.name == "last"])
     assert kernels(mixed.onnx, images, tmp_path).count("QLinearConv") == 6
     assert mixed.name == "minmax; in float: last"
 
@@ -146,7 +148,7 @@ def test_pooled_and_upsampled_images_share_their_codes(
 def test_sparing_nothing_changes_nothing(network: onnx.ModelProto, images: FloatArray) -> None:
     made = candidate(network, images, INT8_CPU)
     assert spared(made.model, made.plan, frozenset()) == made.plan
-    bare = made.in_float(frozenset(conv_names(made.model)))
+    bare = made.in_float(blocks(made.model))
     assert bare.plan.convs == frozenset()
     assert "images" not in bare.plan.tensors  # taken by the stem alone, which is float now
 
@@ -172,8 +174,38 @@ def test_weights_are_rounded_for_each_output_channel(
     assert constants["last.bias.codes"].dtype == np.int32
 
 
-def test_layers_are_called_as_in_the_network(network: onnx.ModelProto) -> None:
-    assert layer_name(network, "conv2") == "conv2"
+def test_what_lies_among_floats_is_not_rounded(
+    network: onnx.ModelProto, images: FloatArray
+) -> None:
+    made = candidate(network, images, INT8_CPU)
+    spared_names = {"stem", "norm.gain", "conv1", "conv2"}
+    mixed = made.in_float([x for x in layers(made.model) if x.name in spared_names])
+    assert not {"images", "stem_relu", "pool", "norm_relu", "conv1_relu", "conv2"} & set(
+        mixed.plan.tensors | mixed.plan.sharing
+    )
+    assert {"trunk", "bottom"} <= set(mixed.plan.tensors)  # taken by convolutions in INT8
+
+
+def test_blocks_take_in_all_layers_by_their_share(network: onnx.ModelProto) -> None:
+    plain = prepared(network, INT8_TRT)
+    together, single = blocks(plain), layers(plain)
+    assert [x.name for x in single] == ["stem", "conv1", "conv2", "bottom", "expand", "last"]
+    sizes = {"stem": 72 * 1024, "conv1": 64 * 256, "conv2": 576 * 256, "bottom": 48 * 64}
+    sizes |= {"expand": 1008 * 256, "last": 576 * 1024}
+    total = sum(sizes.values()) + 8 * 1024  # the head, which stays in float
+    assert [x.share for x in single] == pytest.approx([n / total for n in sizes.values()])
+    assert frozenset().union(*(x.convs for x in together)) == frozenset(conv_names(plain))
+
+
+def test_logits_near_the_threshold_tell_candidates_apart(images: FloatArray) -> None:
+    expected = images * 0.98 + 0.01
+    closeness = Closeness(images, expected, 0.5)
+    assert closeness(lambda x: x * 0.98 + 0.01) == pytest.approx(0, abs=1e-5)
+    far, farther = (
+        closeness(lambda x, by=by: 1 / (1 + (1 / (x * 0.98 + 0.01) - 1) * np.exp(by)))
+        for by in (0.1, 0.3)
+    )
+    assert (far, farther) == pytest.approx((0.1, 0.3), rel=1e-3)
 
 
 @pytest.mark.parametrize("observer", OBSERVERS, ids=lambda o: o.name)
