@@ -16,7 +16,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from cnnres_infer import Predictor
+from cnnres_infer import Bundle, Predictor
+from cnnres_infer.choice import Choice
 from cnnres_infer.engines.base import EngineInfo
 from cnnres_infer.errors import EngineRunError, LimitError, OutputError
 from cnnres_infer.limits import Limits
@@ -305,53 +306,44 @@ class FailingEngine:
         pass
 
 
-def with_engine(
-    monkeypatch: pytest.MonkeyPatch, bundle: Path, failure: str, **limits: Any
-) -> tuple[Predictor, FailingEngine]:
-    predictor = Predictor.load(bundle, threads=1, limits=Limits(**limits))
+def with_engine(bundle: Path, failure: str, **limits: Any) -> tuple[Predictor, FailingEngine]:
     engine = FailingEngine(failure)
-    monkeypatch.setattr(predictor, "engine", engine)
-    return predictor, engine
+    choice = Choice(engine)  # type: ignore[arg-type]
+    return Predictor(Bundle.open(bundle), choice, Limits(**limits)), engine
 
 
 @pytest.mark.parametrize(
     ("failure", "code"),
     [("raises", "E-ENGINE-RUN"), ("nan", "E-ENGINE-OUTPUT"), ("short", "E-ENGINE-OUTPUT")],
 )
-def test_an_engine_that_fails_in_mid_volume(
-    monkeypatch: pytest.MonkeyPatch, bright_bundle: Path, failure: str, code: str
-) -> None:
-    predictor, engine = with_engine(monkeypatch, bright_bundle, failure)
+def test_an_engine_that_fails_in_mid_volume(bright_bundle: Path, failure: str, code: str) -> None:
+    predictor, engine = with_engine(bright_bundle, failure)
     with pytest.raises(EngineRunError) as caught:
         predictor.predict(blob_volume()[0])
     assert caught.value.code == code
     assert len(engine.batches) == 2
 
 
-def test_a_volume_that_takes_too_long_is_given_up(
-    monkeypatch: pytest.MonkeyPatch, bright_bundle: Path
-) -> None:
-    predictor, engine = with_engine(monkeypatch, bright_bundle, "slow", timeout=0.06)
+def test_a_volume_that_takes_too_long_is_given_up(bright_bundle: Path) -> None:
+    predictor, engine = with_engine(bright_bundle, "slow", timeout=0.06)
     with pytest.raises(LimitError, match="--timeout") as caught:
         predictor.predict(blob_volume()[0])
     assert caught.value.code == "E-LIMIT-TIME"
     assert len(engine.batches) < 5
 
 
-def test_batches_shrink_where_memory_is_short(
-    monkeypatch: pytest.MonkeyPatch, bright_bundle: Path
-) -> None:
+def test_batches_shrink_where_memory_is_short(bright_bundle: Path) -> None:
     resident = resident_memory_mb()
     assert resident is not None
     free = int(resident * 1e6) + 60_000_000
-    predictor, engine = with_engine(monkeypatch, bright_bundle, "none", max_memory=free)
+    predictor, engine = with_engine(bright_bundle, "none", max_memory=free)
     volume = blob_volume()[0]
     predictor.predict(volume)
     assert max(engine.batches) < FailingEngine.BATCH
-    full, whole = with_engine(monkeypatch, bright_bundle, "none", max_memory=free * 10)
+    full, whole = with_engine(bright_bundle, "none", max_memory=free * 10)
     full.predict(volume)
     assert sum(engine.batches) == sum(whole.batches)
-    none, _ = with_engine(monkeypatch, bright_bundle, "none", max_memory=int(resident * 1e6))
+    none, _ = with_engine(bright_bundle, "none", max_memory=int(resident * 1e6))
     with pytest.raises(LimitError, match="--max-memory") as caught:
         none.predict(volume)
     assert caught.value.code == "E-LIMIT-MEMORY"
