@@ -61,7 +61,8 @@ VerboseOption = Annotated[
 MaxVoxelsOption = Annotated[int, typer.Option(min=1, help="Most voxels of a volume.")]
 MaxBytesOption = Annotated[str, typer.Option(help="Most bytes of a file, inflated: 1G, 500M.")]
 MaxMemoryOption = Annotated[
-    str | None, typer.Option(help="Most memory of this process: 2G. Batches shrink to keep to it.")
+    str | None,
+    typer.Option(help="Most memory of this process: 2G (not the GPU's). Batches shrink to it."),
 ]
 TimeoutOption = Annotated[float | None, typer.Option(help="Most seconds for one volume.")]
 SignatureOption = Annotated[

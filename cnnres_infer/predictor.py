@@ -274,7 +274,8 @@ class Predictor:
     ) -> Probabilities:
         spec, voxels = self.bundle.spec, channels[0].data.size
         pixels = spec.channels * spec.slices.size**2
-        size = self.limits.batch_size(channels[0].name, self.engine.BATCH, voxels, pixels)
+        sizes = (self.engine.LEAST, self.engine.BATCH)
+        size = self.limits.batch_size(channels[0].name, sizes, voxels, pixels)
         batches = to_batches(channels, brain.mask, geometry, spec.slices, size)
         with clock("restore"):
             return from_batches(self._outputs(batches, clock), channels[0].grid, geometry)

@@ -89,10 +89,13 @@ class Engine(Protocol):
         the bundle's variant for each.
     BATCH
         Slices that it takes at once with best effect.
+    LEAST
+        Slices whose memory in this process it needs, however few it is given.
     """
 
     VARIANTS: ClassVar[dict[str, str]]
     BATCH: ClassVar[int]
+    LEAST: ClassVar[int]
 
     @classmethod
     def probe(cls) -> Probe:

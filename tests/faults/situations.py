@@ -41,6 +41,7 @@ class Engine:
 
     VARIANTS = {"fp32": "fp32"}  # noqa: RUF012
     BATCH = 4
+    LEAST = 1
 
     def __init__(self, answer: float | Exception, info: Any) -> None:
         self.answer = answer

@@ -281,6 +281,7 @@ class FailingEngine:
 
     VARIANTS: ClassVar[dict[str, str]] = {"fp32": "fp32"}
     BATCH: ClassVar[int] = 4
+    LEAST: ClassVar[int] = 1
 
     def __init__(self, failure: str) -> None:
         self.failure = failure
@@ -347,6 +348,41 @@ def test_batches_shrink_where_memory_is_short(bright_bundle: Path) -> None:
     with pytest.raises(LimitError, match="--max-memory") as caught:
         none.predict(volume)
     assert caught.value.code == "E-LIMIT-MEMORY"
+
+
+def test_what_cannot_shrink_to_the_limit_of_memory_refuses(bright_bundle: Path) -> None:
+    pytest.importorskip("openvino")
+    volume, slice_bytes = blob_volume()[0], 1100 * 160**2
+    with Predictor.load(bright_bundle, "openvino", threads=1) as predictor:
+        predictor.predict(volume)
+        resident = resident_memory_mb()
+        assert resident is not None
+        for slices, fits in ((3, False), (6, True)):
+            room = int(resident * 1e6) + volume.data.size * 16 + slices * slice_bytes
+            predictor.limits = Limits(max_memory=room)
+            if fits:
+                predictor.predict(volume)
+                continue
+            with pytest.raises(LimitError, match=r"--backend ort.* 4 slices") as caught:
+                predictor.predict(volume)
+            assert caught.value.code == "E-LIMIT-MEMORY"
+
+
+@pytest.mark.parametrize("share", [0.9, 1.4])
+def test_the_limit_of_memory_holds_with_openvino(
+    volume: Path, tmp_path: Path, share: float
+) -> None:
+    pytest.importorskip("openvino")
+    options = ("--backend", "openvino", "--threads", 1)
+    run(volume, "-o", tmp_path / "warm", *options)
+    _, free = run(volume, "-o", tmp_path / "free", *options)
+    limit = int(share * free["peak_memory_mb"] * 1e6)
+    status, entry = run(volume, "-o", tmp_path / "bounded", *options, "--max-memory", limit)
+    if share < 1:
+        assert (status, entry["error"]["code"]) == (3, "E-LIMIT-MEMORY")
+    else:
+        assert status == 0, entry
+        assert entry["peak_memory_mb"] * 1e6 <= limit
 
 
 def test_the_limit_of_memory_holds(volume: Path, tmp_path: Path) -> None:
