@@ -12,6 +12,8 @@ from benchmarks import compare as comparison
 from benchmarks import scale as scaling
 from benchmarks.charts import bar_chart
 from benchmarks.end_to_end import TORCH_PIPELINE, measure, run_torch_pipeline
+from cnnres_infer.atomic import write_all
+from cnnres_infer.default_command import run_tool
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 BundleOption = Annotated[Path | None, typer.Option(help="Folder of a bundle; default: built in.")]
@@ -87,7 +89,7 @@ def _compared(row: dict[str, Any]) -> tuple[str, ...]:
 
 def _write(path: Path | None, figures: dict[str, Any]) -> None:
     if path is not None:
-        path.write_text(json.dumps(figures, indent=2) + "\n")
+        write_all({path: (json.dumps(figures, indent=2) + "\n").encode()}, overwrite=True)
 
 
 @app.command()
@@ -145,4 +147,4 @@ def torch_pipeline(
 
 
 if __name__ == "__main__":
-    app(prog_name="python -m benchmarks")
+    run_tool(app, "benchmarks")

@@ -1,8 +1,11 @@
 """Bar charts as PNG, drawn with what the package needs anyway."""
 
+import io
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+
+from cnnres_infer.atomic import write_all
 
 _ROW, _LABEL, _BAR, _VALUE, _PAD = 30, 380, 460, 110, 20
 
@@ -30,4 +33,6 @@ def bar_chart(path: Path, title: str, bars: dict[str, float], unit: str) -> None
         colour = "#2a7f62" if name.startswith("ours") else "#9aa5b1"
         draw.rectangle((start, top + 4, end, top + _ROW - 4), fill=colour)
         draw.text((end + 8, top + _ROW / 2), f"{value:.3g} {unit}", "black", font, anchor="lm")
-    image.save(path, optimize=True)
+    picture = io.BytesIO()
+    image.save(picture, format="PNG", optimize=True)
+    write_all({path: picture.getvalue()}, overwrite=True)

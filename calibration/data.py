@@ -1,7 +1,8 @@
 """Slices to calibrate with, and others to judge by: never the same patients."""
 
+import re
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Self
 
 import numpy as np
@@ -24,6 +25,7 @@ from training.data import (
 _COLLECTIONS_MARK = Path("isles22_slices", "index.csv")
 _TRUTH_SUFFIXES = ("_msk", "_mask")
 _FLAIR_SUFFIX, _DWI_SUFFIX = "_flair", "_dwi"
+_SUBJECT = re.compile("sub-[^_]+")
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +126,9 @@ def load_split(data: Path, spec: ModelSpec, seed: int) -> Split:
         mask of ``NAME.nii.gz`` or ``NAME_dwi.nii.gz`` in the same folder, and of
         ``NAME_flair.nii.gz`` if that is on the same grid; for a model of two
         channels, ``NAME_dwi.nii.gz`` and ``NAME_flair.nii.gz`` belong together.
-        All that is of one NAME in one folder is one patient's.
+        All that is of one NAME in one folder is one patient's; where the file or
+        a folder is named after the subject as in BIDS (``sub-01``), all that is
+        of one subject.
 
     Raises
     ------
@@ -208,8 +212,14 @@ def _folder(folder: Path, spec: ModelSpec) -> list[Case]:
                 raise UsageError(f"{path}: the model needs {base}{_FLAIR_SUFFIX}.nii.gz beside it")
             volumes = (*volumes, regrid(load_volume(partner), volumes[0].grid)[0])
         truth = _expert_mask(path, base, volumes[0])
-        cases.append(Case.of_volumes((place.parent / base).as_posix(), volumes, truth, spec))
+        cases.append(Case.of_volumes(_patient(place.parent / base), volumes, truth, spec))
     return cases
+
+
+def _patient(place: PurePath) -> str:
+    """Whose a file is: the subject of BIDS that it or its folder names, else it has its own."""
+    subjects = (_SUBJECT.match(part) for part in reversed(place.parts))
+    return next((found.group() for found in subjects if found), place.as_posix())
 
 
 def _expert_mask(path: Path, base: str, volume: Volume) -> BoolArray | None:
@@ -217,7 +227,7 @@ def _expert_mask(path: Path, base: str, volume: Volume) -> BoolArray | None:
     found = [mask for suffix in _TRUTH_SUFFIXES if (mask := _beside(path, base + suffix))]
     if not found:
         return None
-    truth = load_volume(found[0])
+    truth = load_volume(found[0], may_be_zero=True)
     if truth.grid.matches(volume.grid):
         lesion: BoolArray = truth.data > 0.5
         return lesion

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cnnres_infer.errors import CnnresError, OutputError, OutputExistsError
+from cnnres_infer.lock import wait_for
 
 # Linux can write a file that has no name yet, so that a killed process leaves
 # nothing; elsewhere it has one, and what was left is removed by the next run.
@@ -245,15 +246,13 @@ def _set_aside(path: Path, aside: dict[Path, Path]) -> None:
 
 
 def _locked(folder: Path) -> int | None:
-    """Lock a folder; the system lets go of it when the process ends."""
+    """Lock a folder, without a file in it; None where the system cannot (Windows)."""
     try:
-        import fcntl
-
         descriptor = os.open(folder, os.O_RDONLY)
-    except (ImportError, OSError):
+    except OSError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        wait_for(descriptor)
     except OSError:
         os.close(descriptor)
         return None

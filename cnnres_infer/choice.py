@@ -1,6 +1,8 @@
 """Which backend and precision run, and why not another."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from cnnres_infer.bundle import Bundle
 from cnnres_infer.codes import Notice
@@ -8,6 +10,7 @@ from cnnres_infer.engines import AUTO, BACKENDS, Engine, open_engine, precisions
 from cnnres_infer.errors import (
     BackendUnavailableError,
     EngineError,
+    EngineRunError,
     PrecisionUnavailableError,
     UsageError,
     VerificationError,
@@ -50,11 +53,32 @@ class Choice:
         What shows that it computes what the network does; None if unchecked.
     passed_over
         What comes before it in the order of preference, and was not taken.
+    go_on
+        Chooses again, save what it is told to have ``failed``; None where no other
+        backend may take over.
     """
 
     engine: Engine
     verification: Verification | None = None
     passed_over: tuple[PassedOver, ...] = ()
+    go_on: "Callable[..., Choice] | None" = None
+
+    def next(self, failure: EngineRunError) -> "Choice":
+        """Open the next backend's engine, after this one's has failed.
+
+        Raises
+        ------
+        EngineRunError
+            If no other backend may take over, or none can.
+        """
+        if self.go_on is None:
+            raise failure
+        info = self.engine.describe()
+        failed = PassedOver(info.backend, info.precision, str(failure), expected=True)
+        try:
+            return self.go_on(failed=(*self.passed_over, failed))
+        except (EngineError, VerificationError) as error:
+            raise EngineRunError(str(error), code=failure.code) from failure
 
     @property
     def warnings(self) -> tuple[Notice, ...]:
@@ -83,6 +107,7 @@ def choose(
     *,
     check: bool = True,
     strict: bool = False,
+    failed: tuple[PassedOver, ...] = (),
 ) -> Choice:
     """Open the first engine that works, in the order of the backends' table.
 
@@ -98,6 +123,8 @@ def choose(
         Whether an engine must pass its self-check to be taken.
     strict
         Whether to refuse rather than pass over what should run here.
+    failed
+        What was tried already; its backends are not tried again.
 
     Raises
     ------
@@ -112,9 +139,16 @@ def choose(
     """
     if precision not in (AUTO, *GATES):
         raise UsageError(f"no precision {precision!r}; choose from {', '.join((AUTO, *GATES))}")
-    passed_over: list[PassedOver] = []
+    passed_over = list(failed)
     errors: list[Exception] = []
-    for each in BACKENDS if name == AUTO else (name,):
+    go_on = None
+    backends: tuple[str, ...] = (name,)
+    if name == AUTO:
+        tried = {each.backend for each in failed}
+        backends = tuple(each for each in BACKENDS if each not in tried)
+        if not strict:
+            go_on = partial(choose, bundle, name, precision, threads, check=check)
+    for each in backends:
         try:
             probe(each).require()
         except BackendUnavailableError as error:
@@ -124,7 +158,7 @@ def choose(
         for wanted in _precisions(bundle, each, precision, threads):
             try:
                 engine, verification = _open(bundle, each, wanted, threads, check)
-                return Choice(engine, verification, tuple(passed_over))
+                return Choice(engine, verification, tuple(passed_over), go_on)
             except (EngineError, VerificationError) as error:
                 lacking = isinstance(error, PrecisionUnavailableError)
                 expected = wanted in precisions(bundle, each) and not lacking

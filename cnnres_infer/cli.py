@@ -61,7 +61,8 @@ VerboseOption = Annotated[
 MaxVoxelsOption = Annotated[int, typer.Option(min=1, help="Most voxels of a volume.")]
 MaxBytesOption = Annotated[str, typer.Option(help="Most bytes of a file, inflated: 1G, 500M.")]
 MaxMemoryOption = Annotated[
-    str | None, typer.Option(help="Most memory of this process: 2G. Batches shrink to keep to it.")
+    str | None,
+    typer.Option(help="Most memory of this process: 2G (not the GPU's). Batches shrink to it."),
 ]
 TimeoutOption = Annotated[float | None, typer.Option(help="Most seconds for one volume.")]
 SignatureOption = Annotated[
@@ -102,6 +103,11 @@ class _Job:
     probabilities: bool
     overlay: bool
     overwrite: bool
+
+    @property
+    def others(self) -> list[Path]:
+        """What belongs to the volume."""
+        return [path for path in (self.flair, self.brain_mask) if path]
 
     def folder(self, volume: Path) -> Path:
         """Where the outputs of a volume go."""
@@ -158,7 +164,8 @@ def predict(
         }
         with Predictor.load(bundle, backend, precision, threads, **asked) as predictor:
             for volume in progress(volumes, quiet or as_json):
-                status, entry = attempt(partial(_segment, predictor, volume, job), verbose, volume)
+                segment = partial(_segment, predictor, volume, job)
+                status, entry = attempt(segment, verbose, volume, *job.others)
                 first_failure = first_failure or status
                 reports.append({"input": str(volume), **entry})
                 if status:
@@ -256,7 +263,7 @@ def verify_command(
                 record(comparison.agreement, engine, predictor.bundle)
         if html:
             write_all({html: html_page(entry, comparison).encode()}, overwrite)
-        return entry
+        return {**entry, "outputs": [str(html)] if html else []}
 
     status, entry = attempt(work, verbose)
     if as_json:
@@ -377,12 +384,12 @@ def _leave_refusal(path: Path, job: _Job, entry: dict[str, Any]) -> None:
 def _check_job(volumes: list[Path], job: _Job) -> None:
     from cnnres_infer.outputs import plan
 
-    if len(volumes) > 1 and (job.flair or job.brain_mask):
+    if len(volumes) > 1 and job.others:
         raise UsageError("--flair and --brain-mask belong to one volume: give one VOLUME")
     outputs = [(job.folder(path).resolve(), stem(path)) for path in volumes]
     if len(set(outputs)) < len(outputs):
         raise UsageError("outputs of volumes of the same name would overwrite each other")
-    inputs = {path.resolve() for path in (*volumes, job.flair, job.brain_mask) if path}
+    inputs = {path.resolve() for path in (*volumes, *job.others)}
     for volume in volumes:
         name = volume.name[: len(stem(volume))]
         planned = plan(job.folder(volume), name, probabilities=True, overlay=True).all()

@@ -22,8 +22,8 @@ from cnnres_infer.verify import GATES, dice, load_reference
 if TYPE_CHECKING:
     from rich.console import Console
 
-OK, WARN, FAIL = "OK", "WARN", "FAIL"
-_COLOURS = {OK: "green", WARN: "yellow", FAIL: "red"}
+OK, NONE, WARN, FAIL = "OK", "NONE", "WARN", "FAIL"
+_COLOURS = {OK: "green", NONE: "dim", WARN: "yellow", FAIL: "red"}
 _SURROUNDINGS = {"python", "driver", "cuda", "cuda-bindings", "cuda-python"}
 
 
@@ -36,8 +36,8 @@ class Finding:
     subject
         A part of the machine, or a backend.
     status
-        ``"OK"``: works; ``"WARN"``: not here, or not all there; ``"FAIL"``:
-        here, and broken.
+        ``"OK"``: works; ``"NONE"``: for a device that this machine does not have;
+        ``"WARN"``: not here, or not all there; ``"FAIL"``: here, and broken.
     reason
         What was found.
     remedy
@@ -88,14 +88,20 @@ def examine(folder: Path | None) -> dict[str, Any]:
 
 
 def print_findings(entry: dict[str, Any], console: "Console") -> None:
-    """Print what `examine` found, a line for each, and below it what mends it."""
+    """Print what `examine` found, a line for each finding, and below it what mends it.
+
+    What is missing for one reason is one line.
+    """
     from rich.markup import escape
 
-    for finding in entry["findings"]:
-        status, colour = finding["status"], _COLOURS[finding["status"]]
-        console.print(f"[{colour}]{status:4}[/] {finding['subject']}: {escape(finding['reason'])}")
-        if finding["remedy"]:
-            console.print(f"     to mend it: {escape(finding['remedy'])}")
+    subjects: dict[tuple[str, str, str], list[str]] = {}
+    for found in entry["findings"]:
+        finding = (found["status"], found["reason"], found["remedy"])
+        subjects.setdefault(finding, []).append(found["subject"])
+    for (status, reason, remedy), names in subjects.items():
+        console.print(f"[{_COLOURS[status]}]{status:4}[/] {', '.join(names)}: {escape(reason)}")
+        if remedy and status != NONE:
+            console.print(f"     to mend it: {escape(remedy)}")
 
 
 def _processor() -> Finding:
@@ -122,7 +128,7 @@ def _cores() -> Finding:
 def _gpu() -> Finding:
     gpu = find_gpu()
     if isinstance(gpu, Probe):
-        return Finding("GPU", WARN, gpu.reason, gpu.remedy)
+        return Finding("GPU", NONE if gpu.absent else WARN, gpu.reason, gpu.remedy)
     driver = f"driver {gpu.driver or 'of unknown version'}, CUDA up to {gpu.cuda}"
     return Finding("GPU", OK, f"{gpu}, {driver}")
 
@@ -132,9 +138,8 @@ def _backend(bundle: Bundle, name: str) -> Finding:
     if not found.usable:
         # What was installed is meant to work; what was not may well be left out.
         broken = bool(set(found.versions) - _SURROUNDINGS)
-        return Finding(
-            name, FAIL if broken else WARN, found.reason + _can_build(name), found.remedy
-        )
+        status = NONE if found.absent else FAIL if broken else WARN
+        return Finding(name, status, found.reason + _can_build(name), found.remedy)
     offered = list(precisions(bundle, name))
     if not offered:
         return Finding(name, WARN, f"{found.reason}; the bundle has no variant for it")

@@ -25,8 +25,8 @@ class Limits:
     max_bytes
         Bytes of a file, and of what it inflates to.
     max_memory
-        Bytes of memory that the process may hold; None for no limit. Batches
-        shrink to keep to it.
+        Bytes of memory that the process may hold, that of a GPU not counted;
+        None for no limit. Batches shrink to keep to it.
     timeout
         Seconds for one volume; None for no limit. Looked at before each stage
         and each batch.
@@ -69,15 +69,15 @@ class Limits:
                 )
         self._check_memory(name, end + voxels * _BYTES_PER_VOXEL)
 
-    def batch_size(self, name: str, preferred: int, voxels: int, pixels: int) -> int:
+    def batch_size(self, name: str, sizes: tuple[int, int], voxels: int, pixels: int) -> int:
         """Slices to run at once: those that the engine prefers, or as many as memory allows.
 
         Parameters
         ----------
         name
             What to call the volume.
-        preferred
-            What the engine likes best.
+        sizes
+            The least that the engine needs memory for, and what it likes best.
         voxels
             Voxels of the volume, which is in memory already.
         pixels
@@ -86,23 +86,26 @@ class Limits:
         Raises
         ------
         LimitError
-            If there is not enough for one.
+            If there is not enough for the least.
         """
-        slice_bytes = pixels * _BYTES_PER_PIXEL
-        self._check_memory(name, voxels * _BYTES_PER_VOXEL // 2 + slice_bytes)
+        least, preferred = sizes
+        slice_bytes, rest = pixels * _BYTES_PER_PIXEL, voxels * _BYTES_PER_VOXEL // 2
+        self._check_memory(name, rest + slice_bytes)
+        remedy = f", or use --backend ort, which need not compute {least} slices at once"
+        self._check_memory(name, rest + least * slice_bytes, remedy)
         if self.max_memory is None:
             return preferred
-        free = self.max_memory - _resident_bytes() - voxels * _BYTES_PER_VOXEL // 2
-        return max(1, min(preferred, free // slice_bytes))
+        free = self.max_memory - _resident_bytes() - rest
+        return max(least, min(preferred, free // slice_bytes))
 
-    def _check_memory(self, name: str, needed: int) -> None:
+    def _check_memory(self, name: str, needed: int, remedy: str = "") -> None:
         if self.max_memory is None:
             return
         total = _resident_bytes() + needed
         if total > self.max_memory:
             raise LimitError(
                 f"{name}: about {total} bytes of memory are needed, more than "
-                f"--max-memory {self.max_memory}",
+                f"--max-memory {self.max_memory}: raise it{remedy}",
                 code="E-LIMIT-MEMORY",
             )
 

@@ -1,4 +1,4 @@
-"""One process at a time, by a lock file that the system releases when its holder ends."""
+"""One process at a time, by locks that the system releases when their holder ends."""
 
 import sys
 from collections.abc import Iterator
@@ -9,7 +9,8 @@ if sys.platform == "win32":
     import msvcrt
     import time
 
-    def _lock(descriptor: int) -> None:
+    def wait_for(descriptor: int) -> None:
+        """Lock an open file, once no other process holds it."""
         # Waits of msvcrt give up after ten seconds; builds may take minutes.
         while True:
             try:
@@ -21,7 +22,8 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    def _lock(descriptor: int) -> None:
+    def wait_for(descriptor: int) -> None:
+        """Lock an open file or folder, once no other process holds it."""
         fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
@@ -35,5 +37,5 @@ def locked(path: Path) -> Iterator[None]:
         The lock file; it is made, and stays.
     """
     with path.open("a") as file:
-        _lock(file.fileno())
+        wait_for(file.fileno())
         yield

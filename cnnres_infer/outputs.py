@@ -16,7 +16,7 @@ from cnnres_infer.slices import axial_axes
 from cnnres_infer.volume import volume_bytes
 
 if TYPE_CHECKING:
-    from cnnres_infer.predictor import Result
+    from cnnres_infer.result import Result
 
 REPORT_FORMAT = 1
 _LARGEST_REPORT = 1 << 24

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from cnnres_infer.brain import Brain, find_brain, given_brain
 from cnnres_infer.bundle import MODALITIES, Bundle, ModelSpec
-from cnnres_infer.choice import Choice, PassedOver, choose
-from cnnres_infer.codes import Notice
-from cnnres_infer.engines import AUTO, EngineInfo
+from cnnres_infer.choice import Choice, choose
+from cnnres_infer.engines import AUTO, Engine
 from cnnres_infer.errors import EngineRunError, GeometryError, UsageError, VolumeError
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
 from cnnres_infer.machine import single_blas_thread
-from cnnres_infer.mask import Lesion, Mask, binarize
+from cnnres_infer.mask import binarize
 from cnnres_infer.plausibility import (
     grid_notices,
     input_notices,
@@ -25,7 +24,7 @@ from cnnres_infer.plausibility import (
     read_notices,
 )
 from cnnres_infer.regrid import regrid
-from cnnres_infer.self_check import Verification
+from cnnres_infer.result import Provenance, Result
 from cnnres_infer.slices import BoolArray, SliceBatch, SliceGeometry, from_batches, to_batches
 from cnnres_infer.stopwatch import Stopwatch
 from cnnres_infer.volume import (
@@ -40,88 +39,7 @@ from cnnres_infer.volume import (
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image
 
-    from cnnres_infer.outputs import Saved
-
 Source: TypeAlias = "Path | str | Volume | Nifti1Image | NDArray[Any]"
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """What made a result.
-
-    Attributes
-    ----------
-    model, version, bundle_sha256
-        The model, and the hash of its bundle's ``model.json``.
-    engine
-        What computed.
-    verification
-        What shows that it computes what the network does; None if unchecked.
-    passed_over
-        What would have been preferred to it.
-    inputs
-        Name of the volume of each modality.
-    brain
-        Where the brain mask came from; see `cnnres_infer.brain.Brain`.
-    """
-
-    model: str
-    version: str
-    bundle_sha256: str
-    engine: EngineInfo
-    verification: Verification | None
-    passed_over: tuple[PassedOver, ...]
-    inputs: dict[str, str]
-    brain: str
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """A segmented volume.
-
-    Attributes
-    ----------
-    volume
-        The volume that was segmented (the DWI where there are two).
-    mask, probabilities
-        On the volume's own grid.
-    lesions
-        The largest first.
-    timings
-        Seconds spent in each stage; those of the engine are what was waited for
-        it, since slices are cut and put back while it computes.
-    provenance
-        What made it.
-    warnings
-        What a reader of the mask should know, with its stable code.
-    """
-
-    volume: Volume
-    mask: Mask
-    probabilities: Probabilities
-    lesions: tuple[Lesion, ...]
-    timings: dict[str, float]
-    provenance: Provenance
-    warnings: tuple[Notice, ...]
-
-    def save(
-        self,
-        folder: Path | str,
-        *,
-        probabilities: bool = False,
-        overlay: bool = True,
-        overwrite: bool = False,
-    ) -> "Saved":
-        """Write mask, report and picture into a folder; see `cnnres_infer.outputs.save`."""
-        from cnnres_infer.outputs import save
-
-        return save(
-            self,
-            Path(folder),
-            probabilities=probabilities,
-            overlay=overlay,
-            overwrite=overwrite,
-        )
 
 
 class Predictor:
@@ -137,8 +55,12 @@ class Predictor:
     def __init__(self, bundle: Bundle, choice: Choice, limits: Limits = DEFAULT_LIMITS) -> None:
         self.bundle = bundle
         self.choice = choice
-        self.engine = choice.engine
         self.limits = limits
+
+    @property
+    def engine(self) -> Engine:
+        """What computes now; another where one has failed."""
+        return self.choice.engine
 
     @classmethod
     def load(
@@ -169,7 +91,7 @@ class Predictor:
             `cnnres_infer.self_check`.
         strict_backend
             Whether ``"auto"`` refuses rather than passes over what should run
-            here and does not.
+            here and does not, or fails while it runs.
         limits
             What one volume may cost.
         trusted_key
@@ -230,7 +152,7 @@ class Predictor:
         InputError
             If an input must not be segmented.
         EngineRunError
-            If the backend fails.
+            If the backend fails, and none may or can take over.
         """
         _check_usage(self.bundle.spec, modality, flair is not None)
         clock = Stopwatch(self.limits.timeout)
@@ -274,15 +196,14 @@ class Predictor:
             brain = find_brain(volume) if given is None else given_brain(given, volume)
             geometry = SliceGeometry.of(volume.grid, brain.mask, self.bundle.spec.slices)
             notices = input_notices(volume, brain, modality, self.bundle.spec.slices)
-        share_covered = 1.0
-        if second is None:
-            probabilities = self._probabilities((volume,), brain, geometry, clock)
-        else:
+        channels: tuple[Volume, ...] = (volume,)
+        covered, share_covered = None, 1.0
+        if second is not None:
             with clock("register"):
                 aligned, covered = regrid(second, volume.grid)
                 share_covered = _share_covered(second, covered, brain)
-            pair = (volume, aligned)
-            probabilities = self._merged(pair, covered, brain, geometry, clock)
+            channels = (volume, aligned)
+        probabilities = self._answer(channels, covered, brain, geometry, clock)
         with clock("mask"):
             mask, lesions = binarize(probabilities, self.bundle.spec.mask)
         others = {"flair": second, "brain mask": given}
@@ -303,17 +224,40 @@ class Predictor:
             ),
         )
 
+    def _answer(
+        self,
+        channels: tuple[Volume, ...],
+        covered: BoolArray | None,
+        brain: Brain,
+        geometry: SliceGeometry,
+        clock: Stopwatch,
+    ) -> Probabilities:
+        """Answer of one engine for all slices: where it fails, the next begins anew."""
+        while True:
+            try:
+                if covered is None or self.bundle.spec.channels == 2:
+                    return self._probabilities(channels, brain, geometry, clock)
+                return self._merged(channels, covered, brain, geometry, clock)
+            except EngineRunError as error:
+                with clock("next engine"):
+                    self._take_next(error)
+
+    def _take_next(self, failure: EngineRunError) -> None:
+        """Let another engine take the place of one that failed, for later volumes too."""
+        failed, self.choice = self.engine, self.choice.next(failure)
+        # What a lost device refuses must not end the volume.
+        with suppress(Exception):
+            failed.close()
+
     def _merged(
         self,
-        pair: tuple[Volume, Volume],
+        pair: tuple[Volume, ...],
         covered: BoolArray,
         brain: Brain,
         geometry: SliceGeometry,
         clock: Stopwatch,
     ) -> Probabilities:
         """Answer for DWI and FLAIR on one grid, FLAIR known where it is `covered`."""
-        if self.bundle.spec.channels == 2:
-            return self._probabilities(pair, brain, geometry, clock)
         dwi, flair = (
             self._probabilities((volume,), brain, geometry, clock).data for volume in pair
         )
@@ -330,7 +274,8 @@ class Predictor:
     ) -> Probabilities:
         spec, voxels = self.bundle.spec, channels[0].data.size
         pixels = spec.channels * spec.slices.size**2
-        size = self.limits.batch_size(channels[0].name, self.engine.BATCH, voxels, pixels)
+        sizes = (self.engine.LEAST, self.engine.BATCH)
+        size = self.limits.batch_size(channels[0].name, sizes, voxels, pixels)
         batches = to_batches(channels, brain.mask, geometry, spec.slices, size)
         with clock("restore"):
             return from_batches(self._outputs(batches, clock), channels[0].grid, geometry)

@@ -23,9 +23,12 @@ def stem(path: Path) -> str:
 
 
 def attempt(
-    work: Callable[[], dict[str, Any]], verbose: bool, subject: Path | None = None
+    work: Callable[[], dict[str, Any]], verbose: bool, *inputs: Path
 ) -> tuple[int, dict[str, Any]]:
-    """Run, and turn any error into one line, an exit status and an entry for the report."""
+    """Run, and turn any error into one line, an exit status and an entry for the report.
+
+    The line names the first of the inputs, unless it is about another of them.
+    """
     try:
         return 0, work()
     except Exception as error:
@@ -34,8 +37,8 @@ def attempt(
         else:
             status, code = INTERNAL_ERROR, CnnresError.default_code
             message = f"internal error: {error!r}; please report it with what -v prints"
-        if subject is not None and stem(subject) not in message.lower():
-            message = f"{subject}: {message}"
+        if inputs and not any(stem(path) in message.lower() for path in inputs):
+            message = f"{inputs[0]}: {message}"
         if verbose:
             ERR.print(traceback.format_exc(), markup=False)
         ERR.print(f"cnnres-infer: {code}: {message}", markup=False)

@@ -75,7 +75,7 @@ def describe(comparison: Comparison, engine: EngineInfo, bundle: Bundle) -> dict
 
 
 def print_table(entry: dict[str, Any], console: "Console") -> None:
-    """Print the figures of `describe`."""
+    """Print the figures of `describe`, and where the page is if there is one."""
     from rich.markup import escape as plain
     from rich.table import Table
 
@@ -86,6 +86,8 @@ def print_table(entry: dict[str, Any], console: "Console") -> None:
     for row in _figures(entry):
         table.add_row(*row)
     console.print(table)
+    for path in entry["outputs"]:
+        console.print(f"  {path}", markup=False)
 
 
 def html_page(entry: dict[str, Any], comparison: Comparison) -> str:

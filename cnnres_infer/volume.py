@@ -158,7 +158,11 @@ class Probabilities:
 
 
 def load_volume(
-    path: Path | str, limits: Limits = DEFAULT_LIMITS, affine: Affine | None = None
+    path: Path | str,
+    limits: Limits = DEFAULT_LIMITS,
+    affine: Affine | None = None,
+    *,
+    may_be_zero: bool = False,
 ) -> Volume:
     """Read a NIfTI file, compressed or not, that holds one 3-D volume.
 
@@ -173,6 +177,8 @@ def load_volume(
     affine
         (4, 4), voxels to mm in RAS+, for a file that does not say where it
         lies (sform and qform codes 0); otherwise of no effect.
+    may_be_zero
+        Whether all voxels may be zero, as in the mask of a scan without lesion.
 
     Raises
     ------
@@ -193,7 +199,8 @@ def load_volume(
         notices += (notice,)
     grid, odd = _grid(header.transforms, header.shape, str(path), affine)
     data = _stored_voxels(stream.content, header, chosen)
-    return volume_from_array(data, grid, volume_name(path), notices + odd)
+    name = volume_name(path)
+    return volume_from_array(data, grid, name, notices + odd, may_be_zero=may_be_zero)
 
 
 def volume_from_image(
@@ -227,13 +234,16 @@ def volume_from_array(
     grid: Grid | NDArray[Any],
     name: str = "volume",
     warnings: tuple[Notice, ...] = (),
+    *,
+    may_be_zero: bool = False,
 ) -> Volume:
     """Take over an array (X, Y, Z) with its grid, or with its RAS+ affine in mm (4, 4).
 
     Raises
     ------
     VolumeError
-        If the array is not 3-D, or holds no two different finite numbers.
+        If the array is not 3-D, or holds no two different finite numbers (unless
+        all are zero and may be).
     GeometryError
         If the affine is singular or not finite.
     """
@@ -259,7 +269,8 @@ def volume_from_array(
             "factor",
             code="E-VOXELS-RANGE",
         )
-    if values.size == 0 or values.min() == values.max():
+    all_zero = may_be_zero and largest == 0 and not lost.any()
+    if values.size == 0 or (values.min() == values.max() and not all_zero):
         raise VolumeError(
             f"{name}: all voxels are the same or not finite; there is no image in it",
             code="E-VOXELS-EMPTY",

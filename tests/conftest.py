@@ -4,6 +4,7 @@ import hashlib
 import io
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +18,10 @@ from cnnres_infer import cache
 from cnnres_infer.bundle import DEFAULT_BUNDLE, MANIFEST, REFERENCE
 from cnnres_infer.volume import Grid, Volume
 
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA_FOLDER = "CNNRES_INFER_DATA"
+SHARED_DATA = Path(
+    os.environ.get(DATA_FOLDER) or Path(__file__).resolve().parents[2] / "shared" / "data"
+)
 ORIENTATIONS = [
     (order, signs)
     for order in itertools.permutations(range(3))
@@ -35,8 +39,11 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
+    """The collections of real MRI, which are not part of the project."""
     if not SHARED_DATA.is_dir():
-        pytest.skip("the collections of real MRI (../shared/data) are not here")
+        if os.environ.get(DATA_FOLDER):
+            pytest.fail(f"{DATA_FOLDER} is {SHARED_DATA}, which is no folder")
+        pytest.skip(f"the collections of real MRI are not here; {DATA_FOLDER} names their folder")
     return SHARED_DATA
 
 

@@ -1,15 +1,15 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
-from cnnres_infer import Predictor
+from cnnres_infer import Predictor, choice, engines
 from cnnres_infer.bundle import Bundle
 from cnnres_infer.cache import FOLDER
 from cnnres_infer.choice import choose
-from cnnres_infer.engines import BACKENDS, EngineInfo, Probe
+from cnnres_infer.engines import EngineInfo, Probe
 from cnnres_infer.engines.ort import OrtEngine
 from cnnres_infer.errors import (
     BackendUnavailableError,
@@ -50,14 +50,36 @@ class Crashing(OrtEngine):
         super().close()
 
 
+class Dying(OrtEngine):
+    """A backend that passes its check, then loses its device in the middle of the first volume."""
+
+    left = 0
+
+    def describe(self) -> EngineInfo:
+        return replace(super().describe(), backend="crashing")
+
+    def run(self, images: FloatArray) -> FloatArray:
+        if not type(self).left:
+            raise EngineRunError("the device was lost")
+        type(self).left -= 1
+        return 1 - super().run(images)
+
+    def close(self) -> None:
+        super().close()
+        raise RuntimeError("what is lost cannot be closed")
+
+
 @pytest.fixture
-def others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two backends that are preferred to ONNX Runtime."""
-    for name in list(BACKENDS):
-        monkeypatch.delitem(BACKENDS, name)
-    monkeypatch.setitem(BACKENDS, "absent", f"{__name__}:Absent")
-    monkeypatch.setitem(BACKENDS, "crashing", f"{__name__}:Crashing")
-    monkeypatch.setitem(BACKENDS, "ort", "cnnres_infer.engines.ort:OrtEngine")
+def others(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A table in which two backends are preferred to ONNX Runtime; tests may change it."""
+    table = {
+        "absent": f"{__name__}:Absent",
+        "crashing": f"{__name__}:Crashing",
+        "ort": "cnnres_infer.engines.ort:OrtEngine",
+    }
+    for module in (engines, choice):
+        monkeypatch.setattr(module, "BACKENDS", table)
+    return table
 
 
 @pytest.fixture
@@ -68,26 +90,25 @@ def bundle(bright_bundle: Path) -> Bundle:
 @pytest.mark.usefixtures("others")
 def test_auto_says_what_it_passed_over(bundle: Bundle) -> None:
     before = Crashing.closed
-    choice = choose(bundle)
-    with choice.engine as engine:
+    chosen = choose(bundle)
+    with chosen.engine as engine:
         assert engine.describe().backend == "ort"
     assert Crashing.closed == before + 1
-    absent, crashing = choice.passed_over
+    absent, crashing = chosen.passed_over
     assert (absent.backend, absent.precision, absent.expected) == ("absent", "auto", False)
     assert (crashing.backend, crashing.reason) == ("crashing", "out of memory")
     assert crashing.expected
-    (warning,) = choice.warnings
+    (warning,) = chosen.warnings
     assert warning.code == "W-BACKEND-PASSED"
     assert "crashing fp32 should run here" in warning.text
 
 
-@pytest.mark.usefixtures("others")
 def test_strict_refuses_what_should_run_but_not_what_is_absent(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, others: dict[str, str]
 ) -> None:
     with pytest.raises(EngineRunError, match="out of memory"):
         choose(bundle, strict=True)
-    monkeypatch.delitem(BACKENDS, "crashing")
+    del others["crashing"]
     with choose(bundle, strict=True).engine as engine:
         assert engine.describe().backend == "ort"
 
@@ -104,9 +125,65 @@ def test_what_is_named_is_never_replaced(bundle: Bundle) -> None:
 
 @pytest.mark.usefixtures("others")
 def test_unchecked_engines_are_taken_as_they_are(bundle: Bundle) -> None:
-    choice = choose(bundle, check=False)
-    assert isinstance(choice.engine, Crashing)
-    assert choice.verification is None
+    chosen = choose(bundle, check=False)
+    assert isinstance(chosen.engine, Crashing)
+    assert chosen.verification is None
+
+
+@pytest.fixture
+def dying(others: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The table with one that fails after two batches in place of that which fails at once."""
+    others["crashing"] = f"{__name__}:Dying"
+    monkeypatch.setattr(Dying, "left", 2)
+    return others
+
+
+@pytest.mark.usefixtures("dying")
+@pytest.mark.parametrize("left", [2, 6])
+def test_after_a_failure_in_mid_volume_the_next_begins_anew(
+    bright_bundle: Path, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    """With six batches the DWI is whole when the FLAIR is not: no engine has a share."""
+    monkeypatch.setattr(Dying, "left", left)
+    volume, _ = blob_volume()
+    with Predictor.load(bright_bundle, "ort") as alone:
+        expected = alone.predict(volume, flair=volume)
+    with Predictor.load(bright_bundle, self_check=False) as predictor:
+        assert isinstance(predictor.engine, Dying)
+        result = predictor.predict(volume, flair=volume)
+        later = predictor.predict(volume)
+    assert Dying.left == 0
+    assert (result.probabilities.data == expected.probabilities.data).all()
+    for each in (result, later):
+        assert each.provenance.engine.backend == "ort"
+        passed = each.provenance.passed_over[-1]
+        assert (passed.backend, passed.reason) == ("crashing", "the device was lost")
+        assert passed.expected
+        assert "W-BACKEND-PASSED" in [notice.code for notice in each.warnings]
+    assert [each.backend for each in result.provenance.passed_over] == ["absent", "crashing"]
+
+
+@pytest.mark.usefixtures("dying")
+@pytest.mark.parametrize("options", [{"strict_backend": True}, {"backend": "crashing"}])
+def test_strict_and_named_refuse_a_failure_in_mid_volume(
+    bright_bundle: Path, options: dict[str, Any]
+) -> None:
+    predictor = Predictor.load(bright_bundle, self_check=False, **options)
+    with pytest.raises(EngineRunError, match="the device was lost") as caught:
+        predictor.predict(blob_volume()[0])
+    assert caught.value.code == "E-ENGINE-RUN"
+
+
+def test_nothing_is_left_after_a_failure_in_mid_volume(
+    bright_bundle: Path, dying: dict[str, str]
+) -> None:
+    dying["ort"] = dying["absent"]
+    predictor = Predictor.load(bright_bundle, self_check=False)
+    for _ in range(2):
+        with pytest.raises(EngineRunError, match="crashing fp32: the device was lost") as caught:
+            predictor.predict(blob_volume()[0])
+        assert caught.value.code == "E-ENGINE-RUN"
+        assert "absent, ort: absent is not installed" in str(caught.value)
 
 
 def test_nothing_fits(make_bundle: BundleMaker) -> None:

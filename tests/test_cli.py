@@ -172,3 +172,18 @@ def test_demo_with_the_model_that_is_built_in(tmp_path: Path) -> None:
     truth = nibabel.load(tmp_path / "demo" / "demo_truth.nii.gz")
     assert np.array_equal(mask.affine, truth.affine)
     assert run("demo", "-o", tmp_path / "demo").returncode == 3
+
+
+@pytest.mark.parametrize("option", ["--flair", "--brain-mask"])
+@pytest.mark.parametrize("content", [None, b"no image"])
+def test_an_error_names_the_file_that_it_is_about(
+    volume: Path, bright_bundle: Path, tmp_path: Path, option: str, content: bytes | None
+) -> None:
+    other = tmp_path / "second.nii.gz"
+    if content is not None:
+        other.write_bytes(content)
+    done = run(volume, option, other, "--bundle", bright_bundle)
+    assert done.returncode == 3
+    code = "E-FILE-MISSING" if content is None else "E-NIFTI-GZIP"
+    assert done.stderr.startswith(f"cnnres-infer: {code}: {other}: ")
+    assert volume.name not in done.stderr

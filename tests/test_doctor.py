@@ -1,19 +1,22 @@
+import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from cnnres_infer import cache, doctor, machine
-from cnnres_infer.engines import BACKENDS, NVIDIA, Probe
+from cnnres_infer.engines import BACKENDS, NVIDIA, gpu
 from cnnres_infer.engines.gpu import find_gpu
 from cnnres_infer.engines.trt_api import Flavour
 from cnnres_infer.machine import versions
+from tests.fakes.driver import FakeDriver
 
-no_gpu = pytest.mark.skipif(not isinstance(find_gpu(), Probe), reason="there is a GPU")
+Place = Callable[[str, str], None]
 
 
 @pytest.fixture
@@ -31,12 +34,81 @@ def examine(
     return by_subject
 
 
-@no_gpu
-def test_a_machine_without_a_gpu(examine: Callable[[], dict[str, Any]]) -> None:
+@pytest.fixture
+def no_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """A machine without NVIDIA's driver; puts devices of a vendor and class into it."""
+
+    def absent(name: str) -> None:
+        raise OSError(name)
+
+    def place(vendor: str, kind: str) -> None:
+        device = tmp_path / "pci" / f"0000:00:{len(list((tmp_path / 'pci').glob('*')))}"
+        device.mkdir(parents=True)
+        (device / "vendor").write_text(f"{vendor}\n")
+        (device / "class").write_text(f"{kind}\n")
+
+    monkeypatch.setattr(gpu, "_load", absent)
+    monkeypatch.setattr(gpu, "_PCI", tmp_path / "pci")
+    monkeypatch.setattr(Flavour, "installed", lambda _self: {})
+    find_gpu.cache_clear()
+    yield place
+    find_gpu.cache_clear()
+
+
+def printed(entry: dict[str, Any]) -> list[str]:
+    console = Console(file=io.StringIO(), width=1000)
+    doctor.print_findings(entry, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+def test_no_gpu_is_one_quiet_line(
+    no_driver: Place, examine: Callable[[], dict[str, Any]], bright_bundle: Path
+) -> None:
+    no_driver("0x8086", "0x030000")
+    no_driver("0x10de", "0x020000")
+    lines = printed(doctor.examine(bright_bundle))
+    (line,) = [each for each in lines if "NVIDIA driver" in each]
+    assert line.startswith(f"NONE GPU, {', '.join(NVIDIA)}: no NVIDIA driver here")
+    assert not any("nvidia.com" in each for each in lines)
+
+
+@pytest.mark.parametrize("kind", ["0x030000", "0x030200"])
+def test_a_gpu_without_a_driver_is_a_warning(
+    no_driver: Place, examine: Callable[[], dict[str, Any]], bright_bundle: Path, kind: str
+) -> None:
+    no_driver("0x10de", kind)
+    entry = doctor.examine(bright_bundle)
+    by_subject = {finding["subject"]: finding for finding in entry["findings"]}
+    for name in (*NVIDIA, "GPU"):
+        assert by_subject[name]["status"] == "WARN"
+    lines = printed(entry)
+    (at,) = [i for i, each in enumerate(lines) if "an NVIDIA GPU is in this machine" in each]
+    assert lines[at].startswith("WARN GPU, tensorrt")
+    assert "nvidia.com/drivers" in lines[at + 1]
+    assert "--gpus all" in lines[at + 1]
+
+
+@pytest.mark.parametrize("driver", [FakeDriver(status=999), FakeDriver(gpus=0)])
+def test_a_driver_without_a_gpu_is_a_warning(
+    no_driver: Place,
+    examine: Callable[[], dict[str, Any]],
+    bright_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    driver: FakeDriver,
+) -> None:
+    monkeypatch.setattr(gpu, "_load", driver.load)
+    lines = printed(doctor.examine(bright_bundle))
+    assert not any(line.startswith("NONE") for line in lines)
+    assert any(line.startswith("WARN GPU, tensorrt") for line in lines)
+    assert any("to mend it" in line and "nvidia-smi" in line for line in lines)
+
+
+def test_a_machine_without_a_gpu(no_driver: Place, examine: Callable[[], dict[str, Any]]) -> None:
     found = examine()
     assert set(BACKENDS) <= set(found)
     for name in (*NVIDIA, "GPU"):
-        assert found[name]["status"] == "WARN"
+        assert found[name]["status"] == "NONE"
         assert "no NVIDIA driver here" in found[name]["reason"]
         assert "nvidia.com/drivers" in found[name]["remedy"]
     assert found["ort"]["status"] == "OK"

@@ -2,6 +2,7 @@ import pytest
 
 from cnnres_infer.errors import LimitError, UsageError
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits, parse_size
+from cnnres_infer.machine import resident_memory_mb
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,19 @@ def test_what_is_no_size(text: str) -> None:
 def test_a_limit_of_nothing_is_refused(name: str, value: float) -> None:
     with pytest.raises(UsageError, match=name):
         Limits(**{name: value})  # type: ignore[arg-type]
+
+
+def test_a_batch_is_never_smaller_than_the_least() -> None:
+    free = int((resident_memory_mb() or 0) * 1e6) + 9_900_000
+    limits = Limits(max_memory=free)
+    assert 1 <= limits.batch_size("a", (1, 64), 0, 1000) < 12
+    assert limits.batch_size("a", (4, 64), 0, 1000) >= 4
+    with pytest.raises(LimitError, match="32 slices at once") as caught:
+        limits.batch_size("a", (32, 64), 0, 1000)
+    assert caught.value.code == "E-LIMIT-MEMORY"
+    with pytest.raises(LimitError, match=r": raise it$"):
+        limits.batch_size("a", (32, 64), 0, 100_000)
+    assert DEFAULT_LIMITS.batch_size("a", (32, 64), 0, 100_000) == 64
 
 
 def test_what_a_header_claims_is_compared_with_the_limits() -> None:

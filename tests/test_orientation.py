@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cnnres_infer import Predictor
 from cnnres_infer.phantom import make_phantom
-from cnnres_infer.predictor import Result
+from cnnres_infer.result import Result
 from cnnres_infer.volume import Grid, Volume, load_volume
 from tests.conftest import ORIENTATIONS, SHARED_DATA, blob_volume, oriented_affine
 

@@ -9,7 +9,7 @@ import pytest
 from cnnres_infer import Predictor, outputs
 from cnnres_infer.engines import BACKENDS
 from cnnres_infer.errors import OutputError, OutputExistsError
-from cnnres_infer.predictor import Result
+from cnnres_infer.result import Result
 from tests.conftest import blob_volume
 
 

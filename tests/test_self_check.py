@@ -48,6 +48,7 @@ class Replay:
 
     VARIANTS: ClassVar[dict[str, str]] = {"fp16": "fp16"}
     BATCH: ClassVar[int] = 4
+    LEAST: ClassVar[int] = 1
 
     def __init__(self, bundle: Bundle) -> None:
         images, self.answers = load_reference(bundle)

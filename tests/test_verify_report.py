@@ -170,6 +170,7 @@ def test_the_command_writes_a_page(reference_bundle: Path, tmp_path: Path) -> No
     done = run("verify", *options, "--json")
     assert done.returncode == 0, done.stderr
     entry = json.loads(done.stdout)
+    assert entry["outputs"] == [str(path)]
     page = Page(path.read_text(encoding="utf-8"))
     words = " ".join(page.words)
     assert "Passed: ort in fp32 agrees with PyTorch here." in words
@@ -181,5 +182,8 @@ def test_the_command_writes_a_page(reference_bundle: Path, tmp_path: Path) -> No
     assert again.returncode == 3
     assert "--overwrite" in again.stderr
     assert path.read_bytes() == before
-    assert run("verify", *options, "--overwrite").returncode == 0
+    told = run("verify", *options, "--overwrite")
+    assert told.returncode == 0
+    assert told.stdout.endswith(f"\n  {path}\n")
+    assert "report.html" not in run("verify", *options[:-2]).stdout
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]

@@ -254,3 +254,13 @@ def test_an_output_is_never_overwritten_unasked(tmp_path: Path) -> None:
 
 def load_volume_shape(path: Path) -> tuple[int, ...]:
     return tuple(nibabel.load(path).shape)
+
+
+def test_only_a_mask_may_be_zero_throughout() -> None:
+    zero = np.zeros((2, 3, 4), np.uint8)
+    assert not volume_from_array(zero, np.eye(4), may_be_zero=True).data.any()
+    lost = np.full((2, 3, 4), np.nan)
+    for data, may_be_zero in ((zero, False), (zero + 1, True), (lost, True), (zero[:0], True)):
+        with pytest.raises(VolumeError) as caught:
+            volume_from_array(data, np.eye(4), may_be_zero=may_be_zero)
+        assert caught.value.code == "E-VOXELS-EMPTY"

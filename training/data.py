@@ -1,4 +1,4 @@
-"""Training images from the collections of real MRI (their README: shared/data).
+"""Training images from the collections of real MRI, which have a README of their own.
 
 Every image comes through `cnnres_infer.slices`, as at inference.
 """

@@ -24,6 +24,7 @@ class TorchEngine(ClosedOnExit):
 
     VARIANTS: ClassVar[dict[str, str]] = {"fp32": "fp32", "fp16": "fp16"}
     BATCH: ClassVar[int] = 1
+    LEAST: ClassVar[int] = 1
 
     def __init__(self, network: CNNRes, threads: int, precision: str = "fp32") -> None:
         self._network: nn.Module = HalfCNNRes(network) if precision == "fp16" else network.eval()

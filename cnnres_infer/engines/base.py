@@ -23,6 +23,9 @@ class Probe:
         Versions of what it is made of.
     devices
         The devices that it could use.
+    absent
+        Whether it is not usable since this machine has no such device, so that
+        nothing need be mended.
     """
 
     usable: bool
@@ -30,6 +33,7 @@ class Probe:
     remedy: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
+    absent: bool = False
 
     def require(self) -> None:
         """Raise `BackendUnavailableError` unless it is usable."""
@@ -89,10 +93,13 @@ class Engine(Protocol):
         the bundle's variant for each.
     BATCH
         Slices that it takes at once with best effect.
+    LEAST
+        Slices whose memory in this process it needs, however few it is given.
     """
 
     VARIANTS: ClassVar[dict[str, str]]
     BATCH: ClassVar[int]
+    LEAST: ClassVar[int]
 
     @classmethod
     def probe(cls) -> Probe:

@@ -5,6 +5,7 @@ import platform
 import sys
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from cnnres_infer.engines.base import Probe
@@ -12,6 +13,7 @@ from cnnres_infer.engines.base import Probe
 _WINDOWS = sys.platform == "win32"
 _DRIVER = "nvcuda.dll" if _WINDOWS else "libcuda.so.1"
 _MANAGEMENT = "nvml.dll" if _WINDOWS else "libnvidia-ml.so.1"
+_PCI, _NVIDIA, _DISPLAY = Path("/sys/bus/pci/devices"), "0x10de", "0x03"
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
 _INSTALL_DRIVER = (
     "install the driver of an NVIDIA GPU (https://www.nvidia.com/drivers), or use --backend ort"
@@ -60,7 +62,7 @@ def find_gpu() -> Gpu | Probe:
     try:
         driver = _load(_DRIVER)
     except OSError:
-        return Probe(False, f"no NVIDIA driver here ({_DRIVER} is not found)", _INSTALL_DRIVER)
+        return _without_driver()
     count = ctypes.c_int()
     status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
     if status:
@@ -78,6 +80,29 @@ def system() -> tuple[str, str]:
 
 def _load(name: str) -> Any:
     return ctypes.CDLL(name)
+
+
+def _without_driver() -> Probe:
+    missing = f"no NVIDIA driver here ({_DRIVER} is not found)"
+    if not _on_the_bus():
+        return Probe(False, missing, _INSTALL_DRIVER, absent=True)
+    return Probe(
+        False,
+        f"an NVIDIA GPU is in this machine, but {missing}",
+        f"{_INSTALL_DRIVER}; start a container with --gpus all",
+    )
+
+
+def _on_the_bus() -> bool:
+    """Tell whether Linux sees an NVIDIA GPU, with or without a driver for it."""
+    for device in _PCI.glob("*"):
+        try:
+            vendor, kind = ((device / name).read_text() for name in ("vendor", "class"))
+        except OSError:
+            continue
+        if vendor.strip() == _NVIDIA and kind.startswith(_DISPLAY):
+            return True
+    return False
 
 
 def _describe(driver: Any) -> Gpu:

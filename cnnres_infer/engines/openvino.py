@@ -58,6 +58,7 @@ class OpenVinoEngine(ClosedOnExit):
 
     VARIANTS: ClassVar[dict[str, str]] = {"int8": "int8-cpu", "bf16": "fp32", "fp32": "fp32"}
     BATCH: ClassVar[int] = 4
+    LEAST: ClassVar[int] = BATCH
 
     def __init__(self, request: Any, info: EngineInfo) -> None:
         self._request = request

@@ -34,6 +34,7 @@ class OrtEngine(ClosedOnExit):
 
     VARIANTS: ClassVar[dict[str, str]] = {"int8": "int8-cpu", "fp32": "fp32"}
     BATCH: ClassVar[int] = 4
+    LEAST: ClassVar[int] = 1
 
     def __init__(self, session: Any, info: EngineInfo) -> None:
         self._session = session

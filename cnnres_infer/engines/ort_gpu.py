@@ -56,6 +56,8 @@ class OrtCudaEngine(ClosedOnExit):
     )
     VARIANTS: ClassVar[dict[str, str]] = {"fp16": "fp16", "fp32": "fp32"}
     BATCH: ClassVar[int] = 64
+    # What lies between layers is in the GPU's memory.
+    LEAST: ClassVar[int] = 1
 
     def __init__(self, session: Any, info: EngineInfo) -> None:
         self._session = session

@@ -26,6 +26,8 @@ class TensorRtEngine(ClosedOnExit):
     FLAVOUR: ClassVar[Flavour] = TENSORRT
     VARIANTS: ClassVar[dict[str, str]] = {"fp16": "fp16", "int8": "int8-trt", "fp32": "fp32"}
     BATCH: ClassVar[int] = 64
+    # What lies between layers is in the GPU's memory.
+    LEAST: ClassVar[int] = 1
 
     def __init__(self, runner: PlanRunner, info: EngineInfo, kernels: Path) -> None:
         self._runner: PlanRunner | None = runner

@@ -1,14 +1,19 @@
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.__main__ import _write
 from benchmarks.charts import bar_chart
 from benchmarks.contestants import EAGER, contestants, multiply_adds
 from benchmarks.scale import run_one
 from benchmarks.unet import UNet
 from cnnres_infer.bundle import Bundle
+from cnnres_infer.errors import OutputError
 from training.network import CNNRes
 
 
@@ -46,3 +51,23 @@ def test_bars_are_as_long_as_their_values(tmp_path: Path) -> None:
         for colour in ((0x9A, 0xA5, 0xB1), (0x2A, 0x7F, 0x62))
     )
     assert grey == pytest.approx(2 * green, abs=2)
+
+
+def test_figures_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "figures.json"
+    _write(path, {"seconds": 1})
+    _write(path, {"seconds": 2})
+    assert json.loads(path.read_text()) == {"seconds": 2}
+    with pytest.raises(OutputError):
+        _write(path / "below a file", {})
+    with pytest.raises(OutputError):
+        bar_chart(path / "below a file.png", "title", {"a": 1.0}, "s")
+    assert list(tmp_path.rglob("*.*")) == [path]
+
+
+def test_an_error_is_one_line_and_its_exit_status(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "end-to-end", "--bundle", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stderr.startswith("benchmarks: ")
+    assert done.stderr.count("\n") == 1

@@ -6,9 +6,9 @@ import pytest
 
 from calibration.data import load_split
 from cnnres_infer.bundle import Bundle, ModelSpec
-from cnnres_infer.errors import UsageError
+from cnnres_infer.errors import UsageError, VolumeError
 from cnnres_infer.phantom import make_phantom
-from cnnres_infer.volume import save_volume
+from cnnres_infer.volume import load_volume, save_volume
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,45 @@ def test_nobody_is_calibrated_with_and_judged_by(
     sides = [{case.patient for case in cases} for cases in (split.calibration, split.gate)]
     assert not sides[0] & sides[1]
     assert [len(split.calibration), len(split.gate)] == [2, 4]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_subject_of_bids_is_one_patient(tmp_path: Path, spec: ModelSpec, seed: int) -> None:
+    for subject in range(3):
+        name = f"sub-0{subject}"
+        save(tmp_path / name / "dwi" / f"{name}_dwi.nii.gz", subject)
+        save(tmp_path / name / "anat" / f"{name}_flair.nii.gz", subject)
+        save(tmp_path / name / "ses-2" / "dwi" / f"{name}_ses-2_dwi.nii.gz", subject)
+        save(tmp_path / "derivatives" / name / "denoised.nii.gz", subject)
+    split = load_split(tmp_path, spec, seed)
+    sides = [{case.patient for case in cases} for cases in (split.calibration, split.gate)]
+    assert sides[0] | sides[1] == {"sub-00", "sub-01", "sub-02"}
+    assert not sides[0] & sides[1]
+    assert [len(split.calibration), len(split.gate)] == [4, 8]
+
+
+def test_one_subject_of_bids_is_too_few(tmp_path: Path, spec: ModelSpec) -> None:
+    save(tmp_path / "sub-01" / "dwi" / "sub-01_dwi.nii.gz", 1)
+    save(tmp_path / "sub-01" / "anat" / "sub-01_flair.nii.gz", 1)
+    with pytest.raises(UsageError, match=r"1 patient\(s\) found"):
+        load_split(tmp_path, spec, seed=0)
+
+
+def test_an_expert_may_find_no_lesion(tmp_path: Path, spec: ModelSpec) -> None:
+    for patient in ("a", "b"):
+        save(tmp_path / f"{patient}_dwi.nii.gz", 1)
+        grid = load_volume(tmp_path / f"{patient}_dwi.nii.gz").grid
+        save_volume(tmp_path / f"{patient}_msk.nii.gz", np.zeros(grid.shape, np.uint8), grid)
+    split = load_split(tmp_path, spec, seed=0)
+    for case in (*split.calibration, *split.gate):
+        assert case.lesions is not None
+        assert not case.lesions.any()
+        assert case.whole is not None
+        assert case.whole.truth is not None
+    full = np.ones(grid.shape, np.uint8)
+    save_volume(tmp_path / "b_msk.nii.gz", full, grid, overwrite=True)
+    with pytest.raises(VolumeError, match="all voxels are the same"):
+        load_split(tmp_path, spec, seed=0)
 
 
 def test_a_pair_for_two_channels_is_one_case_of_one_folder(tmp_path: Path, spec: ModelSpec) -> None:

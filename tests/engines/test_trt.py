@@ -17,6 +17,7 @@ from cnnres_infer.errors import (
     OutputError,
     VerificationError,
 )
+from cnnres_infer.outputs import report
 from cnnres_infer.predictor import Predictor
 from tests.conftest import blob_volume
 from tests.engines.conftest import FakeMachine
@@ -158,6 +159,29 @@ def test_a_lost_gpu_is_our_error(fake_machine: FakeMachine, bright_bundle: Path)
         fake_machine.cuda.lost = True
         with pytest.raises(EngineRunError, match="nvidia-smi"):
             predictor.predict(volume)
+
+
+def test_after_a_lost_gpu_auto_goes_on_and_strict_does_not(
+    fake_machine: FakeMachine, bright_bundle: Path
+) -> None:
+    volume, ball = blob_volume()
+    with (
+        Predictor.load(bright_bundle) as predictor,
+        Predictor.load(bright_bundle, strict_backend=True) as strict,
+    ):
+        fake_machine.cuda.lost = True
+        with pytest.raises(EngineRunError, match="nvidia-smi"):
+            strict.predict(volume)
+        result = predictor.predict(volume)
+    assert result.provenance.engine.backend in ("openvino", "ort")
+    assert result.provenance.verification is not None
+    found = result.mask.data.astype(bool)
+    assert 2 * (found & ball).sum() / (found.sum() + ball.sum()) > 0.9
+    warning = next(each for each in result.warnings if "tensorrt fp32" in each.text)
+    assert warning.code == "W-BACKEND-PASSED"
+    assert "look at nvidia-smi" in warning.text
+    assert report(result)["passed_over"][0]["backend"] == "tensorrt"
+    assert fake_machine.cuda.leaks == 0
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a POSIX mode")

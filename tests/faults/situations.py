@@ -11,10 +11,11 @@ import numpy as np
 
 from cnnres_infer import Bundle, Predictor, terminal
 from cnnres_infer.bundle import MANIFEST
+from cnnres_infer.choice import Choice
 from cnnres_infer.engines import open_engine
 from cnnres_infer.errors import CnnresError, EngineRunError
 from cnnres_infer.limits import Limits
-from cnnres_infer.predictor import Result
+from cnnres_infer.result import Result
 from cnnres_infer.volume import Grid, Volume
 from tests.conftest import BundleMaker, blob_volume
 from tests.faults.files import DATA
@@ -40,6 +41,7 @@ class Engine:
 
     VARIANTS = {"fp32": "fp32"}  # noqa: RUF012
     BATCH = 4
+    LEAST = 1
 
     def __init__(self, answer: float | Exception, info: Any) -> None:
         self.answer = answer
@@ -56,7 +58,8 @@ class Engine:
 
 def answering(scene: Scene, answer: float | Exception) -> Result:
     predictor = scene.predictor()
-    predictor.engine = Engine(answer, predictor.engine.describe)  # type: ignore[assignment]
+    engine: Any = Engine(answer, predictor.engine.describe)
+    predictor.choice = Choice(engine)
     return predictor.predict(blob_volume()[0])
 
 

@@ -16,7 +16,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from cnnres_infer import Predictor
+from cnnres_infer import Bundle, Predictor
+from cnnres_infer.choice import Choice
 from cnnres_infer.engines.base import EngineInfo
 from cnnres_infer.errors import EngineRunError, LimitError, OutputError
 from cnnres_infer.limits import Limits
@@ -138,7 +139,9 @@ def test_a_run_killed_between_two_outputs_makes_room_for_the_next(
         f"    len(count) > {steps} and os.kill(os.getpid(), 9)\n"
         "    commit(self, overwrite)\n"
         "atomic._Staged.commit = killed\n"
-        "Predictor.load(sys.argv[1], threads=1).predict(sys.argv[2]).save(sys.argv[3])"
+        # What a self-check would write is not to be counted.
+        "predictor = Predictor.load(sys.argv[1], threads=1, self_check=False)\n"
+        "predictor.predict(sys.argv[2]).save(sys.argv[3])"
     )
     out = tmp_path / "out"
     arguments = [sys.executable, "-c", code, str(bright_bundle), str(volume), str(out)]
@@ -280,6 +283,7 @@ class FailingEngine:
 
     VARIANTS: ClassVar[dict[str, str]] = {"fp32": "fp32"}
     BATCH: ClassVar[int] = 4
+    LEAST: ClassVar[int] = 1
 
     def __init__(self, failure: str) -> None:
         self.failure = failure
@@ -305,56 +309,82 @@ class FailingEngine:
         pass
 
 
-def with_engine(
-    monkeypatch: pytest.MonkeyPatch, bundle: Path, failure: str, **limits: Any
-) -> tuple[Predictor, FailingEngine]:
-    predictor = Predictor.load(bundle, threads=1, limits=Limits(**limits))
+def with_engine(bundle: Path, failure: str, **limits: Any) -> tuple[Predictor, FailingEngine]:
     engine = FailingEngine(failure)
-    monkeypatch.setattr(predictor, "engine", engine)
-    return predictor, engine
+    choice = Choice(engine)  # type: ignore[arg-type]
+    return Predictor(Bundle.open(bundle), choice, Limits(**limits)), engine
 
 
 @pytest.mark.parametrize(
     ("failure", "code"),
     [("raises", "E-ENGINE-RUN"), ("nan", "E-ENGINE-OUTPUT"), ("short", "E-ENGINE-OUTPUT")],
 )
-def test_an_engine_that_fails_in_mid_volume(
-    monkeypatch: pytest.MonkeyPatch, bright_bundle: Path, failure: str, code: str
-) -> None:
-    predictor, engine = with_engine(monkeypatch, bright_bundle, failure)
+def test_an_engine_that_fails_in_mid_volume(bright_bundle: Path, failure: str, code: str) -> None:
+    predictor, engine = with_engine(bright_bundle, failure)
     with pytest.raises(EngineRunError) as caught:
         predictor.predict(blob_volume()[0])
     assert caught.value.code == code
     assert len(engine.batches) == 2
 
 
-def test_a_volume_that_takes_too_long_is_given_up(
-    monkeypatch: pytest.MonkeyPatch, bright_bundle: Path
-) -> None:
-    predictor, engine = with_engine(monkeypatch, bright_bundle, "slow", timeout=0.06)
+def test_a_volume_that_takes_too_long_is_given_up(bright_bundle: Path) -> None:
+    predictor, engine = with_engine(bright_bundle, "slow", timeout=0.06)
     with pytest.raises(LimitError, match="--timeout") as caught:
         predictor.predict(blob_volume()[0])
     assert caught.value.code == "E-LIMIT-TIME"
     assert len(engine.batches) < 5
 
 
-def test_batches_shrink_where_memory_is_short(
-    monkeypatch: pytest.MonkeyPatch, bright_bundle: Path
-) -> None:
+def test_batches_shrink_where_memory_is_short(bright_bundle: Path) -> None:
     resident = resident_memory_mb()
     assert resident is not None
     free = int(resident * 1e6) + 60_000_000
-    predictor, engine = with_engine(monkeypatch, bright_bundle, "none", max_memory=free)
+    predictor, engine = with_engine(bright_bundle, "none", max_memory=free)
     volume = blob_volume()[0]
     predictor.predict(volume)
     assert max(engine.batches) < FailingEngine.BATCH
-    full, whole = with_engine(monkeypatch, bright_bundle, "none", max_memory=free * 10)
+    full, whole = with_engine(bright_bundle, "none", max_memory=free * 10)
     full.predict(volume)
     assert sum(engine.batches) == sum(whole.batches)
-    none, _ = with_engine(monkeypatch, bright_bundle, "none", max_memory=int(resident * 1e6))
+    none, _ = with_engine(bright_bundle, "none", max_memory=int(resident * 1e6))
     with pytest.raises(LimitError, match="--max-memory") as caught:
         none.predict(volume)
     assert caught.value.code == "E-LIMIT-MEMORY"
+
+
+def test_what_cannot_shrink_to_the_limit_of_memory_refuses(bright_bundle: Path) -> None:
+    pytest.importorskip("openvino")
+    volume, slice_bytes = blob_volume()[0], 1100 * 160**2
+    with Predictor.load(bright_bundle, "openvino", threads=1) as predictor:
+        predictor.predict(volume)
+        resident = resident_memory_mb()
+        assert resident is not None
+        for slices, fits in ((3, False), (6, True)):
+            room = int(resident * 1e6) + volume.data.size * 16 + slices * slice_bytes
+            predictor.limits = Limits(max_memory=room)
+            if fits:
+                predictor.predict(volume)
+                continue
+            with pytest.raises(LimitError, match=r"--backend ort.* 4 slices") as caught:
+                predictor.predict(volume)
+            assert caught.value.code == "E-LIMIT-MEMORY"
+
+
+@pytest.mark.parametrize("share", [0.9, 1.4])
+def test_the_limit_of_memory_holds_with_openvino(
+    volume: Path, tmp_path: Path, share: float
+) -> None:
+    pytest.importorskip("openvino")
+    options = ("--backend", "openvino", "--threads", 1)
+    run(volume, "-o", tmp_path / "warm", *options)
+    _, free = run(volume, "-o", tmp_path / "free", *options)
+    limit = int(share * free["peak_memory_mb"] * 1e6)
+    status, entry = run(volume, "-o", tmp_path / "bounded", *options, "--max-memory", limit)
+    if share < 1:
+        assert (status, entry["error"]["code"]) == (3, "E-LIMIT-MEMORY")
+    else:
+        assert status == 0, entry
+        assert entry["peak_memory_mb"] * 1e6 <= limit
 
 
 def test_the_limit_of_memory_holds(volume: Path, tmp_path: Path) -> None:
