@@ -22,7 +22,7 @@ from cnnres_infer.verify import Gate
 from cnnres_infer.volume import FloatArray
 from export.timing import interleaved
 
-_LARGEST_FLOAT_SHARE = 0.25
+_LARGEST_FLOAT_SHARE = 0.6
 _LEAST_SHARE = 0.01
 _TIMED_SLICES = 16
 _TIMED_ROUNDS = 3
@@ -113,8 +113,8 @@ class Search:
         """Try one thing after another, each on top of the best until then.
 
         Ranges by every observer, channels as they are and equalised; corrected
-        biases; then, until one passes the gate, more and more blocks in float,
-        and the last of these fine-tuned.
+        biases; then, until one passes the gate, fine-tuning, and more and more
+        blocks in float.
 
         Parameters
         ----------
@@ -132,12 +132,12 @@ class Search:
         attempt(self._best(trials).candidate.corrected(self.images))
         calibrated = self._best(trials).candidate
         layers = layer_sensitivities(calibrated, self.closeness)
-        for candidate in self._spared(calibrated):
+        if self.tune is not None and not self._passes(self._best(trials)):
+            attempt(self.tune(calibrated))
+        for candidate in self._spared(self._best(trials).candidate):
             if self._passes(self._best(trials)):
                 break
             attempt(candidate)
-        if self.tune is not None and not self._passes(self._best(trials)):
-            attempt(self.tune(trials[-1].candidate))
         return Found(tuple(trials), self._best(trials), tuple(layers))
 
     def _tried(self, candidate: Candidate) -> Trial:

@@ -5,17 +5,18 @@ import pytest
 from cnnres_infer import cache, speed
 from cnnres_infer.bundle import Bundle
 from cnnres_infer.engines import base
-from cnnres_infer.errors import EngineRunError
+from cnnres_infer.errors import EngineRunError, PrecisionUnavailableError
 from tests.conftest import BundleMaker
 
 FILE = "model.fp32.onnx"
+VARIANTS = ("fp16", "int8-trt", "int8-cpu", "fp32")
 
 
 @pytest.fixture
 def bundle(make_bundle: BundleMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     monkeypatch.setenv(cache.FOLDER, str(tmp_path))
     monkeypatch.setattr(speed, "probe", lambda _name: base.Probe(True, "a GPU"))
-    return Bundle.open(make_bundle(variants={"fp16": FILE, "int8-trt": FILE, "fp32": FILE}))
+    return Bundle.open(make_bundle(variants=dict.fromkeys(VARIANTS, FILE)))
 
 
 def times(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> list[str]:
@@ -24,6 +25,8 @@ def times(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> list[str]:
 
     def time(_bundle: Bundle, _name: str, precision: str, _threads: object) -> float:
         measured.append(precision)
+        if precision == "bf16" and "bf16" not in seconds:
+            raise PrecisionUnavailableError("this processor has no bfloat16")
         if precision not in seconds:
             raise EngineRunError("it does not run")
         return seconds[precision]
@@ -58,11 +61,27 @@ def test_what_does_not_run_is_not_preferred(
     assert measured == ["fp16", "int8"] * 2
 
 
+def test_bfloat16_may_beat_int8_on_a_processor(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times(monkeypatch, bf16=0.5, int8=1.0)
+    assert speed.fastest_first(bundle, "openvino") == ("bf16", "int8", "fp32")
+
+
+def test_what_a_processor_lacks_is_tried_once(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = times(monkeypatch, int8=1.0)
+    for _ in range(2):
+        assert speed.fastest_first(bundle, "openvino") == ("int8", "bf16", "fp32")
+    assert measured == ["int8", "bf16"]
+
+
 def test_nothing_is_measured_where_there_is_no_choice(
     bundle: Bundle, bright_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured = times(monkeypatch)
-    assert speed.fastest_first(bundle, "ort") == ("fp32",)
+    assert speed.fastest_first(bundle, "ort") == ("int8", "fp32")
     assert speed.fastest_first(Bundle.open(bright_bundle), "tensorrt") == ("fp32",)
     assert measured == []
 
