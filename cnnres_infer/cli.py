@@ -2,25 +2,20 @@
 
 import json
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from cnnres_infer import __version__
 from cnnres_infer.default_command import DefaultCommandGroup
-from cnnres_infer.errors import CnnresError, UsageError, VerificationError
+from cnnres_infer.errors import VerificationError
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits, parse_size
-from cnnres_infer.terminal import ERR, OUT, attempt, print_summary, progress, show, stem
+from cnnres_infer.terminal import ERR, OUT, attempt, print_summary, progress, show
 from cnnres_infer.termination import end_on_sigterm
-
-if TYPE_CHECKING:
-    from cnnres_infer.predictor import Predictor
 
 app = typer.Typer(
     cls=DefaultCommandGroup,
@@ -35,9 +30,6 @@ app = typer.Typer(
     epilog="Exit status: 0 done, 1 internal error, 2 usage, 3 input or output refused, "
     "4 verification failed, 5 backend not usable.",
 )
-
-# Nothing can stand where the mask would be, or nothing was there to be refused.
-_WITHOUT_REPORT = ("E-OUTPUT-EXISTS", "E-OUTPUT-WRITE", "E-FILE-NAME", "E-FILE-MISSING", "E-USAGE")
 
 BundleOption = Annotated[
     Path | None, typer.Option(help="Folder of a model bundle; by default the one that is built in.")
@@ -92,28 +84,6 @@ def _options(
 ) -> None: ...
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What is the same for all volumes of a call."""
-
-    out: Path | None
-    flair: Path | None
-    modality: str
-    brain_mask: Path | None
-    probabilities: bool
-    overlay: bool
-    overwrite: bool
-
-    @property
-    def others(self) -> list[Path]:
-        """What belongs to the volume."""
-        return [path for path in (self.flair, self.brain_mask) if path]
-
-    def folder(self, volume: Path) -> Path:
-        """Where the outputs of a volume go."""
-        return volume.parent if self.out is None else self.out
-
-
 @app.command()
 def predict(
     volumes: Annotated[list[Path], typer.Argument(help="NIfTI files (.nii, .nii.gz).")],
@@ -146,15 +116,16 @@ def predict(
     verbose: VerboseOption = False,
 ) -> None:
     """Segment volumes: mask, report and picture beside each, or in a folder."""
-    job = _Job(out, flair, modality, brain_mask, prob, overlay, overwrite)
     reports: list[dict[str, Any]] = []
     first_failure = 0
 
     def work() -> dict[str, Any]:
         nonlocal first_failure
+        from cnnres_infer.job import Job
         from cnnres_infer.predictor import Predictor
 
-        _check_job(volumes, job)
+        job = Job(out, flair, modality, brain_mask, prob, overlay, overwrite)
+        job.check(volumes)
         memory = None if max_memory is None else parse_size(max_memory)
         asked: dict[str, Any] = {
             "self_check": self_check,
@@ -164,12 +135,12 @@ def predict(
         }
         with Predictor.load(bundle, backend, precision, threads, **asked) as predictor:
             for volume in progress(volumes, quiet or as_json):
-                segment = partial(_segment, predictor, volume, job)
+                segment = partial(job.segment, predictor, volume)
                 status, entry = attempt(segment, verbose, volume, *job.others)
                 first_failure = first_failure or status
                 reports.append({"input": str(volume), **entry})
                 if status:
-                    _leave_refusal(volume, job, entry)
+                    job.leave_refusal(volume, entry)
                 if not (quiet or as_json) and status == 0:
                     print_summary(volume, entry, verbose)
         return {}
@@ -353,48 +324,6 @@ def cache(
         CacheAction.path: cache_contents.path,
     }
     show(work[action], cache_contents.print_contents, as_json, verbose)
-
-
-def _segment(predictor: "Predictor", path: Path, job: _Job) -> dict[str, Any]:
-    from cnnres_infer.nifti_stream import volume_name
-    from cnnres_infer.outputs import make_room
-
-    folder, name = job.folder(path), volume_name(path)
-    wanted = {"probabilities": job.probabilities, "overlay": job.overlay}
-    make_room(folder, name, overwrite=job.overwrite, **wanted)
-    result = predictor.predict(
-        path, flair=job.flair, modality=job.modality, brain_mask=job.brain_mask
-    )
-    return result.save(folder, overwrite=job.overwrite, **wanted).entry()
-
-
-def _leave_refusal(path: Path, job: _Job, entry: dict[str, Any]) -> None:
-    """Leave a report where the mask would be; standard error has the reason in any case."""
-    from cnnres_infer.nifti_stream import volume_name
-    from cnnres_infer.outputs import save_refusal
-
-    folder = job.folder(path)
-    if entry["error"]["code"] in _WITHOUT_REPORT:
-        return
-    if job.out is not None or folder.is_dir():
-        with suppress(CnnresError):
-            save_refusal(folder, volume_name(path), {"input": str(path), **entry})
-
-
-def _check_job(volumes: list[Path], job: _Job) -> None:
-    from cnnres_infer.outputs import plan
-
-    if len(volumes) > 1 and job.others:
-        raise UsageError("--flair and --brain-mask belong to one volume: give one VOLUME")
-    outputs = [(job.folder(path).resolve(), stem(path)) for path in volumes]
-    if len(set(outputs)) < len(outputs):
-        raise UsageError("outputs of volumes of the same name would overwrite each other")
-    inputs = {path.resolve() for path in (*volumes, *job.others)}
-    for volume in volumes:
-        name = volume.name[: len(stem(volume))]
-        planned = plan(job.folder(volume), name, probabilities=True, overlay=True).all()
-        for path in inputs & {each.resolve() for each in planned}:
-            raise UsageError(f"{path} is given as input and would be overwritten as an output")
 
 
 if __name__ == "__main__":

@@ -15,20 +15,23 @@ from cnnres_infer import __version__
 from cnnres_infer.bundle import DEFAULT_BUNDLE, MANIFEST
 from cnnres_infer.errors import BundleError
 from wheels.gather import (
-    DEPENDENCIES,
-    REQUIREMENTS,
+    EXTRAS,
     ROOT,
     GatherError,
     compatible_platforms,
+    dependencies_lock,
     gather,
     main,
+    requirements_lock,
     target_options,
     without_markers,
     write_lock,
 )
 
-LOCK = DEPENDENCIES.read_text(encoding="utf-8")
+LOCKS = {extra: dependencies_lock(extra).read_text(encoding="utf-8") for extra in EXTRAS}
+BACKENDS = {"cpu": "ort", "openvino": "openvino"}
 OUR_WHEEL = f"cnnres_infer-{__version__}-py3-none-any.whl"
+NEW = hashlib.sha256(b"new").hexdigest()
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 
 
@@ -39,9 +42,10 @@ def entries(lock: str) -> list[tuple[Requirement, list[str]]]:
     return [(Requirement(before), (option + after).split()) for before, option, after in parts]
 
 
-def declared() -> list[Requirement]:
+def declared(extra: str) -> list[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return [*map(Requirement, project["dependencies"] + project["optional-dependencies"]["cpu"])]
+    groups = [project["optional-dependencies"][name] for name in EXTRAS[extra]]
+    return [Requirement(text) for group in (project["dependencies"], *groups) for text in group]
 
 
 class FakePip:
@@ -65,8 +69,9 @@ class FakePip:
             self.downloaded = Path(options["--requirement"]).read_text(encoding="utf-8")
 
 
-def test_every_requirement_of_the_lock_is_pinned_once_and_hashed() -> None:
-    locked = entries(LOCK)
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_every_requirement_of_the_lock_is_pinned_once_and_hashed(extra: str) -> None:
+    locked = entries(LOCKS[extra])
     names = [requirement.name for requirement, _ in locked]
     assert len(names) == len(set(names)) > 10
     for requirement, options in locked:
@@ -75,20 +80,31 @@ def test_every_requirement_of_the_lock_is_pinned_once_and_hashed() -> None:
         assert all(HASH.fullmatch(option) for option in options), requirement
 
 
-def test_the_lock_covers_the_declared_dependencies() -> None:
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_the_lock_covers_the_declared_dependencies(extra: str) -> None:
     pins = {
-        canonicalize_name(entry.name): next(iter(entry.specifier)) for entry, _ in entries(LOCK)
+        canonicalize_name(entry.name): next(iter(entry.specifier))
+        for entry, _ in entries(LOCKS[extra])
     }
-    for requirement in declared():
+    for requirement in declared(extra):
         pin = pins[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(pin.version), requirement
 
 
-def test_the_lock_tells_how_to_renew_it_and_nothing_of_a_machine() -> None:
-    command = LOCK.splitlines()[1].lstrip("# ")
-    assert command.endswith(f"--generate-hashes -o wheels/{DEPENDENCIES.name}")
-    assert command in DEPENDENCIES.with_name("README.md").read_text(encoding="utf-8")
-    assert not re.search(r"://|--(extra-)?index-url|--find-links|(^|\s)/", LOCK)
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_the_lock_tells_how_to_renew_it_and_nothing_of_a_machine(extra: str) -> None:
+    path, lock = dependencies_lock(extra), LOCKS[extra]
+    command = lock.splitlines()[1].lstrip("# ")
+    assert re.findall(r"--extra (\w+)", command) == list(EXTRAS[extra])
+    assert command.endswith(f"--generate-hashes -o wheels/{path.name}")
+    assert command in path.with_name("README.md").read_text(encoding="utf-8")
+    assert not re.search(r"://|--(extra-)?index-url|--find-links|(^|\s)/", lock)
+
+
+def test_openvino_comes_with_what_it_depends_on_and_only_where_it_is_asked_for() -> None:
+    names = {extra: {entry.name for entry, _ in entries(lock)} for extra, lock in LOCKS.items()}
+    assert names["openvino"] - names["cpu"] == {"openvino", "openvino-telemetry"}
+    assert names["cpu"] < names["openvino"]
 
 
 def test_a_target_is_named_to_pip() -> None:
@@ -108,45 +124,69 @@ def test_wheels_for_an_older_linux_serve_a_newer_one() -> None:
     assert compatible_platforms("macosx_14_0_arm64") == ["macosx_14_0_arm64"]
 
 
-def test_dropping_markers_keeps_pins_and_hashes() -> None:
-    assert any(requirement.marker for requirement, _ in entries(LOCK))
-    bare = entries(without_markers(LOCK))
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_dropping_markers_keeps_pins_and_hashes(extra: str) -> None:
+    locked = entries(LOCKS[extra])
+    assert any(requirement.marker for requirement, _ in locked)
+    bare = entries(without_markers(LOCKS[extra]))
     assert not any(requirement.marker for requirement, _ in bare)
     assert [(entry.name, entry.specifier, options) for entry, options in bare] == [
-        (entry.name, entry.specifier, options) for entry, options in entries(LOCK)
+        (entry.name, entry.specifier, options) for entry, options in locked
     ]
 
 
 def test_our_wheel_joins_the_lock_by_its_hash(tmp_path: Path) -> None:
     wheel = tmp_path / "cnnres_infer-1.2.3-py3-none-any.whl"
     wheel.write_bytes(b"a wheel")
-    write_lock(tmp_path / REQUIREMENTS, LOCK, wheel)
-    *others, (ours, options) = entries((tmp_path / REQUIREMENTS).read_text(encoding="utf-8"))
-    assert others == entries(LOCK)
+    lock = tmp_path / "joined.lock"
+    write_lock(lock, LOCKS["cpu"], wheel)
+    *others, (ours, options) = entries(lock.read_text(encoding="utf-8"))
+    assert others == entries(LOCKS["cpu"])
     assert str(ours) == "cnnres-infer==1.2.3"
     assert options == [f"--hash=sha256:{hashlib.sha256(b'a wheel').hexdigest()}"]
 
 
+@pytest.mark.parametrize("extra", EXTRAS)
 def test_gathering_replaces_our_old_wheels_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pip = FakePip()
     monkeypatch.setattr("wheels.gather._pip", pip)
     for name in ("cnnres_infer-0.0.1-py3-none-any.whl", OUR_WHEEL, "numpy-2.0-any.whl"):
         (tmp_path / name).write_bytes(b"old")
-    lock = gather(tmp_path)
+    lock = gather(tmp_path, extra)
     assert {path.name for path in tmp_path.iterdir()} == {
         OUR_WHEEL,
-        REQUIREMENTS,
+        f"requirements-{extra}.lock",
         "numpy-2.0-any.whl",
     }
     assert (tmp_path / OUR_WHEEL).read_bytes() == b"new"
-    assert hashlib.sha256(b"new").hexdigest() in lock.read_text(encoding="utf-8")
-    assert pip.downloaded == without_markers(LOCK)
+    assert NEW in lock.read_text(encoding="utf-8")
+    assert pip.downloaded == without_markers(LOCKS[extra])
 
 
+def test_the_lock_of_another_extra_stays_while_it_names_our_wheel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wheels.gather._pip", FakePip())
+    cpu, openvino = gather(tmp_path, "cpu"), gather(tmp_path, "openvino")
+    assert cpu.exists()
+    openvino.write_text(openvino.read_text(encoding="utf-8").replace(NEW, "0" * 64), "utf-8")
+    gather(tmp_path, "cpu")
+    assert cpu.exists()
+    assert not openvino.exists()
+
+
+def test_an_extra_without_a_lock_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--extra", "gpu"])
+    assert "'gpu'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
 @pytest.mark.parametrize("command", ["wheel", "download"])
 def test_a_failed_step_leaves_what_was_gathered_before(
+    extra: str,
     command: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -154,33 +194,38 @@ def test_a_failed_step_leaves_what_was_gathered_before(
 ) -> None:
     monkeypatch.setattr("wheels.gather._pip", FakePip(failing=command))
     (tmp_path / OUR_WHEEL).write_bytes(b"old")
-    (tmp_path / REQUIREMENTS).write_text("old", encoding="utf-8")
-    assert main(["--into", str(tmp_path)]) == 1
+    lock = requirements_lock(tmp_path, extra)
+    lock.write_text("old", encoding="utf-8")
+    assert main(["--extra", extra, "--into", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith("gather: ")
     assert (tmp_path / OUR_WHEEL).read_bytes() == b"old"
-    assert (tmp_path / REQUIREMENTS).read_text(encoding="utf-8") == "old"
+    assert lock.read_text(encoding="utf-8") == "old"
 
 
 def test_what_the_target_could_not_install_gets_no_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wheels.gather._pip", FakePip(failing="install"))
-    (tmp_path / REQUIREMENTS).write_text("old", encoding="utf-8")
+    lock = requirements_lock(tmp_path, "cpu")
+    lock.write_text(f"an older one, of the same wheel: {NEW}", encoding="utf-8")
     with pytest.raises(GatherError, match="renew it"):
         gather(tmp_path)
-    assert not (tmp_path / REQUIREMENTS).exists()
+    assert not lock.exists()
 
 
 @pytest.mark.skipif(
     os.environ.get("CNNRES_TEST_NETWORK") != "1",
-    reason="downloads about 65 MB: set CNNRES_TEST_NETWORK=1 to run it",
+    reason="downloads about 65 MB, and 125 with OpenVINO: set CNNRES_TEST_NETWORK=1 to run it",
 )
-def test_a_machine_without_internet_installs_and_runs_what_was_gathered(tmp_path: Path) -> None:
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_a_machine_without_internet_installs_and_runs_what_was_gathered(
+    extra: str, tmp_path: Path
+) -> None:
     wheels, venv = tmp_path / "wheels", tmp_path / "venv"
     wheels.mkdir()
     (wheels / OUR_WHEEL).write_bytes(b"an older build of the same version")
-    script = [sys.executable, str(ROOT / "wheels" / "gather.py"), "--into", str(wheels)]
-    subprocess.run(script, check=True, cwd=tmp_path)
+    script = [sys.executable, str(ROOT / "wheels" / "gather.py"), "--extra", extra]
+    subprocess.run([*script, "--into", str(wheels)], check=True, cwd=tmp_path)
 
     subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
     programs = venv / ("Scripts" if sys.platform == "win32" else "bin")
@@ -198,7 +243,7 @@ def test_a_machine_without_internet_installs_and_runs_what_was_gathered(tmp_path
         )
 
     source = ["--no-index", "--find-links", str(wheels)]
-    lock = ["--require-hashes", "-r", str(wheels / REQUIREMENTS)]
+    lock = ["--require-hashes", "-r", str(requirements_lock(wheels, extra))]
     installed = run("python", "-m", "pip", "install", *source, *lock)
     assert installed.returncode == 0, installed.stderr
     assert run("cnnres-infer", "--version").stdout.strip() == __version__
@@ -206,6 +251,9 @@ def test_a_machine_without_internet_installs_and_runs_what_was_gathered(tmp_path
     info = run("cnnres-infer", "info", "--json")
     if (DEFAULT_BUNDLE / MANIFEST).exists():
         assert info.returncode == 0, info.stderr
-        assert json.loads(info.stdout)["backends"]["ort"]["usable"]
+        assert json.loads(info.stdout)["backends"][BACKENDS[extra]]["usable"]
+        demo = run("cnnres-infer", "demo", "--backend", BACKENDS[extra], "--json")
+        assert demo.returncode == 0, demo.stderr
+        assert json.loads(demo.stdout)["engine"]["backend"] == BACKENDS[extra]
     else:
         assert info.returncode == BundleError.exit_status, info.stderr

@@ -1,10 +1,12 @@
 """Gather all wheels that ``cnnres-infer[cpu]`` needs, for a machine without internet.
 
-    python wheels/gather.py [--python-version 3.12] [--platform manylinux_2_28_x86_64]
+    python wheels/gather.py [--extra openvino] [--python-version 3.12]
+                            [--platform manylinux_2_28_x86_64]
 
-Every third-party wheel must match ``dependencies-cpu.lock``. The same pins and
-that of our own wheel become ``requirements-cpu.lock`` beside the wheels, with
-which the target installs; README.md says how.
+With ``--extra openvino``, all that ``cnnres-infer[cpu,openvino]`` needs. Every
+third-party wheel must match the extra's lock, such as ``dependencies-cpu.lock``.
+The same pins and that of our own wheel become ``requirements-cpu.lock`` beside
+the wheels, with which the target installs; README.md says how.
 """
 
 import argparse
@@ -20,8 +22,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-DEPENDENCIES = HERE / "dependencies-cpu.lock"
-REQUIREMENTS = "requirements-cpu.lock"
+# What each lock covers: OpenVINO comes with ONNX Runtime, which takes over where it fails.
+EXTRAS = {"cpu": ("cpu",), "openvino": ("cpu", "openvino")}
 
 _OUR_WHEELS = "cnnres_infer-*.whl"
 _OLDEST_GLIBC = 5
@@ -33,13 +35,30 @@ class GatherError(RuntimeError):
     """A step that failed; a lock that stands in the folder still fits its wheels."""
 
 
-def gather(folder: Path, python_version: str | None = None, platform: str | None = None) -> Path:
+def dependencies_lock(extra: str) -> Path:
+    """Name the committed lock of an extra."""
+    return HERE / f"dependencies-{extra}.lock"
+
+
+def requirements_lock(folder: Path, extra: str) -> Path:
+    """Name the lock in a folder that the target installs an extra with."""
+    return folder / f"requirements-{extra}.lock"
+
+
+def gather(
+    folder: Path,
+    extra: str = "cpu",
+    python_version: str | None = None,
+    platform: str | None = None,
+) -> Path:
     """Fill a folder with all wheels and the lock to install them with.
 
     Parameters
     ----------
     folder
         Where to; made if need be.
+    extra
+        One of `EXTRAS`.
     python_version, platform
         Those of the target as pip names them, such as ``"3.12"`` and
         ``"win_amd64"``; by default those that run this.
@@ -55,16 +74,18 @@ def gather(folder: Path, python_version: str | None = None, platform: str | None
         If a step failed, or if the target could not install what was gathered.
     """
     target = target_options(python_version, platform)
-    dependencies = _read_dependencies()
+    dependencies = _read_dependencies(extra)
+    final = requirements_lock(folder, extra)
     with tempfile.TemporaryDirectory() as name:
         temporary = Path(name)
         built = _build(temporary)
         _download(dependencies, folder, target, temporary)
+        final.unlink(missing_ok=True)
         wheel = _replace_ours(built, folder)
-        lock = temporary / REQUIREMENTS
+        lock = temporary / final.name
         write_lock(lock, dependencies, wheel)
         _rehearse(lock, folder, target, temporary)
-        return Path(shutil.move(lock, folder / REQUIREMENTS))
+        return Path(shutil.move(lock, final))
 
 
 def target_options(python_version: str | None, platform: str | None) -> list[str]:
@@ -106,16 +127,20 @@ def without_markers(lock: str) -> str:
 def write_lock(path: Path, dependencies: str, wheel: Path) -> None:
     """Write the dependencies' lock plus our own wheel, pinned by its hash."""
     version = wheel.name.split("-")[1]
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    ours = f"cnnres-infer=={version} \\\n    --hash=sha256:{digest}\n"
+    ours = f"cnnres-infer=={version} \\\n    --hash=sha256:{_digest(wheel)}\n"
     path.write_text(dependencies + ours, encoding="utf-8", newline="\n")
 
 
-def _read_dependencies() -> str:
+def _digest(wheel: Path) -> str:
+    return hashlib.sha256(wheel.read_bytes()).hexdigest()
+
+
+def _read_dependencies(extra: str) -> str:
+    lock = dependencies_lock(extra)
     try:
-        return DEPENDENCIES.read_text(encoding="utf-8")
+        return lock.read_text(encoding="utf-8")
     except OSError as error:
-        raise GatherError(f"{DEPENDENCIES}: {error.strerror}; run this from a checkout") from error
+        raise GatherError(f"{lock}: {error.strerror}; run this from a checkout") from error
 
 
 def _build(folder: Path) -> Path:
@@ -142,8 +167,12 @@ def _download(dependencies: str, folder: Path, target: list[str], temporary: Pat
 
 def _replace_ours(built: Path, folder: Path) -> Path:
     """Put our wheel in the place of older ones, which no lock must name any more."""
-    for old in (folder / REQUIREMENTS, *folder.glob(_OUR_WHEELS)):
-        old.unlink(missing_ok=True)
+    digest = _digest(built)
+    for lock in folder.glob(requirements_lock(folder, "*").name):
+        if digest not in lock.read_text(encoding="utf-8"):
+            lock.unlink()
+    for old in folder.glob(_OUR_WHEELS):
+        old.unlink()
     return Path(shutil.move(built, folder / built.name))
 
 
@@ -153,8 +182,8 @@ def _rehearse(lock: Path, folder: Path, target: list[str], temporary: Path) -> N
     arguments += [f"--find-links={folder}", "--require-hashes", f"--requirement={lock}"]
     _pip(
         [*arguments, f"--target={temporary / 'target'}", *target],
-        f"the target could not install what was gathered; if {DEPENDENCIES.name} is older than "
-        "pyproject.toml, renew it (wheels/README.md)",
+        "the target could not install what was gathered; if the lock of the dependencies is older "
+        "than pyproject.toml, renew it (wheels/README.md)",
         # A configured index or folder would hide that a wheel is missing here.
         environment={**os.environ, "PIP_CONFIG_FILE": os.devnull},
     )
@@ -171,6 +200,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description="Gather all wheels of cnnres-infer[cpu] for a machine without internet."
     )
+    parser.add_argument(
+        "--extra", choices=EXTRAS, default="cpu", help="openvino: OpenVINO too; default: cpu"
+    )
     parser.add_argument("--python-version", help="the target's, such as 3.12; default: this one's")
     parser.add_argument(
         "--platform", help="the target's, such as manylinux_2_28_x86_64; default: this one's"
@@ -180,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        lock = gather(options.into, options.python_version, options.platform)
+        lock = gather(options.into, options.extra, options.python_version, options.platform)
     except (GatherError, OSError) as error:
         sys.stderr.write(f"gather: {error}\n")
         return 1
