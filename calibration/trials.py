@@ -22,8 +22,7 @@ from cnnres_infer.verify import Gate
 from cnnres_infer.volume import FloatArray
 from export.timing import interleaved
 
-_LARGEST_FLOAT_SHARE = 0.6
-_LEAST_SHARE = 0.01
+_MOST_SPARED = 3
 _TIMED_SLICES = 16
 _TIMED_ROUNDS = 3
 
@@ -36,7 +35,7 @@ class Trial:
     ----------
     error
         That of the logits near the threshold on the calibration patients' slices:
-        what chooses between candidates, among those that pass the gate, if any do.
+        what chooses between candidates.
     verdict
         On the gate's patients. Whether it passes takes part in the choice, so the
         chosen one's figures are slightly optimistic.
@@ -73,8 +72,8 @@ class Found:
     trials
         In the order in which they were made.
     best
-        The one with the smallest error, among those that pass the gate, if any do:
-        so far the gate's patients choose as well.
+        Of those that pass the gate the one with least in float, so that its
+        patients choose as well; the one with the smallest error if none does.
     layers
         The sensitivity of each layer before fine-tuning, the worst first.
     """
@@ -113,8 +112,9 @@ class Search:
         """Try one thing after another, each on top of the best until then.
 
         Ranges by every observer, channels as they are and equalised; corrected
-        biases; then, until one passes the gate, fine-tuning, and more and more
-        blocks in float.
+        biases; then, unless one passes the gate, fine-tuning; and unless that
+        does, the closest three with one block after another in float until they
+        pass. What was fine-tuned has other weights: it is no nearer in float.
 
         Parameters
         ----------
@@ -130,14 +130,18 @@ class Search:
         for candidate in self._observed(scheme):
             attempt(candidate)
         attempt(self._best(trials).candidate.corrected(self.images))
-        calibrated = self._best(trials).candidate
-        layers = layer_sensitivities(calibrated, self.closeness)
+        # Observers that found the same ranges are one.
+        by_error = {trial.error: trial.candidate for trial in trials}
+        calibrated = [by_error[error] for error in sorted(by_error)[:_MOST_SPARED]]
+        layers = layer_sensitivities(calibrated[0], self.closeness)
         if self.tune is not None and not self._passes(self._best(trials)):
-            attempt(self.tune(calibrated))
-        for candidate in self._spared(self._best(trials).candidate):
-            if self._passes(self._best(trials)):
-                break
-            attempt(candidate)
+            attempt(self.tune(calibrated[0]))
+        if not self._passes(self._best(trials)):
+            for candidate in calibrated:
+                for spared in self._spared(candidate):
+                    attempt(spared)
+                    if self._passes(trials[-1]):
+                        break
         return Found(tuple(trials), self._best(trials), tuple(layers))
 
     def _tried(self, candidate: Candidate) -> Trial:
@@ -159,25 +163,19 @@ class Search:
                 yield Candidate.observed(name, model, scheme, self.images, observer)
 
     def _spared(self, candidate: Candidate) -> Iterator[Candidate]:
-        """The candidate with one more block in float each time: the one that is best worth it."""
-        spared: tuple[Block, ...] = ()
-        share, error = 0.0, self._error(candidate, spared)
-        while True:
-            affordable = [
-                block
-                for block in blocks(candidate.model)
-                if block not in spared and share + block.share <= _LARGEST_FLOAT_SHARE
-            ]
-            if not affordable:
-                return
-            errors = {block: self._error(candidate, (*spared, block)) for block in affordable}
-            # Errors of different blocks add up by their squares.
-            best = max(
-                affordable,
-                key=lambda block: (error**2 - errors[block] ** 2) / (block.share + _LEAST_SHARE),
-            )
-            spared, share, error = (*spared, best), share + best.share, errors[best]
-            yield candidate.in_float(spared)
+        """The candidate with one more block in float each time.
+
+        First goes what, alone in INT8, makes most error for its multiply-adds.
+        Errors of different blocks add up by their squares.
+        """
+        every = blocks(candidate.model)
+        errors = {
+            block: self._error(candidate, [other for other in every if other is not block])
+            for block in every
+        }
+        worst = sorted(every, key=lambda block: -(errors[block] ** 2) / block.share)
+        for count in range(1, len(worst)):
+            yield candidate.in_float(worst[:count])
 
     def _error(self, candidate: Candidate, spared: Sequence[Block]) -> float:
         with candidate.in_float(spared).engine() as engine:
@@ -202,4 +200,8 @@ class Search:
         return not trial.verdict.misses(self.gate)
 
     def _best(self, trials: list[Trial]) -> Trial:
-        return min(trials, key=lambda trial: (not self._passes(trial), trial.error))
+        """Of those that pass the one with least in float, else the closest."""
+        passing = [trial for trial in trials if self._passes(trial)]
+        if passing:
+            return min(passing, key=lambda trial: (trial.in_float, trial.error))
+        return min(trials, key=lambda trial: trial.error)

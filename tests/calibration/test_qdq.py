@@ -180,9 +180,8 @@ def test_what_lies_among_floats_is_not_rounded(
     made = candidate(network, images, INT8_CPU)
     spared_names = {"stem", "norm.gain", "conv1", "conv2"}
     mixed = made.in_float([x for x in layers(made.model) if x.name in spared_names])
-    assert not {"images", "stem_relu", "pool", "norm_relu", "conv1_relu", "conv2"} & set(
-        mixed.plan.tensors | mixed.plan.sharing
-    )
+    among_floats = {"images", "stem_relu", "pool", "norm_relu", "conv1_relu", "conv2"}
+    assert not among_floats & {*mixed.plan.tensors, *mixed.plan.sharing}
     assert {"trunk", "bottom"} <= set(mixed.plan.tensors)  # taken by convolutions in INT8
 
 
@@ -201,11 +200,12 @@ def test_logits_near_the_threshold_tell_candidates_apart(images: FloatArray) -> 
     expected = images * 0.98 + 0.01
     closeness = Closeness(images, expected, 0.5)
     assert closeness(lambda x: x * 0.98 + 0.01) == pytest.approx(0, abs=1e-5)
-    far, farther = (
-        closeness(lambda x, by=by: 1 / (1 + (1 / (x * 0.98 + 0.01) - 1) * np.exp(by)))
-        for by in (0.1, 0.3)
-    )
-    assert (far, farther) == pytest.approx((0.1, 0.3), rel=1e-3)
+
+    def moved(by: float) -> float:
+        odds = (1 / (0.98 * images + 0.01) - 1) * np.exp(by)
+        return closeness(lambda _: (1 / (1 + odds)).astype(np.float32))
+
+    assert (moved(0.1), moved(0.3)) == pytest.approx((0.1, 0.3), rel=1e-3)
 
 
 @pytest.mark.parametrize("observer", OBSERVERS, ids=lambda o: o.name)

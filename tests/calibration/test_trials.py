@@ -1,0 +1,77 @@
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+import onnx
+import pytest
+
+from calibration.closeness import Closeness, Compute
+from calibration.judge import Verdict
+from calibration.plan import INT8_CPU
+from calibration.trials import Found, Search, Trial
+from cnnres_infer.engines import run_all
+from cnnres_infer.engines.ort import OrtEngine
+from cnnres_infer.verify import Agreement, Gate
+from cnnres_infer.volume import FloatArray
+
+IMPOSSIBLE = Gate(0.0, 0.0, 0.0, -1.0)
+
+
+@pytest.fixture(scope="module")
+def search(network: onnx.ModelProto, images: FloatArray) -> Search:
+    with OrtEngine.open(network.SerializeToString(), "fp32", 1) as engine:
+        expected = run_all(engine, images)
+    threshold = float(np.median(expected))
+
+    def judge(compute: Compute) -> Verdict:
+        return Verdict(Agreement.of(compute(images), expected, threshold), {}, None, None)
+
+    closeness = Closeness(images, expected, threshold)
+    return Search(network, images, closeness, judge, IMPOSSIBLE, None)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def failed(search: Search) -> Found:
+    return search.run(INT8_CPU, lambda _: None)
+
+
+def spared(trials: tuple[Trial, ...]) -> list[Trial]:
+    return [trial for trial in trials if "in float" in trial.candidate.name]
+
+
+def test_without_one_that_passes_the_closest_is_kept(failed: Found) -> None:
+    assert failed.best.error == min(trial.error for trial in failed.trials)
+    assert 0 < failed.trials[0].error < 1
+    assert {layer.name for layer in failed.layers} >= {"stem", "conv1", "last", "head"}
+
+
+def test_block_after_block_is_left_in_float(failed: Found) -> None:
+    one_by_one = spared(failed.trials)[:4]
+    shares = [trial.in_float for trial in one_by_one]
+    assert 0 < shares[0] < shares[1] < shares[2] < shares[3] < 1
+    sets = [set(t.candidate.name.partition("in float: ")[2].split(", ")) for t in one_by_one]
+    assert all(small < large for small, large in pairwise(sets))
+    assert one_by_one[-1].error < failed.trials[0].error
+
+
+def test_of_those_that_pass_the_one_with_least_in_float_is_kept(
+    search: Search, failed: Found
+) -> None:
+    off = [trial.verdict.agreement.lesion_difference for trial in spared(failed.trials)]
+    whole = [t for t in failed.trials if t not in spared(failed.trials)]
+    bound = min(t.verdict.agreement.lesion_difference for t in whole) * 0.95
+    assert min(off) < bound
+    found = replace(search, gate=Gate(0.0, 0.0, 0.0, bound)).run(INT8_CPU, lambda _: None)
+    passing = [t for t in found.trials if t.verdict.agreement.lesion_difference <= bound]
+    assert found.best in passing
+    assert found.best.in_float == min(trial.in_float for trial in passing)
+    assert len(spared(found.trials)) < len(spared(failed.trials))  # it stops where one passes
+
+
+def test_what_passes_is_not_searched_further(search: Search) -> None:
+    found = replace(search, gate=Gate(0.0, 0.0, 0.0, 1.0)).run(INT8_CPU, lambda _: None)
+    assert not spared(found.trials)
+    assert found.best.in_float == pytest.approx(0)
+    engine = partial(run_all, found.best.candidate.engine())
+    assert search.closeness(engine) == pytest.approx(found.best.error, rel=1e-3)
