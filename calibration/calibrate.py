@@ -122,16 +122,13 @@ def calibrate(
         compute = partial(run_all, engine)
         outputs = [compute(case.images) for case in split.calibration]
         judge = Judge(split.gate, bundle.spec, compute)
-    images = _chosen(split.calibration, outputs, bundle.spec, calibration)
+    every, expected = np.concatenate([c.images for c in split.calibration]), np.concatenate(outputs)
+    images = _chosen(split.calibration, every, expected, bundle.spec, calibration)
     outcomes = list(_rounded(bundle, judge))
     search = Search(
         onnx.load_from_string(bundle.model("fp32")),
         images,
-        Closeness(
-            np.concatenate([case.images for case in split.calibration]),
-            np.concatenate(outputs),
-            bundle.spec.mask.threshold,
-        ),
+        Closeness(every, expected, bundle.spec.mask.threshold),
         judge,
         GATES["int8"],
         _distiller(bundle, data, images, calibration),
@@ -156,11 +153,14 @@ def calibrate(
 
 
 def _chosen(
-    cases: tuple[Case, ...], outputs: list[FloatArray], spec: ModelSpec, calibration: Calibration
+    cases: tuple[Case, ...],
+    images: FloatArray,
+    outputs: FloatArray,
+    spec: ModelSpec,
+    calibration: Calibration,
 ) -> FloatArray:
     """The slices to calibrate with, by what PyTorch finds in them."""
-    images = np.concatenate([case.images for case in cases])
-    lesions = np.concatenate(outputs) >= spec.mask.threshold
+    lesions = outputs >= spec.mask.threshold
     positions = np.concatenate([case.positions for case in cases])
     chosen = choose_slices(
         images, positions, lesions.sum(axis=(1, 2, 3)), calibration.slices, calibration.seed

@@ -5,6 +5,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from cnnres_infer.errors import UsageError
 from cnnres_infer.volume import FloatArray
 
 Compute: TypeAlias = Callable[[FloatArray], FloatArray]
@@ -26,18 +27,25 @@ class Closeness:
         PyTorch's probabilities (N, 1, H, W) of them.
     threshold
         Probability from which a pixel is lesion.
+
+    Raises
+    ------
+    UsageError
+        If no pixel is near it.
     """
 
     def __init__(self, images: FloatArray, expected: FloatArray, threshold: float) -> None:
         logits, (edge,) = _logits(expected), _logits(np.array([threshold], np.float32))
+        if not (np.abs(logits - edge) < _NEAR).any():
+            raise UsageError(
+                "no pixel of the calibration patients is near the threshold: add some with lesions"
+            )
         slices = (np.abs(logits - edge) < _NEAR).any(axis=(1, 2, 3))
         self._images, self._logits = images[slices], logits[slices]
         self._near = np.abs(self._logits - edge) < _NEAR
 
     def __call__(self, candidate: Compute) -> float:
         """Root mean square of the error over pixels whose logit is within 2 of the threshold's."""
-        if not self._near.any():
-            return 0.0
         error = (_logits(candidate(self._images)) - self._logits)[self._near]
         return float(np.sqrt(np.mean(error**2)))
 

@@ -25,7 +25,7 @@ from training.data import (
 _COLLECTIONS_MARK = Path("isles22_slices", "index.csv")
 _TRUTH_SUFFIXES = ("_msk", "_mask")
 _FLAIR_SUFFIX, _DWI_SUFFIX = "_flair", "_dwi"
-_SUBJECT = re.compile("sub-[^_]+")
+_SUBJECT = re.compile("sub-[0-9A-Za-z]+(?=[_.]|$)")
 
 
 @dataclass(frozen=True, eq=False)

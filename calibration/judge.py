@@ -84,11 +84,6 @@ class Judge:
     ----------
     reference
         The trained network in float32.
-
-    Attributes
-    ----------
-    expected
-        PyTorch's output for each case.
     """
 
     def __init__(self, cases: tuple[Case, ...], spec: ModelSpec, reference: Compute) -> None:

@@ -23,6 +23,7 @@ from cnnres_infer.volume import FloatArray
 from export.timing import interleaved
 
 _MOST_SPARED = 3
+_LARGEST_SHARE = 0.8
 _TIMED_SLICES = 16
 _TIMED_ROUNDS = 3
 
@@ -34,8 +35,7 @@ class Trial:
     Attributes
     ----------
     error
-        That of the logits near the threshold on the calibration patients' slices:
-        what chooses between candidates.
+        That of the logits near the threshold on the calibration patients' slices.
     verdict
         On the gate's patients. Whether it passes takes part in the choice, so the
         chosen one's figures are slightly optimistic.
@@ -109,12 +109,13 @@ class Search:
     tune: Callable[[Candidate], Candidate] | None
 
     def run(self, scheme: Scheme, report: Callable[[Trial], None]) -> Found:
-        """Try one thing after another, each on top of the best until then.
+        """Try one thing after another.
 
-        Ranges by every observer, channels as they are and equalised; corrected
-        biases; then, unless one passes the gate, fine-tuning; and unless that
-        does, the closest three with one block after another in float until they
-        pass. What was fine-tuned has other weights: it is no nearer in float.
+        Ranges by every observer, channels as they are and equalised; the closest
+        with corrected biases. Unless one passes the gate, the closest fine-tuned;
+        and unless that does, the closest three, not fine-tuned, with one block
+        after another in float until they pass. (What was fine-tuned has other
+        weights, which are no nearer in float.)
 
         Parameters
         ----------
@@ -134,14 +135,18 @@ class Search:
         by_error = {trial.error: trial.candidate for trial in trials}
         calibrated = [by_error[error] for error in sorted(by_error)[:_MOST_SPARED]]
         layers = layer_sensitivities(calibrated[0], self.closeness)
-        if self.tune is not None and not self._passes(self._best(trials)):
+        if self.tune is not None and not any(map(self._passes, trials)):
             attempt(self.tune(calibrated[0]))
-        if not self._passes(self._best(trials)):
-            for candidate in calibrated:
-                for spared in self._spared(candidate):
-                    attempt(spared)
-                    if self._passes(trials[-1]):
-                        break
+        if any(map(self._passes, trials)):
+            calibrated = []
+        least = _LARGEST_SHARE
+        for candidate in calibrated:
+            for spared in self._spared(candidate):
+                if spared.share_in_float >= least:
+                    break
+                attempt(spared)
+                if self._passes(trials[-1]):
+                    least = spared.share_in_float
         return Found(tuple(trials), self._best(trials), tuple(layers))
 
     def _tried(self, candidate: Candidate) -> Trial:

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnres_infer.errors import CnnresError, UsageError
-from cnnres_infer.nifti_stream import volume_name
+from cnnres_infer.nifti_stream import stem, volume_name
 from cnnres_infer.outputs import make_room, plan, save_refusal
-from cnnres_infer.terminal import stem
 
 if TYPE_CHECKING:
     from cnnres_infer.predictor import Predictor

@@ -1,6 +1,7 @@
 """What one volume may cost: bytes, voxels, memory and time."""
 
 from dataclasses import dataclass
+from typing import NoReturn
 
 from cnnres_infer.errors import LimitError, UsageError
 from cnnres_infer.machine import peak_memory_mb, resident_memory_mb
@@ -90,24 +91,29 @@ class Limits:
         """
         least, preferred = sizes
         slice_bytes, rest = pixels * _BYTES_PER_PIXEL, voxels * _BYTES_PER_VOXEL // 2
-        self._check_memory(name, rest + slice_bytes)
-        remedy = f", or use --backend ort, which need not compute {least} slices at once"
-        self._check_memory(name, rest + least * slice_bytes, remedy)
         if self.max_memory is None:
             return preferred
-        free = self.max_memory - _resident_bytes() - rest
+        resident = _resident_bytes()
+        free = self.max_memory - resident - rest
+        if free < least * slice_bytes:
+            fewer = f", or use --backend ort, which need not compute {least} slices at once"
+            needed = resident + rest + least * slice_bytes
+            self._refuse(name, needed, fewer if free >= slice_bytes else "")
         return max(least, min(preferred, free // slice_bytes))
 
-    def _check_memory(self, name: str, needed: int, remedy: str = "") -> None:
+    def _check_memory(self, name: str, needed: int) -> None:
         if self.max_memory is None:
             return
         total = _resident_bytes() + needed
         if total > self.max_memory:
-            raise LimitError(
-                f"{name}: about {total} bytes of memory are needed, more than "
-                f"--max-memory {self.max_memory}: raise it{remedy}",
-                code="E-LIMIT-MEMORY",
-            )
+            self._refuse(name, total)
+
+    def _refuse(self, name: str, total: int, remedy: str = "") -> NoReturn:
+        raise LimitError(
+            f"{name}: about {total} bytes of memory are needed, more than "
+            f"--max-memory {self.max_memory}: raise it{remedy}",
+            code="E-LIMIT-MEMORY",
+        )
 
 
 DEFAULT_LIMITS = Limits()

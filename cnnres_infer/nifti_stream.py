@@ -42,6 +42,11 @@ class VerifiedStream:
     header: Header
 
 
+def stem(path: Path) -> str:
+    """Name of a volume without its suffixes, in lower case; never fails."""
+    return path.name.lower().removesuffix(".gz").removesuffix(".nii")
+
+
 def volume_name(path: Path) -> str:
     """File name without its NIfTI suffix.
 

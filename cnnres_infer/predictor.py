@@ -55,6 +55,7 @@ class Predictor:
     def __init__(self, bundle: Bundle, choice: Choice, limits: Limits = DEFAULT_LIMITS) -> None:
         self.bundle = bundle
         self.choice = choice
+        self._failure: EngineRunError | None = None
         self.limits = limits
 
     @property
@@ -244,10 +245,14 @@ class Predictor:
 
     def _take_next(self, failure: EngineRunError) -> None:
         """Let another engine take the place of one that failed, for later volumes too."""
-        failed, self.choice = self.engine, self.choice.next(failure)
-        # What a lost device refuses must not end the volume.
-        with suppress(Exception):
-            failed.close()
+        # Once closed, it says no more of why it failed.
+        self._failure = self._failure or failure
+        if self.choice.go_on is not None:
+            # The next one may need its memory; what a lost device refuses must not end the volume.
+            with suppress(Exception):
+                self.engine.close()
+        self.choice = self.choice.next(self._failure)
+        self._failure = None
 
     def _merged(
         self,

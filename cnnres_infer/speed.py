@@ -19,6 +19,7 @@ from cnnres_infer.bundle import Bundle
 from cnnres_infer.cache import cache_folder
 from cnnres_infer.engines import NVIDIA, open_engine, precisions, probe
 from cnnres_infer.errors import EngineError, PrecisionUnavailableError
+from cnnres_infer.machine import usable_cores
 
 FOLDER = "speeds"
 _RIVALS = {**dict.fromkeys(NVIDIA, ("fp16", "int8")), "openvino": ("int8", "bf16")}
@@ -54,13 +55,15 @@ def measured(
 
     Precisions that do not run are absent; those that the processor lacks take for ever.
     """
-    conditions = [__version__, bundle.digest, name, contenders, asdict(probe(name))]
+    cores = threads or usable_cores()
+    conditions = [__version__, bundle.digest, name, contenders, cores, asdict(probe(name))]
     digest = hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:32]
     path: Path | None = None
     try:
         path = cache_folder(FOLDER) / f"{digest}.json"
         former = json.loads(path.read_bytes())
-        return {precision: float(former[precision]) for precision in contenders}
+        known = {precision: former[precision] for precision in contenders}
+        return {p: np.inf if spent is None else float(spent) for p, spent in known.items()}
     except (OSError, ValueError, KeyError, TypeError):
         pass
     seconds = {}
@@ -93,7 +96,8 @@ def _time(bundle: Bundle, name: str, precision: str, threads: int | None) -> flo
 
 def _keep(path: Path, seconds: dict[str, float]) -> None:
     try:
-        write_all({path: json.dumps(seconds).encode()}, overwrite=True)
+        finite = {p: spent if np.isfinite(spent) else None for p, spent in seconds.items()}
+        write_all({path: json.dumps(finite).encode()}, overwrite=True)
     except OSError:
         # Then it is measured again next time.
         return

@@ -11,15 +11,16 @@ import typer
 from rich.console import Console
 
 from cnnres_infer.errors import CnnresError
+from cnnres_infer.nifti_stream import stem
 
 INTERNAL_ERROR = 1
 OUT = Console(highlight=False, soft_wrap=True)
 ERR = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def stem(path: Path) -> str:
-    """Name of a volume without its suffixes, in lower case; never fails."""
-    return path.name.lower().removesuffix(".gz").removesuffix(".nii")
+def _names(message: str, path: Path) -> bool:
+    """Tell whether a message says which file it is about."""
+    return str(path) in message or message.lower().startswith(f"{stem(path)}:")
 
 
 def attempt(
@@ -37,7 +38,7 @@ def attempt(
         else:
             status, code = INTERNAL_ERROR, CnnresError.default_code
             message = f"internal error: {error!r}; please report it with what -v prints"
-        if inputs and not any(stem(path) in message.lower() for path in inputs):
+        if inputs and not any(_names(message, path) for path in inputs):
             message = f"{inputs[0]}: {message}"
         if verbose:
             ERR.print(traceback.format_exc(), markup=False)

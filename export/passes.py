@@ -1,5 +1,6 @@
 """Exact rewritings of an ONNX graph, for runtimes that want it in another form."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -18,6 +19,7 @@ def batch_norms_to_convs(model: onnx.ModelProto) -> onnx.ModelProto:
     y = (x - mean) / sqrt(variance + epsilon) * weight + bias, for each channel.
     """
     constants = _constants(model)
+    takers = Counter(name for node in model.graph.node for name in node.input)
     nodes: list[onnx.NodeProto] = []
     added: dict[str, NDArray[np.float64]] = {}
     for node in model.graph.node:
@@ -29,8 +31,13 @@ def batch_norms_to_convs(model: onnx.ModelProto) -> onnx.ModelProto:
         )
         (epsilon,) = (a.f for a in node.attribute if a.name == "epsilon")
         gain = weight / np.sqrt(variance + epsilon)
-        added |= {node.input[1]: gain[:, None, None, None], node.input[2]: bias - mean * gain}
-        inputs, name = node.input[:3], node.name
+        # Called as in the network, unless another node takes the same constant.
+        names = [
+            given if takers[given] == 1 else f"{node.output[0]}.{part}"
+            for given, part in zip(node.input[1:3], ("weight", "bias"), strict=True)
+        ]
+        added |= {names[0]: gain[:, None, None, None], names[1]: bias - mean * gain}
+        inputs, name = [node.input[0], *names], node.name
         nodes.append(
             helper.make_node(
                 "Conv", inputs, node.output, name, group=len(gain), kernel_shape=[1, 1]

@@ -207,7 +207,7 @@ def test_named_and_strict_refuse_it(broken_int8_bundle: Path) -> None:
     with pytest.raises(VerificationError, match="disagrees"):
         Predictor.load(broken_int8_bundle, "ort", "int8")
     with pytest.raises(VerificationError, match="disagrees"):
-        Predictor.load(broken_int8_bundle, strict_backend=True)
+        Predictor.load(broken_int8_bundle, "ort", strict_backend=True)
     with Predictor.load(broken_int8_bundle, precision="fp32", strict_backend=True) as predictor:
         assert not any(each.expected for each in predictor.choice.passed_over)
 
@@ -244,7 +244,7 @@ def test_the_command_reports_what_it_passed_over(volume: Path, broken_int8_bundl
 
 @pytest.mark.parametrize("options", [["--strict-backend"], ["--precision", "int8"]])
 def test_the_command_refuses(volume: Path, broken_int8_bundle: Path, options: list[str]) -> None:
-    done = run(volume, "--bundle", broken_int8_bundle, *options)
+    done = run(volume, "--bundle", broken_int8_bundle, "--backend", "ort", *options)
     assert done.returncode == 4
     assert "disagrees with the network on this machine" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -252,7 +252,8 @@ def test_the_command_refuses(volume: Path, broken_int8_bundle: Path, options: li
 
 
 def test_the_command_without_the_check(volume: Path, broken_int8_bundle: Path) -> None:
-    done = run(volume, "--bundle", broken_int8_bundle, "--no-self-check", "--json")
+    options = ("--bundle", broken_int8_bundle, "--backend", "ort")
+    done = run(volume, *options, "--no-self-check", "--json")
     assert done.returncode == 0, done.stderr
     entry = json.loads(done.stdout)
     assert entry["engine"]["precision"] == "int8"

@@ -48,7 +48,9 @@ def no_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place
         (device / "class").write_text(f"{kind}\n")
 
     monkeypatch.setattr(gpu, "_load", absent)
+    (tmp_path / "pci").mkdir()
     monkeypatch.setattr(gpu, "_PCI", tmp_path / "pci")
+    monkeypatch.setattr(gpu, "_OFF_THE_BUS", (tmp_path / "dxg",))
     monkeypatch.setattr(Flavour, "installed", lambda _self: {})
     find_gpu.cache_clear()
     yield place
@@ -71,6 +73,23 @@ def test_no_gpu_is_one_quiet_line(
     (line,) = [each for each in lines if "NVIDIA driver" in each]
     assert line.startswith(f"NONE GPU, {', '.join(NVIDIA)}: no NVIDIA driver here")
     assert not any("nvidia.com" in each for each in lines)
+
+
+@pytest.mark.parametrize("bus", [True, False])
+def test_where_the_bus_does_not_show_all_a_missing_driver_is_a_warning(
+    no_driver: Place,
+    examine: Callable[[], dict[str, Any]],
+    bright_bundle: Path,
+    tmp_path: Path,
+    bus: bool,
+) -> None:
+    if bus:
+        (tmp_path / "dxg").touch()
+    else:
+        (tmp_path / "pci").rmdir()
+    by_subject = {f["subject"]: f for f in doctor.examine(bright_bundle)["findings"]}
+    assert {by_subject[name]["status"] for name in (*NVIDIA, "GPU")} == {"WARN"}
+    assert "nvidia.com/drivers" in by_subject["tensorrt"]["remedy"]
 
 
 @pytest.mark.parametrize("kind", ["0x030000", "0x030200"])

@@ -14,6 +14,8 @@ _WINDOWS = sys.platform == "win32"
 _DRIVER = "nvcuda.dll" if _WINDOWS else "libcuda.so.1"
 _MANAGEMENT = "nvml.dll" if _WINDOWS else "libnvidia-ml.so.1"
 _PCI, _NVIDIA, _DISPLAY = Path("/sys/bus/pci/devices"), "0x10de", "0x03"
+# Jetson's GPU is part of its chip, and WSL hands one through.
+_OFF_THE_BUS = (Path("/etc/nv_tegra_release"), Path("/dev/dxg"))
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
 _INSTALL_DRIVER = (
     "install the driver of an NVIDIA GPU (https://www.nvidia.com/drivers), or use --backend ort"
@@ -84,13 +86,21 @@ def _load(name: str) -> Any:
 
 def _without_driver() -> Probe:
     missing = f"no NVIDIA driver here ({_DRIVER} is not found)"
-    if not _on_the_bus():
+    if _surely_none():
         return Probe(False, missing, _INSTALL_DRIVER, absent=True)
+    if not _on_the_bus():
+        return Probe(False, missing, _INSTALL_DRIVER)
     return Probe(
         False,
         f"an NVIDIA GPU is in this machine, but {missing}",
         f"{_INSTALL_DRIVER}; start a container with --gpus all",
     )
+
+
+def _surely_none() -> bool:
+    """Tell whether there is no NVIDIA GPU: only where the bus shows all, as on a PC with Linux."""
+    elsewhere = any(path.exists() for path in _OFF_THE_BUS)
+    return _PCI.is_dir() and not elsewhere and not _on_the_bus()
 
 
 def _on_the_bus() -> bool:

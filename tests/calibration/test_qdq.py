@@ -17,6 +17,7 @@ from calibration.plan import INT8_CPU, INT8_TRT, Codes, Scheme, conv_names, make
 from calibration.qdq import quantised
 from calibration.ranges import OBSERVERS, observe
 from cnnres_infer.engines.ort import DISABLED_OPTIMIZERS
+from cnnres_infer.errors import UsageError
 from cnnres_infer.volume import FloatArray
 
 TRANSPOSED = replace(
@@ -194,6 +195,38 @@ def test_blocks_take_in_all_layers_by_their_share(network: onnx.ModelProto) -> N
     total = sum(sizes.values()) + 8 * 1024  # the head, which stays in float
     assert [x.share for x in single] == pytest.approx([n / total for n in sizes.values()])
     assert frozenset().union(*(x.convs for x in together)) == frozenset(conv_names(plain))
+
+
+def test_layers_of_one_block_stay_together(network: onnx.ModelProto) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(network)
+    for tensor in model.graph.initializer:
+        if tensor.name.startswith(("conv1.", "conv2.")):
+            tensor.name = f"trunk.{tensor.name}"
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            if name.startswith(("conv1.", "conv2.")):
+                node.input[i] = f"trunk.{name}"
+    (trunk,) = [block for block in blocks(model) if block.name == "trunk"]
+    single = {layer.name: layer for layer in layers(model)}
+    assert trunk.convs == {"conv1", "conv2"}
+    assert trunk.share == single["trunk.conv1"].share + single["trunk.conv2"].share
+
+
+def test_calibrating_without_any_pixel_near_the_threshold_is_refused(images: FloatArray) -> None:
+    with pytest.raises(UsageError, match="with lesions"):
+        Closeness(images, np.zeros_like(images), 0.5)
+
+
+def test_constants_that_another_node_takes_are_left_alone(
+    network: onnx.ModelProto, images: FloatArray
+) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(network)
+    (conv,) = [node for node in model.graph.node if node.output[0] == "conv2"]
+    conv.input[2] = "norm.shift"
+    rewritten = prepared(model, replace(INT8_CPU, passes=("batch-norms-to-convs",)))
+    np.testing.assert_allclose(computed(rewritten, images), computed(model, images), atol=1e-6)
 
 
 def test_logits_near_the_threshold_tell_candidates_apart(images: FloatArray) -> None:
