@@ -143,7 +143,7 @@ def load_split(data: Path, spec: ModelSpec, seed: int) -> Split:
     if count < 2:
         raise UsageError(
             f"{data}: {count} patient(s) found; give at least two, since none may "
-            "be calibrated with and judged by at once"
+            "be calibrated with and judged by at once (all of one sub-XX are one patient's)"
         )
     return _halves(cases, seed)
 

@@ -40,14 +40,15 @@ def equalised(model: onnx.ModelProto, peaks: Mapping[str, FloatArray]) -> onnx.M
         takers = list(_takers(model.graph, conv.output[0], 0))
         if not takers or None in takers:
             continue
-        weights, bias = constants[conv.input[1]], constants[conv.input[2]]
-        count = len(bias)
+        weights, biases = constants[conv.input[1]], [constants[name] for name in conv.input[2:]]
+        count = len(weights)
         taking = np.max([_taken(constants, t, count) for t in takers if t is not None], axis=0)
         factors = np.sqrt(np.maximum(peaks[conv.output[0]], 1e-6) / np.maximum(taking, 1e-6))
         factors /= np.exp(np.log(factors).mean())
         factors = factors.clip(1 / _LARGEST_CHANGE, _LARGEST_CHANGE).astype(np.float32)
         weights /= factors[:, None, None, None]
-        bias /= factors
+        for bias in biases:
+            bias /= factors
         for node, first in (t for t in takers if t is not None):
             taken = constants[node.input[1]]
             if _input_first(node):

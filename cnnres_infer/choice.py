@@ -142,13 +142,9 @@ def choose(
     passed_over = list(failed)
     errors: list[Exception] = []
     go_on = None
-    backends: tuple[str, ...] = (name,)
-    if name == AUTO:
-        tried = {each.backend for each in failed}
-        backends = tuple(each for each in BACKENDS if each not in tried)
-        if not strict:
-            go_on = partial(choose, bundle, name, precision, threads, check=check)
-    for each in backends:
+    if name == AUTO and not strict:
+        go_on = partial(choose, bundle, name, precision, threads, check=check)
+    for each in _backends(name, failed):
         try:
             probe(each).require()
         except BackendUnavailableError as error:
@@ -172,6 +168,11 @@ def choose(
     raise (VerificationError if disagrees else BackendUnavailableError)(
         f"no backend can be used; {_summary(passed_over)}"
     )
+
+
+def _backends(name: str, failed: tuple[PassedOver, ...]) -> tuple[str, ...]:
+    tried = {each.backend for each in failed}
+    return tuple(each for each in BACKENDS if each not in tried) if name == AUTO else (name,)
 
 
 def _summary(passed_over: list[PassedOver]) -> str:
