@@ -69,12 +69,15 @@ class Outcome:
         What was done to get it.
     misses
         Where it falls short of the gate; an INT8 variant is written only if nowhere.
+    elsewhere
+        How an INT8 variant does in OpenVINO, if it was judged there as well.
     """
 
     variant: str
     tried: str
     verdict: Verdict
     misses: tuple[str, ...]
+    elsewhere: Verdict | None = None
     trials: tuple[Trial, ...] = ()
     layers: tuple[Layer, ...] = ()
     content: bytes = b""
@@ -86,6 +89,7 @@ class Outcome:
             "passed": not self.misses,
             "misses": list(self.misses),
             **self.verdict.to_json(),
+            "openvino": self.elsewhere and self.elsewhere.to_json(),
         }
 
 
@@ -136,13 +140,13 @@ def calibrate(
     for name in calibration.variants:
         found = search.run(SCHEMES[name], report)
         best = found.best
-        misses = tuple(best.verdict.misses(search.gate))
         outcomes.append(
             Outcome(
                 name,
                 best.candidate.name,
                 best.verdict,
-                misses,
+                best.misses(search.gate),
+                best.elsewhere,
                 found.trials,
                 found.layers,
                 best.candidate.onnx,

@@ -14,6 +14,7 @@ from calibration.fake import Graph
 from calibration.plan import Plan, Scheme, make_plan, spared
 from calibration.qdq import quantised
 from calibration.ranges import Observer, observe
+from cnnres_infer.engines.openvino import OpenVinoEngine
 from cnnres_infer.engines.ort import OrtEngine
 from cnnres_infer.machine import usable_cores
 from cnnres_infer.volume import FloatArray
@@ -83,6 +84,13 @@ class Candidate:
     def engine(self) -> OrtEngine:
         """It, opened in ONNX Runtime on the CPU."""
         return OrtEngine.open(self.onnx, "int8", usable_cores())
+
+    def elsewhere(self) -> OpenVinoEngine | None:
+        """It, opened in OpenVINO, which rounds in other places; None if that cannot compute it."""
+        usable = OpenVinoEngine.probe().usable
+        if not usable or OpenVinoEngine.VARIANTS["int8"] != self.plan.scheme.variant:
+            return None
+        return OpenVinoEngine.open(self.onnx, "int8", usable_cores())
 
 
 def prepared(model: onnx.ModelProto, scheme: Scheme) -> onnx.ModelProto:

@@ -39,6 +39,9 @@ class Trial:
     verdict
         On the gate's patients. Whether it passes takes part in the choice, so the
         chosen one's figures are slightly optimistic.
+    elsewhere
+        The same in OpenVINO, where that is installed, for what ONNX Runtime passes
+        with: it computes the same file, and rounds in other places.
     in_float
         Share of the multiply-adds that is left in float.
     speed
@@ -48,6 +51,7 @@ class Trial:
     candidate: Candidate
     error: float
     verdict: Verdict
+    elsewhere: Verdict | None
     in_float: float
     speed: float
 
@@ -60,7 +64,13 @@ class Trial:
             "share_in_float": self.in_float,
             "speed_on_cpu": self.speed,
             **self.verdict.to_json(),
+            "openvino": self.elsewhere and self.elsewhere.to_json(),
         }
+
+    def misses(self, gate: Gate) -> tuple[str, ...]:
+        """What falls short of the gate, in words; nothing if it passes."""
+        there = () if self.elsewhere is None else self.elsewhere.misses(gate)
+        return (*self.verdict.misses(gate), *(f"in OpenVINO, {text}" for text in there))
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,13 +162,22 @@ class Search:
     def _tried(self, candidate: Candidate) -> Trial:
         with candidate.engine() as engine:
             compute = partial(run_all, engine)
+            verdict = self.judge(compute)
             return Trial(
                 candidate,
                 self.closeness(compute),
-                self.judge(compute),
+                verdict,
+                None if verdict.misses(self.gate) else self._elsewhere(candidate),
                 candidate.share_in_float,
                 self._speed(compute),
             )
+
+    def _elsewhere(self, candidate: Candidate) -> Verdict | None:
+        engine = candidate.elsewhere()
+        if engine is None:
+            return None
+        with engine:
+            return self.judge(partial(run_all, engine))
 
     def _observed(self, scheme: Scheme) -> Iterator[Candidate]:
         plain = prepared(self.model, scheme)
@@ -202,7 +221,7 @@ class Search:
         return OrtEngine.open(self.model.SerializeToString(), "fp32", usable_cores())
 
     def _passes(self, trial: Trial) -> bool:
-        return not trial.verdict.misses(self.gate)
+        return not trial.misses(self.gate)
 
     def _best(self, trials: list[Trial]) -> Trial:
         """Of those that pass the one with least in float, else the closest."""

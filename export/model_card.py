@@ -92,12 +92,18 @@ def _calibration(calibration: dict[str, Any]) -> list[str]:
         "slices: counted, empty in one, in both | drop of Dice with experts | gate |\n"
         "|---|---|---|---|---|---|---|---|",
     ]
+    rows = [
+        each
+        for name, row in calibration["variants"].items()
+        for each in ((name, row), (f"{name}, OpenVINO", {**row, **(row.get("openvino") or {})}))
+        if each[0] == name or row.get("openvino")
+    ]
     lines += [
         f"| {name} | {row['tried']} | {row['dice_mean']:.4f} | {row['dice_p5_large']:.4f} | "
         f"{min(row['dice_volumes'], default=1.0):.4f} | "
         f"{row['slices'] - row['both_empty']}, {row['one_empty']}, {row['both_empty']} | "
         f"{row['expert_drop']:.4f} | {'passed' if row['passed'] else 'failed, not in the bundle'} |"
-        for name, row in calibration["variants"].items()
+        for name, row in rows
     ]
     return [*lines, ""]
 

@@ -30,6 +30,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         "model.json",
         "model.fp32.onnx",
         "model.fp16.onnx",
+        "model.int8-cpu.onnx",
+        "model.int8-trt.onnx",
+        "calibration.json",
         "reference.npz",
         "MODEL_CARD.md",
     }

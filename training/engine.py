@@ -18,7 +18,7 @@ class TorchEngine(ClosedOnExit):
     Parameters
     ----------
     precision
-        ``"fp32"``, or ``"fp16"`` for all but both ends in float16, which ONNX
+        ``"fp32"``, or ``"fp16"`` for all but the first block and the sigmoid in float16, which ONNX
         Runtime does not compute on a CPU.
     """
 

@@ -137,13 +137,30 @@ def without_folded_norms(network: CNNRes) -> CNNRes:
     return network
 
 
+class _SingleBlock(nn.Module):
+    """A block in float32 within a network in float16."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.block(x.float()).half()
+        return out
+
+
 class HalfCNNRes(nn.Module):
-    """CNN-Res in float16, with float32 at both ends and in the sigmoid."""
+    """CNN-Res in float16, with float32 in the first block and in the sigmoid.
+
+    Images are told apart by less than float16 can hold near 1, and the first
+    block has few of the multiply-adds.
+    """
 
     def __init__(self, network: CNNRes) -> None:
         super().__init__()
         self.network = copy.deepcopy(network).half().eval()
+        self.network.translations[0] = _SingleBlock(copy.deepcopy(network.translations[0]).eval())
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, C, H, W) to probabilities of lesion (N, 1, H, W), both float32."""
-        return torch.sigmoid(self.network.logits(x.half()).float())
+        return torch.sigmoid(self.network.logits(x).float())
