@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from calibration.calibrate import Calibration, Outcome, calibrate
@@ -13,9 +12,10 @@ from calibration.plan import SCHEMES
 from calibration.trials import Trial
 from cnnres_infer.default_command import DefaultCommandGroup, run_tool
 from cnnres_infer.errors import VerificationError
+from cnnres_infer.terminal import wide_console
 
 app = typer.Typer(cls=DefaultCommandGroup, no_args_is_help=True, add_completion=False, help=__doc__)
-_console = Console(highlight=False)
+_console = wide_console()
 
 
 @app.callback()

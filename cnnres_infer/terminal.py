@@ -18,6 +18,11 @@ OUT = Console(highlight=False, soft_wrap=True)
 ERR = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def wide_console() -> Console:
+    """A console for wide tables, whose figures are not cut to 80 columns in a file or pipe."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+
+
 def _names(message: str, path: Path) -> bool:
     """Tell whether a message says which file it is about."""
     return str(path) in message or message.lower().startswith(f"{stem(path)}:")

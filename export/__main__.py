@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from cnnres_infer.atomic import check_free, write_all
 from cnnres_infer.bundle import Bundle, ModelSpec
 from cnnres_infer.default_command import DefaultCommandGroup, run_tool
 from cnnres_infer.errors import UsageError, VerificationError
 from cnnres_infer.recording import Study
+from cnnres_infer.terminal import wide_console
 from export.bundle_writer import write_bundle
 from export.checkpoint import load_checkpoint
 from export.keras_weights import KERAS_EPSILON
@@ -105,7 +105,7 @@ def parity_command(
     if as_json:
         typer.echo(json.dumps(figures, indent=2))
     else:
-        print_parity(figures, Console())
+        print_parity(figures, wide_console())
     failed = [row for row in figures["rows"] if row["status"] == "failed"]
     if failed:
         names = ", ".join(f"{row['backend']} {row['precision']}" for row in failed)
