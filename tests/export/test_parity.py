@@ -91,7 +91,7 @@ def test_what_cannot_run_and_what_disagrees_have_rows(
     monkeypatch.setattr("export.parity.BACKENDS", backends)
     done = CliRunner().invoke(app, ["parity", str(volume), "--repeats", "1"])
     assert isinstance(done.exception, VerificationError)
-    assert str(done.exception).endswith(": broken fp32")
+    assert str(done.exception) == "disagrees with PyTorch: broken int8, broken fp32"
     lines = [line.split("│") for line in done.stdout.splitlines() if line.startswith("│")]
     rows = {name.strip(): [cell.strip() for cell in cells] for _, name, *cells, _ in lines}
     assert next(iter(rows)) == "torch fp32"

@@ -13,7 +13,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -57,6 +57,7 @@ def test_any_header_is_read_or_refused(
 
 
 @given(st.integers(0, 10_000), st.integers(1, 255), st.integers(0, 9))
+@example(200, 2, 8)
 def test_no_flipped_bit_of_a_compressed_file_goes_unseen(place: int, flip: int, level: int) -> None:
     sound = gzip.compress(nifti(SMALL), level, mtime=0)
     content = bytearray(sound)
@@ -64,7 +65,8 @@ def test_no_flipped_bit_of_a_compressed_file_goes_unseen(place: int, flip: int, 
     # Name, time and system of gzip's header tell nothing of the content.
     told = 4 <= place % len(content) < 10 or place % len(content) == 3
     outcome = check(bytes([GZIP]) + content)
-    assert told or outcome != "volume"
+    # A run of equal bytes may be told to repeat from another place: nothing of it changes.
+    assert told or outcome != "volume" or gzip.decompress(content) == nifti(SMALL)
 
 
 @given(st.binary(max_size=600), st.sampled_from([PLAIN, PACKED, GZIP, ONNX, BUNDLE]))
