@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import compare as comparison
@@ -14,6 +13,7 @@ from benchmarks.charts import bar_chart
 from benchmarks.end_to_end import TORCH_PIPELINE, measure, run_torch_pipeline
 from cnnres_infer.atomic import write_all
 from cnnres_infer.default_command import run_tool
+from cnnres_infer.terminal import wide_console
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 BundleOption = Annotated[Path | None, typer.Option(help="Folder of a bundle; default: built in.")]
@@ -36,7 +36,7 @@ def compare_command(
     table = Table(*columns, title=figures["machine"])
     for name, row in figures["rows"].items():
         table.add_row(name, *_compared(row))
-    console = Console()
+    console = wide_console()
     console.print(table)
     for name, rate in figures["giga_multiply_adds_per_second"].items():
         console.print(f"matrix product in {name}: {rate:.0f} G multiply-adds a second")
@@ -58,7 +58,7 @@ def scale_command(
 ) -> None:
     """Measure whole volumes against slices, in-plane size and threads."""
     figures = scaling.scale(bundle, backend, precision, runs)
-    console, bars = Console(), {}
+    console, bars = wide_console(), {}
     for title, rows in figures["tables"].items():
         columns = ("slices", "size", "threads", "seconds", "volume MB", "peak MB")
         table = Table(*columns, title=f"{backend} {precision}: {title}")
@@ -100,7 +100,7 @@ def end_to_end(
 ) -> None:
     """Measure a 112 x 112 x 73 volume from file to outputs, cold and warm."""
     figures = measure(bundle, runs)
-    console = Console()
+    console = wide_console()
     columns = ("what", "seconds", "to PyTorch eager", "peak MB", "self-check")
     table = Table(*columns, title=figures["machine"])
     for name, case in figures["cases"].items():
