@@ -2,18 +2,20 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Self
 
 import onnx
 
 from calibration.bias import bias_corrected
 from calibration.blocks import Block, layers
+from calibration.closeness import Closeness
 from calibration.equalise import channel_peaks, equalised
 from calibration.fake import Graph
 from calibration.plan import Plan, Scheme, make_plan, spared
 from calibration.qdq import quantised
 from calibration.ranges import Observer, observe
+from cnnres_infer.engines import run_all
 from cnnres_infer.engines.openvino import OpenVinoEngine
 from cnnres_infer.engines.ort import OrtEngine
 from cnnres_infer.machine import usable_cores
@@ -76,7 +78,7 @@ class Candidate:
         plan = spared(self.model, self.plan, convs)
         return replace(self, name=f"{self.name}; in float: {names}", plan=plan)
 
-    @property
+    @cached_property
     def share_in_float(self) -> float:
         """Share of the multiply-adds that is left in float."""
         return 1 - sum(x.share for x in layers(self.model) if x.convs <= self.plan.convs)
@@ -84,6 +86,11 @@ class Candidate:
     def engine(self) -> OrtEngine:
         """It, opened in ONNX Runtime on the CPU."""
         return OrtEngine.open(self.onnx, "int8", usable_cores())
+
+    def error(self, closeness: Closeness) -> float:
+        """Its error, computed in ONNX Runtime."""
+        with self.engine() as engine:
+            return closeness(partial(run_all, engine))
 
     def elsewhere(self) -> OpenVinoEngine | None:
         """It, opened in OpenVINO, which rounds in other places; None if that cannot compute it."""

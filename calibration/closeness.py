@@ -36,13 +36,13 @@ class Closeness:
 
     def __init__(self, images: FloatArray, expected: FloatArray, threshold: float) -> None:
         logits, (edge,) = _logits(expected), _logits(np.array([threshold], np.float32))
-        if not (np.abs(logits - edge) < _NEAR).any():
+        near = np.abs(logits - edge) < _NEAR
+        if not near.any():
             raise UsageError(
                 "no pixel of the calibration patients is near the threshold: add some with lesions"
             )
-        slices = (np.abs(logits - edge) < _NEAR).any(axis=(1, 2, 3))
-        self._images, self._logits = images[slices], logits[slices]
-        self._near = np.abs(self._logits - edge) < _NEAR
+        slices = near.any(axis=(1, 2, 3))
+        self._images, self._logits, self._near = images[slices], logits[slices], near[slices]
 
     def __call__(self, candidate: Compute) -> float:
         """Root mean square of the error over pixels whose logit is within 2 of the threshold's."""

@@ -1,14 +1,11 @@
 """Which layers lose most when they compute in INT8."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
-from calibration.blocks import Block, layers
+from calibration.blocks import layers
 from calibration.candidate import Candidate
 from calibration.closeness import Closeness
-from cnnres_infer.engines import run_all
 
 
 @dataclass(frozen=True)
@@ -39,14 +36,14 @@ class Layer:
 
 def layer_sensitivities(candidate: Candidate, closeness: Closeness) -> list[Layer]:
     """Measure every layer of a candidate, the one to blame most first."""
-
-    def error(in_float: Sequence[Block]) -> float:
-        with candidate.in_float(in_float).engine() as engine:
-            return closeness(partial(run_all, engine))
-
     every = layers(candidate.model)
     measured = [
-        Layer(layer.name, layer.share, error([x for x in every if x is not layer]), error([layer]))
+        Layer(
+            layer.name,
+            layer.share,
+            candidate.in_float(other for other in every if other is not layer).error(closeness),
+            candidate.in_float([layer]).error(closeness),
+        )
         for layer in every
     ]
     return sorted(measured, key=lambda layer: (layer.spared, -layer.alone))

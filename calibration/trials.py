@@ -1,6 +1,6 @@
 """The search: what is tried for a variant, step by step, and how it did."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from statistics import median
@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 
-from calibration.blocks import Block, blocks
+from calibration.blocks import blocks
 from calibration.candidate import Candidate, evened, prepared
 from calibration.closeness import Closeness, Compute
 from calibration.judge import Judge, Verdict
@@ -148,7 +148,7 @@ class Search:
         if self.tune is not None and not any(map(self._passes, trials)):
             attempt(self.tune(calibrated[0]))
         if any(map(self._passes, trials)):
-            calibrated = []
+            return Found(tuple(trials), self._best(trials), tuple(layers))
         least = _LARGEST_SHARE
         for candidate in calibrated:
             for spared in self._spared(candidate):
@@ -194,16 +194,12 @@ class Search:
         """
         every = blocks(candidate.model)
         errors = {
-            block: self._error(candidate, [other for other in every if other is not block])
+            block: candidate.in_float(x for x in every if x is not block).error(self.closeness)
             for block in every
         }
         worst = sorted(every, key=lambda block: -(errors[block] ** 2) / block.share)
         for count in range(1, len(worst)):
             yield candidate.in_float(worst[:count])
-
-    def _error(self, candidate: Candidate, spared: Sequence[Block]) -> float:
-        with candidate.in_float(spared).engine() as engine:
-            return self.closeness(partial(run_all, engine))
 
     def _speed(self, compute: Compute) -> float:
         """Speed relative to the float network's, both timed in turns."""

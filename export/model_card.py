@@ -92,12 +92,11 @@ def _calibration(calibration: dict[str, Any]) -> list[str]:
         "slices: counted, empty in one, in both | drop of Dice with experts | gate |\n"
         "|---|---|---|---|---|---|---|---|",
     ]
-    rows = [
-        each
-        for name, row in calibration["variants"].items()
-        for each in ((name, row), (f"{name}, OpenVINO", {**row, **(row.get("openvino") or {})}))
-        if each[0] == name or row.get("openvino")
-    ]
+    rows = []
+    for name, row in calibration["variants"].items():
+        rows.append((name, row))
+        if row.get("openvino"):
+            rows.append((f"{name}, OpenVINO", {**row, **row["openvino"]}))
     lines += [
         f"| {name} | {row['tried']} | {row['dice_mean']:.4f} | {row['dice_p5_large']:.4f} | "
         f"{min(row['dice_volumes'], default=1.0):.4f} | "
