@@ -20,7 +20,6 @@ from cnnres_infer.engines.openvino import OpenVinoEngine
 from cnnres_infer.engines.ort import OrtEngine
 from cnnres_infer.machine import usable_cores
 from cnnres_infer.volume import FloatArray
-from export.passes import PASSES
 
 _CORRECTION_SLICES = 32
 _IMAGE_RANGE = (0.0, 1.0)
@@ -98,13 +97,6 @@ class Candidate:
         if not usable or OpenVinoEngine.VARIANTS["int8"] != self.plan.scheme.variant:
             return None
         return OpenVinoEngine.open(self.onnx, "int8", usable_cores())
-
-
-def prepared(model: onnx.ModelProto, scheme: Scheme) -> onnx.ModelProto:
-    """The float network in the form that a scheme quantises best."""
-    for name in scheme.passes:
-        model = PASSES[name](model)
-    return model
 
 
 def evened(model: onnx.ModelProto, images: FloatArray) -> onnx.ModelProto:

@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 
 from calibration.blocks import blocks
-from calibration.candidate import Candidate, evened, prepared
+from calibration.candidate import Candidate, evened
 from calibration.closeness import Closeness, Compute
 from calibration.judge import Judge, Verdict
 from calibration.plan import Scheme
@@ -20,6 +20,7 @@ from cnnres_infer.engines.ort import OrtEngine
 from cnnres_infer.machine import usable_cores
 from cnnres_infer.verify import Gate
 from cnnres_infer.volume import FloatArray
+from export.passes import rewritten
 from export.timing import interleaved
 
 _MOST_SPARED = 3
@@ -180,7 +181,7 @@ class Search:
             return self.judge(partial(run_all, engine))
 
     def _observed(self, scheme: Scheme) -> Iterator[Candidate]:
-        plain = prepared(self.model, scheme)
+        plain = rewritten(self.model, scheme.passes)
         even = evened(plain, self.images)
         for observer in OBSERVERS:
             for name, model in ((observer.name, plain), (f"{observer.name}, equalised", even)):

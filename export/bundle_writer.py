@@ -19,11 +19,11 @@ from cnnres_infer.errors import UsageError, VerificationError
 from cnnres_infer.signature import SIGNATURE
 from cnnres_infer.volume import FloatArray
 from export.model_card import CARD, model_card
-from export.onnx_model import variants
+from export.onnx_model import PASSES_OF, variants
 from export.reference import reference_file, reference_slices
 from training.network import CNNRes
 
-LARGEST_DIFFERENCE = {"fp32": 1e-5, "fp16": 3e-2}
+LARGEST_DIFFERENCE = {"fp32": 1e-5, "fp32-cpu": 1e-5, "fp16": 3e-2}
 
 
 def write_bundle(
@@ -76,7 +76,11 @@ def write_bundle(
         **about,
         **spec.to_json(),
         "variants": {name: f"model.{name}.onnx" for name in models},
-        "export": {"largest_difference": differences, "reference_slices": len(images)},
+        "export": {
+            "largest_difference": differences,
+            "reference_slices": len(images),
+            "passes": {name: list(passes) for name, passes in PASSES_OF.items()},
+        },
     }
     files[REFERENCE] = reference_file(images, probabilities)
     with _replacing(out) as folder:

@@ -2,16 +2,20 @@
 
 import logging
 import warnings
+from collections.abc import Iterable
 
 import onnx
 import onnxslim
 import torch
 from torch import nn
 
+from export.passes import rewritten
 from training.network import CNNRes, HalfCNNRes, folded
 
 OPSET = 18
 INPUT, OUTPUT = "images", "probabilities"
+# Which rewritings a variant of the float network takes, by measurement.
+PASSES_OF = {"fp32-cpu": ("head-before-upsampling", "upsampling-to-transposed-convs")}
 _PRODUCER = "cnnres-infer"
 
 
@@ -51,12 +55,23 @@ def to_onnx(network: nn.Module, in_channels: int, size: int) -> bytes:
 
 
 def variants(network: CNNRes, size: int) -> dict[str, bytes]:
-    """The float variants of a network as ONNX: ``fp32`` and ``fp16``."""
+    """The float variants of a network as ONNX.
+
+    ``fp32`` is the network as it is, ``fp32-cpu`` the same rewritten for
+    processors, ``fp16`` mostly in float16.
+    """
     plain = folded(network)
+    exact = to_onnx(plain, network.in_channels, size)
     return {
-        "fp32": to_onnx(plain, network.in_channels, size),
+        "fp32": exact,
+        **{name: rewritten_model(exact, passes) for name, passes in PASSES_OF.items()},
         "fp16": to_onnx(HalfCNNRes(plain), network.in_channels, size),
     }
+
+
+def rewritten_model(model: bytes, passes: Iterable[str]) -> bytes:
+    """A serialised network after some of `export.passes`."""
+    return bytes(rewritten(onnx.load_from_string(model), passes).SerializeToString())
 
 
 def _strip(model: onnx.ModelProto) -> None:

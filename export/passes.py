@@ -1,7 +1,8 @@
 """Exact rewritings of an ONNX graph, for runtimes that want it in another form."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import TypeAlias
 
 import numpy as np
@@ -19,7 +20,6 @@ def batch_norms_to_convs(model: onnx.ModelProto) -> onnx.ModelProto:
     y = (x - mean) / sqrt(variance + epsilon) * weight + bias, for each channel.
     """
     constants = _constants(model)
-    takers = Counter(name for node in model.graph.node for name in node.input)
     nodes: list[onnx.NodeProto] = []
     added: dict[str, NDArray[np.float64]] = {}
     for node in model.graph.node:
@@ -31,11 +31,7 @@ def batch_norms_to_convs(model: onnx.ModelProto) -> onnx.ModelProto:
         )
         (epsilon,) = (a.f for a in node.attribute if a.name == "epsilon")
         gain = weight / np.sqrt(variance + epsilon)
-        # Called as in the network, unless another node takes the same constant.
-        names = [
-            given if takers[given] == 1 else f"{node.output[0]}.{part}"
-            for given, part in zip(node.input[1:3], ("weight", "bias"), strict=True)
-        ]
+        names = _own_names(node, model)
         added |= {names[0]: gain[:, None, None, None], names[1]: bias - mean * gain}
         inputs, name = [node.input[0], *names], node.name
         nodes.append(
@@ -43,7 +39,7 @@ def batch_norms_to_convs(model: onnx.ModelProto) -> onnx.ModelProto:
                 "Conv", inputs, node.output, name, group=len(gain), kernel_shape=[1, 1]
             )
         )
-    return _rewritten(model, nodes, added)
+    return _with_nodes(model, nodes, added)
 
 
 def upsampling_to_transposed_convs(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -67,7 +63,7 @@ def upsampling_to_transposed_convs(model: onnx.ModelProto) -> onnx.ModelProto:
         if resize is None or len(skips) > 1 or not _is_upsampling(resize, constants):
             nodes.append(node)
             continue
-        weight, bias = (constants[name].astype(np.float64) for name in node.input[1:])
+        weight, bias = _weight_and_bias(node, constants)
         output, stem = node.output[0], node.input[1].removesuffix(".weight")
         width = _skip_width(skips, producers, constants)
         up = weight[:, : weight.shape[1] - width]
@@ -95,7 +91,7 @@ def upsampling_to_transposed_convs(model: onnx.ModelProto) -> onnx.ModelProto:
                 ),
                 helper.make_node("Add", [skip, target], [output], f"{output}.sum"),
             ]
-    return _rewritten(model, nodes, added)
+    return _with_nodes(model, nodes, added)
 
 
 def head_before_upsampling(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -117,33 +113,32 @@ def head_before_upsampling(model: onnx.ModelProto) -> onnx.ModelProto:
         or constants[head.input[1]].shape[2:] != (1, 1)
     ):
         raise ValueError("the network does not end in upsampling, a 3x3 convolution and a head")
-    weight, bias, taking, offset = (
-        constants[name].astype(np.float64) for node in (conv, head) for name in node.input[1:]
-    )
+    (weight, bias), (taking, offset) = (_weight_and_bias(each, constants) for each in (conv, head))
     # Along an axis: the taps of an odd pixel, which comes first, and of an even one.
     taps = np.array([[[1, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]], np.float64)
     corners = np.einsum("pyr,oirs,qxs->pqoiyx", taps, weight, taps)
+    corner_names, head_names = _own_names(conv, model), _own_names(head, model)
     added = {
-        conv.input[1]: corners.reshape(4 * len(bias), -1, 2, 2),
-        conv.input[2]: np.tile(bias, 4),
-        head.input[1]: np.kron(np.eye(4), taking[0, :, 0, 0])[:, :, None, None],
-        head.input[2]: np.tile(offset, 4),
+        corner_names[0]: corners.reshape(4 * len(bias), -1, 2, 2),
+        corner_names[1]: np.tile(bias, 4),
+        head_names[0]: np.kron(np.eye(4), taking[0, :, 0, 0])[:, :, None, None],
+        head_names[1]: np.tile(offset, 4),
         "crop.starts": np.array([1, 1]),
         "crop.ends": np.array([-1, -1]),
         "crop.axes": np.array([2, 3]),
     }
     output, make = sigmoid.output[0], helper.make_node
     separate, whole = f"{output}.separate", f"{output}.whole"
-    inputs = [resize.input[0], *conv.input[1:]]
+    inputs = [resize.input[0], *corner_names]
     nodes += [
         make("Conv", inputs, conv.output, conv.name, kernel_shape=[2, 2], pads=[1, 1, 1, 1]),
         relu,
-        make("Conv", head.input, head.output, head.name, kernel_shape=[1, 1]),
+        make("Conv", [head.input[0], *head_names], head.output, head.name, kernel_shape=[1, 1]),
         make("Sigmoid", sigmoid.input, [separate], sigmoid.name),
         make("DepthToSpace", [separate], [whole], f"{output}.interleaved", blocksize=2),
         make("Slice", [whole, *list(added)[-3:]], [output], f"{output}.cropped"),
     ]
-    return _rewritten(model, nodes, added)
+    return _with_nodes(model, nodes, added)
 
 
 def head_to_matmul(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -154,11 +149,12 @@ def head_to_matmul(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     constants = _constants(model)
     head = [node for node in model.graph.node if node.op_type == "Conv"][-1]
-    weight = constants[head.input[1]]
+    weight, bias = _weight_and_bias(head, constants)
     if weight.shape[2:] != (1, 1):
         raise ValueError("the last convolution is no 1x1 convolution")
     output, make = head.output[0], helper.make_node
     names = [f"{output}.{part}" for part in ("channels-last", "product", "sum")]
+    weight_name, bias_name = _own_names(head, model)
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         if node is not head:
@@ -166,11 +162,18 @@ def head_to_matmul(model: onnx.ModelProto) -> onnx.ModelProto:
             continue
         nodes += [
             make("Transpose", [head.input[0]], names[:1], names[0], perm=[0, 2, 3, 1]),
-            make("MatMul", [names[0], head.input[1]], names[1:2], head.name),
-            make("Add", [names[1], head.input[2]], names[2:], names[2]),
+            make("MatMul", [names[0], weight_name], names[1:2], head.name),
+            make("Add", [names[1], bias_name], names[2:], names[2]),
             make("Transpose", names[2:], [output], f"{output}.channels-first", perm=[0, 3, 1, 2]),
         ]
-    return _rewritten(model, nodes, {head.input[1]: weight[:, :, 0, 0].T})
+    return _with_nodes(model, nodes, {weight_name: weight[:, :, 0, 0].T, bias_name: bias})
+
+
+def rewritten(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """A network after the named rewritings, one after the other."""
+    for name in names:
+        model = PASSES[name](model)
+    return model
 
 
 PASSES: dict[str, Pass] = {
@@ -191,6 +194,27 @@ def _transposed_kernel(weight: NDArray[np.float64]) -> NDArray[np.float64]:
     spread = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float64)
     kernel: NDArray[np.float64] = np.einsum("ar,oirs,bs->ioab", spread, weight, spread)
     return kernel
+
+
+def _weight_and_bias(
+    conv: onnx.NodeProto, constants: Constants
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    weight = constants[conv.input[1]].astype(np.float64)
+    if len(conv.input) < 3:
+        return weight, np.zeros(len(weight))
+    return weight, constants[conv.input[2]].astype(np.float64)
+
+
+def _own_names(node: onnx.NodeProto, model: onnx.ModelProto) -> list[str]:
+    """What to call a node's changed weight and bias.
+
+    As in the network, unless another node takes the same constant or there is none.
+    """
+    takers = Counter(name for each in model.graph.node for name in each.input)
+    return [
+        given if takers[given] == 1 else f"{node.output[0]}.{part}"
+        for given, part in zip_longest(node.input[1:3], ("weight", "bias"), fillvalue="")
+    ]
 
 
 def _is_plain_3x3(node: onnx.NodeProto, constants: Constants) -> bool:
@@ -237,7 +261,7 @@ def _constants(model: onnx.ModelProto) -> Constants:
     return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
 
 
-def _rewritten(
+def _with_nodes(
     model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], added: Constants
 ) -> onnx.ModelProto:
     """Copy of a model with other nodes and more constants; what is not used goes."""

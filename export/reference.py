@@ -19,6 +19,7 @@ COUNT = 64
 _EMPTY_SHARE = 0.25
 _PHANTOMS = 16
 _STEADY = 0.97
+_DRAWS = 4
 _GRIDS = (
     ((112, 112, 36), (2.0, 2.0, 4.0)),
     ((128, 128, 24), (1.8, 1.8, 6.0)),
@@ -33,9 +34,9 @@ def reference_slices(
 
     A quarter is empty in the network's masks; the others spread evenly over
     the logarithm of the mask's area, so that tiny and large ones are among them.
-    Only slices count whose mask bears noise that nobody could see: where it
-    does not, the comparison would measure the network's own indecision, not
-    the engine that computes it.
+    Only slices count whose mask bears noise that nobody could see, drawn
+    several times: where it does not, the comparison would measure the network's
+    own indecision, not the engine that computes it.
 
     Returns
     -------
@@ -46,13 +47,22 @@ def reference_slices(
     """
     images = np.concatenate([_phantom_images(seed, spec) for seed in range(_PHANTOMS)])
     images = (np.round(images * LEVELS) / LEVELS).astype(np.float32)
-    probabilities, again = (_computed(network, x) for x in (images, shaken(images)))
-    masks, shaken_masks = (p >= spec.mask.threshold for p in (probabilities, again))
-    pairs = zip(masks, shaken_masks, strict=True)
-    steady = np.flatnonzero([dice(a, b) >= _STEADY for a, b in pairs])
-    areas = np.count_nonzero(masks[steady], axis=(1, 2, 3))
-    chosen = steady[_spread(areas, count)]
-    return images[chosen], probabilities[chosen]
+    probabilities = _computed(network, images)
+    masks = probabilities >= spec.mask.threshold
+    areas = np.count_nonzero(masks, axis=(1, 2, 3))
+    steady: set[int] = set()
+    candidates = np.arange(len(images))
+    while True:
+        chosen = candidates[_spread(areas[candidates], count)]
+        new = np.setdiff1d(chosen, list(steady))
+        if not len(new):
+            return images[chosen], probabilities[chosen]
+        bears = np.ones(len(new), np.bool_)
+        for seed in range(_DRAWS):
+            again = _computed(network, shaken(images, seed)[new]) >= spec.mask.threshold
+            bears &= [dice(a, b) >= _STEADY for a, b in zip(masks[new], again, strict=True)]
+        steady.update(new[bears])
+        candidates = np.setdiff1d(candidates, new[~bears])
 
 
 def reference_file(images: FloatArray, probabilities: FloatArray) -> bytes:

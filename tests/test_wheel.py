@@ -29,6 +29,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert {Path(name).name for name in bundle} == {
         "model.json",
         "model.fp32.onnx",
+        "model.fp32-cpu.onnx",
         "model.fp16.onnx",
         "model.int8-cpu.onnx",
         "model.int8-trt.onnx",

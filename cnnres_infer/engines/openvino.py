@@ -56,7 +56,11 @@ class OpenVinoEngine(ClosedOnExit):
     precision of its own.
     """
 
-    VARIANTS: ClassVar[dict[str, str]] = {"int8": "int8-cpu", "bf16": "fp32", "fp32": "fp32"}
+    VARIANTS: ClassVar[dict[str, str]] = {
+        "int8": "int8-cpu",
+        "bf16": "fp32-cpu",
+        "fp32": "fp32-cpu",
+    }
     BATCH: ClassVar[int] = 4
     LEAST: ClassVar[int] = BATCH
 

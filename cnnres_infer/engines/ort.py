@@ -32,7 +32,7 @@ class OrtEngine(ClosedOnExit):
     word, so that precision is not offered.
     """
 
-    VARIANTS: ClassVar[dict[str, str]] = {"int8": "int8-cpu", "fp32": "fp32"}
+    VARIANTS: ClassVar[dict[str, str]] = {"int8": "int8-cpu", "fp32": "fp32-cpu"}
     BATCH: ClassVar[int] = 4
     LEAST: ClassVar[int] = 1
 

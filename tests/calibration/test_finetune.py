@@ -4,12 +4,13 @@ import torch
 from torch import Tensor
 
 from calibration.bias import bias_corrected
-from calibration.candidate import Candidate, prepared
+from calibration.candidate import Candidate
 from calibration.fake import Graph
 from calibration.finetune import Tuning, disagreement, finetune
 from calibration.plan import INT8_CPU, INT8_TRT, Plan
 from calibration.ranges import OBSERVERS
 from cnnres_infer.volume import FloatArray
+from export.passes import rewritten
 
 
 def tuned(
@@ -37,7 +38,9 @@ def test_fine_tuning_brings_int8_closer_to_float(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
     for scheme in (INT8_CPU, INT8_TRT):
-        made = Candidate.observed("m", prepared(network, scheme), scheme, images[:4], OBSERVERS[0])
+        made = Candidate.observed(
+            "m", rewritten(network, scheme.passes), scheme, images[:4], OBSERVERS[0]
+        )
         losses, (model, plan) = tuned(network, images, made.plan, made.model, 40)
         assert len(losses) == 40
         x = torch.from_numpy(images)
@@ -58,7 +61,9 @@ def test_fine_tuning_gives_the_same_twice(network: onnx.ModelProto, images: Floa
 def test_corrected_biases_bring_the_means_back(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
-    made = Candidate.observed("m", prepared(network, INT8_CPU), INT8_CPU, images, OBSERVERS[2])
+    made = Candidate.observed(
+        "m", rewritten(network, INT8_CPU.passes), INT8_CPU, images, OBSERVERS[2]
+    )
 
     def means(model: onnx.ModelProto, plan: Plan | None) -> dict[str, np.ndarray]:
         with torch.no_grad():

@@ -10,7 +10,7 @@ import torch
 from onnx import numpy_helper
 
 from calibration.blocks import blocks, layers
-from calibration.candidate import Candidate, evened, prepared
+from calibration.candidate import Candidate, evened
 from calibration.closeness import Closeness
 from calibration.fake import Graph
 from calibration.plan import INT8_CPU, INT8_TRT, Codes, Scheme, conv_names, make_plan, spared
@@ -19,6 +19,7 @@ from calibration.ranges import OBSERVERS, observe
 from cnnres_infer.engines.ort import DISABLED_OPTIMIZERS
 from cnnres_infer.errors import UsageError
 from cnnres_infer.volume import FloatArray
+from export.passes import rewritten
 
 TRANSPOSED = replace(
     INT8_CPU, variant="transposed convolutions", passes=("upsampling-to-transposed-convs",)
@@ -37,7 +38,7 @@ def computed(model: onnx.ModelProto | bytes, images: FloatArray) -> FloatArray:
 
 
 def candidate(network: onnx.ModelProto, images: FloatArray, scheme: Scheme) -> Candidate:
-    model = prepared(network, scheme)
+    model = rewritten(network, scheme.passes)
     return Candidate.observed("minmax", model, scheme, images, OBSERVERS[0])
 
 
@@ -69,7 +70,7 @@ def test_the_float_graph_in_torch_is_the_network(
 def test_equalised_channels_change_nothing_in_float(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
-    model = prepared(network, INT8_CPU)
+    model = rewritten(network, INT8_CPU.passes)
     even = evened(model, images)
     changed = {
         a.name
@@ -187,7 +188,7 @@ def test_what_lies_among_floats_is_not_rounded(
 
 
 def test_blocks_take_in_all_layers_by_their_share(network: onnx.ModelProto) -> None:
-    plain = prepared(network, INT8_TRT)
+    plain = rewritten(network, INT8_TRT.passes)
     together, single = blocks(plain), layers(plain)
     assert [x.name for x in single] == ["stem", "conv1", "conv2", "bottom", "expand", "last"]
     sizes = {"stem": 72 * 1024, "conv1": 64 * 256, "conv2": 576 * 256, "bottom": 48 * 64}
@@ -225,8 +226,8 @@ def test_constants_that_another_node_takes_are_left_alone(
     model.CopyFrom(network)
     (conv,) = [node for node in model.graph.node if node.output[0] == "conv2"]
     conv.input[2] = "norm.shift"
-    rewritten = prepared(model, replace(INT8_CPU, passes=("batch-norms-to-convs",)))
-    np.testing.assert_allclose(computed(rewritten, images), computed(model, images), atol=1e-6)
+    convs_only = rewritten(model, ["batch-norms-to-convs"])
+    np.testing.assert_allclose(computed(convs_only, images), computed(model, images), atol=1e-6)
 
 
 def test_logits_near_the_threshold_tell_candidates_apart(images: FloatArray) -> None:

@@ -56,6 +56,7 @@ def test_the_bundle_is_whole(bundle: Bundle) -> None:
     assert names == {
         "model.json",
         "model.fp32.onnx",
+        "model.fp32-cpu.onnx",
         "model.fp16.onnx",
         REFERENCE,
         "MODEL_CARD.md",

@@ -13,21 +13,17 @@ from calibration.plan import INT8_CPU
 from cnnres_infer.bundle import Bundle
 from cnnres_infer.verify import load_reference
 from cnnres_infer.volume import FloatArray
-from export.passes import PASSES
+from export.onnx_model import PASSES_OF, rewritten_model
+from export.passes import PASSES, rewritten
 from tests.calibration.conftest import small_network
 
 SEQUENCES = [
     *((name,) for name in PASSES),
     INT8_CPU.passes,
+    *PASSES_OF.values(),
     ("head-before-upsampling", "upsampling-to-transposed-convs", "batch-norms-to-convs"),
 ]
 ALL = pytest.mark.parametrize("passes", SEQUENCES, ids=" ".join)
-
-
-def rewritten(model: onnx.ModelProto, passes: tuple[str, ...]) -> onnx.ModelProto:
-    for name in passes:
-        model = PASSES[name](model)
-    return model
 
 
 def computed(model: onnx.ModelProto, images: FloatArray) -> FloatArray:
@@ -89,6 +85,30 @@ def test_what_is_left(shipped: tuple[onnx.ModelProto, FloatArray]) -> None:
     transposed = after["upsampling-to-transposed-convs"]
     assert (transposed["Resize"], transposed["Concat"]) == (0, 0)
     assert (transposed["ConvTranspose"], transposed["Conv"]) == (5, before["Conv"] - 1)
+
+
+def test_the_built_in_variants_are_their_rewritings() -> None:
+    bundle = Bundle.open()
+    passes = bundle.manifest["export"]["passes"]
+    assert set(passes) == set(PASSES_OF) <= set(bundle.variants)
+    for variant, names in passes.items():
+        assert bundle.model(variant) == rewritten_model(bundle.model("fp32"), names)
+
+
+@ALL
+def test_tied_and_missing_biases(passes: tuple[str, ...]) -> None:
+    """An exporter gives equal biases one name, and leaves out those that are zero."""
+    network = small_network(seed=6)
+    convs = {node.name: node for node in network.graph.node if node.op_type == "Conv"}
+    convs["last"].input[2] = convs["expand"].input[2] = convs["stem"].input[2]
+    del convs["head"].input[2:], convs["bottom"].input[2:]
+    images = np.random.default_rng(7).random((2, 1, 32, 32), np.float32)
+    output, expected = computed(rewritten(network, passes), images), computed(network, images)
+    assert expected.std() > 0.05
+    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-6)
+    del convs["last"].input[2:], convs["expand"].input[2:]
+    output, expected = computed(rewritten(network, passes), images), computed(network, images)
+    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-6)
 
 
 def test_another_end_is_refused() -> None:
