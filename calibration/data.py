@@ -12,7 +12,7 @@ from cnnres_infer.bundle import ModelSpec
 from cnnres_infer.errors import UsageError
 from cnnres_infer.mask import binarize
 from cnnres_infer.regrid import regrid
-from cnnres_infer.slices import BoolArray, SliceBatch, SliceGeometry, all_slices, from_batches
+from cnnres_infer.slices import BoolArray, Canvas, SliceBatch, SliceGeometry, all_slices
 from cnnres_infer.volume import FloatArray, Volume, load_volume
 from training.data import (
     UNLABELLED_VOLUME,
@@ -47,8 +47,9 @@ class WholeVolume:
 
     def mask(self, output: FloatArray, spec: ModelSpec) -> BoolArray:
         """Mask (X, Y, Z) from the output (N, 1, H, W) for all slices."""
-        probabilities = from_batches([(self.batch, output)], self.volume.grid, self.geometry)
-        mask: BoolArray = binarize(probabilities, spec.mask)[0].data > 0
+        canvas = Canvas(self.volume.grid, self.geometry)
+        canvas.put(self.batch, output)
+        mask: BoolArray = binarize(canvas.probabilities, spec.mask)[0].data > 0
         return mask
 
 
@@ -95,7 +96,7 @@ class Case:
         geometry, batch = all_slices(channels, brain, spec.slices)
         lesions = None
         if truth is not None:
-            planes = geometry.oriented(truth)[:, :, batch.z].astype(np.float32)
+            planes = geometry.planes(truth)[batch.z].astype(np.float32)
             lesions = geometry.to_pixels(planes) > 0.5
         whole = WholeVolume(channels[0], geometry, batch, truth)
         return cls(channels[0].name, patient, batch.images, lesions, whole)

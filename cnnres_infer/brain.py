@@ -127,7 +127,7 @@ def extract_brain(volume: Volume) -> BoolArray:
     shrink, grow = zip(*samplings, strict=True)
 
     brain = _brain(_resampled(planes, shrink), spacing * steps)
-    mask = np.empty(volume.grid.shape, np.bool_)
+    mask = np.empty_like(volume.data, np.bool_)
     np.greater(_resampled(brain.astype(np.float32), grow), _EDGE, _slices_first(mask, volume.grid))
     return mask
 
@@ -209,12 +209,16 @@ def _ball(radius: float, spacing: NDArray[np.float64]) -> NDArray[np.intp]:
 
 
 def _dilated(mask: BoolArray, ball: NDArray[np.intp]) -> BoolArray:
+    """Dilate by a ball, whose lines along the last axis are centred and of odd length."""
     reach = ball.max(axis=0)
-    padded = np.pad(mask, [(n, n) for n in reach])
+    lines = [np.pad(mask, [(n, n) for n in reach])]
+    for n in range(1, reach[2] + 1):
+        lines.append(lines[-1] | np.roll(lines[0], n, axis=2) | np.roll(lines[0], -n, axis=2))
     grown = np.zeros_like(mask)
-    for start in ball + reach:
+    for plane, row, half in ball[np.r_[np.any(np.diff(ball[:, :2], axis=0), axis=1), True]]:
+        start = (plane + reach[0], row + reach[1], reach[2])
         window = tuple(slice(i, i + n) for i, n in zip(start, mask.shape, strict=True))
-        grown |= padded[window]
+        grown |= lines[half][window]
     return grown
 
 

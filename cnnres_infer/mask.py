@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnres_infer.slices import BoolArray
 from cnnres_infer.volume import Grid, Probabilities
 
 
@@ -86,15 +87,18 @@ def binarize(probabilities: Probabilities, spec: MaskSpec) -> tuple[Mask, tuple[
     above = probabilities.data >= spec.threshold
     if not above.any():
         return Mask(above.astype(np.uint8), grid), ()
-    labels = cc3d.connected_components(above, connectivity=26)
+    box = _bounding_box(above)
+    labels = cc3d.connected_components(above[box], connectivity=26)
     statistics = cc3d.statistics(labels)
     voxels = np.array(statistics["voxel_counts"], np.int64)
     keep = voxels * grid.voxel_ml >= spec.smallest_ml
     keep[0] = False
-    mask = Mask(keep[labels].astype(np.uint8), grid)
+    data = np.zeros_like(above, np.uint8)
+    data[box] = keep[labels]
+    mask = Mask(data, grid)
     lesions = []
     for label in np.flatnonzero(keep):
-        centre = np.array(statistics["centroids"][label], np.float64)
+        centre = statistics["centroids"][label] + np.array([edge.start for edge in box], np.float64)
         lesions.append(
             Lesion(
                 int(voxels[label]),
@@ -104,6 +108,14 @@ def binarize(probabilities: Probabilities, spec: MaskSpec) -> tuple[Mask, tuple[
             )
         )
     return mask, tuple(sorted(lesions, key=lambda lesion: -lesion.voxels))
+
+
+def _bounding_box(mask: BoolArray) -> tuple[slice, slice, slice]:
+    """The smallest box of voxels that holds all of a mask (X, Y, Z) that is not empty."""
+    across = ((1, 2), (0, 2), (0, 1))
+    places = [np.flatnonzero(mask.any(axis=axes)) for axes in across]
+    x, y, z = (slice(int(place[0]), int(place[-1]) + 1) for place in places)
+    return x, y, z
 
 
 def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -121,7 +121,7 @@ def _adc(volume: Volume, brain: Brain, modality: str) -> Iterator[Notice]:
     In DWI fluid is darker than tissue, so hardly anything but lesions is
     brighter, and much is darker.
     """
-    values = volume.data[brain.mask & (volume.data > 0)]
+    values = np.sort(volume.data[brain.mask & (volume.data > 0)])
     if not values.size:
         return
     dark, middle, bright = np.percentile(values, (5, 50, 95))

@@ -1,7 +1,7 @@
 """The whole way from a volume to its result."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -25,7 +25,7 @@ from cnnres_infer.plausibility import (
 )
 from cnnres_infer.regrid import regrid
 from cnnres_infer.result import Provenance, Result
-from cnnres_infer.slices import BoolArray, SliceBatch, SliceGeometry, from_batches, to_batches
+from cnnres_infer.slices import BoolArray, Canvas, SliceBatch, SliceGeometry, to_batches
 from cnnres_infer.stopwatch import Stopwatch
 from cnnres_infer.volume import (
     FloatArray,
@@ -282,28 +282,33 @@ class Predictor:
         sizes = (self.engine.LEAST, self.engine.BATCH)
         size = self.limits.batch_size(channels[0].name, sizes, voxels, pixels)
         batches = to_batches(channels, brain.mask, geometry, spec.slices, size)
-        with clock("restore"):
-            return from_batches(self._outputs(batches, clock), channels[0].grid, geometry)
+        canvas = Canvas(channels[0].grid, geometry)
+        # While a batch is computed, one worker cuts the next and puts back the one before.
+        with clock("restore"), ThreadPoolExecutor(1) as worker:
+            pairs = self._outputs(batches, worker, clock)
+            puts = [worker.submit(canvas.put, batch, output) for batch, output in pairs]
+        for put in puts:
+            put.result()
+        return canvas.probabilities
 
     def _outputs(
-        self, batches: Iterator[SliceBatch], clock: Stopwatch
+        self, batches: Iterator[SliceBatch], worker: Executor, clock: Stopwatch
     ) -> Iterator[tuple[SliceBatch, FloatArray]]:
-        """Each batch with its output; while one is computed, the next is cut.
+        """Each batch, cut by the worker, with its output.
 
         The engine runs on the caller's thread: those for GPUs keep state for each.
         """
-        with ThreadPoolExecutor(1) as worker:
+        coming = worker.submit(next, batches, None)
+        while True:
+            with clock("slices"):
+                batch = coming.result()
+            if batch is None:
+                return
             coming = worker.submit(next, batches, None)
-            while True:
-                with clock("slices"):
-                    batch = coming.result()
-                if batch is None:
-                    return
-                coming = worker.submit(next, batches, None)
-                with clock("engine"):
-                    output = self.engine.run(batch.images)
-                self._check_output(output, batch)
-                yield batch, output
+            with clock("engine"):
+                output = self.engine.run(batch.images)
+            self._check_output(output, batch)
+            yield batch, output
 
     def _check_output(self, output: FloatArray, batch: SliceBatch) -> None:
         """Refuse what no network can have said, whatever the backend makes of it."""

@@ -1,6 +1,7 @@
 """Segmenting a volume while keeping what the network saw and said."""
 
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -113,9 +114,9 @@ class _Recorder(Predictor):
         self.seen: list[tuple[SliceBatch, FloatArray]] = []
 
     def _outputs(
-        self, batches: Iterator[SliceBatch], clock: Stopwatch
+        self, batches: Iterator[SliceBatch], worker: Executor, clock: Stopwatch
     ) -> Iterator[tuple[SliceBatch, FloatArray]]:
-        for pair in super()._outputs(batches, clock):
+        for pair in super()._outputs(batches, worker, clock):
             self.seen.append(pair)
             yield pair
 

@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 
 from cnnres_infer.errors import GeometryError, VolumeError
 from cnnres_infer.slices import (
+    Canvas,
     SliceGeometry,
     SliceSpec,
     axial_axes,
-    from_batches,
     oriented,
     resampling,
     tissue_median,
@@ -56,8 +56,8 @@ def test_a_marked_voxel_comes_back_on_its_own_place(
     marked = np.zeros(shape, np.float32)
     marked[place] = 1.0
     back = np.zeros(shape, np.float32)
-    images = geometry.to_pixels(geometry.oriented(marked))
-    geometry.oriented(back)[:] = geometry.to_voxels(images)
+    images = geometry.to_pixels(geometry.planes(marked))
+    geometry.planes(back)[:] = geometry.to_voxels(images)
     assert np.unravel_index(back.argmax(), shape) == place
 
 
@@ -72,7 +72,7 @@ def test_a_smooth_image_comes_back_as_it_was(
     smooth = np.exp(-distance / (2 * 12.0**2)).astype(np.float32)
     geometry = SliceGeometry.of(grid, np.ones(shape, np.bool_), SPEC)
     back = np.zeros(shape, np.float32)
-    geometry.oriented(back)[:] = geometry.to_voxels(geometry.to_pixels(geometry.oriented(smooth)))
+    geometry.planes(back)[:] = geometry.to_voxels(geometry.to_pixels(geometry.planes(smooth)))
     assert np.abs(back - smooth).max() < 0.04
 
 
@@ -81,8 +81,8 @@ def test_the_inverse_is_exact_at_the_networks_spacing(shape: tuple[int, int, int
     grid = Grid(shape, oriented_affine((1, 0, 2), (1, -1, -1), (1.25, 1.25, 6.0), shape=shape))
     values = np.random.default_rng(0).random(shape, np.float32)
     geometry = SliceGeometry.of(grid, np.ones(shape, np.bool_), SPEC)
-    images = geometry.to_pixels(geometry.oriented(values))
-    assert np.array_equal(geometry.to_voxels(images), geometry.oriented(values))
+    images = geometry.to_pixels(geometry.planes(values))
+    assert np.array_equal(geometry.to_voxels(images), geometry.planes(values))
 
 
 def test_the_brain_is_in_the_middle_of_the_image() -> None:
@@ -91,7 +91,7 @@ def test_the_brain_is_in_the_middle_of_the_image() -> None:
     brain = np.zeros(shape, np.bool_)
     brain[60:90, 5:45] = True
     geometry = SliceGeometry.of(grid, brain, SPEC)
-    rows, columns = np.nonzero(geometry.to_pixels(geometry.oriented(brain).astype(np.float32))[0])
+    rows, columns = np.nonzero(geometry.to_pixels(geometry.planes(brain).astype(np.float32))[0])
     assert abs(rows.mean() - 80) <= 2
     assert abs(columns.mean() - 80) <= 2
 
@@ -154,8 +154,11 @@ def test_slices_in_no_batch_are_exactly_zero() -> None:
     brain = volume.data > 0
     geometry = SliceGeometry.of(volume.grid, brain, SPEC)
     batches = to_batches((volume,), brain, geometry, SPEC, 5)
-    ones = ((batch, np.ones_like(batch.images)) for batch in batches if batch.z[0] != 5)
-    probabilities = from_batches(ones, volume.grid, geometry).data
+    canvas = Canvas(volume.grid, geometry)
+    for batch in batches:
+        if batch.z[0] != 5:
+            canvas.put(batch, np.ones_like(batch.images))
+    probabilities = canvas.probabilities.data
     filled = np.asarray(probabilities.any(axis=(0, 1)))
     assert filled.any()
     assert not probabilities[:, :, ~brain.any(axis=(0, 1))].any()
@@ -169,7 +172,9 @@ def test_odd_sizes_keep_their_shape(shape: tuple[int, int, int]) -> None:
     volume = Volume(np.full(shape, 7.0, np.float32), grid)
     brain = np.ones(shape, np.bool_)
     geometry = SliceGeometry.of(grid, brain, SPEC)
-    pairs = ((b, b.images) for b in to_batches((volume,), brain, geometry, SPEC, 2))
-    probabilities = from_batches(pairs, grid, geometry)
+    canvas = Canvas(grid, geometry)
+    for batch in to_batches((volume,), brain, geometry, SPEC, 2):
+        canvas.put(batch, batch.images)
+    probabilities = canvas.probabilities
     assert probabilities.data.shape == shape
     assert 0.1 < float(np.median(probabilities.data)) <= 0.5

@@ -179,7 +179,7 @@ def _plane(image: NDArray[np.uint8], steps: tuple[float, float], name: str) -> V
 
 def _images(volume: Volume, truth: NDArray[np.floating | np.uint8], brain: Brain) -> Images:
     geometry, batch = all_slices((volume,), brain.mask, SPEC)
-    lesion = (geometry.oriented(truth)[:, :, batch.z] > 0).astype(np.float32)
+    lesion = (geometry.planes(truth)[batch.z] > 0).astype(np.float32)
     return Images(batch.images[:, 0], geometry.to_pixels(lesion), (volume.name,) * len(batch.z))
 
 
