@@ -1,4 +1,4 @@
-"""Command line of the benchmarks: ``python -m benchmarks compare``, ``scale``, ``end-to-end``."""
+"""Command line of the benchmarks: ``python -m benchmarks --help``."""
 
 import json
 from pathlib import Path
@@ -8,9 +8,10 @@ import typer
 from rich.table import Table
 
 from benchmarks import compare as comparison
+from benchmarks import end_to_end as whole
 from benchmarks import scale as scaling
 from benchmarks.charts import bar_chart
-from benchmarks.end_to_end import TORCH_PIPELINE, measure, run_torch_pipeline
+from benchmarks.rewritings import rewritings
 from cnnres_infer.atomic import write_all
 from cnnres_infer.default_command import run_tool
 from cnnres_infer.terminal import wide_console
@@ -45,6 +46,22 @@ def compare_command(
         measured = {n: row for n, row in figures["rows"].items() if "seconds" in row}
         bars = {name: row["seconds"] for name, row in measured.items()}
         bar_chart(chart, f"{figures['slices']} slices, {figures['machine']}", bars, "s")
+
+
+@app.command("rewritings")
+def rewritings_command(
+    bundle: BundleOption = None,
+    runs: Annotated[int, typer.Option(min=1, help="Rounds; figures are medians.")] = 7,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure what exact rewritings of the network bring in each runtime for CPUs."""
+    figures = rewritings(bundle, runs)
+    engines = list(next(iter(figures["rows"].values())))
+    table = Table("rewritten by", *engines, title=figures["machine"])
+    for title, row in figures["rows"].items():
+        table.add_row(title, *(f"{row[engine]:.3f}" for engine in engines))
+    wide_console().print(table)
+    _write(json_file, figures)
 
 
 @app.command("scale")
@@ -99,21 +116,20 @@ def end_to_end(
     json_file: JsonOption = None,
 ) -> None:
     """Measure a 112 x 112 x 73 volume from file to outputs, cold and warm."""
-    figures = measure(bundle, runs)
+    figures = whole.measure(bundle, runs)
     console = wide_console()
-    columns = ("what", "seconds", "to PyTorch eager", "peak MB", "self-check")
+    columns = ("engine", *whole.TIMES, "predict / network", "peak MB", "self-check")
     table = Table(*columns, title=figures["machine"])
-    for name, case in figures["cases"].items():
-        eager = figures["cases"][name.split(",")[0] + ", PyTorch eager"]["seconds"]
-        peak = f"{case['peak_mb']:.0f}" if "peak_mb" in case else ""
-        ratio = f"{eager / case['seconds']:.2f} x"
-        table.add_row(name, f"{case['seconds']:.3f}", ratio, peak, case.get("self_check", ""))
+    eager = figures["rows"][whole.EAGER]
+    for name, row in figures["rows"].items():
+        cells = [f"{row[what]:.3f} ({eager[what] / row[what]:.1f} x)" for what in whole.TIMES]
+        share = row[whole.PREDICT] / row[whole.NETWORK]
+        table.add_row(name, *cells, f"{share:.2f}", f"{row['peak_mb']:.0f}", row["self_check"])
     console.print(table)
-    network = figures["cases"]["network, ONNX Runtime fp32"]["seconds"]
-    predict = figures["cases"]["predict, ONNX Runtime fp32"]["seconds"]
-    console.print(f"warm predict / network alone: {predict / network:.2f}")
-    for stage, seconds in figures["stages"].items():
-        console.print(f"  {stage:>9} {seconds:.3f} s")
+    console.print("seconds, and how many times as fast as PyTorch eager; stages of predict in ms:")
+    for name, row in figures["rows"].items():
+        stages = ", ".join(f"{what} {1000 * spent:.0f}" for what, spent in row["stages"].items())
+        console.print(f"  {name}: {stages}")
     _write(json_file, figures)
 
 
@@ -138,12 +154,12 @@ def one_size(
     typer.echo(json.dumps(figures))
 
 
-@app.command(TORCH_PIPELINE, hidden=True)
+@app.command(whole.TORCH_PIPELINE, hidden=True)
 def torch_pipeline(
     volume: Path, out: Annotated[Path, typer.Option()], bundle: BundleOption = None
 ) -> None:
     """Segment a volume with PyTorch eager in place of our engines."""
-    run_torch_pipeline(volume, bundle, out)
+    whole.run_torch_pipeline(volume, bundle, out)
 
 
 if __name__ == "__main__":

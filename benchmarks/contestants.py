@@ -30,8 +30,8 @@ class Contestant:
     network
         ``"CNN-Res"`` or ``"U-Net"``.
     rate
-        The matrix-product rate that bounds it: ``"float32"``, ``"int8"``, or
-        none that was measured.
+        The matrix-product rate that it is held against: ``"float32"``, ``"int8"``
+        (bfloat16 too, though it cannot reach that), or none.
     open
         Make it ready: gives images (N, 1, H, W) to probabilities.
     """
@@ -66,7 +66,7 @@ def contestants(bundle: Bundle, threads: int) -> dict[str, Contestant]:
     }
     for name in BACKENDS:
         for precision in precisions(bundle, name):
-            rate = {"fp32": "float32", "int8": "int8"}.get(precision, "")
+            rate = {"fp32": "float32", "bf16": "int8", "int8": "int8"}.get(precision, "")
             found[f"ours: {name} {precision}"] = Contestant(
                 "CNN-Res", rate, partial(ours, name, precision)
             )

@@ -6,15 +6,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cnnres_infer.brain import find_brain
 from cnnres_infer.bundle import Bundle
 from cnnres_infer.choice import Choice
-from cnnres_infer.engines import Engine
+from cnnres_infer.engines import BACKENDS, NVIDIA, Engine, precisions
+from cnnres_infer.errors import BackendUnavailableError
 from cnnres_infer.machine import processor, usable_cores, versions
 from cnnres_infer.phantom import make_phantom
 from cnnres_infer.predictor import Predictor
@@ -24,11 +26,13 @@ from export.timing import interleaved
 from export.volume_outputs import torch_engine
 
 SHAPE = (112, 112, 73)
+EAGER = "PyTorch eager"
+NETWORK, PREDICT, PROCESS = TIMES = ("network alone", "warm predict", "cold process")
 TORCH_PIPELINE = "torch-pipeline"
 
 
 def measure(folder: Path | None, runs: int) -> dict[str, Any]:
-    """Measure everything in one go, the rounds interleaved.
+    """Measure every engine for CPUs and PyTorch eager in one go, the rounds interleaved.
 
     Parameters
     ----------
@@ -40,42 +44,49 @@ def measure(folder: Path | None, runs: int) -> dict[str, Any]:
     Returns
     -------
     dict
-        Seconds, and MB (10^6 bytes) of largest resident memory.
+        ``rows``: for each engine seconds of the network alone, of a warm
+        `predict` and of a process of its own that writes its outputs, the
+        largest resident memory of that in MB (10^6 bytes), and the seconds of
+        each stage of the `predict`.
     """
     bundle = Bundle.open(folder)
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, ExitStack() as opened:
         path = Path(temporary) / "volume.nii.gz"
         phantom = make_phantom(shape=SHAPE)
         save_volume(path, phantom.volume.data, phantom.volume.grid)
         volume = load_volume(path)
-        cores = usable_cores()
-        with (
-            Predictor.load(bundle.folder, "ort", "fp32") as ours,
-            Predictor(bundle, Choice(torch_engine(bundle))) as eager,
-        ):
-            cases: dict[str, Callable[[], object]] = {
-                "network, ONNX Runtime fp32": _network(ours.engine, volume, bundle),
-                "network, PyTorch eager": _network(eager.engine, volume, bundle),
-                "predict, ONNX Runtime fp32": lambda: ours.predict(path),
-                "predict, PyTorch eager": lambda: eager.predict(path),
-            }
-            seconds = interleaved(cases, runs)
-            stages = ours.predict(path).timings
-        engine = ["--backend", "ort", "--precision", "fp32"]
-        ours_cold = ["-m", "cnnres_infer.cli", "predict", *engine]
-        cold = {
-            "process, ONNX Runtime fp32": [*ours_cold, str(path)],
-            "process, PyTorch eager": ["-m", "benchmarks", TORCH_PIPELINE, str(path)],
-        }
-        processes = {name: _cold(arguments, bundle, runs) for name, arguments in cold.items()}
-    warm = {name: {"seconds": statistics.median(each)} for name, each in seconds.items()}
+        predictors = {EAGER: Predictor(bundle, Choice(torch_engine(bundle)))}
+        commands = {EAGER: ["-m", "benchmarks", TORCH_PIPELINE, str(path)]}
+        for name, precision in _engines(bundle):
+            try:
+                predictor = Predictor.load(bundle.folder, name, precision)
+            except BackendUnavailableError:
+                continue
+            predictors[f"{name} {precision}"] = opened.enter_context(predictor)
+            options = ["--backend", name, "--precision", precision, str(path)]
+            commands[f"{name} {precision}"] = ["-m", "cnnres_infer.cli", "predict", *options]
+        cases: dict[str, Callable[[], object]] = {}
+        for name, each in predictors.items():
+            cases[f"{NETWORK}, {name}"] = _network(each.engine, volume, bundle)
+            cases[f"{PREDICT}, {name}"] = partial(each.predict, path)
+        warm = {name: statistics.median(each) for name, each in interleaved(cases, runs).items()}
+        stages = {name: each.predict(path).timings for name, each in predictors.items()}
+        cold = _cold(commands, bundle, runs)
     return {
-        "machine": f"{platform.machine()}, {cores} cores, {processor()}",
-        "versions": versions("onnxruntime", "torch", "numpy"),
+        "machine": f"{platform.machine()}, {usable_cores()} cores, {processor()}",
+        "versions": versions("onnxruntime", "openvino", "torch", "numpy"),
+        "bundle_sha256": bundle.digest,
         "shape": SHAPE,
         "runs": runs,
-        "cases": warm | processes,
-        "stages": stages,
+        "rows": {
+            name: {
+                NETWORK: warm[f"{NETWORK}, {name}"],
+                PREDICT: warm[f"{PREDICT}, {name}"],
+                **cold[name],
+                "stages": stages[name],
+            }
+            for name in predictors
+        },
     }
 
 
@@ -84,6 +95,13 @@ def run_torch_pipeline(path: Path, folder: Path | None, out: Path) -> None:
     bundle = Bundle.open(folder)
     with Predictor(bundle, Choice(torch_engine(bundle))) as predictor:
         predictor.predict(path).save(out)
+
+
+def _engines(bundle: Bundle) -> Iterator[tuple[str, str]]:
+    """Backends for CPUs with their precisions."""
+    for name in BACKENDS:
+        if name not in NVIDIA:
+            yield from ((name, precision) for precision in precisions(bundle, name))
 
 
 def _network(engine: Engine, volume: Volume, bundle: Bundle) -> Callable[[], object]:
@@ -95,24 +113,35 @@ def _network(engine: Engine, volume: Volume, bundle: Bundle) -> Callable[[], obj
     return lambda: [engine.run(images) for images in batches]
 
 
-def _cold(arguments: list[str], bundle: Bundle, runs: int) -> dict[str, Any]:
-    """Median seconds and largest memory of a process of its own, and how it was self-checked."""
-    seconds, memory, checks = [], [], set()
-    for _ in range(runs):
-        with tempfile.TemporaryDirectory() as out:
-            command = [*arguments, "--bundle", str(bundle.folder), "--out", out]
-            started = time.perf_counter()
-            subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
-            seconds.append(time.perf_counter() - started)
-            (path,) = Path(out).glob("*_report.json")
-            report = json.loads(path.read_text())
-            memory.append(report["peak_memory_mb"])
-            checks.add(_self_check(report["verification"]))
+def _cold(commands: dict[str, list[str]], bundle: Bundle, runs: int) -> dict[str, dict[str, Any]]:
+    """Median seconds and largest memory of processes of their own, and how they were self-checked.
+
+    A first round, which may compile and check engines, does not count.
+    """
+    reports: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
+
+    def run(name: str) -> None:
+        reports[name].append(_process(commands[name], bundle))
+
+    seconds = interleaved({name: partial(run, name) for name in commands}, runs)
     return {
-        "seconds": statistics.median(seconds),
-        "peak_mb": max(memory),
-        "self_check": " or ".join(sorted(checks)),
+        name: {
+            PROCESS: statistics.median(seconds[name]),
+            "peak_mb": max(report["peak_memory_mb"] for report in found[1:]),
+            "self_check": " or ".join(sorted({_self_check(r["verification"]) for r in found[1:]})),
+        }
+        for name, found in reports.items()
     }
+
+
+def _process(arguments: list[str], bundle: Bundle) -> dict[str, Any]:
+    """Run a command that writes outputs; returns its report."""
+    with tempfile.TemporaryDirectory() as out:
+        command = [*arguments, "--bundle", str(bundle.folder), "--out", out]
+        subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+        (path,) = Path(out).glob("*_report.json")
+        report: dict[str, Any] = json.loads(path.read_text())
+    return report
 
 
 def _self_check(verification: dict[str, Any]) -> str:
