@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks import compare as comparison
@@ -15,6 +16,7 @@ from benchmarks.rewritings import rewritings
 from cnnres_infer.atomic import write_all
 from cnnres_infer.default_command import run_tool
 from cnnres_infer.terminal import wide_console
+from export.parity import by_reason
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 BundleOption = Annotated[Path | None, typer.Option(help="Folder of a bundle; default: built in.")]
@@ -35,15 +37,17 @@ def compare_command(
     figures = comparison.compare(bundle, runs)
     columns = ("what", "seconds", "to PyTorch eager", "share of rate", "Dice", "peak MB")
     table = Table(*columns, title=figures["machine"])
-    for name, row in figures["rows"].items():
+    measured = {name: row for name, row in figures["rows"].items() if "seconds" in row}
+    for name, row in measured.items():
         table.add_row(name, *_compared(row))
     console = wide_console()
     console.print(table)
+    for reason, names in by_reason(figures["rows"]).items():
+        console.print(escape(f"not usable: {', '.join(names)}: {reason}"))
     for name, rate in figures["giga_multiply_adds_per_second"].items():
         console.print(f"matrix product in {name}: {rate:.0f} G multiply-adds a second")
     _write(json_file, figures)
     if chart is not None:
-        measured = {n: row for n, row in figures["rows"].items() if "seconds" in row}
         bars = {name: row["seconds"] for name, row in measured.items()}
         bar_chart(chart, f"{figures['slices']} slices, {figures['machine']}", bars, "s")
 
@@ -92,8 +96,6 @@ def scale_command(
 
 
 def _compared(row: dict[str, Any]) -> tuple[str, ...]:
-    if "reason" in row:
-        return (row["reason"],)
     share, dice = row.get("share_of_rate"), row.get("dice")
     return (
         f"{row['seconds']:.3f}",
@@ -137,21 +139,6 @@ def end_to_end(
 def one_contestant(name: str, bundle: BundleOption = None) -> None:
     """Let one contestant compute alone and print its peak memory."""
     typer.echo(json.dumps(comparison.run_one(bundle, name)))
-
-
-@app.command(scaling.ONE, hidden=True)
-def one_size(
-    slices: Annotated[int, typer.Option()],
-    size: Annotated[int, typer.Option()],
-    threads: Annotated[int, typer.Option()],
-    runs: Annotated[int, typer.Option()],
-    backend: BackendOption,
-    precision: PrecisionOption,
-    bundle: BundleOption = None,
-) -> None:
-    """Segment one volume and print its figures."""
-    figures = scaling.run_one(bundle, backend, precision, slices, size, threads, runs)
-    typer.echo(json.dumps(figures))
 
 
 @app.command(whole.TORCH_PIPELINE, hidden=True)

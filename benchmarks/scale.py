@@ -4,18 +4,19 @@ import json
 import statistics
 import subprocess
 import sys
-import time
+import tempfile
 from pathlib import Path
-from typing import Any
+from time import perf_counter
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 
-from cnnres_infer.machine import peak_memory_mb, usable_cores
+from cnnres_infer.machine import peak_memory_mb, processor, usable_cores
 from cnnres_infer.phantom import make_phantom
 from cnnres_infer.predictor import Predictor
-from cnnres_infer.volume import Volume, volume_from_array
+from cnnres_infer.volume import save_volume, volume_from_array
 
-ONE = "one-size"
 SLICES = (10, 30, 100, 300, 1000)
 SIZES = (112, 256, 512)
 _SHAPE = (112, 112, 73)
@@ -23,7 +24,7 @@ _FIELD_MM = 224.0
 
 
 def scale(folder: Path | None, backend: str, precision: str, runs: int) -> dict[str, Any]:
-    """Measure `predict` in processes of their own, one quantity changing at a time.
+    """Measure `predict` of files in processes of their own, one quantity changing at a time.
 
     Returns
     -------
@@ -35,17 +36,20 @@ def scale(folder: Path | None, backend: str, precision: str, runs: int) -> dict[
     options += ["--backend", backend, "--precision", precision, "--runs", str(runs)]
 
     def row(slices: int, size: int, threads: int) -> dict[str, Any]:
-        shape = ["--slices", str(slices), "--size", str(size), "--threads", str(threads)]
-        command = [sys.executable, "-m", "benchmarks", ONE, *options, *shape]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        with tempfile.TemporaryDirectory() as temporary:
+            path = Path(temporary) / "phantom.nii"
+            _write(path, slices, size)
+            command = [sys.executable, "-m", "benchmarks.scale", str(path), *options]
+            command += ["--threads", str(threads)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
         figures: dict[str, Any] = json.loads(done.stdout)
         return {"slices": slices, "size": size, "threads": threads, **figures}
 
     cores = usable_cores()
     return {
+        "machine": f"{cores} cores, {processor()}",
         "backend": backend,
         "precision": precision,
-        "cores": cores,
         "tables": {
             "slices": [row(slices, _SHAPE[0], cores) for slices in SLICES],
             "in-plane size": [row(_SHAPE[2], size, cores) for size in SIZES],
@@ -55,40 +59,40 @@ def scale(folder: Path | None, backend: str, precision: str, runs: int) -> dict[
     }
 
 
-def run_one(
-    folder: Path | None,
-    backend: str,
-    precision: str,
-    slices: int,
-    size: int,
-    threads: int,
-    runs: int,
-) -> dict[str, Any]:
-    """Segment one volume several times; figures of this process."""
-    volume = _volume(slices, size)
-    before = peak_memory_mb()
-    seconds = []
-    with Predictor.load(folder, backend, precision, threads) as predictor:
+def measure_one(
+    volume: Path,
+    backend: Annotated[str, typer.Option()],
+    precision: Annotated[str, typer.Option()],
+    threads: Annotated[int, typer.Option()],
+    runs: Annotated[int, typer.Option()],
+    bundle: Annotated[Path | None, typer.Option()] = None,
+) -> None:
+    """Segment a file several times, and print the figures of this process."""
+    seconds, megabytes = [], 0.0
+    with Predictor.load(bundle, backend, precision, threads) as predictor:
         for _ in range(runs + 1):
-            started = time.perf_counter()
-            result = predictor.predict(volume)
-            seconds.append(time.perf_counter() - started)
-    return {
+            started = perf_counter()
+            megabytes = predictor.predict(volume).volume.data.nbytes / 1e6
+            seconds.append(perf_counter() - started)
+    figures = {
         "seconds": statistics.median(seconds[1:]),
-        "volume_mb": volume.data.nbytes / 1e6,
-        "peak_mb_before": before,
+        "volume_mb": megabytes,
         "peak_mb": peak_memory_mb(),
-        "lesion_ml": result.mask.volume_ml,
     }
+    typer.echo(json.dumps(figures))
 
 
-def _volume(slices: int, size: int) -> Volume:
-    """A synthetic brain, its slices and pixels repeated to the shape that is wanted."""
+def _write(path: Path, slices: int, size: int) -> None:
+    """Write a synthetic brain, its slices and pixels repeated to the shape that is wanted."""
     small = make_phantom(shape=_SHAPE).volume
     columns = np.arange(size) * _SHAPE[0] // size
     rows = np.arange(size) * _SHAPE[1] // size
     middle = np.arange(slices) * _SHAPE[2] // slices
-    data = small.data[columns][:, rows][:, :, middle]
+    data = small.data.astype(np.int16)[columns][:, rows][:, :, middle]
     step = _FIELD_MM / size
     affine = np.diag([-step, step, 2.0 * _SHAPE[2] / slices, 1.0])
-    return volume_from_array(data, affine, "phantom")
+    save_volume(path, data, volume_from_array(data, affine).grid)
+
+
+if __name__ == "__main__":
+    typer.run(measure_one)

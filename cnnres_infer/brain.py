@@ -7,7 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnres_infer.errors import GeometryError, VolumeError
-from cnnres_infer.slices import BoolArray, T, axial_axes, oriented, resampling, tissue_median
+from cnnres_infer.slices import (
+    BoolArray,
+    T,
+    axial_axes,
+    oriented,
+    resampling,
+    tissue_median,
+    visible_in,
+)
 from cnnres_infer.volume import FloatArray, Grid, Volume
 
 # Of what is visible in a stripped volume 0.9 is found to be brain; in a head
@@ -31,6 +39,9 @@ _LARGEST_BRAIN_ML = 1900.0
 
 # Below one half: part of a lesion at the surface costs more than some skull.
 _EDGE = 0.25
+
+# Slices that are resampled at once.
+_AT_ONCE = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,10 +74,12 @@ def find_brain(volume: Volume) -> Brain:
         If there is none.
     """
     brain = _checked(extract_brain(volume), volume.name)
-    tissue = tissue_median(volume, brain & (volume.data > 0))
+    tissue = tissue_median(volume, visible_in(brain, volume.data > 0))
     visible = volume.data > _VISIBLE * tissue
-    if np.count_nonzero(visible & brain) < _STRIPPED_SHARE * np.count_nonzero(visible):
+    every = np.count_nonzero(visible)
+    if np.count_nonzero(visible_in(brain, visible)) < _STRIPPED_SHARE * every:
         return Brain(brain, "extracted")
+    del brain, visible
     return stripped_brain(volume, tissue)
 
 
@@ -85,8 +98,7 @@ def stripped_brain(volume: Volume, tissue: float | None = None) -> Brain:
     """
     tissue = tissue_median(volume, volume.data > 0) if tissue is None else tissue
     visible = volume.data > _VISIBLE * tissue
-    planes = _slices_first(visible, volume.grid)
-    planes[...] = _filled(planes)
+    _fill(_slices_first(visible, volume.grid))
     return Brain(_checked(visible, volume.name), "stripped")
 
 
@@ -120,15 +132,20 @@ def extract_brain(volume: Volume) -> BoolArray:
     """
     (rows, columns, slices), _ = axial_axes(volume.grid)
     # One order in memory for all orientations: sums then round the same way.
-    planes = np.ascontiguousarray(_slices_first(volume.data, volume.grid))
+    planes = _slices_first(volume.data, volume.grid)
     spacing = np.array(volume.grid.spacing)[[slices, rows, columns]]
     steps = np.maximum(1.0, _WORKING_STEP / spacing)
     samplings = [_samplings(n, step) for n, step in zip(planes.shape, steps, strict=True)]
     shrink, grow = zip(*samplings, strict=True)
 
-    brain = _brain(_resampled(planes, shrink), spacing * steps)
+    # Some slices at a time: coarse images are small, those of the volume need not be.
+    small = [_in_plane(np.ascontiguousarray(planes[part]), shrink) for part in _parts(len(planes))]
+    brain = _brain(np.tensordot(shrink[0], np.concatenate(small), 1), spacing * steps)
+    coarse = np.tensordot(grow[0], brain.astype(np.float32), 1)
     mask = np.empty_like(volume.data, np.bool_)
-    np.greater(_resampled(brain.astype(np.float32), grow), _EDGE, _slices_first(mask, volume.grid))
+    inside = _slices_first(mask, volume.grid)
+    for part in _parts(len(planes)):
+        np.greater(_in_plane(coarse[part], grow), _EDGE, inside[part])
     return mask
 
 
@@ -148,7 +165,9 @@ def _brain(image: FloatArray, spacing: NDArray[np.float64]) -> BoolArray:
         if np.count_nonzero(brain) * spacing.prod() / 1000 <= _LARGEST_BRAIN_ML:
             break
     disc = _ball(_FOLD, spacing * (np.inf, 1, 1))
-    return _filled(_eroded(_dilated(brain, disc), disc))
+    closed = _eroded(_dilated(brain, disc), disc)
+    _fill(closed)
+    return closed
 
 
 def _brightness(image: FloatArray, spacing: NDArray[np.float64]) -> float:
@@ -194,9 +213,15 @@ def _samplings(extent: int, step: float) -> tuple[FloatArray, FloatArray]:
     return shrink / shrink.sum(axis=1, keepdims=True), grow / grow.sum(axis=1, keepdims=True)
 
 
-def _resampled(planes: FloatArray, samplings: Sequence[FloatArray]) -> FloatArray:
-    slices, rows, columns = samplings
-    return np.tensordot(slices, np.matmul(np.matmul(rows, planes), columns.T), 1)
+def _in_plane(planes: FloatArray, samplings: Sequence[FloatArray]) -> FloatArray:
+    """Resample (slices, rows, columns) along rows and columns, not across slices."""
+    _, rows, columns = samplings
+    resampled: FloatArray = np.matmul(np.matmul(rows, planes), columns.T)
+    return resampled
+
+
+def _parts(count: int) -> list[slice]:
+    return [slice(first, first + _AT_ONCE) for first in range(0, count, _AT_ONCE)]
 
 
 def _ball(radius: float, spacing: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -237,13 +262,10 @@ def _main_pieces(mask: BoolArray) -> BoolArray:
     return kept
 
 
-def _filled(mask: BoolArray) -> BoolArray:
-    """Fill what a mask (slices, rows, columns) encloses within a slice."""
+def _fill(mask: BoolArray) -> None:
+    """Fill in place what a mask (slices, rows, columns) encloses within a slice."""
     import cc3d
 
-    empty = np.pad(~mask, ((0, 0), (1, 1), (1, 1)), constant_values=True)
-    filled = np.empty_like(mask)
-    for plane, out in zip(empty, filled, strict=True):
-        pieces = cc3d.connected_components(plane, connectivity=4)
-        np.not_equal(pieces[1:-1, 1:-1], pieces[0, 0], out=out)
-    return filled
+    for plane in mask:
+        pieces = cc3d.connected_components(np.pad(~plane, 1, constant_values=True), connectivity=4)
+        np.not_equal(pieces[1:-1, 1:-1], pieces[0, 0], out=plane)

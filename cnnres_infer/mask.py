@@ -86,14 +86,14 @@ def binarize(probabilities: Probabilities, spec: MaskSpec) -> tuple[Mask, tuple[
     grid = probabilities.grid
     above = probabilities.data >= spec.threshold
     if not above.any():
-        return Mask(above.astype(np.uint8), grid), ()
+        return Mask(above.view(np.uint8), grid), ()
     box = _bounding_box(above)
     labels = cc3d.connected_components(above[box], connectivity=26)
     statistics = cc3d.statistics(labels)
     voxels = np.array(statistics["voxel_counts"], np.int64)
     keep = voxels * grid.voxel_ml >= spec.smallest_ml
     keep[0] = False
-    data = np.zeros_like(above, np.uint8)
+    data = above.view(np.uint8)
     data[box] = keep[labels]
     mask = Mask(data, grid)
     lesions = []

@@ -12,8 +12,8 @@ import numpy as np
 from cnnres_infer.brain import Brain
 from cnnres_infer.codes import Notice
 from cnnres_infer.mask import Mask
-from cnnres_infer.slices import SliceSpec, axial_axes, tissue_median
-from cnnres_infer.volume import Volume
+from cnnres_infer.slices import SliceSpec, axial_axes, ceiling
+from cnnres_infer.volume import FloatArray, Volume
 
 # mm: of the images that the network was trained on, and a quarter beyond.
 _PIXELS = (0.18, 2.5)
@@ -74,11 +74,13 @@ def input_notices(
     spec
         What the network expects of its images.
     """
+    values = volume.data[brain.mask]
+    values.sort()
     found = (
         *_spacing(volume),
         *_brain_size(volume, brain),
-        *_adc(volume, brain, modality),
-        *_intensities(volume, brain, spec),
+        *_adc(values, modality),
+        *_intensities(values, ceiling(volume, brain.mask, spec)),
     )
     return tuple(Notice(notice.code, f"{volume.name}: {notice.text}") for notice in found)
 
@@ -115,16 +117,18 @@ def _brain_size(volume: Volume, brain: Brain) -> Iterator[Notice]:
         yield Notice("W-BRAIN-SIZE", text)
 
 
-def _adc(volume: Volume, brain: Brain, modality: str) -> Iterator[Notice]:
+def _adc(values: FloatArray, modality: str) -> Iterator[Notice]:
     """Recognise an ADC map by the value of tissue, by bright fluid and by the lack of dark.
+
+    `values` are those of the brain, the least first.
 
     In DWI fluid is darker than tissue, so hardly anything but lesions is
     brighter, and much is darker.
     """
-    values = np.sort(volume.data[brain.mask & (volume.data > 0)])
-    if not values.size:
+    positive = values[np.searchsorted(values, 0.0, side="right") :]
+    if not positive.size:
         return
-    dark, middle, bright = np.percentile(values, (5, 50, 95))
+    dark, middle, bright = np.percentile(positive, (5, 50, 95))
     unit = next((u for u, (least, most) in _ADC_UNITS.items() if least <= middle <= most), None)
     shaped = bright >= _ADC_FLUID * middle and dark >= _ADC_DARK * middle
     if unit and (shaped or unit == "mm2/s"):
@@ -135,11 +139,10 @@ def _adc(volume: Volume, brain: Brain, modality: str) -> Iterator[Notice]:
         )
 
 
-def _intensities(volume: Volume, brain: Brain, spec: SliceSpec) -> Iterator[Notice]:
-    values = volume.data[brain.mask]
-    ceiling = spec.ceiling * tissue_median(volume, brain.mask & (volume.data != 0))
-    saturated = float((values > ceiling).mean())
-    negative = float((values < 0).mean())
+def _intensities(values: FloatArray, most: float) -> Iterator[Notice]:
+    """Judge the brain's values, the least first, of which those above `most` are cut off."""
+    saturated = 1 - np.searchsorted(values, most, side="right") / values.size
+    negative = np.searchsorted(values, 0.0) / values.size
     if saturated > _MOST_SATURATED:
         text = f"{saturated:.0%} of the brain is brighter than the network can see"
         yield Notice("W-INPUT-INTENSITY", text)

@@ -234,7 +234,8 @@ def tissue_median(volume: Volume, brain: BoolArray) -> float:
         If the brain holds no positive intensities.
     """
     # numpy sorts with vector instructions; in what is sorted, quantiles are found at once.
-    values = np.sort(volume.data[brain])
+    values = volume.data[brain]
+    values.sort()
     quartile = np.percentile(values, 75) if values.size else 0.0
     if not quartile > 0:
         raise VolumeError(
@@ -244,6 +245,22 @@ def tissue_median(volume: Volume, brain: BoolArray) -> float:
         )
     first = np.searchsorted(values, _TISSUE_FLOOR * quartile, side="right")
     return float(np.median(values[first:]))
+
+
+def ceiling(volume: Volume, brain: BoolArray, spec: SliceSpec) -> float:
+    """Intensity that becomes 1.0; voxels of zero, which stripping leaves, do not count.
+
+    Raises
+    ------
+    VolumeError
+        If the brain holds no positive intensities.
+    """
+    return spec.ceiling * tissue_median(volume, visible_in(brain, volume.data != 0))
+
+
+def visible_in(brain: BoolArray, visible: BoolArray) -> BoolArray:
+    """Where both hold, written over `visible`: volumes may be large."""
+    return np.logical_and(brain, visible, out=visible)
 
 
 def to_batches(
@@ -269,10 +286,7 @@ def to_batches(
         Most slices in a batch.
     """
     occupied = np.flatnonzero(geometry.oriented(brain).any(axis=(0, 1)))
-    scales = [
-        1.0 / (spec.ceiling * tissue_median(volume, brain & (volume.data != 0)))
-        for volume in channels
-    ]
+    scales = [1.0 / ceiling(volume, brain, spec) for volume in channels]
     for first in range(0, len(occupied), batch_size):
         z = occupied[first : first + batch_size]
         images = np.empty((len(z), len(channels), spec.size, spec.size), np.float32)

@@ -1,7 +1,6 @@
 """Volumes on their grids: from verified NIfTI files, and to NIfTI files written atomically."""
 
 import gzip
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -44,6 +43,9 @@ _SMALLEST_MM, _LARGEST_MM = 0.01, 100.0
 
 # Beyond these, sums and ratios of voxels leave what 32 bits hold.
 _SMALLEST, _LARGEST = 1e-30, 1e30
+
+# Voxels that are converted at once.
+_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,9 +200,10 @@ def load_volume(
         chosen, notice = choose_volumes(path, header.volumes)
         notices += (notice,)
     grid, odd = _grid(header.transforms, header.shape, str(path), affine)
-    data = _stored_voxels(stream.content, header, chosen)
-    name = volume_name(path)
-    return volume_from_array(data, grid, name, notices + odd, may_be_zero=may_be_zero)
+    with stream.content.getbuffer() as raw:
+        values, overflown = _stored_voxels(raw, header, chosen)
+    del stream
+    return _volume(values, overflown, grid, volume_name(path), notices + odd, may_be_zero)
 
 
 def volume_from_image(
@@ -256,26 +259,49 @@ def volume_from_array(
         grid = Grid(shape, np.asarray(grid, np.float64))
     with np.errstate(over="ignore", invalid="ignore"):
         values = np.array(data, np.float32, order="K")
-    lost = ~np.isfinite(values)
-    overflown = bool(np.isfinite(data[lost]).any())
-    if lost.any():
-        values[lost] = 0.0
-        text = f"{np.count_nonzero(lost)} voxels are not finite and were taken as zero"
+    overflown = data.dtype.itemsize > 4 and _overflown(data, values)
+    return _volume(values, overflown, grid, name, warnings, may_be_zero)
+
+
+def _volume(
+    values: FloatArray,
+    overflown: bool,
+    grid: Grid,
+    name: str,
+    warnings: tuple[Notice, ...],
+    may_be_zero: bool,
+) -> Volume:
+    """Take over voxels that are nobody else's, if they can be an image."""
+    # One that is not finite makes an extreme that is not; so no mask of them is needed.
+    with np.errstate(invalid="ignore"):
+        extremes = (values.min(initial=0.0), values.max(initial=0.0))
+    lost = not np.isfinite(extremes).all()
+    if lost:
+        invalid = ~np.isfinite(values)
+        values[invalid] = 0.0
+        text = f"{np.count_nonzero(invalid)} voxels are not finite and were taken as zero"
         warnings += (Notice("W-VOXELS-LOST", text),)
-    largest = float(np.abs(values).max(initial=0.0))
+    least, most = float(values.min(initial=0.0)), float(values.max(initial=0.0))
+    largest = max(most, -least)
     if overflown or largest > _LARGEST or 0 < largest < _SMALLEST:
         raise VolumeError(
             f"{name}: values up to {largest:.2g}, which are no intensities; correct the scale "
             "factor",
             code="E-VOXELS-RANGE",
         )
-    all_zero = may_be_zero and largest == 0 and not lost.any()
+    all_zero = may_be_zero and largest == 0 and not lost
     if values.size == 0 or (values.min() == values.max() and not all_zero):
         raise VolumeError(
             f"{name}: all voxels are the same or not finite; there is no image in it",
             code="E-VOXELS-EMPTY",
         )
     return Volume(values, grid, name, warnings)
+
+
+def _overflown(exact: NDArray[Any], values: FloatArray) -> bool:
+    """Whether numbers that were finite are no longer so as float32."""
+    lost = ~np.isfinite(values)
+    return bool(lost.any() and np.isfinite(exact[lost]).any())
 
 
 def save_volume(path: Path, data: NDArray[np.generic], grid: Grid, overwrite: bool = False) -> None:
@@ -330,21 +356,32 @@ def _grid(
         raise GeometryError(f"{name}: {error}", code=error.code) from error
 
 
-def _stored_voxels(content: io.BytesIO, header: Header, chosen: Sequence[int]) -> NDArray[Any]:
-    """Voxels (X, Y, Z) of a volume of a verified file, or the mean of several, scaled."""
+def _stored_voxels(
+    raw: memoryview, header: Header, chosen: Sequence[int]
+) -> tuple[FloatArray, bool]:
+    """Voxels (X, Y, Z) of a volume of a verified file, or the mean of several, scaled.
+
+    Some at a time, since in float64 they would take twice the room of the volume.
+
+    Returns
+    -------
+    values
+        float32.
+    overflown
+        Whether a finite one was too large for that.
+    """
     count = math.prod(header.shape)
-    volumes = []
-    for index in chosen:
-        start = header.offset + index * count * header.dtype.itemsize
-        with content.getbuffer() as raw:
-            stored = np.frombuffer(raw, header.dtype, count, start).copy()
-        volumes.append(stored.reshape(header.shape, order="F"))
-    values: NDArray[Any] = volumes[0]
-    if len(volumes) > 1:
-        with np.errstate(over="ignore", invalid="ignore"):
-            values = np.asarray(np.mean(volumes, axis=0, dtype=np.float64))
-    if header.scale is not None:
-        slope, intercept = header.scale
-        with np.errstate(over="ignore", invalid="ignore"):
-            values = np.asarray(values.astype(np.float64) * slope + intercept)
-    return values
+    starts = [header.offset + index * count * header.dtype.itemsize for index in chosen]
+    stored = [np.frombuffer(raw, header.dtype, count, start) for start in starts]
+    values, overflown = np.empty(count, np.float32), False
+    with np.errstate(over="ignore", invalid="ignore"):
+        for first in range(0, count, _AT_ONCE):
+            parts = [each[first : first + _AT_ONCE] for each in stored]
+            mean = parts[0] if len(parts) == 1 else np.mean(parts, axis=0, dtype=np.float64)
+            exact = np.asarray(mean)
+            if header.scale is not None:
+                slope, intercept = header.scale
+                exact = exact.astype(np.float64) * slope + intercept
+            values[first : first + _AT_ONCE] = exact
+            overflown |= _overflown(exact, values[first : first + _AT_ONCE])
+    return values.reshape(header.shape, order="F"), overflown

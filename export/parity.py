@@ -1,6 +1,7 @@
 """Every engine of this machine beside PyTorch, on one volume."""
 
 import statistics
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -98,9 +99,18 @@ def print_parity(figures: dict[str, Any], console: Console) -> None:
         "largest difference of probability; time: seconds of the network alone, median of "
         f"{figures['repeats']} interleaved runs; speed: PyTorch's is 1; {figures['machine']}"
     )
-    for row in figures["rows"]:
+    rows = {f"{row['backend']} {row['precision']}": row for row in figures["rows"]}
+    for reason, names in by_reason(rows).items():
+        console.print(escape(f"not usable: {', '.join(names)}: {reason}"))
+
+
+def by_reason(rows: Mapping[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """The names of rows that have a ``reason``, by it."""
+    found: dict[str, list[str]] = {}
+    for name, row in rows.items():
         if "reason" in row:
-            console.print(f"{row['backend']} {row['precision']}: {escape(row['reason'])}")
+            found.setdefault(row["reason"], []).append(name)
+    return found
 
 
 def _agreed(row: dict[str, Any]) -> list[str]:

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import end_to_end as whole
+from benchmarks import rewritings as rewriting
+from benchmarks import scale as scaling
 from benchmarks.__main__ import _write
 from benchmarks.charts import bar_chart
 from benchmarks.contestants import EAGER, contestants, multiply_adds
-from benchmarks.scale import run_one
 from benchmarks.unet import UNet
 from cnnres_infer.bundle import Bundle
 from cnnres_infer.errors import OutputError
@@ -36,10 +38,37 @@ def test_contestants_compute_the_same_network() -> None:
     assert {entrant.network for entrant in entrants.values()} == {"CNN-Res", "U-Net"}
 
 
-def test_one_size_of_volume(bright_bundle: Path) -> None:
-    figures = run_one(bright_bundle, "ort", "fp32", slices=3, size=128, threads=1, runs=1)
-    assert figures["volume_mb"] == pytest.approx(3 * 128 * 128 * 4 / 1e6)
-    assert figures["peak_mb"] >= figures["peak_mb_before"] > figures["volume_mb"]
+def test_volumes_of_two_sizes(bright_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "SLICES", (3, 6))
+    monkeypatch.setattr(scaling, "SIZES", (128,))
+    figures = scaling.scale(bright_bundle, "ort", "fp32", runs=1)
+    few, more = figures["tables"]["slices"]
+    assert few["volume_mb"] == pytest.approx(3 * 112 * 112 * 4 / 1e6)
+    assert more["volume_mb"] == pytest.approx(2 * few["volume_mb"])
+    (largest,) = figures["tables"]["the largest"]
+    assert largest["volume_mb"] == pytest.approx(300 * 512 * 512 * 4 / 1e6)
+    assert largest["peak_mb"] > largest["volume_mb"]
+    assert few["peak_mb"] < largest["peak_mb"] / 2
+
+
+def test_rewritings_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).random((1, 1, 160, 160), np.float32)
+    monkeypatch.setattr(rewriting, "phantom_slices", lambda _: images)
+    monkeypatch.setattr(rewriting, "ENGINES", (("ort", "fp32"),))
+    figures = rewriting.rewritings(None, runs=1)
+    assert len(figures["rows"]) == len(rewriting.SEQUENCES)
+    assert all(row["ort fp32"] > 0 for row in figures["rows"].values())
+
+
+def test_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole, "SHAPE", (112, 112, 8))
+    monkeypatch.setattr(whole, "_engines", lambda _: [("ort", "int8"), ("tensorrt", "fp16")])
+    figures = whole.measure(None, runs=1)
+    assert set(figures["rows"]) == {whole.EAGER, "ort int8"}
+    for row in figures["rows"].values():
+        assert 0 < row[whole.NETWORK] < row[whole.PROCESS]
+        assert row["peak_mb"] > 50
+        assert set(row["stages"]) >= {"read", "brain", "engine"}
 
 
 def test_bars_are_as_long_as_their_values(tmp_path: Path) -> None:
