@@ -135,8 +135,8 @@ class SliceGeometry:
         """Share of the brain (X, Y, Z) that lies beyond the images' edges, 0 to 1."""
         rows = self.rows_back.sum(axis=1) > 0.5
         columns = self.columns_back.sum(axis=1) > 0.5
-        inside = np.count_nonzero(self.oriented(brain)[rows][:, columns])
-        return 1.0 - inside / np.count_nonzero(brain)
+        occupied = np.count_nonzero(self.oriented(brain), axis=2)
+        return 1.0 - float(occupied[rows][:, columns].sum() / occupied.sum())
 
     def to_pixels(self, planes: FloatArray) -> FloatArray:
         """Resample planes of voxels (N, rows, columns) to pixels (N, H, W)."""
