@@ -12,6 +12,7 @@ from benchmarks import compare as comparison
 from benchmarks import end_to_end as whole
 from benchmarks import scale as scaling
 from benchmarks.charts import bar_chart
+from benchmarks.profile import profile
 from benchmarks.rewritings import rewritings
 from cnnres_infer.atomic import write_all
 from cnnres_infer.default_command import run_tool
@@ -24,6 +25,8 @@ JsonOption = Annotated[Path | None, typer.Option("--json", help="Write all figur
 ChartOption = Annotated[Path | None, typer.Option("--chart", help="Draw a chart here (PNG).")]
 BackendOption = Annotated[str, typer.Option(help="Backend.")]
 PrecisionOption = Annotated[str, typer.Option(help="Precision.")]
+
+_LARGEST = 20
 
 
 @app.command("compare")
@@ -65,6 +68,29 @@ def rewritings_command(
     for title, row in figures["rows"].items():
         table.add_row(title, *(f"{row[engine]:.3f}" for engine in engines))
     wide_console().print(table)
+    _write(json_file, figures)
+
+
+@app.command("profile")
+def profile_command(
+    variant: Annotated[str, typer.Argument(help="Variant of the bundle.")] = "int8-cpu",
+    bundle: BundleOption = None,
+    runs: Annotated[int, typer.Option(min=1, help="Runs; figures are medians.")] = 15,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure where ONNX Runtime spends its time in a variant, node by node."""
+    figures = profile(bundle, variant, runs)
+    console = wide_console()
+    total = sum(figures["kinds"].values())
+    title = f"{variant}, {figures['slices']} slices: {total:.1f} ms"
+    table = Table("kind of node", "ms", title=title)
+    for kind, spent in figures["kinds"].items():
+        table.add_row(kind, f"{spent:.2f}")
+    console.print(table)
+    table = Table("node", "ms", title="the largest")
+    for name, spent in list(figures["nodes"].items())[:_LARGEST]:
+        table.add_row(name, f"{spent:.2f}")
+    console.print(table)
     _write(json_file, figures)
 
 

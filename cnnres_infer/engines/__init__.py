@@ -95,9 +95,11 @@ def open_engine(bundle: Bundle, name: str, precision: str, threads: int | None =
         raise UsageError(f"threads is {threads}; give 1 or more")
     offered = precisions(bundle, name)
     if precision not in offered:
+        for_gpus = precision == "fp16" and name not in NVIDIA
         raise BackendUnavailableError(
-            f"backend {name} with this bundle has no precision {precision!r}; "
-            f"it has {', '.join(offered) or 'none'}"
+            f"backend {name} with this bundle has no precision {precision!r}"
+            + (", which is for GPUs" if for_gpus else "")
+            + f"; it has {', '.join(offered) or 'none'}"
         )
     # Reading and hashing a variant takes longer than finding out that it is not needed.
     probe(name).require()

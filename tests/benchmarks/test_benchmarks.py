@@ -13,6 +13,7 @@ from benchmarks import scale as scaling
 from benchmarks.__main__ import _write
 from benchmarks.charts import bar_chart
 from benchmarks.contestants import EAGER, contestants, multiply_adds
+from benchmarks.profile import profile
 from benchmarks.unet import UNet
 from cnnres_infer.bundle import Bundle
 from cnnres_infer.errors import OutputError
@@ -58,6 +59,15 @@ def test_rewritings_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     figures = rewriting.rewritings(None, runs=1)
     assert len(figures["rows"]) == len(rewriting.SEQUENCES)
     assert all(row["ort fp32"] > 0 for row in figures["rows"].values())
+
+
+def test_a_profile_has_the_nodes_of_the_variant() -> None:
+    figures = profile(None, "int8-cpu", runs=2)
+    assert figures["slices"] == 4
+    assert {"Conv", "QLinearConv"} <= set(figures["kinds"])
+    spent = list(figures["nodes"].values())
+    assert spent == sorted(spent, reverse=True)
+    assert sum(spent) == pytest.approx(sum(figures["kinds"].values()))
 
 
 def test_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
