@@ -67,7 +67,10 @@ def rewritings_command(
     table = Table("rewritten by", *engines, title=figures["machine"])
     for title, row in figures["rows"].items():
         table.add_row(title, *(f"{row[engine]:.3f}" for engine in engines))
-    wide_console().print(table)
+    console = wide_console()
+    console.print(table)
+    for reason, names in by_reason(figures["not_usable"]).items():
+        console.print(escape(f"not usable: {', '.join(names)}: {reason}"))
     _write(json_file, figures)
 
 
@@ -148,16 +151,19 @@ def end_to_end(
     console = wide_console()
     columns = ("engine", *whole.TIMES, "predict / network", "peak MB", "self-check")
     table = Table(*columns, title=figures["machine"])
-    eager = figures["rows"][whole.EAGER]
-    for name, row in figures["rows"].items():
+    measured = {name: row for name, row in figures["rows"].items() if "stages" in row}
+    eager = measured[whole.EAGER]
+    for name, row in measured.items():
         cells = [f"{row[what]:.3f} ({eager[what] / row[what]:.1f} x)" for what in whole.TIMES]
         share = row[whole.PREDICT] / row[whole.NETWORK]
         table.add_row(name, *cells, f"{share:.2f}", f"{row['peak_mb']:.0f}", row["self_check"])
     console.print(table)
     console.print("seconds, and how many times as fast as PyTorch eager; stages of predict in ms:")
-    for name, row in figures["rows"].items():
+    for name, row in measured.items():
         stages = ", ".join(f"{what} {1000 * spent:.0f}" for what, spent in row["stages"].items())
         console.print(f"  {name}: {stages}")
+    for reason, names in by_reason(figures["rows"]).items():
+        console.print(escape(f"not usable: {', '.join(names)}: {reason}"))
     _write(json_file, figures)
 
 

@@ -27,6 +27,7 @@ from training.network import CNNRes
 SLICES = 60
 ONE = "one-contestant"
 _MATRIX = 2048
+_PRODUCTS = 8
 
 
 def compare(folder: Path | None, runs: int) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def compare(folder: Path | None, runs: int) -> dict[str, Any]:
             continue
         cases[name] = _on(compute, images)
     seconds = {name: statistics.median(each) for name, each in interleaved(cases, runs).items()}
-    rate = {name: _MATRIX**3 / seconds.pop(name) for name in rates}
+    rate = {name: _PRODUCTS * _MATRIX**3 / seconds.pop(name) for name in rates}
     size = bundle.spec.slices.size
     work = {
         "CNN-Res": multiply_adds(CNNRes().eval(), size),
@@ -106,13 +107,15 @@ def _on(compute: Compute, images: FloatArray) -> Callable[[], object]:
 
 
 def _matrix_products() -> dict[str, Callable[[], object]]:
-    """Square matrix products by PyTorch, which has oneDNN's: float32, and int8 to int32."""
+    """Square matrix products by PyTorch, which has oneDNN's, each several times in a row."""
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(-127, 128, (2, _MATRIX, _MATRIX), generator=generator, dtype=torch.int8)
     floats = torch.randn((2, _MATRIX, _MATRIX), generator=generator)
+    halves = floats.bfloat16()
     return {
-        "float32": lambda: torch.mm(floats[0], floats[1]),
-        "int8": lambda: torch._int_mm(codes[0], codes[1]),
+        "float32": lambda: [torch.mm(*floats) for _ in range(_PRODUCTS)],
+        "bfloat16": lambda: [torch.mm(*halves) for _ in range(_PRODUCTS)],
+        "int8": lambda: [torch._int_mm(*codes) for _ in range(_PRODUCTS)],
     }
 
 

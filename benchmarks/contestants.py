@@ -31,7 +31,7 @@ class Contestant:
         ``"CNN-Res"`` or ``"U-Net"``.
     rate
         The matrix-product rate that it is held against: ``"float32"``, ``"int8"``
-        (bfloat16 too, though it cannot reach that), or none.
+        (bfloat16 too), or none.
     open
         Make it ready: gives images (N, 1, H, W) to probabilities.
     """

@@ -47,7 +47,7 @@ def measure(folder: Path | None, runs: int) -> dict[str, Any]:
         ``rows``: for each engine seconds of the network alone, of a warm
         `predict` and of a process of its own that writes its outputs, the
         largest resident memory of that in MB (10^6 bytes), and the seconds of
-        each stage of the `predict`.
+        each stage of the `predict`. What cannot be used has a ``reason`` instead.
     """
     bundle = Bundle.open(folder)
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as opened:
@@ -55,12 +55,15 @@ def measure(folder: Path | None, runs: int) -> dict[str, Any]:
         phantom = make_phantom(shape=SHAPE)
         save_volume(path, phantom.volume.data, phantom.volume.grid)
         volume = load_volume(path)
-        predictors = {EAGER: Predictor(bundle, Choice(torch_engine(bundle)))}
+        rows: dict[str, dict[str, Any]] = {}
+        eager = Predictor(bundle, Choice(torch_engine(bundle)))
+        predictors = {EAGER: opened.enter_context(eager)}
         commands = {EAGER: ["-m", "benchmarks", TORCH_PIPELINE, str(path)]}
         for name, precision in _engines(bundle):
             try:
                 predictor = Predictor.load(bundle.folder, name, precision)
-            except BackendUnavailableError:
+            except BackendUnavailableError as error:
+                rows[f"{name} {precision}"] = {"reason": str(error)}
                 continue
             predictors[f"{name} {precision}"] = opened.enter_context(predictor)
             options = ["--backend", name, "--precision", precision, str(path)]
@@ -72,21 +75,16 @@ def measure(folder: Path | None, runs: int) -> dict[str, Any]:
         warm = {name: statistics.median(each) for name, each in interleaved(cases, runs).items()}
         stages = {name: each.predict(path).timings for name, each in predictors.items()}
         cold = _cold(commands, bundle, runs)
+        for name in predictors:
+            times = {what: warm[f"{what}, {name}"] for what in (NETWORK, PREDICT)}
+            rows[name] = {**times, **cold[name], "stages": stages[name]}
     return {
         "machine": f"{platform.machine()}, {usable_cores()} cores, {processor()}",
         "versions": versions("onnxruntime", "openvino", "torch", "numpy"),
         "bundle_sha256": bundle.digest,
         "shape": SHAPE,
         "runs": runs,
-        "rows": {
-            name: {
-                NETWORK: warm[f"{NETWORK}, {name}"],
-                PREDICT: warm[f"{PREDICT}, {name}"],
-                **cold[name],
-                "stages": stages[name],
-            }
-            for name in predictors
-        },
+        "rows": rows,
     }
 
 

@@ -2,6 +2,7 @@
 
 import platform
 import statistics
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,29 +32,31 @@ def rewritings(folder: Path | None, runs: int) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``rows``: median seconds by engine, for each sequence of rewritings.
+        ``rows``: median seconds by engine, for each sequence of rewritings;
+        ``not_usable``: engines that are not among them, each with its ``reason``.
     """
     bundle = Bundle.open(folder)
     images, threads = phantom_slices(bundle), usable_cores()
     models = {names: rewritten_model(bundle.model("fp32"), names) for names in SEQUENCES}
     rows: dict[str, dict[str, float]] = {" + ".join(names) or "as it is": {} for names in models}
+    reasons: dict[str, dict[str, str]] = {}
     for name, precision in ENGINES:
-        try:
-            engines = [backend(name).open(each, precision, threads) for each in models.values()]
-        except BackendUnavailableError:
-            continue
-        cases = {
-            title: partial(run_all, engine, images)
-            for title, engine in zip(rows, engines, strict=True)
-        }
-        for title, seconds in interleaved(cases, runs).items():
-            rows[title][f"{name} {precision}"] = statistics.median(seconds)
-        for engine in engines:
-            engine.close()
+        with ExitStack() as opened:
+            cases = {}
+            try:
+                for title, model in zip(rows, models.values(), strict=True):
+                    engine = opened.enter_context(backend(name).open(model, precision, threads))
+                    cases[title] = partial(run_all, engine, images)
+            except BackendUnavailableError as error:
+                reasons[f"{name} {precision}"] = {"reason": str(error)}
+                continue
+            for title, seconds in interleaved(cases, runs).items():
+                rows[title][f"{name} {precision}"] = statistics.median(seconds)
     return {
         "machine": f"{platform.machine()}, {threads} cores, {processor()}",
         "versions": versions("onnxruntime", "openvino"),
         "slices": SLICES,
         "runs": runs,
         "rows": rows,
+        "not_usable": reasons,
     }

@@ -19,6 +19,7 @@ from cnnres_infer.volume import save_volume, volume_from_array
 
 SLICES = (10, 30, 100, 300, 1000)
 SIZES = (112, 256, 512)
+LARGEST = (300, 512)
 _SHAPE = (112, 112, 73)
 _FIELD_MM = 224.0
 
@@ -29,8 +30,8 @@ def scale(folder: Path | None, backend: str, precision: str, runs: int) -> dict[
     Returns
     -------
     dict
-        Tables of rows: what changes, seconds, MB (10^6 bytes) of the volume in
-        float32 and of largest resident memory.
+        Tables of rows: what changes, seconds of `predict`, MB (10^6 bytes) of
+        the volume in float32 and of largest resident memory, saving included.
     """
     options = [] if folder is None else ["--bundle", str(folder)]
     options += ["--backend", backend, "--precision", precision, "--runs", str(runs)]
@@ -54,7 +55,7 @@ def scale(folder: Path | None, backend: str, precision: str, runs: int) -> dict[
             "slices": [row(slices, _SHAPE[0], cores) for slices in SLICES],
             "in-plane size": [row(_SHAPE[2], size, cores) for size in SIZES],
             "threads": [row(_SHAPE[2], _SHAPE[0], n) for n in range(1, cores + 1)],
-            "the largest": [row(300, 512, cores)],
+            "the largest": [row(*LARGEST, cores)],
         },
     }
 
@@ -67,16 +68,21 @@ def measure_one(
     runs: Annotated[int, typer.Option()],
     bundle: Annotated[Path | None, typer.Option()] = None,
 ) -> None:
-    """Segment a file several times, and print the figures of this process."""
-    seconds, megabytes = [], 0.0
+    """Segment a file several times, save what was found, and print this process's figures.
+
+    PyTorch is not loaded here, so that the memory is that of the package.
+    """
+    seconds = []
     with Predictor.load(bundle, backend, precision, threads) as predictor:
-        for _ in range(runs + 1):
+        for _ in range(runs):
             started = perf_counter()
-            megabytes = predictor.predict(volume).volume.data.nbytes / 1e6
+            predictor.predict(volume)
             seconds.append(perf_counter() - started)
+        result = predictor.predict(volume)
+        result.save(volume.parent / "out")
     figures = {
-        "seconds": statistics.median(seconds[1:]),
-        "volume_mb": megabytes,
+        "seconds": statistics.median(seconds),
+        "volume_mb": result.volume.data.nbytes / 1e6,
         "peak_mb": peak_memory_mb(),
     }
     typer.echo(json.dumps(figures))

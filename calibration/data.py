@@ -49,7 +49,7 @@ class WholeVolume:
         """Mask (X, Y, Z) from the output (N, 1, H, W) for all slices."""
         canvas = Canvas(self.volume.grid, self.geometry)
         canvas.put(self.batch, output)
-        mask: BoolArray = binarize(canvas.probabilities, spec.mask)[0].data > 0
+        mask: BoolArray = binarize(canvas.finish(), spec.mask)[0].data > 0
         return mask
 
 

@@ -14,7 +14,6 @@ from cnnres_infer.slices import (
     oriented,
     resampling,
     tissue_median,
-    visible_in,
 )
 from cnnres_infer.volume import FloatArray, Grid, Volume
 
@@ -74,10 +73,14 @@ def find_brain(volume: Volume) -> Brain:
         If there is none.
     """
     brain = _checked(extract_brain(volume), volume.name)
-    tissue = tissue_median(volume, visible_in(brain, volume.data > 0))
+    positive = volume.data > 0
+    positive &= brain
+    tissue = tissue_median(volume, positive)
+    del positive
     visible = volume.data > _VISIBLE * tissue
     every = np.count_nonzero(visible)
-    if np.count_nonzero(visible_in(brain, visible)) < _STRIPPED_SHARE * every:
+    visible &= brain
+    if np.count_nonzero(visible) < _STRIPPED_SHARE * every:
         return Brain(brain, "extracted")
     del brain, visible
     return stripped_brain(volume, tissue)
@@ -131,7 +134,6 @@ def extract_brain(volume: Volume) -> BoolArray:
     bool (X, Y, Z)
     """
     (rows, columns, slices), _ = axial_axes(volume.grid)
-    # One order in memory for all orientations: sums then round the same way.
     planes = _slices_first(volume.data, volume.grid)
     spacing = np.array(volume.grid.spacing)[[slices, rows, columns]]
     steps = np.maximum(1.0, _WORKING_STEP / spacing)
@@ -139,6 +141,7 @@ def extract_brain(volume: Volume) -> BoolArray:
     shrink, grow = zip(*samplings, strict=True)
 
     # Some slices at a time: coarse images are small, those of the volume need not be.
+    # One order in memory for all orientations: sums then round the same way.
     small = [_in_plane(np.ascontiguousarray(planes[part]), shrink) for part in _parts(len(planes))]
     brain = _brain(np.tensordot(shrink[0], np.concatenate(small), 1), spacing * steps)
     coarse = np.tensordot(grow[0], brain.astype(np.float32), 1)

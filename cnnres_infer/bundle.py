@@ -138,7 +138,8 @@ class Bundle:
     spec
         What the model expects.
     variants
-        File name of each variant (``"fp32"``, ``"fp16"``, ...).
+        File name of each variant (``"fp32"``, ``"fp16"``, ...). For ``"fp32-cpu"``
+        the file of ``"fp32"`` stands in where a bundle was exported without.
     sha256
         Expected hash of every file.
     manifest
@@ -199,7 +200,6 @@ class Bundle:
         spec = ModelSpec.from_json(manifest)
         variants, sha256 = _names(manifest, "variants"), _names(manifest, "sha256")
         if "fp32" in variants:
-            # Bundles exported before lack the rewritten network: as it is, it computes the same.
             variants = {"fp32-cpu": variants["fp32"], **variants}
         for name in (*variants.values(), *sha256):
             if name in ("", ".", "..") or Path(name).name != name:

@@ -12,7 +12,7 @@ import numpy as np
 from cnnres_infer.brain import Brain
 from cnnres_infer.codes import Notice
 from cnnres_infer.mask import Mask
-from cnnres_infer.slices import SliceSpec, axial_axes, ceiling
+from cnnres_infer.slices import SliceSpec, axial_axes, saturation
 from cnnres_infer.volume import FloatArray, Volume
 
 # mm: of the images that the network was trained on, and a quarter beyond.
@@ -37,7 +37,12 @@ _MOST_SATURATED = 0.10
 _MOST_NEGATIVE = 0.05
 
 _LARGEST_SHARE = 0.5
+
+# In the type of voxels: to search for another, numpy would convert them all.
 _NEGLIGIBLE_SHARE = 0.002
+
+# In the type of voxels: to search for another, numpy would convert them all.
+_ZERO = np.float32(0)
 
 
 def read_notices(
@@ -80,7 +85,7 @@ def input_notices(
         *_spacing(volume),
         *_brain_size(volume, brain),
         *_adc(values, modality),
-        *_intensities(values, ceiling(volume, brain.mask, spec)),
+        *_intensities(values, saturation(volume, brain.mask, spec)),
     )
     return tuple(Notice(notice.code, f"{volume.name}: {notice.text}") for notice in found)
 
@@ -125,7 +130,7 @@ def _adc(values: FloatArray, modality: str) -> Iterator[Notice]:
     In DWI fluid is darker than tissue, so hardly anything but lesions is
     brighter, and much is darker.
     """
-    positive = values[np.searchsorted(values, 0.0, side="right") :]
+    positive = values[np.searchsorted(values, _ZERO, side="right") :]
     if not positive.size:
         return
     dark, middle, bright = np.percentile(positive, (5, 50, 95))
@@ -141,8 +146,8 @@ def _adc(values: FloatArray, modality: str) -> Iterator[Notice]:
 
 def _intensities(values: FloatArray, most: float) -> Iterator[Notice]:
     """Judge the brain's values, the least first, of which those above `most` are cut off."""
-    saturated = 1 - np.searchsorted(values, most, side="right") / values.size
-    negative = np.searchsorted(values, 0.0) / values.size
+    saturated = 1 - np.searchsorted(values, np.float32(most), side="right") / values.size
+    negative = np.searchsorted(values, _ZERO) / values.size
     if saturated > _MOST_SATURATED:
         text = f"{saturated:.0%} of the brain is brighter than the network can see"
         yield Notice("W-INPUT-INTENSITY", text)

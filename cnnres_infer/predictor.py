@@ -1,7 +1,7 @@
 """The whole way from a volume to its result."""
 
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -285,11 +285,14 @@ class Predictor:
         canvas = Canvas(channels[0].grid, geometry)
         # While a batch is computed, one worker cuts the next and puts back the one before.
         with clock("restore"), ThreadPoolExecutor(1) as worker:
-            pairs = self._outputs(batches, worker, clock)
-            puts = [worker.submit(canvas.put, batch, output) for batch, output in pairs]
-        for put in puts:
+            put: Future[None] | None = None
+            for batch, output in self._outputs(batches, worker, clock):
+                if put is not None:
+                    put.result()
+                put = worker.submit(canvas.put, batch, output)
+        if put is not None:
             put.result()
-        return canvas.probabilities
+        return canvas.finish()
 
     def _outputs(
         self, batches: Iterator[SliceBatch], worker: Executor, clock: Stopwatch

@@ -247,7 +247,7 @@ def tissue_median(volume: Volume, brain: BoolArray) -> float:
     return float(np.median(values[first:]))
 
 
-def ceiling(volume: Volume, brain: BoolArray, spec: SliceSpec) -> float:
+def saturation(volume: Volume, brain: BoolArray, spec: SliceSpec) -> float:
     """Intensity that becomes 1.0; voxels of zero, which stripping leaves, do not count.
 
     Raises
@@ -255,12 +255,9 @@ def ceiling(volume: Volume, brain: BoolArray, spec: SliceSpec) -> float:
     VolumeError
         If the brain holds no positive intensities.
     """
-    return spec.ceiling * tissue_median(volume, visible_in(brain, volume.data != 0))
-
-
-def visible_in(brain: BoolArray, visible: BoolArray) -> BoolArray:
-    """Where both hold, written over `visible`: volumes may be large."""
-    return np.logical_and(brain, visible, out=visible)
+    seen = volume.data != 0
+    seen &= brain
+    return spec.ceiling * tissue_median(volume, seen)
 
 
 def to_batches(
@@ -286,7 +283,7 @@ def to_batches(
         Most slices in a batch.
     """
     occupied = np.flatnonzero(geometry.oriented(brain).any(axis=(0, 1)))
-    scales = [1.0 / ceiling(volume, brain, spec) for volume in channels]
+    scales = [1.0 / saturation(volume, brain, spec) for volume in channels]
     for first in range(0, len(occupied), batch_size):
         z = occupied[first : first + batch_size]
         images = np.empty((len(z), len(channels), spec.size, spec.size), np.float32)
@@ -334,8 +331,7 @@ class Canvas:
         voxels = self._geometry.to_voxels(output[:, 0])
         self._planes[batch.z] = np.clip(voxels, 0.0, 1.0, out=voxels)
 
-    @property
-    def probabilities(self) -> Probabilities:
+    def finish(self) -> Probabilities:
         """What was put; exactly zero in other slices and outside the network's field of view."""
         return Probabilities(self._data, self._grid)
 

@@ -64,10 +64,11 @@ def write_bundle(
         name: float(np.abs(_computed(model, images) - probabilities).max())
         for name, model in models.items()
     }
-    for name, bound in LARGEST_DIFFERENCE.items():
-        if not differences[name] <= bound:
+    for name, difference in differences.items():
+        bound = LARGEST_DIFFERENCE[name]
+        if not difference <= bound:
             raise VerificationError(
-                f"variant {name} differs from PyTorch by {differences[name]:.2g}, "
+                f"variant {name} differs from PyTorch by {difference:.2g}, "
                 f"more than {bound:.0e}; no bundle was written"
             )
     files = {f"model.{name}.onnx": model for name, model in models.items()}

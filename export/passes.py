@@ -212,7 +212,7 @@ def _own_names(node: onnx.NodeProto, model: onnx.ModelProto) -> list[str]:
     """
     takers = Counter(name for each in model.graph.node for name in each.input)
     return [
-        given if takers[given] == 1 else f"{node.output[0]}.{part}"
+        given if given and takers[given] == 1 else f"{node.output[0]}.{part}"
         for given, part in zip_longest(node.input[1:3], ("weight", "bias"), fillvalue="")
     ]
 

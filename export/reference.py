@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from cnnres_infer.brain import find_brain
 from cnnres_infer.bundle import ModelSpec
+from cnnres_infer.errors import VerificationError
 from cnnres_infer.phantom import make_phantom
 from cnnres_infer.slices import all_slices
 from cnnres_infer.verify import LEVELS, dice
@@ -44,22 +45,33 @@ def reference_slices(
         (count, C, H, W) in [0, 1], each value a multiple of 1/255.
     probabilities
         (count, 1, H, W).
+
+    Raises
+    ------
+    VerificationError
+        If no slice is steady.
     """
     images = np.concatenate([_phantom_images(seed, spec) for seed in range(_PHANTOMS)])
     images = (np.round(images * LEVELS) / LEVELS).astype(np.float32)
     probabilities = _computed(network, images)
     masks = probabilities >= spec.mask.threshold
     areas = np.count_nonzero(masks, axis=(1, 2, 3))
+    draws = [shaken(images, seed) for seed in range(_DRAWS)]
     steady: set[int] = set()
     candidates = np.arange(len(images))
     while True:
         chosen = candidates[_spread(areas[candidates], count)]
         new = np.setdiff1d(chosen, list(steady))
+        if not len(chosen):
+            raise VerificationError(
+                "the network's masks of synthetic brains change with noise of 1 %, all of them: "
+                "no reference slices can be chosen; train it further"
+            )
         if not len(new):
             return images[chosen], probabilities[chosen]
         bears = np.ones(len(new), np.bool_)
-        for seed in range(_DRAWS):
-            again = _computed(network, shaken(images, seed)[new]) >= spec.mask.threshold
+        for draw in draws:
+            again = _computed(network, draw[new]) >= spec.mask.threshold
             bears &= [dice(a, b) >= _STEADY for a, b in zip(masks[new], again, strict=True)]
         steady.update(new[bears])
         candidates = np.setdiff1d(candidates, new[~bears])
@@ -101,7 +113,8 @@ def _spread(areas: NDArray[np.int64], count: int) -> list[int]:
     chosen = [int(empty[i]) for i in np.linspace(0, len(empty) - 1, bare).astype(int)]
     if lesion:
         logarithms = np.log(areas[lesion])
-        for target in np.linspace(logarithms.min(), logarithms.max(), count - bare):
+        wanted = min(count - bare, len(lesion))
+        for target in np.linspace(logarithms.min(), logarithms.max(), wanted):
             nearest = min(lesion, key=lambda i: abs(float(np.log(areas[i])) - target))
             lesion.remove(nearest)
             chosen.append(int(nearest))

@@ -11,12 +11,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import settings
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from cnnres_infer import cache
 from cnnres_infer.bundle import DEFAULT_BUNDLE, MANIFEST, REFERENCE
 from cnnres_infer.volume import Grid, Volume
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 DATA_FOLDER = "CNNRES_INFER_DATA"
 SHARED_DATA = Path(

@@ -65,7 +65,7 @@ def test_the_48_orientations_of_a_phantom(
     assert_same(original, bright.predict(reoriented(volume, order, signs)), order, signs)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.sampled_from(ORIENTATIONS),
     st.sampled_from(ORIENTATIONS),

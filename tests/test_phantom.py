@@ -101,7 +101,7 @@ def test_healthy_twin_differs_only_near_lesions(modality: str) -> None:
     assert differs.sum() < 5 * ill.truth.sum() + 100
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     radius=st.floats(6, 15),
     irregularity=st.floats(0, 0.95),
@@ -133,7 +133,7 @@ def test_tiny_lesion_shows() -> None:
     assert 1 <= phantom.truth.sum() <= 20
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(spacing=st.floats(1.6, 3.5), angles=st.tuples(st.floats(-0.6, 0.6), st.floats(-0.6, 0.6)))
 def test_lesion_stays_in_place_on_any_grid(spacing: float, angles: tuple[float, float]) -> None:
     lesion = PhantomLesion(PLACE, 10)

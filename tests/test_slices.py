@@ -158,7 +158,7 @@ def test_slices_in_no_batch_are_exactly_zero() -> None:
     for batch in batches:
         if batch.z[0] != 5:
             canvas.put(batch, np.ones_like(batch.images))
-    probabilities = canvas.probabilities.data
+    probabilities = canvas.finish().data
     filled = np.asarray(probabilities.any(axis=(0, 1)))
     assert filled.any()
     assert not probabilities[:, :, ~brain.any(axis=(0, 1))].any()
@@ -175,6 +175,6 @@ def test_odd_sizes_keep_their_shape(shape: tuple[int, int, int]) -> None:
     canvas = Canvas(grid, geometry)
     for batch in to_batches((volume,), brain, geometry, SPEC, 2):
         canvas.put(batch, batch.images)
-    probabilities = canvas.probabilities
+    probabilities = canvas.finish()
     assert probabilities.data.shape == shape
     assert 0.1 < float(np.median(probabilities.data)) <= 0.5

@@ -120,6 +120,8 @@ class Engine(Protocol):
     def run(self, images: FloatArray) -> FloatArray:
         """Images (N, C, H, W) in [0, 1] to probabilities (N, 1, H, W), both float32.
 
+        Later runs leave the returned array as it is.
+
         Raises
         ------
         EngineRunError

@@ -14,7 +14,7 @@ from cnnres_infer.signature import SIGNATURE
 from export import bundle_writer
 from export.bundle_writer import seal, write_bundle
 from export.checkpoint import load_checkpoint
-from export.reference import _spread
+from export.reference import _spread, reference_slices
 from training.data import SPEC
 from training.network import CNNRes
 
@@ -188,3 +188,12 @@ def test_other_tensors_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b.onnx").write_bytes(b"no model")
     with pytest.raises(BundleError, match="CNN-Res"):
         load_checkpoint(tmp_path / "b.onnx")
+
+
+def test_a_network_without_a_steady_slice_has_no_reference(
+    about: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.reference._PHANTOMS", 1)
+    monkeypatch.setattr("export.reference.dice", lambda *_: 0.0)
+    with pytest.raises(VerificationError, match="no reference slices"):
+        reference_slices(CNNRes().eval(), ModelSpec.from_json(about))

@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import numpy_helper
 
 from calibration.fake import Graph
 from calibration.plan import INT8_CPU
@@ -109,6 +110,19 @@ def test_tied_and_missing_biases(passes: tuple[str, ...]) -> None:
     del convs["last"].input[2:], convs["expand"].input[2:]
     output, expected = computed(rewritten(network, passes), images), computed(network, images)
     np.testing.assert_allclose(output, expected, rtol=0, atol=1e-6)
+
+
+def test_a_missing_bias_beside_a_single_missing_input() -> None:
+    """Both are the empty name in ONNX."""
+    network = small_network(seed=8)
+    resizes = [node for node in network.graph.node if node.op_type == "Resize"]
+    network.graph.initializer.append(numpy_helper.from_array(np.zeros(0, np.float32), "roi"))
+    for node in resizes[:-1]:
+        node.input[1] = "roi"
+    (head,) = [node for node in network.graph.node if node.name == "head"]
+    del head.input[2:]
+    for name in ("head-before-upsampling", "head-to-matmul"):
+        PASSES[name](network)
 
 
 def test_another_end_is_refused() -> None:

@@ -91,7 +91,7 @@ def test_absurd_json_is_refused(text: str) -> None:
     assert check(bytes([BUNDLE]) + text.encode()) == "E-BUNDLE-MANIFEST"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     arrays(
         np.float32,
