@@ -209,7 +209,7 @@ def _write(
     overwrite: bool,
 ) -> None:
     """Put into the bundle what passed, the record of all, and new seals."""
-    variants: dict[str, str] = dict(bundle.manifest["variants"])
+    variants = dict(bundle.variants)
     files: dict[str, bytes] = {}
     for outcome in outcomes:
         name = f"model.{outcome.variant}.onnx"
@@ -231,7 +231,7 @@ def _write(
         "layers": {o.variant: [layer.to_json() for layer in o.layers] for o in outcomes},
     }
     files[RECORD] = (json.dumps(record, indent=1) + "\n").encode()
-    gone = set(bundle.manifest["variants"].values()) - set(variants.values())
+    gone = set(bundle.variants.values()) - set(variants.values())
     kept = ("slices_sha256", "trials", "layers")
     summary = {key: value for key, value in record.items() if key not in kept}
     manifest = {**bundle.manifest, "variants": variants, "calibration": summary}

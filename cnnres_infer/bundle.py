@@ -138,8 +138,7 @@ class Bundle:
     spec
         What the model expects.
     variants
-        File name of each variant (``"fp32"``, ``"fp16"``, ...). For ``"fp32-cpu"``
-        the file of ``"fp32"`` stands in where a bundle was exported without.
+        File name of each variant (``"fp32"``, ``"fp16"``, ...).
     sha256
         Expected hash of every file.
     manifest
@@ -199,8 +198,6 @@ class Bundle:
             )
         spec = ModelSpec.from_json(manifest)
         variants, sha256 = _names(manifest, "variants"), _names(manifest, "sha256")
-        if "fp32" in variants:
-            variants = {"fp32-cpu": variants["fp32"], **variants}
         for name in (*variants.values(), *sha256):
             if name in ("", ".", "..") or Path(name).name != name:
                 raise BundleError(

@@ -8,9 +8,9 @@ from cnnres_infer.machine import peak_memory_mb, resident_memory_mb
 
 _FACTORS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
-# Measured: the most that one voxel costs between reading and writing, and one
-# pixel inside the network with ONNX Runtime; what a limit leaves is compared
-# with them.
+# Measured: the most that one voxel costs between reading and writing, which is
+# with a FLAIR that is resampled to it, and one pixel inside the network with
+# ONNX Runtime; what a limit leaves is compared with them.
 _BYTES_PER_VOXEL = 32
 _BYTES_PER_PIXEL = 1100
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from cnnres_infer.brain import Brain, find_brain, given_brain
 from cnnres_infer.bundle import MODALITIES, Bundle, ModelSpec
 from cnnres_infer.choice import Choice, choose
-from cnnres_infer.engines import AUTO, Engine
+from cnnres_infer.engines import AUTO, Engine, variant_in
 from cnnres_infer.errors import EngineRunError, GeometryError, UsageError, VolumeError
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
 from cnnres_infer.machine import single_blas_thread
@@ -324,12 +325,12 @@ class Predictor:
             )
 
     def _provenance(self, inputs: dict[str, str], brain: Brain) -> Provenance:
-        spec = self.bundle.spec
+        spec, engine = self.bundle.spec, self.engine.describe()
         return Provenance(
             spec.name,
             spec.version,
             self.bundle.digest,
-            self.engine.describe(),
+            replace(engine, variant=variant_in(self.bundle, engine.variant)),
             self.choice.verification,
             self.choice.passed_over,
             inputs,

@@ -13,7 +13,7 @@ import numpy as np
 
 from cnnres_infer import __version__, machine
 from cnnres_infer.bundle import Bundle
-from cnnres_infer.engines import EngineInfo
+from cnnres_infer.engines import EngineInfo, variant_in
 from cnnres_infer.overlay import OUTLINE, outline
 from cnnres_infer.slices import BoolArray
 from cnnres_infer.verify import GATES, Comparison
@@ -57,7 +57,7 @@ def describe(comparison: Comparison, engine: EngineInfo, bundle: Bundle) -> dict
         "status": "passed" if comparison.passes(gate) else "failed",
         "subject": comparison.subject,
         "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "engine": asdict(engine),
+        "engine": {**asdict(engine), "variant": variant_in(bundle, engine.variant)},
         "bundle": {
             "name": bundle.spec.name,
             "version": bundle.spec.version,

@@ -100,10 +100,3 @@ def test_an_unlisted_file_is_refused(make_bundle: BundleMaker) -> None:
     with pytest.raises(BundleError):
         Bundle.open(folder).read("extra")
     assert "extra" not in json.loads((folder / MANIFEST).read_text())["sha256"]
-
-
-def test_the_network_as_it_is_stands_in_for_the_rewritten_one(bright_bundle: Path) -> None:
-    bundle = Bundle.open(bright_bundle)
-    assert "fp32-cpu" not in bundle.manifest["variants"]
-    assert bundle.variants["fp32-cpu"] == bundle.variants["fp32"]
-    assert bundle.model("fp32-cpu") == bundle.model("fp32")

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from cnnres_infer import Predictor
+from cnnres_infer.bundle import Bundle
 from cnnres_infer.errors import GeometryError, UsageError, VolumeError
+from cnnres_infer.phantom import make_phantom
 from cnnres_infer.verify import dice
 from cnnres_infer.volume import Volume, save_volume
 from tests.conftest import ORIENTATIONS, BundleMaker, blob_volume, oriented_affine
@@ -159,3 +161,12 @@ def test_the_input_is_not_changed(predictor: Predictor) -> None:
         result.mask.data[0, 0, 0] = 1
     with pytest.raises(ValueError, match="read-only"):
         result.volume.grid.affine[0, 0] = 1
+
+
+def test_a_bundle_without_the_rewritten_network_says_what_ran(bright_bundle: Path) -> None:
+    assert "fp32-cpu" not in Bundle.open(bright_bundle).variants
+    volume = make_phantom(shape=(64, 64, 4), spacing=(3.0, 3.0, 12.0)).volume
+    with Predictor.load(bright_bundle, "ort", "fp32", self_check=False) as predictor:
+        assert predictor.predict(volume).provenance.engine.variant == "fp32"
+    with Predictor.load(None, "ort", "fp32", self_check=False) as predictor:
+        assert predictor.predict(volume).provenance.engine.variant == "fp32-cpu"

@@ -23,6 +23,7 @@ __all__ = [
     "precisions",
     "probe",
     "run_all",
+    "variant_in",
 ]
 
 AUTO = "auto"
@@ -70,8 +71,17 @@ def probe(name: str) -> Probe:
 
 def precisions(bundle: Bundle, name: str) -> dict[str, str]:
     """Precisions that a backend has with a bundle, the preferred first, and their variants."""
-    offered = backend(name).VARIANTS
+    offered = {
+        precision: variant_in(bundle, variant)
+        for precision, variant in backend(name).VARIANTS.items()
+    }
     return {precision: v for precision, v in offered.items() if v in bundle.variants}
+
+
+def variant_in(bundle: Bundle, variant: str) -> str:
+    """What a bundle has for a variant: in those exported without ``fp32-cpu``, ``fp32`` serves."""
+    absent = variant == "fp32-cpu" and variant not in bundle.variants
+    return "fp32" if absent else variant
 
 
 def open_engine(bundle: Bundle, name: str, precision: str, threads: int | None = None) -> Engine:
