@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from benchmarks import compare as comparison
@@ -17,7 +16,7 @@ from benchmarks.rewritings import rewritings
 from cnnres_infer.atomic import write_all
 from cnnres_infer.default_command import run_tool
 from cnnres_infer.terminal import wide_console
-from export.parity import by_reason
+from export.parity import print_not_usable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 BundleOption = Annotated[Path | None, typer.Option(help="Folder of a bundle; default: built in.")]
@@ -45,8 +44,7 @@ def compare_command(
         table.add_row(name, *_compared(row))
     console = wide_console()
     console.print(table)
-    for reason, names in by_reason(figures["rows"]).items():
-        console.print(escape(f"not usable: {', '.join(names)}: {reason}"))
+    print_not_usable(figures["rows"], console)
     for name, rate in figures["giga_multiply_adds_per_second"].items():
         console.print(f"matrix product in {name}: {rate:.0f} G multiply-adds a second")
     _write(json_file, figures)
@@ -69,8 +67,7 @@ def rewritings_command(
         table.add_row(title, *(f"{row[engine]:.3f}" for engine in engines))
     console = wide_console()
     console.print(table)
-    for reason, names in by_reason(figures["not_usable"]).items():
-        console.print(escape(f"not usable: {', '.join(names)}: {reason}"))
+    print_not_usable(figures["not_usable"], console)
     _write(json_file, figures)
 
 
@@ -162,8 +159,7 @@ def end_to_end(
     for name, row in measured.items():
         stages = ", ".join(f"{what} {1000 * spent:.0f}" for what, spent in row["stages"].items())
         console.print(f"  {name}: {stages}")
-    for reason, names in by_reason(figures["rows"]).items():
-        console.print(escape(f"not usable: {', '.join(names)}: {reason}"))
+    print_not_usable(figures["rows"], console)
     _write(json_file, figures)
 
 

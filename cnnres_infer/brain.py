@@ -7,14 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnres_infer.errors import GeometryError, VolumeError
-from cnnres_infer.slices import (
-    BoolArray,
-    T,
-    axial_axes,
-    oriented,
-    resampling,
-    tissue_median,
-)
+from cnnres_infer.slices import BoolArray, T, axial_axes, oriented, resampling, tissue_median
 from cnnres_infer.volume import FloatArray, Grid, Volume
 
 # Of what is visible in a stripped volume 0.9 is found to be brain; in a head

@@ -37,8 +37,6 @@ _MOST_SATURATED = 0.10
 _MOST_NEGATIVE = 0.05
 
 _LARGEST_SHARE = 0.5
-
-# In the type of voxels: to search for another, numpy would convert them all.
 _NEGLIGIBLE_SHARE = 0.002
 
 # In the type of voxels: to search for another, numpy would convert them all.

@@ -273,15 +273,14 @@ def _volume(
 ) -> Volume:
     """Take over voxels that are nobody else's, if they can be an image."""
     # One that is not finite makes an extreme that is not; so no mask of them is needed.
-    with np.errstate(invalid="ignore"):
-        extremes = (values.min(initial=0.0), values.max(initial=0.0))
-    lost = not np.isfinite(extremes).all()
+    least, most = _extremes(values)
+    lost = not (math.isfinite(least) and math.isfinite(most))
     if lost:
         invalid = ~np.isfinite(values)
         values[invalid] = 0.0
         text = f"{np.count_nonzero(invalid)} voxels are not finite and were taken as zero"
         warnings += (Notice("W-VOXELS-LOST", text),)
-    least, most = float(values.min(initial=0.0)), float(values.max(initial=0.0))
+        least, most = _extremes(values)
     largest = max(most, -least)
     if overflown or largest > _LARGEST or 0 < largest < _SMALLEST:
         raise VolumeError(
@@ -290,12 +289,20 @@ def _volume(
             code="E-VOXELS-RANGE",
         )
     all_zero = may_be_zero and largest == 0 and not lost
-    if values.size == 0 or (values.min() == values.max() and not all_zero):
+    if values.size == 0 or (least == most and not all_zero):
         raise VolumeError(
             f"{name}: all voxels are the same or not finite; there is no image in it",
             code="E-VOXELS-EMPTY",
         )
     return Volume(values, grid, name, warnings)
+
+
+def _extremes(values: FloatArray) -> tuple[float, float]:
+    """The least and the most of some values, zero where there are none."""
+    if values.size == 0:
+        return 0.0, 0.0
+    with np.errstate(invalid="ignore"):
+        return float(values.min()), float(values.max())
 
 
 def _overflown(exact: NDArray[Any], values: FloatArray) -> bool:

@@ -100,17 +100,17 @@ def print_parity(figures: dict[str, Any], console: Console) -> None:
         f"{figures['repeats']} interleaved runs; speed: PyTorch's is 1; {figures['machine']}"
     )
     rows = {f"{row['backend']} {row['precision']}": row for row in figures["rows"]}
-    for reason, names in by_reason(rows).items():
-        console.print(escape(f"not usable: {', '.join(names)}: {reason}"))
+    print_not_usable(rows, console)
 
 
-def by_reason(rows: Mapping[str, dict[str, Any]]) -> dict[str, list[str]]:
-    """The names of rows that have a ``reason``, by it."""
-    found: dict[str, list[str]] = {}
+def print_not_usable(rows: Mapping[str, dict[str, Any]], console: Console) -> None:
+    """Name the rows that have a ``reason`` in place of figures, a line for each reason."""
+    by_reason: dict[str, list[str]] = {}
     for name, row in rows.items():
         if "reason" in row:
-            found.setdefault(row["reason"], []).append(name)
-    return found
+            by_reason.setdefault(row["reason"], []).append(name)
+    for reason, names in by_reason.items():
+        console.print(escape(f"not usable: {', '.join(names)}: {reason}"))
 
 
 def _agreed(row: dict[str, Any]) -> list[str]:
