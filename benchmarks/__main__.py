@@ -13,9 +13,9 @@ from benchmarks import scale as scaling
 from benchmarks.charts import bar_chart
 from benchmarks.profile import profile
 from benchmarks.rewritings import rewritings
-from cnnres_infer.atomic import write_all
-from cnnres_infer.default_command import run_tool
-from cnnres_infer.terminal import wide_console
+from cnnres_infer.cli.console import wide_console
+from cnnres_infer.cli.default_command import run_tool
+from cnnres_infer.host.atomic import write_all
 from export.parity import print_not_usable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from cnnres_infer.atomic import write_all
+from cnnres_infer.host.atomic import write_all
 
 _ROW, _LABEL, _BAR, _VALUE, _PAD = 30, 380, 460, 110, 20
 

@@ -14,15 +14,15 @@ import torch
 
 from benchmarks.contestants import EAGER, Compute, contestants, multiply_adds
 from benchmarks.unet import UNet
-from cnnres_infer.brain import find_brain
-from cnnres_infer.bundle import Bundle
-from cnnres_infer.machine import peak_memory_mb, processor, usable_cores, versions
-from cnnres_infer.phantom import make_phantom
-from cnnres_infer.slices import all_slices
-from cnnres_infer.verify import dice
-from cnnres_infer.volume import FloatArray
+from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.core.volume import FloatArray
+from cnnres_infer.host.machine import peak_memory_mb, processor, usable_cores, versions
+from cnnres_infer.phantom.head import make_phantom
+from cnnres_infer.pipeline.brain import find_brain
+from cnnres_infer.pipeline.slices import all_slices
+from cnnres_infer.verification.agreement import dice
 from export.timing import interleaved
-from training.network import CNNRes
+from network.cnnres import CNNRes
 
 SLICES = 60
 ONE = "one-contestant"

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from benchmarks.unet import UNet
-from cnnres_infer.bundle import Bundle
+from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.core.volume import FloatArray
 from cnnres_infer.engines import BACKENDS, open_engine, precisions, run_all
-from cnnres_infer.volume import FloatArray
-from export.checkpoint import load_checkpoint
 from export.onnx_model import to_onnx
+from network.checkpoint import load_checkpoint
 
 Compute: TypeAlias = Callable[[FloatArray], FloatArray]
 EAGER = "PyTorch eager, batch 1"

@@ -12,16 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cnnres_infer.brain import find_brain
-from cnnres_infer.bundle import Bundle
-from cnnres_infer.choice import Choice
+from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.core.volume import Volume, load_volume, save_volume
 from cnnres_infer.engines import BACKENDS, NVIDIA, Engine, precisions
 from cnnres_infer.errors import BackendUnavailableError
-from cnnres_infer.machine import processor, usable_cores, versions
-from cnnres_infer.phantom import make_phantom
+from cnnres_infer.host.machine import processor, usable_cores, versions
+from cnnres_infer.phantom.head import make_phantom
+from cnnres_infer.pipeline.brain import find_brain
+from cnnres_infer.pipeline.slices import SliceGeometry, to_batches
 from cnnres_infer.predictor import Predictor
-from cnnres_infer.slices import SliceGeometry, to_batches
-from cnnres_infer.volume import Volume, load_volume, save_volume
+from cnnres_infer.selection.select import Choice
 from export.timing import interleaved
 from export.volume_outputs import torch_engine
 
@@ -67,7 +67,7 @@ def measure(folder: Path | None, runs: int) -> dict[str, Any]:
                 continue
             predictors[f"{name} {precision}"] = opened.enter_context(predictor)
             options = ["--backend", name, "--precision", precision, str(path)]
-            commands[f"{name} {precision}"] = ["-m", "cnnres_infer.cli", "predict", *options]
+            commands[f"{name} {precision}"] = ["-m", "cnnres_infer", "predict", *options]
         cases: dict[str, Callable[[], object]] = {}
         for name, each in predictors.items():
             cases[f"{NETWORK}, {name}"] = _network(each.engine, volume, bundle)

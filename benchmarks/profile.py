@@ -8,9 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.compare import phantom_slices
-from cnnres_infer.bundle import Bundle
-from cnnres_infer.engines.ort import DISABLED_OPTIMIZERS, PROVIDER, OrtEngine, import_onnxruntime
-from cnnres_infer.machine import usable_cores
+from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.engines.onnxruntime.cpu import (
+    DISABLED_OPTIMIZERS,
+    PROVIDER,
+    OrtEngine,
+    import_onnxruntime,
+)
+from cnnres_infer.host.machine import usable_cores
 
 _KERNEL = "_kernel_time"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.compare import SLICES, phantom_slices
-from cnnres_infer.bundle import Bundle
+from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.engines import backend, run_all
 from cnnres_infer.errors import BackendUnavailableError
-from cnnres_infer.machine import processor, usable_cores, versions
+from cnnres_infer.host.machine import processor, usable_cores, versions
 from export.onnx_model import rewritten_model
 from export.timing import interleaved
 

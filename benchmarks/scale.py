@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from cnnres_infer.machine import peak_memory_mb, processor, usable_cores
-from cnnres_infer.phantom import make_phantom
+from cnnres_infer.core.volume import save_volume, volume_from_array
+from cnnres_infer.host.machine import peak_memory_mb, processor, usable_cores
+from cnnres_infer.phantom.head import make_phantom
 from cnnres_infer.predictor import Predictor
-from cnnres_infer.volume import save_volume, volume_from_array
 
 SLICES = (10, 30, 100, 300, 1000)
 SIZES = (112, 256, 512)

@@ -10,9 +10,9 @@ from calibration.calibrate import Calibration, Outcome, calibrate
 from calibration.finetune import Tuning
 from calibration.plan import SCHEMES
 from calibration.trials import Trial
-from cnnres_infer.default_command import DefaultCommandGroup, run_tool
+from cnnres_infer.cli.console import wide_console
+from cnnres_infer.cli.default_command import DefaultCommandGroup, run_tool
 from cnnres_infer.errors import VerificationError
-from cnnres_infer.terminal import wide_console
 
 app = typer.Typer(cls=DefaultCommandGroup, no_args_is_help=True, add_completion=False, help=__doc__)
 _console = wide_console()

@@ -20,11 +20,11 @@ from calibration.plan import SCHEMES
 from calibration.selection import choose_slices, slice_hashes
 from calibration.sensitivity import Layer
 from calibration.trials import Search, Trial
-from cnnres_infer.bundle import Bundle, ModelSpec
+from cnnres_infer.bundle.bundle import Bundle, ModelSpec
+from cnnres_infer.core.volume import FloatArray
 from cnnres_infer.engines import run_all
 from cnnres_infer.errors import BackendUnavailableError, OutputExistsError, UsageError
-from cnnres_infer.verify import GATES
-from cnnres_infer.volume import FloatArray
+from cnnres_infer.verification.agreement import GATES
 from export.bundle_writer import seal
 from export.volume_outputs import torch_engine
 from training.evaluate import precise_engine

@@ -15,11 +15,11 @@ from calibration.fake import Graph
 from calibration.plan import Plan, Scheme, make_plan, spared
 from calibration.qdq import quantised
 from calibration.ranges import Observer, observe
+from cnnres_infer.core.volume import FloatArray
 from cnnres_infer.engines import run_all
+from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
 from cnnres_infer.engines.openvino import OpenVinoEngine
-from cnnres_infer.engines.ort import OrtEngine
-from cnnres_infer.machine import usable_cores
-from cnnres_infer.volume import FloatArray
+from cnnres_infer.host.machine import usable_cores
 
 _CORRECTION_SLICES = 32
 _IMAGE_RANGE = (0.0, 1.0)

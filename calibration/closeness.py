@@ -5,8 +5,8 @@ from typing import TypeAlias
 
 import numpy as np
 
+from cnnres_infer.core.volume import FloatArray
 from cnnres_infer.errors import UsageError
-from cnnres_infer.volume import FloatArray
 
 Compute: TypeAlias = Callable[[FloatArray], FloatArray]
 _NEAR = 2.0

@@ -7,13 +7,13 @@ from typing import Self
 
 import numpy as np
 
-from cnnres_infer.brain import find_brain
-from cnnres_infer.bundle import ModelSpec
+from cnnres_infer.bundle.bundle import ModelSpec
+from cnnres_infer.core.volume import FloatArray, Volume, load_volume
 from cnnres_infer.errors import UsageError
-from cnnres_infer.mask import binarize
-from cnnres_infer.regrid import regrid
-from cnnres_infer.slices import BoolArray, Canvas, SliceBatch, SliceGeometry, all_slices
-from cnnres_infer.volume import FloatArray, Volume, load_volume
+from cnnres_infer.pipeline.brain import find_brain
+from cnnres_infer.pipeline.mask import binarize
+from cnnres_infer.pipeline.resample import regrid
+from cnnres_infer.pipeline.slices import BoolArray, Canvas, SliceBatch, SliceGeometry, all_slices
 from training.data import (
     UNLABELLED_VOLUME,
     VALIDATION_VOLUMES,

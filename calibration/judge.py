@@ -7,10 +7,10 @@ import numpy as np
 
 from calibration.closeness import Compute
 from calibration.data import Case
-from cnnres_infer.bundle import ModelSpec
-from cnnres_infer.slices import BoolArray
-from cnnres_infer.verify import Agreement, Gate, dice
-from cnnres_infer.volume import FloatArray
+from cnnres_infer.bundle.bundle import ModelSpec
+from cnnres_infer.core.volume import FloatArray
+from cnnres_infer.pipeline.slices import BoolArray
+from cnnres_infer.verification.agreement import Agreement, Gate, dice
 
 LARGEST_DROP = 0.005
 

@@ -15,11 +15,11 @@ from calibration.judge import Judge, Verdict
 from calibration.plan import Scheme
 from calibration.ranges import OBSERVERS
 from calibration.sensitivity import Layer, layer_sensitivities
+from cnnres_infer.core.volume import FloatArray
 from cnnres_infer.engines import run_all
-from cnnres_infer.engines.ort import OrtEngine
-from cnnres_infer.machine import usable_cores
-from cnnres_infer.verify import Gate
-from cnnres_infer.volume import FloatArray
+from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
+from cnnres_infer.host.machine import usable_cores
+from cnnres_infer.verification.agreement import Gate
 from export.passes import rewritten
 from export.timing import interleaved
 

@@ -7,19 +7,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cnnres_infer.bundle import Bundle
+    from cnnres_infer.bundle.bundle import Bundle
+    from cnnres_infer.core.result import Result
     from cnnres_infer.errors import CnnresError
     from cnnres_infer.predictor import Predictor
-    from cnnres_infer.result import Result
 
 __version__ = "0.1.0"
 __all__ = ["Bundle", "CnnresError", "Predictor", "Result", "__version__"]
 
 _HOMES = {
-    "Bundle": "cnnres_infer.bundle",
+    "Bundle": "cnnres_infer.bundle.bundle",
     "CnnresError": "cnnres_infer.errors",
     "Predictor": "cnnres_infer.predictor",
-    "Result": "cnnres_infer.result",
+    "Result": "cnnres_infer.core.result",
 }
 
 

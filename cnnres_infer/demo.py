@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from cnnres_infer.atomic import check_free, write_all
-from cnnres_infer.outputs import plan
-from cnnres_infer.phantom import make_phantom
+from cnnres_infer.core.volume import volume_bytes
+from cnnres_infer.host.atomic import check_free, write_all
+from cnnres_infer.outputs.save import plan
+from cnnres_infer.phantom.head import make_phantom
 from cnnres_infer.predictor import Predictor
-from cnnres_infer.verify import dice
-from cnnres_infer.volume import volume_bytes
+from cnnres_infer.verification.agreement import dice
 
 NAME = "demo"
 SEED = 3

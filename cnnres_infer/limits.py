@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from cnnres_infer.errors import LimitError, UsageError
-from cnnres_infer.machine import peak_memory_mb, resident_memory_mb
+from cnnres_infer.host.machine import peak_memory_mb, resident_memory_mb
 
 _FACTORS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 

@@ -10,25 +10,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnres_infer.brain import Brain, find_brain, given_brain
-from cnnres_infer.bundle import MODALITIES, Bundle, ModelSpec
-from cnnres_infer.choice import Choice, choose
-from cnnres_infer.engines import AUTO, Engine, variant_in
-from cnnres_infer.errors import EngineRunError, GeometryError, UsageError, VolumeError
-from cnnres_infer.limits import DEFAULT_LIMITS, Limits
-from cnnres_infer.machine import single_blas_thread
-from cnnres_infer.mask import binarize
-from cnnres_infer.plausibility import (
-    grid_notices,
-    input_notices,
-    output_notices,
-    read_notices,
-)
-from cnnres_infer.regrid import regrid
-from cnnres_infer.result import Provenance, Result
-from cnnres_infer.slices import BoolArray, Canvas, SliceBatch, SliceGeometry, to_batches
-from cnnres_infer.stopwatch import Stopwatch
-from cnnres_infer.volume import (
+from cnnres_infer.bundle.bundle import MODALITIES, Bundle, ModelSpec
+from cnnres_infer.core.result import Provenance, Result
+from cnnres_infer.core.volume import (
     FloatArray,
     Probabilities,
     Volume,
@@ -36,6 +20,22 @@ from cnnres_infer.volume import (
     volume_from_array,
     volume_from_image,
 )
+from cnnres_infer.engines import AUTO, Engine, variant_in
+from cnnres_infer.errors import EngineRunError, GeometryError, UsageError, VolumeError
+from cnnres_infer.host.machine import single_blas_thread
+from cnnres_infer.limits import DEFAULT_LIMITS, Limits
+from cnnres_infer.pipeline.brain import Brain, find_brain, given_brain
+from cnnres_infer.pipeline.deadline import Stopwatch
+from cnnres_infer.pipeline.mask import binarize
+from cnnres_infer.pipeline.quality import (
+    grid_notices,
+    input_notices,
+    output_notices,
+    read_notices,
+)
+from cnnres_infer.pipeline.resample import regrid
+from cnnres_infer.pipeline.slices import BoolArray, Canvas, SliceBatch, SliceGeometry, to_batches
+from cnnres_infer.selection.select import Choice, choose
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image
@@ -90,7 +90,7 @@ class Predictor:
         self_check
             Whether an engine that was not verified on this machine yet must
             agree with the bundle's reference slices; see
-            `cnnres_infer.self_check`.
+            `cnnres_infer.verification.self_check`.
         strict_backend
             Whether ``"auto"`` refuses rather than passes over what should run
             here and does not, or fails while it runs.

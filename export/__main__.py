@@ -6,17 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
-from cnnres_infer.atomic import check_free, write_all
-from cnnres_infer.bundle import Bundle, ModelSpec
-from cnnres_infer.default_command import DefaultCommandGroup, run_tool
+from cnnres_infer.bundle.bundle import Bundle, ModelSpec
+from cnnres_infer.cli.console import wide_console
+from cnnres_infer.cli.default_command import DefaultCommandGroup, run_tool
 from cnnres_infer.errors import UsageError, VerificationError
-from cnnres_infer.recording import Study
-from cnnres_infer.terminal import wide_console
+from cnnres_infer.host.atomic import check_free, write_all
+from cnnres_infer.verification.recording import Study
 from export.bundle_writer import write_bundle
-from export.checkpoint import load_checkpoint
-from export.keras_weights import KERAS_EPSILON
 from export.parity import parity, print_parity
 from export.volume_outputs import torch_engine, volume_reference
+from network.checkpoint import load_checkpoint
+from network.keras_weights import KERAS_EPSILON
 
 # What an own model is taken for where no description says otherwise.
 PLAIN: dict[str, Any] = {

@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from cnnres_infer.atomic import check_free, write_all
-from cnnres_infer.bundle import FORMAT, MANIFEST, REFERENCE, ModelSpec
+from cnnres_infer.bundle.bundle import FORMAT, MANIFEST, REFERENCE, ModelSpec
+from cnnres_infer.bundle.signature import SIGNATURE
+from cnnres_infer.core.volume import FloatArray
 from cnnres_infer.engines import run_all
-from cnnres_infer.engines.ort import OrtEngine
+from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
 from cnnres_infer.errors import UsageError, VerificationError
-from cnnres_infer.signature import SIGNATURE
-from cnnres_infer.volume import FloatArray
+from cnnres_infer.host.atomic import check_free, write_all
 from export.model_card import CARD, model_card
 from export.onnx_model import PASSES_OF, variants
 from export.reference import reference_file, reference_slices
-from training.network import CNNRes
+from network.cnnres import CNNRes
 
 LARGEST_DIFFERENCE = {"fp32": 1e-5, "fp32-cpu": 1e-5, "fp16": 3e-2}
 

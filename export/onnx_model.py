@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from export.passes import rewritten
-from training.network import CNNRes, HalfCNNRes, folded
+from network.cnnres import CNNRes, HalfCNNRes, folded
 
 OPSET = 18
 INPUT, OUTPUT = "images", "probabilities"

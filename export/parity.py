@@ -10,15 +10,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cnnres_infer.bundle import Bundle
+from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.engines import BACKENDS, Engine, backend, open_engine, run_all
 from cnnres_infer.errors import EngineError
-from cnnres_infer.machine import processor, usable_cores
-from cnnres_infer.recording import Recording, Study, record
-from cnnres_infer.verify import GATES
-from cnnres_infer.volume_reference import compare_recordings
+from cnnres_infer.host.machine import processor, usable_cores
+from cnnres_infer.verification.agreement import GATES
+from cnnres_infer.verification.recording import Recording, Study, record
+from cnnres_infer.verification.reference import compare_recordings
 from export.timing import interleaved
-from training.engine import TorchEngine
+from network.engine import TorchEngine
 
 _TORCH = "torch fp32"
 _HEADINGS = ("engine", "min", "mean", "masks", "differ.", "time", "speed", "gate")

@@ -6,15 +6,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cnnres_infer.brain import find_brain
-from cnnres_infer.bundle import ModelSpec
+from cnnres_infer.bundle.bundle import ModelSpec
+from cnnres_infer.core.volume import FloatArray
 from cnnres_infer.errors import VerificationError
-from cnnres_infer.phantom import make_phantom
-from cnnres_infer.slices import all_slices
-from cnnres_infer.verify import LEVELS, dice
-from cnnres_infer.volume import FloatArray
-from training.network import CNNRes
-from training.steadiness import shaken
+from cnnres_infer.phantom.head import make_phantom
+from cnnres_infer.pipeline.brain import find_brain
+from cnnres_infer.pipeline.slices import all_slices
+from cnnres_infer.verification.agreement import LEVELS, dice
+from network.cnnres import CNNRes
+from network.steadiness import shaken
 
 COUNT = 64
 _EMPTY_SHARE = 0.25

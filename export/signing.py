@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from cnnres_infer.atomic import write_all
-from cnnres_infer.bundle import MANIFEST, Bundle
+from cnnres_infer.bundle.bundle import MANIFEST, Bundle
+from cnnres_infer.bundle.signature import SIGNATURE
 from cnnres_infer.errors import UsageError
-from cnnres_infer.signature import SIGNATURE
+from cnnres_infer.host.atomic import write_all
 
 PUBLIC_SUFFIX = ".pub"
 

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from cnnres_infer.bundle import Bundle
+from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.errors import BundleError
-from cnnres_infer.machine import usable_cores
-from cnnres_infer.recording import Study, record
-from cnnres_infer.volume_reference import VolumeReference
-from export.checkpoint import load_checkpoint
-from training.engine import TorchEngine
+from cnnres_infer.host.machine import usable_cores
+from cnnres_infer.verification.recording import Study, record
+from cnnres_infer.verification.reference import VolumeReference
+from network.checkpoint import load_checkpoint
+from network.engine import TorchEngine
 
 
 def torch_engine(

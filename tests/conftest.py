@@ -15,9 +15,9 @@ from hypothesis import settings
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from cnnres_infer import cache
-from cnnres_infer.bundle import DEFAULT_BUNDLE, MANIFEST, REFERENCE
-from cnnres_infer.volume import Grid, Volume
+from cnnres_infer.bundle.bundle import DEFAULT_BUNDLE, MANIFEST, REFERENCE
+from cnnres_infer.core.volume import Grid, Volume
+from cnnres_infer.host import cache
 
 # How long an example takes says nothing on a busy machine.
 settings.register_profile("untimed", deadline=None)

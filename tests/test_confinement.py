@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnres_infer.volume import save_volume
+from cnnres_infer.core.volume import save_volume
 from tests.conftest import blob_volume
 
 PACKAGE = Path(__file__).resolve().parents[1] / "cnnres_infer"
@@ -34,7 +34,7 @@ def guard(event, arguments):
         print("FORBIDDEN writing to", source, file=sys.__stderr__)
         os._exit(99)
 sys.addaudithook(guard)
-from cnnres_infer import cli
+from cnnres_infer.cli import app as cli
 sys.argv[:] = ["cnnres-infer", *sys.argv[1:]]
 cli.run()
 """
@@ -76,14 +76,16 @@ def test_a_run_opens_no_socket_and_starts_no_process(bright_bundle: Path, tmp_pa
 
 
 def test_the_guard_would_notice(tmp_path: Path) -> None:
-    code = GUARD.replace("from cnnres_infer import cli", "import socket; socket.socket()")
+    code = GUARD.replace(
+        "from cnnres_infer.cli import app as cli", "import socket; socket.socket()"
+    )
     run = [sys.executable, "-c", code, "x"]
     done = subprocess.run(run, capture_output=True, text=True, check=False)
     assert done.returncode == 99
     assert "FORBIDDEN socket" in done.stderr
     source = tmp_path / "a.nii"
     source.write_bytes(b"")
-    code = GUARD.replace("from cnnres_infer import cli", "open(source, 'r+b')")
+    code = GUARD.replace("from cnnres_infer.cli import app as cli", "open(source, 'r+b')")
     run = [sys.executable, "-c", code, str(source)]
     assert subprocess.run(run, check=False, capture_output=True).returncode == 99
 
@@ -102,6 +104,6 @@ def test_a_run_without_any_network_succeeds(tmp_path: Path) -> None:
     prefix = unshared()
     if not prefix:
         pytest.skip("this system does not let a process do without its network")
-    run = [sys.executable, "-m", "cnnres_infer.cli", "demo", "-o", str(tmp_path / "demo")]
+    run = [sys.executable, "-m", "cnnres_infer", "demo", "-o", str(tmp_path / "demo")]
     done = subprocess.run([*prefix, *run], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,8 +1,8 @@
 import pytest
 
 from cnnres_infer.errors import LimitError, UsageError
+from cnnres_infer.host.machine import resident_memory_mb
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits, parse_size
-from cnnres_infer.machine import resident_memory_mb
 
 
 @pytest.mark.parametrize(

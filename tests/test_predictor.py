@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from cnnres_infer import Predictor
-from cnnres_infer.bundle import Bundle
+from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.core.volume import Volume, save_volume
 from cnnres_infer.errors import GeometryError, UsageError, VolumeError
-from cnnres_infer.phantom import make_phantom
-from cnnres_infer.verify import dice
-from cnnres_infer.volume import Volume, save_volume
+from cnnres_infer.phantom.head import make_phantom
+from cnnres_infer.verification.agreement import dice
 from tests.conftest import ORIENTATIONS, BundleMaker, blob_volume, oriented_affine
 
 

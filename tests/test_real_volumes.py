@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from cnnres_infer import Predictor
+from cnnres_infer.core.volume import load_volume
 from cnnres_infer.engines import open_engine
-from cnnres_infer.recording import Study
-from cnnres_infer.verify import GATES, dice
-from cnnres_infer.volume import load_volume
-from cnnres_infer.volume_reference import compare_volume
+from cnnres_infer.verification.agreement import GATES, dice
+from cnnres_infer.verification.recording import Study
+from cnnres_infer.verification.reference import compare_volume
 from export.volume_outputs import torch_engine, volume_reference
 from tests.conftest import SHARED_DATA
 

@@ -8,8 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cnnres_infer.bundle import Bundle
-from cnnres_infer.default_command import DefaultCommandGroup, run_tool
+from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.cli.default_command import DefaultCommandGroup, run_tool
 from cnnres_infer.predictor import Predictor
 from export.bundle_writer import seal
 from training.data import VALIDATION_VOLUMES, load_collections, volume_images

@@ -1,6 +1,6 @@
 """Training images from the collections of real MRI, which have a README of their own.
 
-Every image comes through `cnnres_infer.slices`, as at inference.
+Every image comes through `cnnres_infer.pipeline.slices`, as at inference.
 """
 
 import csv
@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnres_infer.brain import Brain, find_brain, stripped_brain
-from cnnres_infer.slices import SliceSpec, all_slices
-from cnnres_infer.volume import FloatArray, Grid, Volume, load_volume
+from cnnres_infer.core.volume import FloatArray, Grid, Volume, load_volume
+from cnnres_infer.pipeline.brain import Brain, find_brain, stripped_brain
+from cnnres_infer.pipeline.slices import SliceSpec, all_slices
 
 SPEC = SliceSpec(size=160, spacing=1.25, ceiling=2.0)
 VALIDATION_VOLUMES = ("sub-strokecase0001", "sub-strokecase0003")

@@ -6,18 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from cnnres_infer.bundle import Bundle
-from cnnres_infer.choice import Choice
+from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.core.volume import FloatArray, load_volume
 from cnnres_infer.engines import Engine, open_engine, run_all
 from cnnres_infer.errors import BackendUnavailableError
-from cnnres_infer.fusion import RULES, Fusion
+from cnnres_infer.pipeline.fusion import RULES, Fusion
+from cnnres_infer.pipeline.slices import BoolArray
 from cnnres_infer.predictor import Predictor
-from cnnres_infer.slices import BoolArray
-from cnnres_infer.verify import dice
-from cnnres_infer.volume import FloatArray, load_volume
+from cnnres_infer.selection.select import Choice
+from cnnres_infer.verification.agreement import dice
 from export.volume_outputs import torch_engine
+from network.steadiness import shaken, steadiness
 from training.data import VALIDATION_VOLUMES, Images, load_validation_slices, volume_paths
-from training.steadiness import shaken, steadiness
 
 _BACKENDS = {"fp32": "ort", "fp16": "torch", "bf16": "openvino", "int8": "ort"}
 _THRESHOLDS = (0.3, 0.4, 0.5, 0.6)

@@ -13,15 +13,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from cnnres_infer.atomic import check_free
-from cnnres_infer.slices import BoolArray
-from cnnres_infer.verify import dice
-from cnnres_infer.volume import FloatArray
+from cnnres_infer.core.volume import FloatArray
+from cnnres_infer.host.atomic import check_free
+from cnnres_infer.pipeline.slices import BoolArray
+from cnnres_infer.verification.agreement import dice
+from network.cnnres import CNNRes
+from network.steadiness import shaken, steadiness
 from training.batches import Batches
 from training.data import Collections, Images
-from training.network import CNNRes
 from training.rounding import eight_bits
-from training.steadiness import shaken, steadiness
 
 _EMA_WARMUP = 10
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.network import CNNRes, ResidualBlock
+from network.cnnres import CNNRes, ResidualBlock
 
 _LEVELS = 255
 _LARGEST = 127

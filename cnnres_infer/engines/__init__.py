@@ -4,12 +4,12 @@ from importlib import import_module
 
 import numpy as np
 
-from cnnres_infer.bundle import Bundle
+from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.core.volume import FloatArray
 from cnnres_infer.engines.base import Engine, EngineInfo, Probe
-from cnnres_infer.engines.gpu import find_gpu
+from cnnres_infer.engines.nvidia.device import find_gpu
 from cnnres_infer.errors import BackendUnavailableError, UsageError
-from cnnres_infer.machine import usable_cores
-from cnnres_infer.volume import FloatArray
+from cnnres_infer.host.machine import usable_cores
 
 __all__ = [
     "AUTO",
@@ -28,13 +28,13 @@ __all__ = [
 
 AUTO = "auto"
 BACKENDS = {
-    "tensorrt": "cnnres_infer.engines.trt:TensorRtEngine",
-    "tensorrt-rtx": "cnnres_infer.engines.trt:TensorRtRtxEngine",
-    "ort-tensorrt": "cnnres_infer.engines.ort_gpu:OrtTensorRtEngine",
-    "ort-tensorrt-rtx": "cnnres_infer.engines.ort_gpu:OrtTensorRtRtxEngine",
-    "ort-cuda": "cnnres_infer.engines.ort_gpu:OrtCudaEngine",
+    "tensorrt": "cnnres_infer.engines.tensorrt.engine:TensorRtEngine",
+    "tensorrt-rtx": "cnnres_infer.engines.tensorrt.engine:TensorRtRtxEngine",
+    "ort-tensorrt": "cnnres_infer.engines.onnxruntime.gpu:OrtTensorRtEngine",
+    "ort-tensorrt-rtx": "cnnres_infer.engines.onnxruntime.gpu:OrtTensorRtRtxEngine",
+    "ort-cuda": "cnnres_infer.engines.onnxruntime.gpu:OrtCudaEngine",
     "openvino": "cnnres_infer.engines.openvino:OpenVinoEngine",
-    "ort": "cnnres_infer.engines.ort:OrtEngine",
+    "ort": "cnnres_infer.engines.onnxruntime.cpu:OrtEngine",
 }
 NVIDIA = ("tensorrt", "tensorrt-rtx", "ort-tensorrt", "ort-tensorrt-rtx", "ort-cuda")
 

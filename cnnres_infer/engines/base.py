@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, Self
 
+from cnnres_infer.core.volume import FloatArray
 from cnnres_infer.errors import BackendUnavailableError
-from cnnres_infer.volume import FloatArray
 
 
 @dataclass(frozen=True)

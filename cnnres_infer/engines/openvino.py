@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from cnnres_infer import machine
-from cnnres_infer.cache import cache_folder
+from cnnres_infer.core.volume import FloatArray
 from cnnres_infer.engines.base import ClosedOnExit, EngineInfo, Probe
 from cnnres_infer.errors import BackendUnavailableError, EngineRunError, PrecisionUnavailableError
-from cnnres_infer.volume import FloatArray
+from cnnres_infer.host import machine
+from cnnres_infer.host.cache import cache_folder
 
 DEVICE = "CPU"
 FOLDER = "openvino"

@@ -15,9 +15,9 @@ from benchmarks.charts import bar_chart
 from benchmarks.contestants import EAGER, contestants, multiply_adds
 from benchmarks.profile import profile
 from benchmarks.unet import UNet
-from cnnres_infer.bundle import Bundle
+from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.errors import OutputError
-from training.network import CNNRes
+from network.cnnres import CNNRes
 
 
 def test_the_unet_has_the_papers_parameters() -> None:

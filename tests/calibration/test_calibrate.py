@@ -8,8 +8,8 @@ import pytest
 from calibration.calibrate import Calibration, Outcome, _write
 from calibration.data import Split
 from calibration.judge import Verdict
-from cnnres_infer.bundle import Bundle
-from cnnres_infer.verify import Agreement
+from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.verification.agreement import Agreement
 
 CALIBRATION = Calibration(8, 0, ("int8-cpu",), None, "cpu")
 

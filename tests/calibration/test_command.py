@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from cnnres_infer.bundle import Bundle, ModelSpec
-from cnnres_infer.phantom import make_phantom
-from cnnres_infer.slices import SliceSpec
-from cnnres_infer.volume import save_volume
+from cnnres_infer.bundle.bundle import Bundle, ModelSpec
+from cnnres_infer.core.volume import save_volume
+from cnnres_infer.phantom.head import make_phantom
+from cnnres_infer.pipeline.slices import SliceSpec
 from export.bundle_writer import write_bundle
-from export.checkpoint import load_checkpoint
+from network.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 

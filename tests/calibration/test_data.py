@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from calibration.data import load_split
-from cnnres_infer.bundle import Bundle, ModelSpec
+from cnnres_infer.bundle.bundle import Bundle, ModelSpec
+from cnnres_infer.core.volume import load_volume, save_volume
 from cnnres_infer.errors import UsageError, VolumeError
-from cnnres_infer.phantom import make_phantom
-from cnnres_infer.volume import load_volume, save_volume
+from cnnres_infer.phantom.head import make_phantom
 
 
 @pytest.fixture(scope="module")

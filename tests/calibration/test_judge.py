@@ -3,10 +3,10 @@ import pytest
 
 from calibration.data import Case
 from calibration.judge import Judge
-from cnnres_infer.bundle import Bundle, ModelSpec
-from cnnres_infer.phantom import make_phantom
-from cnnres_infer.verify import GATES
-from cnnres_infer.volume import FloatArray
+from cnnres_infer.bundle.bundle import Bundle, ModelSpec
+from cnnres_infer.core.volume import FloatArray
+from cnnres_infer.phantom.head import make_phantom
+from cnnres_infer.verification.agreement import GATES
 
 
 @pytest.fixture(scope="module")

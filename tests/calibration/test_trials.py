@@ -10,10 +10,10 @@ from calibration.closeness import Closeness, Compute
 from calibration.judge import Verdict
 from calibration.plan import INT8_CPU
 from calibration.trials import Found, Search, Trial
+from cnnres_infer.core.volume import FloatArray
 from cnnres_infer.engines import run_all
-from cnnres_infer.engines.ort import OrtEngine
-from cnnres_infer.verify import Agreement, Gate
-from cnnres_infer.volume import FloatArray
+from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
+from cnnres_infer.verification.agreement import Agreement, Gate
 
 IMPOSSIBLE = Gate(0.0, 0.0, 0.0, -1.0)
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from cnnres_infer import cache
-from cnnres_infer.engines import gpu, trt, trt_plan
-from cnnres_infer.engines.trt_api import Flavour
+from cnnres_infer.engines.nvidia import device as gpu
+from cnnres_infer.engines.tensorrt import engine as trt
+from cnnres_infer.engines.tensorrt import plan as trt_plan
+from cnnres_infer.engines.tensorrt.api import Flavour
 from cnnres_infer.errors import BackendUnavailableError
+from cnnres_infer.host import cache
 from tests.fakes.cuda import FakeCudaRuntime
 from tests.fakes.driver import FakeDriver
 from tests.fakes.tensorrt import FakeTensorRT, FakeTensorRtRtx

@@ -7,9 +7,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from cnnres_infer.bundle import Bundle
+from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.engines import BACKENDS, backend, open_engine
-from cnnres_infer.engines.ort import OrtEngine
+from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
 from cnnres_infer.errors import BackendUnavailableError, EngineRunError, UsageError
 from tests.conftest import BundleMaker, bright_model
 
@@ -98,7 +98,7 @@ def test_nothing_is_left_for_telemetry(bright_bundle: Path, tmp_path: Path) -> N
 
 def test_both_packages_of_onnxruntime_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "cnnres_infer.machine.versions",
+        "cnnres_infer.host.machine.versions",
         lambda *_names: {"onnxruntime": "1", "onnxruntime-gpu": "1"},
     )
     probe = OrtEngine.probe()

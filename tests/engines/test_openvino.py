@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnnres_infer.bundle import Bundle
-from cnnres_infer.cache import FOLDER
+from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.core.volume import FloatArray
 from cnnres_infer.engines import Engine, open_engine, run_all
 from cnnres_infer.engines.openvino import OpenVinoEngine, _openvino
 from cnnres_infer.errors import BackendUnavailableError, EngineRunError
-from cnnres_infer.verify import load_reference
-from cnnres_infer.volume import FloatArray
+from cnnres_infer.host.cache import FOLDER
+from cnnres_infer.verification.agreement import load_reference
 from tests.conftest import bright_model
 
 pytest.importorskip("openvino")
@@ -91,7 +91,7 @@ def test_errors_are_ours(bright_bundle: Path) -> None:
 
 
 def test_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cnnres_infer.machine.versions", lambda *_names: {})
+    monkeypatch.setattr("cnnres_infer.host.machine.versions", lambda *_names: {})
     probe = OpenVinoEngine.probe()
     assert (probe.usable, probe.reason) == (False, "openvino is not installed")
     assert probe.remedy == "pip install 'cnnres-infer[openvino]'"

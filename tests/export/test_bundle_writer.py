@@ -7,16 +7,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cnnres_infer.bundle import REFERENCE, Bundle, ModelSpec
+from cnnres_infer.bundle.bundle import REFERENCE, Bundle, ModelSpec
+from cnnres_infer.bundle.signature import SIGNATURE
 from cnnres_infer.engines import open_engine
 from cnnres_infer.errors import BundleError, OutputExistsError, UsageError, VerificationError
-from cnnres_infer.signature import SIGNATURE
 from export import bundle_writer
 from export.bundle_writer import seal, write_bundle
-from export.checkpoint import load_checkpoint
 from export.reference import _spread, reference_slices
+from network.checkpoint import load_checkpoint
+from network.cnnres import CNNRes
 from training.data import SPEC
-from training.network import CNNRes
 
 ROOT = Path(__file__).resolve().parents[2]
 

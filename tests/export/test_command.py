@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnnres_infer.bundle import Bundle
+from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.errors import BundleError
-from cnnres_infer.verify import load_reference
-from export.checkpoint import load_checkpoint
+from cnnres_infer.verification.agreement import load_reference
+from network.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from cnnres_infer.volume import FloatArray
+from cnnres_infer.core.volume import FloatArray
 from export.onnx_model import variants
-from training.network import CNNRes, folded
+from network.cnnres import CNNRes, folded
 
 
 @pytest.fixture(scope="module", params=[1, 2])

@@ -6,18 +6,18 @@ import pytest
 from typer.testing import CliRunner
 
 from cnnres_infer import engines
-from cnnres_infer.bundle import Bundle
+from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.core.volume import FloatArray, save_volume
 from cnnres_infer.engines.base import Probe
-from cnnres_infer.engines.ort import OrtEngine
+from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
 from cnnres_infer.errors import BackendUnavailableError, BundleError, VerificationError
-from cnnres_infer.phantom import make_phantom
-from cnnres_infer.recording import Study
-from cnnres_infer.volume import FloatArray, save_volume
-from cnnres_infer.volume_reference import VolumeReference
+from cnnres_infer.phantom.head import make_phantom
+from cnnres_infer.verification.recording import Study
+from cnnres_infer.verification.reference import VolumeReference
 from export.__main__ import app
 from export.volume_outputs import torch_engine, volume_reference
+from tests.cli.test_cli import run
 from tests.export.test_command import export
-from tests.test_cli import run
 
 SHAPE, SPACING = (96, 96, 6), (2.2, 2.2, 14.0)
 
@@ -110,7 +110,7 @@ def test_a_checkpoint_in_place_of_the_bundles_weights(
 ) -> None:
     from safetensors.torch import save_file
 
-    from training.network import CNNRes
+    from network.cnnres import CNNRes
 
     bundle = Bundle.open(default_bundle)
     study = Study.load("dwi", volume)

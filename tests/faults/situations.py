@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from cnnres_infer import Bundle, Predictor, terminal
-from cnnres_infer.bundle import MANIFEST
-from cnnres_infer.choice import Choice
+from cnnres_infer import Bundle, Predictor
+from cnnres_infer.bundle.bundle import MANIFEST
+from cnnres_infer.cli import console
+from cnnres_infer.core.result import Result
+from cnnres_infer.core.volume import Grid, Volume
 from cnnres_infer.engines import open_engine
 from cnnres_infer.errors import CnnresError, EngineRunError
 from cnnres_infer.limits import Limits
-from cnnres_infer.result import Result
-from cnnres_infer.volume import Grid, Volume
+from cnnres_infer.selection.select import Choice
 from tests.conftest import BundleMaker, blob_volume
 from tests.faults.files import DATA
 
@@ -94,7 +95,7 @@ def internal(scene: Scene) -> None:
     def work() -> dict[str, Any]:
         raise ZeroDivisionError
 
-    _, entry = terminal.attempt(work, verbose=False)
+    _, entry = console.attempt(work, verbose=False)
     raise CnnresError(entry["error"]["message"], code=entry["error"]["code"])
 
 
@@ -153,8 +154,8 @@ NOTED: dict[str, Callable[[Scene], Result]] = {
 ELSEWHERE = {
     "E-VERIFY": "tests/export/test_bundle_writer.py",
     "E-BUNDLE": "tests/export/test_command.py",
-    "E-REFERENCE": "tests/test_volume_reference.py",
-    "W-BACKEND-PASSED": "tests/test_choice.py",
-    "W-ENGINE": "tests/engines/test_trt.py",
-    "W-CHECK-UNSAVED": "tests/test_choice.py",
+    "E-REFERENCE": "tests/verification/test_reference.py",
+    "W-BACKEND-PASSED": "tests/selection/test_select.py",
+    "W-ENGINE": "tests/engines/tensorrt/test_engine.py",
+    "W-CHECK-UNSAVED": "tests/selection/test_select.py",
 }

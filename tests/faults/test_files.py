@@ -14,7 +14,7 @@ import pytest
 
 from cnnres_infer import Predictor
 from cnnres_infer.errors import InputError
-from cnnres_infer.nifti_header import TRANSFORM_FIELDS
+from cnnres_infer.readers.nifti.header import TRANSFORM_FIELDS
 from tests.faults.files import (
     ACCEPTED,
     DATA,
@@ -88,7 +88,7 @@ def test_the_command_line_says_why_and_leaves_no_mask(bright_bundle: Path, tmp_p
                 series.rename(tmp_path / f"{code.lower()}-{number}.bval")
             paths.append(path)
             expected.append(code)
-    command = [sys.executable, "-m", "cnnres_infer.cli", *map(str, paths)]
+    command = [sys.executable, "-m", "cnnres_infer", *map(str, paths)]
     options = ["-o", str(tmp_path / "out"), "--json", "--bundle", str(bright_bundle)]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 3
@@ -105,8 +105,8 @@ def test_the_command_line_says_why_and_leaves_no_mask(bright_bundle: Path, tmp_p
 def test_a_bomb_is_refused_in_bounded_memory(tmp_path: Path, name: str) -> None:
     (path,) = (build(tmp_path) for label, build in REFUSED[name].items() if "bomb" in label)
     code = (
-        "import sys; from pathlib import Path; from cnnres_infer.volume import load_volume\n"
-        "from cnnres_infer.errors import InputError; from cnnres_infer.machine import *\n"
+        "import sys; from pathlib import Path; from cnnres_infer.core.volume import load_volume\n"
+        "from cnnres_infer.errors import InputError; from cnnres_infer.host.machine import *\n"
         "before = peak_memory_mb()\n"
         "try: load_volume(Path(sys.argv[1]))\n"
         "except InputError as error: print(error.code, peak_memory_mb() - before)"

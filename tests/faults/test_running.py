@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 
 from cnnres_infer import Bundle, Predictor
-from cnnres_infer.choice import Choice
+from cnnres_infer.core.volume import FloatArray, save_volume
 from cnnres_infer.engines.base import EngineInfo
 from cnnres_infer.errors import EngineRunError, LimitError, OutputError
+from cnnres_infer.host.machine import resident_memory_mb
 from cnnres_infer.limits import Limits
-from cnnres_infer.machine import resident_memory_mb
-from cnnres_infer.outputs import plan
-from cnnres_infer.volume import FloatArray, save_volume
+from cnnres_infer.outputs.save import plan
+from cnnres_infer.selection.select import Choice
 from tests.conftest import blob_volume
 
 KILLS = int(os.environ.get("CNNRES_INFER_KILLS", "25"))
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals and lim
 WORKER = """
 import os, sys
 from pathlib import Path
-import PIL.Image, PIL.ImageDraw, cc3d, nibabel, onnxruntime, cnnres_infer.overlay
+import PIL.Image, PIL.ImageDraw, cc3d, nibabel, onnxruntime, cnnres_infer.outputs.writers.overlay
 from cnnres_infer import Predictor
 bundle, volume = sys.argv[1:]
 for line in sys.stdin:
@@ -58,7 +58,7 @@ def volume(tmp_path: Path) -> Path:
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "cnnres_infer.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "cnnres_infer", *map(str, arguments)]
 
 
 def run(*arguments: object, before: Callable[[], None] | None = None) -> Any:
@@ -183,8 +183,8 @@ def test_after_a_refusal_the_mended_volume_is_taken(
 # Computes for minutes without letting Python in, as a compiling backend may.
 STUCK = """
 import hashlib, sys
-from cnnres_infer import cli
-from cnnres_infer.engines.ort import OrtEngine
+from cnnres_infer.cli import app as cli
+from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
 def stuck(self, images):
     print("computing", file=sys.stderr, flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000_000)
@@ -403,7 +403,7 @@ def test_the_limit_of_memory_holds(volume: Path, tmp_path: Path) -> None:
 def test_memory_does_not_grow_over_many_volumes(bright_bundle: Path, volume: Path) -> None:
     code = (
         "import sys, tempfile; from cnnres_infer import Predictor\n"
-        "from cnnres_infer.machine import resident_memory_mb\n"
+        "from cnnres_infer.host.machine import resident_memory_mb\n"
         "predictor = Predictor.load(sys.argv[1], threads=1)\n"
         "for number in range(1, 201):\n"
         "    with tempfile.TemporaryDirectory() as folder:\n"

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from cnnres_infer.bundle import DEFAULT_BUNDLE, MANIFEST, Bundle, ModelSpec
+from cnnres_infer.bundle.bundle import DEFAULT_BUNDLE, MANIFEST, Bundle, ModelSpec
+from cnnres_infer.bundle.onnx_check import check_model
+from cnnres_infer.core.volume import load_volume, volume_bytes
 from cnnres_infer.errors import BundleError, InputError
 from cnnres_infer.limits import Limits
-from cnnres_infer.nifti_header import TRANSFORM_FIELDS
-from cnnres_infer.onnx_guard import check_model
-from cnnres_infer.slices import axial_axes
-from cnnres_infer.volume import load_volume, volume_bytes
+from cnnres_infer.pipeline.slices import axial_axes
+from cnnres_infer.readers.nifti.header import TRANSFORM_FIELDS
 from tests.conftest import bright_model
 from tests.faults.files import INF, NAN, extension, nifti
 

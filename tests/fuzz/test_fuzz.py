@@ -19,9 +19,9 @@ from hypothesis.extra.numpy import arrays
 
 from cnnres_infer import Predictor
 from cnnres_infer.codes import ERRORS
+from cnnres_infer.core.volume import volume_from_array
 from cnnres_infer.errors import InputError
-from cnnres_infer.outputs import report
-from cnnres_infer.volume import volume_from_array
+from cnnres_infer.outputs.save import report
 from tests.conftest import oriented_affine
 from tests.faults.files import nifti
 from tests.fuzz.harness import BUNDLE, GZIP, MINIMAL, ONNX, PACKED, PLAIN, SMALL, check, seeds

@@ -3,7 +3,7 @@
 import pytest
 
 from cnnres_infer.engines.base import Probe
-from cnnres_infer.engines.gpu import Gpu, find_gpu
+from cnnres_infer.engines.nvidia.device import Gpu, find_gpu
 
 MEASURED: list[tuple[str, ...]] = []
 COLUMNS = (

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnnres_infer.bundle import Bundle
-from cnnres_infer.cache import cache_folder
+from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.engines import NVIDIA, open_engine, precisions, probe
-from cnnres_infer.engines.gpu import Gpu
-from cnnres_infer.engines.plans import PlanStore
+from cnnres_infer.engines.nvidia.device import Gpu
+from cnnres_infer.engines.tensorrt.store import PlanStore
+from cnnres_infer.host.cache import cache_folder
 from cnnres_infer.predictor import Predictor
-from cnnres_infer.verify import GATES, Agreement, load_reference
+from cnnres_infer.verification.agreement import GATES, Agreement, load_reference
 from tests.conftest import blob_volume
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
@@ -110,7 +110,7 @@ def test_a_plan_is_built_once(name: str) -> None:
 
 
 def test_doctor_finds_no_backend_broken() -> None:
-    command = [sys.executable, "-m", "cnnres_infer.cli", "doctor", "--json"]
+    command = [sys.executable, "-m", "cnnres_infer", "doctor", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for finding in json.loads(done.stdout)["findings"]:

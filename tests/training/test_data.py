@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnnres_infer.brain import find_brain
-from cnnres_infer.slices import SliceGeometry, to_batches
-from cnnres_infer.volume import load_volume
+from cnnres_infer.core.volume import load_volume
+from cnnres_infer.pipeline.brain import find_brain
+from cnnres_infer.pipeline.slices import SliceGeometry, to_batches
 from training.data import (
     SPEC,
     TRAINING_VOLUME,

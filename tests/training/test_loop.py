@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from export.checkpoint import load_checkpoint
+from network.checkpoint import load_checkpoint
+from network.cnnres import CNNRes
 from training.data import Collections, Images
 from training.loop import Recipe, _average, _learning_rate, check, train
-from training.network import CNNRes
 
 
 def images(count: int) -> Images:

@@ -1,0 +1,5 @@
+"""``python -m cnnres_infer``."""
+
+from cnnres_infer.cli.app import run
+
+run()

@@ -1,0 +1,104 @@
+"""ONNX Runtime on the CPU."""
+
+import os
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from cnnres_infer.core.volume import FloatArray
+from cnnres_infer.engines.base import ClosedOnExit, EngineInfo, Probe
+from cnnres_infer.errors import BackendUnavailableError, EngineRunError
+from cnnres_infer.host import machine
+
+PROVIDER = "CPUExecutionProvider"
+# It would quantise, unasked, the layers of an INT8 file that are left in float (seen in 1.32).
+DISABLED_OPTIMIZERS = ("WeightBiasQuantization",)
+DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
+_REMEDY = "pip install 'cnnres-infer[cpu]'"
+
+
+def import_onnxruntime() -> Any:
+    """Import ONNX Runtime, which otherwise queues and sends telemetry (seen in 1.32)."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime
+
+    return onnxruntime
+
+
+class OrtEngine(ClosedOnExit):
+    """CNN-Res in an ONNX Runtime session; see `Engine`.
+
+    A float16 file would be computed in float32 on this provider without a
+    word, so that precision is not offered.
+    """
+
+    VARIANTS: ClassVar[dict[str, str]] = {"int8": "int8-cpu", "fp32": "fp32-cpu"}
+    BATCH: ClassVar[int] = 4
+    LEAST: ClassVar[int] = 1
+
+    def __init__(self, session: Any, info: EngineInfo) -> None:
+        self._session = session
+        self._info = info
+        self._input = session.get_inputs()[0].name
+
+    @classmethod
+    def probe(cls) -> Probe:
+        versions = machine.versions(*DISTRIBUTIONS)
+        installed = [name for name in DISTRIBUTIONS if name in versions]
+        try:
+            onnxruntime = import_onnxruntime()
+        except ImportError as error:
+            reason = "not installed" if not installed else f"cannot be imported ({error})"
+            return Probe(False, f"onnxruntime is {reason}", _REMEDY, versions)
+        if len(installed) > 1:
+            return Probe(
+                False,
+                "onnxruntime and onnxruntime-gpu are both installed and overwrite each other",
+                f"pip uninstall -y {' '.join(installed)} && {_REMEDY}",
+                versions,
+            )
+        devices = (f"CPU, {machine.usable_cores()} cores",)
+        return Probe(True, f"onnxruntime {onnxruntime.__version__}", "", versions, devices)
+
+    @classmethod
+    def open(cls, model: bytes, precision: str, threads: int) -> Self:
+        probe = cls.probe()
+        probe.require()
+        onnxruntime = import_onnxruntime()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Between runs the cores belong to the other stages.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        try:
+            session = onnxruntime.InferenceSession(
+                model,
+                options,
+                providers=[PROVIDER],
+                disabled_optimizers=list(DISABLED_OPTIMIZERS),
+            )
+        except Exception as error:
+            raise BackendUnavailableError(f"ONNX Runtime refused the model: {error}") from error
+        provider = session.get_providers()[0]
+        if provider != PROVIDER:
+            raise BackendUnavailableError(f"ONNX Runtime took {provider}, not {PROVIDER}")
+        info = EngineInfo(
+            "ort", provider, precision, cls.VARIANTS[precision], threads, probe.versions
+        )
+        return cls(session, info)
+
+    def run(self, images: FloatArray) -> FloatArray:
+        if self._session is None:
+            raise EngineRunError("the engine is closed")
+        try:
+            (output,) = self._session.run(None, {self._input: images})
+        except Exception as error:
+            raise EngineRunError(f"ONNX Runtime failed: {error}") from error
+        return np.asarray(output, np.float32)
+
+    def describe(self) -> EngineInfo:
+        return self._info
+
+    def close(self) -> None:
+        self._session = None

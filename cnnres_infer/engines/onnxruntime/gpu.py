@@ -1,0 +1,328 @@
+"""ONNX Runtime's providers for NVIDIA GPUs: TensorRT, TensorRT-RTX and CUDA."""
+
+import hashlib
+import io
+import itertools
+import json
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from cnnres_infer.core.volume import FloatArray
+from cnnres_infer.engines.base import ClosedOnExit, EngineInfo, Probe
+from cnnres_infer.engines.nvidia.device import find_gpu
+from cnnres_infer.engines.nvidia.elf import missing_libraries
+from cnnres_infer.engines.onnxruntime.cpu import (
+    DISABLED_OPTIMIZERS,
+    DISTRIBUTIONS,
+    import_onnxruntime,
+)
+from cnnres_infer.errors import BackendUnavailableError, EngineRunError
+from cnnres_infer.host import machine
+from cnnres_infer.host.cache import cache_folder
+
+FOLDER = "ort-engines"
+_CPU = "CPUExecutionProvider"
+_SLICES = 16
+_GRAPHS = itertools.count(1)
+_OUT_OF_MEMORY = ("allocat", "out of memory")
+
+
+class OrtCudaEngine(ClosedOnExit):
+    """CNN-Res by ONNX Runtime on a GPU; see `Engine`.
+
+    The network always sees the same number of slices, the last of them padded:
+    so one CUDA graph and one set of tuned kernels serve every volume.
+
+    Attributes
+    ----------
+    BACKEND, PROVIDER, DEVICE
+        Name in the table of backends, and ONNX Runtime's names for the
+        provider and its memory.
+    LIBRARY
+        File of the provider, beside ONNX Runtime's own.
+    INSTALL, LIBRARIES_HINT
+        What mends a missing provider, and one that lacks libraries.
+    """
+
+    BACKEND: ClassVar[str] = "ort-cuda"
+    PROVIDER: ClassVar[str] = "CUDAExecutionProvider"
+    DEVICE: ClassVar[str] = "cuda"
+    LIBRARY: ClassVar[str] = "libonnxruntime_providers_cuda.so"
+    INSTALL: ClassVar[str] = "pip uninstall -y onnxruntime; pip install 'cnnres-infer[gpu]'"
+    LIBRARIES_HINT: ClassVar[str] = (
+        "pip install 'onnxruntime-gpu[cuda,cudnn]', or CUDA and cuDNN of the versions it names"
+    )
+    VARIANTS: ClassVar[dict[str, str]] = {"fp16": "fp16", "fp32": "fp32"}
+    BATCH: ClassVar[int] = 64
+    # What lies between layers is in the GPU's memory.
+    LEAST: ClassVar[int] = 1
+
+    def __init__(self, session: Any, info: EngineInfo) -> None:
+        self._session = session
+        self._info = info
+        self._slices = _SLICES
+        self._bound: _Bound | None = None
+
+    @classmethod
+    def probe(cls) -> Probe:
+        gpu = find_gpu()
+        if isinstance(gpu, Probe):
+            return gpu
+        versions = machine.versions(*DISTRIBUTIONS, *cls._extra_distributions())
+        versions |= {"driver": gpu.driver, "cuda": gpu.cuda}
+        try:
+            cls._check_installed(versions)
+        except BackendUnavailableError as error:
+            return Probe(False, error.reason, error.remedy, versions, (str(gpu),))
+        reason = f"onnxruntime {import_onnxruntime().__version__}, {cls.PROVIDER}"
+        return Probe(True, reason, "", versions, (str(gpu),))
+
+    @classmethod
+    def open(cls, model: bytes, precision: str, threads: int) -> Self:
+        probe = cls.probe()
+        probe.require()
+        onnxruntime = import_onnxruntime()
+        options = onnxruntime.SessionOptions()
+        # cuDNN's front end logs every fusion it cannot plan as an error, and takes another;
+        # what really fails is raised.
+        options.log_severity_level = 4
+        # What the provider cannot run is an error, not the CPU's work.
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        try:
+            session = cls._session_of(onnxruntime, model, options, precision, probe)
+        except Exception as error:
+            raise BackendUnavailableError(
+                f"{cls.PROVIDER} of ONNX Runtime refused the model: {error}"
+            ) from error
+        provider = session.get_providers()[0]
+        if provider != cls.PROVIDER:
+            raise BackendUnavailableError(f"ONNX Runtime took {provider}, not {cls.PROVIDER}")
+        where = f"{provider} on {probe.devices[0]}"
+        variant = cls.VARIANTS[precision]
+        return cls(session, EngineInfo(cls.BACKEND, where, precision, variant, 1, probe.versions))
+
+    @classmethod
+    def _extra_distributions(cls) -> tuple[str, ...]:
+        return ()
+
+    @classmethod
+    def _check_installed(cls, versions: dict[str, str]) -> None:
+        """Raise if the provider is not here, or lacks a library."""
+        try:
+            onnxruntime = import_onnxruntime()
+        except ImportError as error:
+            raise BackendUnavailableError(
+                f"onnxruntime cannot be imported ({error})", cls.INSTALL
+            ) from error
+        if all(name in versions for name in DISTRIBUTIONS):
+            raise BackendUnavailableError(
+                "onnxruntime and onnxruntime-gpu are both installed and overwrite each other",
+                f"pip uninstall -y {' '.join(DISTRIBUTIONS)}; pip install 'cnnres-infer[gpu]'",
+            )
+        if cls.PROVIDER not in onnxruntime.get_available_providers():
+            raise BackendUnavailableError(f"this onnxruntime has no {cls.PROVIDER}", cls.INSTALL)
+        if hasattr(onnxruntime, "preload_dlls"):
+            # It finds CUDA as pip installs it, and prints what it does not find.
+            with redirect_stdout(io.StringIO()):
+                onnxruntime.preload_dlls()
+        library = Path(onnxruntime.__file__).parent / "capi" / cls.LIBRARY
+        missing = missing_libraries(library) if library.exists() else ()
+        if missing:
+            raise BackendUnavailableError(
+                f"{cls.PROVIDER} lacks {', '.join(missing)}", cls.LIBRARIES_HINT
+            )
+
+    @classmethod
+    def _session_of(
+        cls, onnxruntime: Any, model: bytes, options: Any, precision: str, probe: Probe
+    ) -> Any:
+        settings = cls._settings(onnxruntime, model, precision, probe)
+        return onnxruntime.InferenceSession(
+            model,
+            options,
+            providers=[(cls.PROVIDER, settings)],
+            disabled_optimizers=list(DISABLED_OPTIMIZERS),
+        )
+
+    @classmethod
+    def _settings(
+        cls, _onnxruntime: Any, _model: bytes, _precision: str, _probe: Probe
+    ) -> dict[str, str]:
+        return {"use_tf32": "0", "enable_cuda_graph": "1", "cudnn_conv_algo_search": "HEURISTIC"}
+
+    def run(self, images: FloatArray) -> FloatArray:
+        if self._session is None:
+            raise EngineRunError("the engine is closed")
+        expected = tuple(self._session.get_inputs()[0].shape[1:])
+        if images.shape[1:] != expected:
+            raise EngineRunError(
+                f"ONNX Runtime failed: images of shape {images.shape[1:]}, not {expected}"
+            )
+        while True:
+            try:
+                return np.concatenate(list(self._answers(images)))
+            except Exception as error:
+                full = any(word in str(error).lower() for word in _OUT_OF_MEMORY)
+                if not full or self._slices == 1:
+                    raise EngineRunError(f"ONNX Runtime failed: {error}") from error
+                self._bound = None
+                self._slices //= 2
+                warning = f"the GPU's memory is full: going on with {self._slices} slices at once"
+                self._info = replace(self._info, warnings=(*self._info.warnings, warning))
+
+    def _answers(self, images: FloatArray) -> Iterator[FloatArray]:
+        if self._bound is None:
+            shape = (self._slices, *images.shape[1:])
+            self._bound = _Bound(import_onnxruntime(), self._session, self.DEVICE, shape)
+        for first in range(0, len(images), self._slices):
+            yield self._bound.run(images[first : first + self._slices])
+
+    def describe(self) -> EngineInfo:
+        return self._info
+
+    def close(self) -> None:
+        self._bound = self._session = None
+
+
+class OrtTensorRtEngine(OrtCudaEngine):
+    """CNN-Res by ONNX Runtime's TensorRT provider; see `Engine`."""
+
+    BACKEND: ClassVar[str] = "ort-tensorrt"
+    PROVIDER: ClassVar[str] = "TensorrtExecutionProvider"
+    LIBRARY: ClassVar[str] = "libonnxruntime_providers_tensorrt.so"
+    LIBRARIES_HINT: ClassVar[str] = (
+        "install the major version of TensorRT that libnvinfer's name ends with, and the CUDA "
+        "and cuDNN of the versions named"
+    )
+    VARIANTS: ClassVar[dict[str, str]] = {"fp16": "fp16", "int8": "int8-trt", "fp32": "fp32"}
+
+    @classmethod
+    def _settings(
+        cls, onnxruntime: Any, model: bytes, precision: str, probe: Probe
+    ) -> dict[str, str]:
+        folder = _engine_folder(cls.BACKEND, model, precision, probe)
+        return {
+            "trt_fp16_enable": str(int(precision == "fp16")),
+            "trt_int8_enable": str(int(precision == "int8")),
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": str(folder),
+            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_path": str(folder),
+            "trt_cuda_graph_enable": "1",
+            **_shapes("trt_profile_{}_shapes", onnxruntime, model),
+        }
+
+
+class OrtTensorRtRtxEngine(OrtCudaEngine):
+    """CNN-Res by the TensorRT-RTX provider, a plug-in of ONNX Runtime; see `Engine`."""
+
+    BACKEND: ClassVar[str] = "ort-tensorrt-rtx"
+    PROVIDER: ClassVar[str] = "NvTensorRTRTXExecutionProvider"
+    INSTALL: ClassVar[str] = "pip install onnxruntime-ep-nv-tensorrt-rtx 'onnxruntime>=1.24'"
+    VARIANTS: ClassVar[dict[str, str]] = {"fp16": "fp16", "int8": "int8-trt", "fp32": "fp32"}
+
+    @classmethod
+    def _extra_distributions(cls) -> tuple[str, ...]:
+        stem = "onnxruntime-ep-nv-tensorrt-rtx"
+        return (f"{stem}-cu12", f"{stem}-cu13")
+
+    @classmethod
+    def _check_installed(cls, versions: dict[str, str]) -> None:
+        try:
+            devices = _plug_in_devices()
+        except ImportError as error:
+            raise BackendUnavailableError(
+                f"the TensorRT-RTX provider is not installed ({error})", cls.INSTALL
+            ) from error
+        except Exception as error:
+            raise BackendUnavailableError(
+                f"the TensorRT-RTX provider does not register: {error}", cls.INSTALL
+            ) from error
+        if not devices:
+            raise BackendUnavailableError(
+                "the TensorRT-RTX provider supports no GPU of this machine",
+                "use another backend; TensorRT-RTX is for GeForce and RTX cards",
+            )
+
+    @classmethod
+    def _session_of(
+        cls, onnxruntime: Any, model: bytes, options: Any, precision: str, probe: Probe
+    ) -> Any:
+        folder = _engine_folder(cls.BACKEND, model, precision, probe)
+        settings = {
+            "nv_runtime_cache_path": str(folder),
+            **_shapes("nv_profile_{}_shapes", onnxruntime, model),
+        }
+        options.add_provider_for_devices(_plug_in_devices()[:1], settings)
+        return onnxruntime.InferenceSession(
+            model, options, disabled_optimizers=list(DISABLED_OPTIMIZERS)
+        )
+
+    def _answers(self, images: FloatArray) -> Iterator[FloatArray]:
+        # The plug-in's memory cannot be bound in a build of ONNX Runtime without CUDA.
+        name = self._session.get_inputs()[0].name
+        for first in range(0, len(images), self._slices):
+            part = images[first : first + self._slices]
+            padding = [(0, self._slices - len(part)), (0, 0), (0, 0), (0, 0)]
+            yield self._session.run(None, {name: np.pad(part, padding)})[0][: len(part)]
+
+
+class _Bound:
+    """A session with its input and output bound to fixed memory of the GPU, as graphs need it."""
+
+    def __init__(self, onnxruntime: Any, session: Any, device: str, shape: tuple[int, ...]) -> None:
+        image, answer = session.get_inputs()[0], session.get_outputs()[0]
+        self._session = session
+        self._images = np.zeros(shape, np.float32)
+        self._input = onnxruntime.OrtValue.ortvalue_from_numpy(self._images, device, 0)
+        result = (shape[0], *answer.shape[1:])
+        self._output = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
+            result, np.float32, device, 0
+        )
+        # A graph holds the addresses that it was captured with, so it must never be another's.
+        self._options = onnxruntime.RunOptions()
+        self._options.add_run_config_entry("gpu_graph_id", str(next(_GRAPHS)))
+        self._binding = session.io_binding()
+        self._binding.bind_ortvalue_input(image.name, self._input)
+        self._binding.bind_ortvalue_output(answer.name, self._output)
+
+    def run(self, images: FloatArray) -> FloatArray:
+        count = len(images)
+        self._images[:count] = images
+        self._input.update_inplace(self._images)
+        self._session.run_with_iobinding(self._binding, self._options)
+        return np.array(self._output.numpy()[:count])
+
+
+@cache
+def _plug_in_devices() -> list[Any]:
+    """What the TensorRT-RTX plug-in can run on; registers it, which works once only."""
+    import onnxruntime_ep_nv_tensorrt_rtx as plug_in
+
+    onnxruntime = import_onnxruntime()
+    name = plug_in.get_ep_name()
+    onnxruntime.register_execution_provider_library(name, plug_in.get_library_path())
+    return [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
+
+
+def _engine_folder(backend: str, model: bytes, precision: str, probe: Probe) -> Path:
+    """A folder for engines that were made of the same things, and of nothing else."""
+    inputs = [backend, hashlib.sha256(model).hexdigest(), precision, probe.versions, probe.devices]
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+    return cache_folder(FOLDER, f"{backend}-{precision}-{digest}")
+
+
+def _shapes(name: str, onnxruntime: Any, model: bytes) -> dict[str, str]:
+    """Smallest, usual and largest shape of the input, as the TensorRT providers take them."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    (image,) = onnxruntime.InferenceSession(model, options, providers=[_CPU]).get_inputs()
+    size = "x".join(map(str, image.shape[1:]))
+    counts = {"min": 1, "opt": _SLICES, "max": _SLICES}
+    return {name.format(which): f"{image.name}:{n}x{size}" for which, n in counts.items()}

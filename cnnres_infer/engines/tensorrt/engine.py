@@ -1,0 +1,122 @@
+"""TensorRT and TensorRT-RTX on an NVIDIA GPU."""
+
+import hashlib
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar, Self
+
+from cnnres_infer.core.volume import FloatArray
+from cnnres_infer.engines.base import ClosedOnExit, EngineInfo, Probe
+from cnnres_infer.engines.nvidia.device import Gpu, find_gpu
+from cnnres_infer.engines.tensorrt.api import TENSORRT, TENSORRT_RTX, Flavour
+from cnnres_infer.engines.tensorrt.build import BatchRange
+from cnnres_infer.engines.tensorrt.cuda import Cuda, load_runtime
+from cnnres_infer.engines.tensorrt.plan import obtain
+from cnnres_infer.engines.tensorrt.runner import PlanRunner
+from cnnres_infer.engines.tensorrt.store import Plan
+from cnnres_infer.errors import BackendUnavailableError, EngineError, EngineRunError, OutputError
+from cnnres_infer.host import machine
+from cnnres_infer.host.atomic import write_all
+
+
+class TensorRtEngine(ClosedOnExit):
+    """CNN-Res in a TensorRT engine that was built for this GPU; see `Engine`."""
+
+    FLAVOUR: ClassVar[Flavour] = TENSORRT
+    VARIANTS: ClassVar[dict[str, str]] = {"fp16": "fp16", "int8": "int8-trt", "fp32": "fp32"}
+    BATCH: ClassVar[int] = 64
+    # What lies between layers is in the GPU's memory.
+    LEAST: ClassVar[int] = 1
+
+    def __init__(self, runner: PlanRunner, info: EngineInfo, kernels: Path) -> None:
+        self._runner: PlanRunner | None = runner
+        self._info = info
+        self._kernels = kernels
+        self._compiled = runner.runtime_cache()
+
+    @classmethod
+    def probe(cls) -> Probe:
+        gpu = find_gpu()
+        if isinstance(gpu, Probe):
+            return gpu
+        versions = machine.versions(*cls.FLAVOUR.distributions, "cuda-bindings", "cuda-python")
+        try:
+            trt = cls.FLAVOUR.load()
+            load_runtime()
+        except BackendUnavailableError as error:
+            return Probe(False, error.reason, error.remedy, versions, (str(gpu),))
+        versions |= {cls.FLAVOUR.module: trt.__version__, "driver": gpu.driver, "cuda": gpu.cuda}
+        return Probe(True, f"{cls.FLAVOUR.module} {trt.__version__}", "", versions, (str(gpu),))
+
+    @classmethod
+    def open(cls, model: bytes, precision: str, threads: int) -> Self:
+        probe = cls.probe()
+        probe.require()
+        gpu = find_gpu()
+        assert isinstance(gpu, Gpu)
+        plan = obtain(cls.FLAVOUR, model, precision, gpu)
+        kernels = _kernels(plan, gpu)
+        cuda = Cuda(load_runtime())
+        try:
+            runner = PlanRunner(
+                cls.FLAVOUR.load(),
+                cuda,
+                plan.content,
+                BatchRange.parse(plan.key.batch).largest,
+                kernels.read_bytes() if kernels.exists() else b"",
+            )
+        except Exception as error:
+            cuda.close()
+            if isinstance(error, EngineError):
+                raise
+            raise BackendUnavailableError(
+                f"{cls.FLAVOUR.module} cannot load the engine: {error}"
+            ) from error
+        warnings = (f"the engine was built anew: {plan.rebuilt}",) if plan.rebuilt else ()
+        return cls(
+            runner,
+            EngineInfo(
+                cls.FLAVOUR.backend,
+                f"{cls.FLAVOUR.module} on {gpu}",
+                precision,
+                cls.VARIANTS[precision],
+                1,
+                probe.versions,
+                warnings,
+            ),
+            kernels,
+        )
+
+    def run(self, images: FloatArray) -> FloatArray:
+        if self._runner is None:
+            raise EngineRunError("the engine is closed")
+        return self._runner.run(images)
+
+    def describe(self) -> EngineInfo:
+        if self._runner is None or not self._runner.warnings:
+            return self._info
+        return replace(self._info, warnings=(*self._info.warnings, *self._runner.warnings))
+
+    def close(self) -> None:
+        if self._runner is None:
+            return
+        runner, self._runner = self._runner, None
+        compiled = runner.runtime_cache()
+        runner.close()
+        if compiled != self._compiled:
+            # It only makes the next start faster.
+            with suppress(OutputError):
+                write_all({self._kernels: compiled}, overwrite=True)
+
+
+class TensorRtRtxEngine(TensorRtEngine):
+    """CNN-Res in a TensorRT-RTX engine, finished by the GPU at hand; see `Engine`."""
+
+    FLAVOUR: ClassVar[Flavour] = TENSORRT_RTX
+
+
+def _kernels(plan: Plan, gpu: Gpu) -> Path:
+    """Where the kernels that TensorRT-RTX compiled for this GPU and driver are kept."""
+    device = hashlib.sha256(f"{gpu.name} {gpu.driver}".encode()).hexdigest()[:8]
+    return plan.path.with_suffix(f".{device}.kernels")

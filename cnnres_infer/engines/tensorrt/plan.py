@@ -1,0 +1,158 @@
+"""The plan for a variant and a device: taken from the cache, or built and kept there."""
+
+import hashlib
+import logging
+from dataclasses import replace
+from typing import Any
+
+from cnnres_infer.engines.base import Probe
+from cnnres_infer.engines.nvidia.device import Gpu, find_gpu, system
+from cnnres_infer.engines.tensorrt import store as plans
+from cnnres_infer.engines.tensorrt.api import FLAVOURS, Flavour
+from cnnres_infer.engines.tensorrt.build import BatchRange, Progress, build, capabilities
+from cnnres_infer.engines.tensorrt.store import ANY, Plan, PlanKey, PlanStore
+from cnnres_infer.errors import BackendUnavailableError
+from cnnres_infer.host.atomic import write_all
+from cnnres_infer.host.cache import cache_folder
+
+_log = logging.getLogger(__name__)
+_FLAGS = "strongly-typed,no-tf32"
+_PORTABLE = "portable"
+
+
+def open_store() -> PlanStore:
+    """The store of plans in the user's cache.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If the cache cannot be used, since others could write there or nobody can.
+    """
+    try:
+        return PlanStore(cache_folder(plans.FOLDER))
+    except OSError as error:
+        raise BackendUnavailableError(f"no cache for engines: {error}") from error
+
+
+def key_for(
+    flavour: Flavour,
+    trt: Any,
+    onnx_sha256: str,
+    precision: str,
+    batch: BatchRange,
+    device: Gpu | int,
+) -> PlanKey:
+    """Everything that a plan depends on.
+
+    Parameters
+    ----------
+    device
+        The GPU present, or the compute capability (86 for 8.6) of another.
+    """
+    sm = target_sm(trt, device)
+    named = _PORTABLE if flavour.portable else str(_sm(device))
+    return PlanKey(
+        backend=flavour.backend,
+        onnx_sha256=onnx_sha256,
+        precision=precision,
+        batch=str(batch),
+        sm=named if sm is None else str(sm),
+        **_environment(flavour, trt, device),
+    )
+
+
+def staleness(key: PlanKey) -> str:
+    """Why a plan will not be used on this machine; empty if it will."""
+    flavour = FLAVOURS[key.backend]
+    try:
+        trt = flavour.load()
+    except BackendUnavailableError as error:
+        return error.reason
+    gpu = find_gpu()
+    if flavour.portable:
+        return ", ".join(key.differences(replace(key, **_environment(flavour, trt, 0))))
+    if isinstance(gpu, Probe):
+        return gpu.reason
+    now = replace(key, sm=str(gpu.sm), **_environment(flavour, trt, gpu))
+    return ", ".join(key.differences(now))
+
+
+def target_sm(trt: Any, device: Gpu | int) -> int | None:
+    """The compute capability to name in a build; None where the builder decides.
+
+    TensorRT decides always, by the GPU present; TensorRT-RTX for a GPU that
+    it has no name for, and then builds what fits all that it supports.
+    """
+    if isinstance(device, int):
+        return device
+    return device.sm if device.sm in capabilities(trt) else None
+
+
+def _environment(flavour: Flavour, trt: Any, device: Gpu | int) -> dict[str, str]:
+    """What a plan depends on besides what was asked for; a portable one on no GPU."""
+    operating_system, architecture = system()
+    gpu = None if flavour.portable or isinstance(device, int) else device
+    # TensorRT-RTX has a package for each major version of CUDA, named after it.
+    package = next(iter(flavour.installed()), ANY).rpartition("-")[2]
+    return {
+        "version": str(trt.__version__),
+        "flags": _FLAGS,
+        "gpu": gpu.name if gpu else ANY,
+        "driver": gpu.driver if gpu else ANY,
+        "cuda": gpu.cuda if gpu else package,
+        "system": operating_system,
+        "architecture": architecture,
+    }
+
+
+def _sm(device: Gpu | int) -> int:
+    return device if isinstance(device, int) else device.sm
+
+
+def obtain(
+    flavour: Flavour,
+    model: bytes,
+    precision: str,
+    device: Gpu | int,
+    batch: BatchRange | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """The plan for a variant, from the cache or built now.
+
+    Parameters
+    ----------
+    batch
+        The range of batch sizes; by default that of the newest plan that is
+        right otherwise, so that what was built for a purpose is used.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If TensorRT is missing, or cannot build this; or the cache cannot be used.
+    """
+    trt = flavour.load()
+    store = open_store()
+    digest = hashlib.sha256(model).hexdigest()
+    key = key_for(flavour, trt, digest, precision, batch or BatchRange(), device)
+    if batch is None:
+        key = replace(key, batch=store.newest_batch(key) or key.batch)
+    chosen = BatchRange.parse(key.batch)
+
+    def work() -> bytes:
+        if not flavour.portable and progress is None:
+            _log.warning(
+                "building a TensorRT engine (%s) for %s: this takes minutes, once",
+                precision,
+                device,
+            )
+        timing = store.folder / f"timing-{flavour.backend}-{key.version}-sm{key.sm}.cache"
+        former = None if flavour.portable else timing.read_bytes() if timing.exists() else b""
+        plan, measured = build(trt, model, chosen, target_sm(trt, device), former, progress)
+        if measured is not None:
+            write_all({timing: measured}, overwrite=True)
+        return plan
+
+    try:
+        return store.get_or_build(key, work)
+    except OSError as error:
+        raise BackendUnavailableError(f"no cache for engines: {error}") from error

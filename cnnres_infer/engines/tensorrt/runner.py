@@ -1,0 +1,278 @@
+"""Running a TensorRT plan: batches in, probabilities out, the GPU kept busy in between."""
+
+import itertools
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cnnres_infer.core.volume import FloatArray
+from cnnres_infer.engines.tensorrt.api import make_logger
+from cnnres_infer.engines.tensorrt.cuda import Cuda, DeviceBuffer, DeviceMemoryError, PinnedArray
+from cnnres_infer.errors import BackendUnavailableError, EngineError, EngineRunError
+
+_LANES = 2
+
+
+@dataclass
+class _Lane:
+    """Buffers of one batch under way; with two, one is filled while the other computes.
+
+    Attributes
+    ----------
+    pending
+        Where the results of what is under way belong; None if nothing is.
+    """
+
+    host_in: PinnedArray
+    host_out: PinnedArray
+    device_in: DeviceBuffer
+    device_out: DeviceBuffer
+    done: Any
+    pending: slice | None = None
+
+
+@dataclass
+class _Program:
+    """The network for one batch size.
+
+    An execution context keeps its shape for life: a captured graph is only
+    good for the shape that its context had.
+
+    Attributes
+    ----------
+    lanes_used
+        Lanes that it ran in before: a first run is never captured, since it
+        sets up what a captured one must not.
+    graphs
+        The captured run of each lane.
+    """
+
+    context: Any
+    lanes_used: set[int] = field(default_factory=set)
+    graphs: dict[int, Any] = field(default_factory=dict)
+
+
+class PlanRunner:
+    """A deserialized plan with its buffers.
+
+    Parameters
+    ----------
+    trt, cuda
+        The TensorRT module, and a stream that the runner closes.
+    plan
+        The serialized engine.
+    batch
+        Most slices at once; halved where the GPU's memory does not suffice.
+    runtime_cache
+        What TensorRT-RTX compiled in former runs.
+
+    Attributes
+    ----------
+    batch
+        Most slices at once.
+    warnings
+        What a reader of the results should know.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If TensorRT does not take the plan on this machine.
+    """
+
+    def __init__(
+        self, trt: Any, cuda: Cuda, plan: bytes, batch: int, runtime_cache: bytes = b""
+    ) -> None:
+        self._trt = trt
+        self._cuda = cuda
+        self.batch = batch
+        self.warnings: list[str] = []
+        self._logger = make_logger(trt)
+        self._runtime = trt.Runtime(self._logger)
+        self._engine = self._deserialize(plan)
+        self._input, self._output = self._names()
+        self._image = tuple(self._engine.get_tensor_shape(self._input))[1:]
+        self._answer = tuple(self._engine.get_tensor_shape(self._output))[1:]
+        # TensorRT-RTX compiles kernels at run time and captures graphs by itself.
+        self._captures = not hasattr(trt, "CudaGraphStrategy")
+        self._runtime_cache: Any = None
+        self._config = self._runtime_config(runtime_cache)
+        self._lanes: list[_Lane] = []
+        self._programs: dict[int, _Program] = {}
+        self._scratch: list[DeviceBuffer] = []
+
+    def run(self, images: FloatArray) -> FloatArray:
+        """Images (N, C, H, W) to probabilities (N, 1, H, W), both float32.
+
+        Raises
+        ------
+        EngineRunError
+            If the images are not what the network takes, or the GPU fails.
+        """
+        if images.shape[1:] != self._image or not len(images):
+            raise EngineRunError(
+                f"images of shape {images.shape}, not (N, {', '.join(map(str, self._image))})"
+            )
+        while True:
+            try:
+                return self._run(images)
+            except DeviceMemoryError as error:
+                self._release()
+                if self.batch == 1:
+                    raise
+                self.batch //= 2
+                self.warnings.append(f"{error}: going on with {self.batch} slices at once")
+            except BaseException as error:
+                self._release()
+                if isinstance(error, EngineError) or not isinstance(error, Exception):
+                    raise
+                raise EngineRunError(f"TensorRT failed: {error}{self._logger.summary()}") from error
+
+    def runtime_cache(self) -> bytes:
+        """What TensorRT-RTX compiled, for the next start; empty with TensorRT."""
+        return bytes(self._runtime_cache.serialize()) if self._runtime_cache is not None else b""
+
+    def close(self) -> None:
+        """Let go of all memory and of the stream."""
+        self._release()
+        self._engine = self._runtime = self._config = self._runtime_cache = None
+        self._cuda.close()
+
+    def _run(self, images: FloatArray) -> FloatArray:
+        output = np.empty((len(images), *self._answer), np.float32)
+        self._prepare()
+        turns = itertools.cycle(enumerate(self._lanes))
+        for first in range(0, len(images), self.batch):
+            index, lane = next(turns)
+            self._collect(lane, output)
+            self._queue(index, lane, images, slice(first, min(first + self.batch, len(images))))
+        for lane in self._lanes:
+            self._collect(lane, output)
+        return output
+
+    def _collect(self, lane: _Lane, output: FloatArray) -> None:
+        """Wait for what is under way in a lane and take its results."""
+        if lane.pending is None:
+            return
+        self._cuda.wait(lane.done)
+        rows, lane.pending = lane.pending, None
+        output[rows] = lane.host_out.array[: rows.stop - rows.start]
+
+    def _queue(self, index: int, lane: _Lane, images: FloatArray, rows: slice) -> None:
+        """Start a batch in a lane."""
+        count = rows.stop - rows.start
+        program = self._program(count)
+        lane.host_in.array[:count] = images[rows]
+        if index in program.graphs:
+            self._cuda.launch(program.graphs[index])
+        elif self._captures and index in program.lanes_used:
+            graph = self._cuda.capture(lambda: self._enqueue(program, lane, count))
+            program.graphs[index] = graph
+            self._cuda.launch(graph)
+        else:
+            self._enqueue(program, lane, count)
+            program.lanes_used.add(index)
+        self._cuda.record(lane.done)
+        lane.pending = rows
+
+    def _enqueue(self, program: _Program, lane: _Lane, count: int) -> None:
+        """Queue copy in, network, copy out."""
+        context = program.context
+        context.set_tensor_address(self._input, lane.device_in.address)
+        context.set_tensor_address(self._output, lane.device_out.address)
+        self._cuda.copy_in(lane.device_in, lane.host_in, count * _nbytes(self._image))
+        if not context.execute_async_v3(self._cuda.stream_handle):
+            raise EngineRunError(f"TensorRT failed to run the network{self._logger.summary()}")
+        self._cuda.copy_out(lane.host_out, lane.device_out, count * _nbytes(self._answer))
+
+    def _prepare(self) -> None:
+        if self._lanes:
+            return
+        self._program(self.batch)
+        for _ in range(_LANES):
+            self._lanes.append(
+                _Lane(
+                    self._cuda.pin((self.batch, *self._image)),
+                    self._cuda.pin((self.batch, *self._answer)),
+                    self._cuda.allocate(self.batch * _nbytes(self._image)),
+                    self._cuda.allocate(self.batch * _nbytes(self._answer)),
+                    self._cuda.event(),
+                )
+            )
+
+    def _program(self, count: int) -> _Program:
+        """The network for a number of slices, set up where it is new."""
+        if count not in self._programs:
+            context = self._context()
+            if context is None or not context.set_input_shape(self._input, (count, *self._image)):
+                raise DeviceMemoryError(
+                    f"TensorRT could not set up the network for {count} slices"
+                    f"{self._logger.summary()}"
+                )
+            scratch = self._scratch_of(context.update_device_memory_size_for_shapes())
+            context.set_device_memory(scratch.address, scratch.nbytes)
+            self._programs[count] = _Program(context)
+        return self._programs[count]
+
+    def _scratch_of(self, nbytes: int) -> DeviceBuffer:
+        """Memory for what lies between layers: shared, since batches run one after another."""
+        for buffer in self._scratch:
+            if buffer.nbytes >= nbytes:
+                return buffer
+        self._scratch.append(self._cuda.allocate(max(nbytes, 1)))
+        return self._scratch[-1]
+
+    def _context(self) -> Any:
+        if self._config is not None:
+            return self._engine.create_execution_context(self._config)
+        # Memory for the batch at hand, not for the largest that the plan allows.
+        strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        return self._engine.create_execution_context(strategy)
+
+    def _release(self) -> None:
+        """Let go of all that `run` set up; the next one sets it up again."""
+        self._lanes.clear()
+        self._scratch.clear()
+        # Graphs go before the contexts that they were captured from.
+        self._cuda.release()
+        self._programs.clear()
+
+    def _deserialize(self, plan: bytes) -> Any:
+        if hasattr(self._runtime, "get_engine_validity"):
+            validity, diagnostics = self._runtime.get_engine_validity(plan)
+            if validity == self._trt.EngineValidity.INVALID:
+                raise BackendUnavailableError(
+                    f"TensorRT says that the engine cannot run on this GPU ({diagnostics})"
+                )
+        engine = self._runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise BackendUnavailableError(
+                f"TensorRT cannot load the engine on this GPU{self._logger.summary()}"
+            )
+        return engine
+
+    def _names(self) -> tuple[str, str]:
+        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        mode = self._trt.TensorIOMode.INPUT
+        (image,) = [name for name in names if self._engine.get_tensor_mode(name) == mode]
+        (answer,) = [name for name in names if name != image]
+        return image, answer
+
+    def _runtime_config(self, runtime_cache: bytes) -> Any:
+        """TensorRT-RTX's way to configure contexts; None with TensorRT."""
+        if self._captures:
+            return None
+        config = self._engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(
+            self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        )
+        config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        self._runtime_cache = config.create_runtime_cache()
+        if runtime_cache:
+            self._runtime_cache.deserialize(runtime_cache)
+        config.set_runtime_cache(self._runtime_cache)
+        return config
+
+
+def _nbytes(shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape)) * np.dtype(np.float32).itemsize

@@ -1,0 +1,244 @@
+"""The cache of TensorRT plans: each beside a sidecar that names all it was made from.
+
+A plan is executable code, and identical builds differ in their bytes. So a
+plan is found by the inputs of its build, never by its content, and is loaded
+from the user's own cache only. The hash in the sidecar tells a torn file from
+a whole one; it is no protection against somebody who can write there.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Self
+
+from cnnres_infer.host.atomic import write_all
+from cnnres_infer.host.lock import locked
+
+FORMAT = 1
+FOLDER = "plans"
+ANY = "any"
+_LABELS = {
+    "version": "version of TensorRT",
+    "onnx_sha256": "model",
+    "sm": "compute capability",
+    "gpu": "GPU",
+    "driver": "driver",
+    "cuda": "CUDA",
+    "system": "operating system",
+    "architecture": "processor architecture",
+    "flags": "build flags",
+}
+
+
+@dataclass(frozen=True)
+class PlanKey:
+    """All inputs of a build.
+
+    Attributes
+    ----------
+    backend, version
+        What built it, and its full version.
+    onnx_sha256
+        Hash of the variant.
+    precision, batch, flags
+        What was asked for: precision, batch range, build flags.
+    sm, gpu, driver, cuda
+        The device: compute capability, name, versions; ``"any"`` where the
+        plan fits all.
+    system, architecture
+        Operating system and processor.
+    """
+
+    backend: str
+    version: str
+    onnx_sha256: str
+    precision: str
+    batch: str
+    flags: str
+    sm: str
+    gpu: str
+    driver: str
+    cuda: str
+    system: str
+    architecture: str
+
+    @property
+    def name(self) -> str:
+        """File name without suffix; differs wherever a field does."""
+        content = json.dumps(asdict(self), sort_keys=True).encode()
+        digest = hashlib.sha256(content).hexdigest()[:16]
+        return f"{self.backend}-{self.precision}-sm{self.sm}-{digest}"
+
+    def differences(self, now: Self) -> list[str]:
+        """What is another `now`, in words; the purpose of the two must be the same."""
+        return [
+            f"{_LABELS[field.name]} was {_short(before)}, is {_short(after)}"
+            for field in fields(self)
+            if field.name in _LABELS
+            and (before := getattr(self, field.name)) != (after := getattr(now, field.name))
+        ]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A plan in the cache.
+
+    Attributes
+    ----------
+    path
+        The plan; its sidecar has the suffix ``.json``.
+    key
+        Its inputs.
+    nbytes
+        Size.
+    seconds
+        How long the build took.
+    sha256
+        Of the plan.
+    """
+
+    path: Path
+    key: PlanKey
+    nbytes: int
+    seconds: float
+    sha256: str
+
+    @classmethod
+    def read(cls, sidecar: Path) -> Self | None:
+        """Read a sidecar; None if it is none of this format."""
+        try:
+            content = json.loads(sidecar.read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                return None
+            return cls(
+                sidecar.with_suffix(".plan"),
+                PlanKey(**content["key"]),
+                int(content["bytes"]),
+                float(content["seconds"]),
+                str(content["sha256"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def plan(self) -> bytes | None:
+        """The plan; None if it is torn or gone."""
+        try:
+            content = self.path.read_bytes()
+        except OSError:
+            return None
+        return content if hashlib.sha256(content).hexdigest() == self.sha256 else None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan, ready to be loaded.
+
+    Attributes
+    ----------
+    content
+        The serialized engine.
+    path
+        Where it lies.
+    key
+        Its inputs.
+    seconds
+        What the build took just now; 0 where the plan was there.
+    rebuilt
+        Why one that was there before would not do; empty if none was.
+    """
+
+    content: bytes
+    path: Path
+    key: PlanKey
+    seconds: float = 0.0
+    rebuilt: str = ""
+
+
+class PlanStore:
+    """The plans of a folder.
+
+    Parameters
+    ----------
+    folder
+        A folder that is the user's alone.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get_or_build(self, key: PlanKey, build: Callable[[], bytes]) -> Plan:
+        """The plan for a key; built under a lock, so that no two processes build it."""
+        plan, reason = self.find(key)
+        if plan is not None:
+            return plan
+        with locked(self.folder / f"{key.name}.lock"):
+            # Another process may have built it meanwhile.
+            plan, _ = self.find(key)
+            if plan is not None:
+                return plan
+            started = time.perf_counter()
+            content = build()
+            seconds = time.perf_counter() - started
+            return Plan(content, self.put(key, content, seconds), key, seconds, reason)
+
+    def find(self, key: PlanKey) -> tuple[Plan | None, str]:
+        """The plan for a key, or why those that are here will not do."""
+        sidecar = self.folder / f"{key.name}.json"
+        entry = Entry.read(sidecar)
+        if entry is not None and entry.key == key:
+            content = entry.plan()
+            if content is not None:
+                return Plan(content, entry.path, key), ""
+            return None, f"{entry.path.name} was damaged"
+        return None, self._closest(key)
+
+    def put(self, key: PlanKey, content: bytes, seconds: float) -> Path:
+        """Write a plan and its sidecar; returns where the plan lies.
+
+        Raises
+        ------
+        OutputError
+            If the cache cannot be written.
+        """
+        path = self.folder / f"{key.name}.plan"
+        sidecar = {
+            "format": FORMAT,
+            "key": asdict(key),
+            "bytes": len(content),
+            "seconds": round(seconds, 3),
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
+        text = json.dumps(sidecar, indent=2)
+        write_all({path: content, path.with_suffix(".json"): text.encode()}, overwrite=True)
+        return path
+
+    def entries(self) -> Iterator[Entry]:
+        """All plans, by name."""
+        for sidecar in sorted(self.folder.glob("*.json")):
+            entry = Entry.read(sidecar)
+            if entry is not None:
+                yield entry
+
+    def newest_batch(self, key: PlanKey) -> str | None:
+        """Batch range of the newest plan that is as `key` in all else."""
+        alike = [entry for entry in self.entries() if replace(entry.key, batch=key.batch) == key]
+        newest = max(alike, key=lambda entry: entry.path.stat().st_mtime, default=None)
+        return newest.key.batch if newest else None
+
+    def _closest(self, key: PlanKey) -> str:
+        """How the most similar plan for the same purpose differs; empty if there is none."""
+        purpose = (key.backend, key.precision, key.batch)
+        differences = [
+            entry.key.differences(key)
+            for entry in self.entries()
+            if (entry.key.backend, entry.key.precision, entry.key.batch) == purpose
+        ]
+        closest: list[str] = min(differences, key=len, default=[])
+        return ", ".join(closest)
+
+
+def _short(value: str) -> str:
+    return f"{value[:12]}..." if len(value) == 64 else value or "unknown"

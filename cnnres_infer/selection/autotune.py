@@ -1,0 +1,103 @@
+"""Which precision of a backend is the faster here: measured once, then remembered.
+
+Whether INT8 beats float16 or bfloat16 depends on the processor, on the
+runtime's kernels and on how much of the network the INT8 file leaves in float,
+so no precision is taken to be fast by its name.
+"""
+
+import hashlib
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from cnnres_infer import __version__
+from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.engines import NVIDIA, open_engine, precisions, probe
+from cnnres_infer.errors import EngineError, PrecisionUnavailableError
+from cnnres_infer.host.atomic import write_all
+from cnnres_infer.host.cache import cache_folder
+from cnnres_infer.host.machine import usable_cores
+
+FOLDER = "speeds"
+_RIVALS = {**dict.fromkeys(NVIDIA, ("fp16", "int8")), "openvino": ("int8", "bf16")}
+_SECONDS_EACH = 1.0
+_LEAST_RUNS = 3
+
+
+def fastest_first(bundle: Bundle, name: str, threads: int | None = None) -> tuple[str, ...]:
+    """Precisions that a backend has with a bundle, the one to prefer first.
+
+    The order is the backend's own, but of INT8 and float16 on a GPU, or INT8 and
+    bfloat16 in OpenVINO, the faster comes first. One that does not run comes
+    last of the two.
+
+    Parameters
+    ----------
+    threads
+        Threads to compute with; by default one for each usable core.
+    """
+    offered = tuple(precisions(bundle, name))
+    contenders = [precision for precision in offered if precision in _RIVALS.get(name, ())]
+    if len(contenders) < 2:
+        return offered
+    seconds = measured(bundle, name, contenders, threads)
+    by_speed = iter(sorted(contenders, key=lambda precision: seconds.get(precision, np.inf)))
+    return tuple(next(by_speed) if each in contenders else each for each in offered)
+
+
+def measured(
+    bundle: Bundle, name: str, contenders: list[str], threads: int | None
+) -> dict[str, float]:
+    """Seconds for each slice; of a former measurement where one under the same conditions is kept.
+
+    Precisions that do not run are absent; those that the processor lacks take for ever.
+    """
+    cores = threads or usable_cores()
+    conditions = [__version__, bundle.digest, name, contenders, cores, asdict(probe(name))]
+    digest = hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:32]
+    path: Path | None = None
+    try:
+        path = cache_folder(FOLDER) / f"{digest}.json"
+        former = json.loads(path.read_bytes())
+        known = {precision: former[precision] for precision in contenders}
+        return {p: np.inf if spent is None else float(spent) for p, spent in known.items()}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    seconds = {}
+    for precision in contenders:
+        try:
+            seconds[precision] = _time(bundle, name, precision, threads)
+        except PrecisionUnavailableError:
+            seconds[precision] = np.inf
+        except EngineError:
+            # Whoever opens it in earnest reports why.
+            continue
+    if path is not None and len(seconds) == len(contenders):
+        _keep(path, seconds)
+    return seconds
+
+
+def _time(bundle: Bundle, name: str, precision: str, threads: int | None) -> float:
+    """Seconds for each slice, the median of runs of a full batch."""
+    spec = bundle.spec
+    with open_engine(bundle, name, precision, threads) as engine:
+        images = np.zeros((engine.BATCH, spec.channels, *2 * [spec.slices.size]), np.float32)
+        engine.run(images)
+        spent: list[float] = []
+        while len(spent) < _LEAST_RUNS or sum(spent) < _SECONDS_EACH:
+            started = time.perf_counter()
+            engine.run(images)
+            spent.append(time.perf_counter() - started)
+    return float(np.median(spent)) / len(images)
+
+
+def _keep(path: Path, seconds: dict[str, float]) -> None:
+    try:
+        finite = {p: spent if np.isfinite(spent) else None for p, spent in seconds.items()}
+        write_all({path: json.dumps(finite).encode()}, overwrite=True)
+    except OSError:
+        # Then it is measured again next time.
+        return

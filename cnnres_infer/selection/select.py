@@ -1,0 +1,201 @@
+"""Which backend and precision run, and why not another."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.codes import Notice
+from cnnres_infer.engines import AUTO, BACKENDS, Engine, open_engine, precisions, probe
+from cnnres_infer.errors import (
+    BackendUnavailableError,
+    EngineError,
+    EngineRunError,
+    PrecisionUnavailableError,
+    UsageError,
+    VerificationError,
+)
+from cnnres_infer.selection.autotune import fastest_first
+from cnnres_infer.verification.agreement import GATES
+from cnnres_infer.verification.self_check import Verification, self_check
+
+
+@dataclass(frozen=True)
+class PassedOver:
+    """What would have been preferred to the engine that runs.
+
+    Attributes
+    ----------
+    backend, precision
+        What was tried; ``"auto"`` where the backend can run none.
+    reason
+        Why not.
+    expected
+        Whether it should have run here: the backend is usable, and the bundle
+        has a variant for it.
+    """
+
+    backend: str
+    precision: str
+    reason: str
+    expected: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The engine that runs.
+
+    Attributes
+    ----------
+    engine
+        It, opened.
+    verification
+        What shows that it computes what the network does; None if unchecked.
+    passed_over
+        What comes before it in the order of preference, and was not taken.
+    go_on
+        Chooses again, save what it is told to have ``failed``; None where no other
+        backend may take over.
+    """
+
+    engine: Engine
+    verification: Verification | None = None
+    passed_over: tuple[PassedOver, ...] = ()
+    go_on: "Callable[..., Choice] | None" = None
+
+    def next(self, failure: EngineRunError) -> "Choice":
+        """Open the next backend's engine, after this one's has failed.
+
+        Raises
+        ------
+        EngineRunError
+            If no other backend may take over, or none can.
+        """
+        if self.go_on is None:
+            raise failure
+        info = self.engine.describe()
+        failed = PassedOver(info.backend, info.precision, str(failure), expected=True)
+        try:
+            return self.go_on(failed=(*self.passed_over, failed))
+        except (EngineError, VerificationError) as error:
+            raise EngineRunError(str(error), code=failure.code) from failure
+
+    @property
+    def warnings(self) -> tuple[Notice, ...]:
+        """What a reader of its results should know."""
+        warnings = [
+            Notice(
+                "W-BACKEND-PASSED",
+                f"{each.backend} {each.precision} should run here but was passed over: "
+                + each.reason,
+            )
+            for each in self.passed_over
+            if each.expected
+        ]
+        if self.verification is not None and self.verification.unsaved:
+            text = "the engine's self-check could not be kept, so that each run repeats it: "
+            warnings.append(Notice("W-CHECK-UNSAVED", text + self.verification.unsaved))
+        told = self.engine.describe().warnings
+        return (*warnings, *(Notice("W-ENGINE", text) for text in told))
+
+
+def choose(
+    bundle: Bundle,
+    name: str = AUTO,
+    precision: str = AUTO,
+    threads: int | None = None,
+    *,
+    check: bool = True,
+    strict: bool = False,
+    failed: tuple[PassedOver, ...] = (),
+) -> Choice:
+    """Open the first engine that works, in the order of the backends' table.
+
+    Within a backend, the order is that of the precisions that it prefers.
+
+    Parameters
+    ----------
+    name, precision
+        ``"auto"``, or what to open or refuse.
+    threads
+        Threads to compute with; by default one for each usable core.
+    check
+        Whether an engine must pass its self-check to be taken.
+    strict
+        Whether to refuse rather than pass over what should run here.
+    failed
+        What was tried already; its backends are not tried again.
+
+    Raises
+    ------
+    UsageError
+        If there is no such backend or precision.
+    BundleError
+        If a file of the bundle cannot be trusted.
+    BackendUnavailableError
+        If nothing can run as asked.
+    VerificationError
+        If something could run, but disagrees with the network.
+    """
+    if precision not in (AUTO, *GATES):
+        raise UsageError(f"no precision {precision!r}; choose from {', '.join((AUTO, *GATES))}")
+    passed_over = list(failed)
+    errors: list[Exception] = []
+    go_on = None
+    if name == AUTO and not strict:
+        go_on = partial(choose, bundle, name, precision, threads, check=check)
+    for each in _backends(name, failed):
+        try:
+            probe(each).require()
+        except BackendUnavailableError as error:
+            passed_over.append(PassedOver(each, precision, str(error), expected=False))
+            errors.append(error)
+            continue
+        for wanted in _precisions(bundle, each, precision, threads):
+            try:
+                engine, verification = _open(bundle, each, wanted, threads, check)
+                return Choice(engine, verification, tuple(passed_over), go_on)
+            except (EngineError, VerificationError) as error:
+                lacking = isinstance(error, PrecisionUnavailableError)
+                expected = wanted in precisions(bundle, each) and not lacking
+                if strict and expected:
+                    raise
+                passed_over.append(PassedOver(each, wanted, str(error), expected))
+                errors.append(error)
+    if name != AUTO and len(errors) == 1:
+        raise errors[0]
+    disagrees = any(isinstance(error, VerificationError) for error in errors)
+    raise (VerificationError if disagrees else BackendUnavailableError)(
+        f"no backend can be used; {_summary(passed_over)}"
+    )
+
+
+def _backends(name: str, failed: tuple[PassedOver, ...]) -> tuple[str, ...]:
+    tried = {each.backend for each in failed}
+    return tuple(each for each in BACKENDS if each not in tried) if name == AUTO else (name,)
+
+
+def _summary(passed_over: list[PassedOver]) -> str:
+    """The reasons, each with all that it keeps from running."""
+    by_reason: dict[str, list[str]] = {}
+    for each in passed_over:
+        what = each.backend if each.precision == AUTO else f"{each.backend} {each.precision}"
+        by_reason.setdefault(each.reason, []).append(what)
+    return "; ".join(f"{', '.join(whats)}: {reason}" for reason, whats in by_reason.items())
+
+
+def _precisions(bundle: Bundle, name: str, precision: str, threads: int | None) -> tuple[str, ...]:
+    if precision != AUTO:
+        return (precision,)
+    return fastest_first(bundle, name, threads) or (AUTO,)
+
+
+def _open(
+    bundle: Bundle, name: str, precision: str, threads: int | None, check: bool
+) -> tuple[Engine, Verification | None]:
+    engine = open_engine(bundle, name, precision, threads)
+    try:
+        return engine, self_check(engine, bundle) if check else None
+    except BaseException:
+        engine.close()
+        raise

@@ -1,0 +1,54 @@
+"""CNN-Res in PyTorch behind the engine protocol: what all fast engines are measured by."""
+
+from typing import ClassVar, Self
+
+import torch
+from torch import nn
+
+from cnnres_infer.core.volume import FloatArray
+from cnnres_infer.engines import EngineInfo, Probe
+from cnnres_infer.engines.base import ClosedOnExit
+from cnnres_infer.errors import BackendUnavailableError
+from network.cnnres import CNNRes, HalfCNNRes
+
+
+class TorchEngine(ClosedOnExit):
+    """PyTorch eager; see `cnnres_infer.engines.Engine`.
+
+    Parameters
+    ----------
+    precision
+        ``"fp32"``, or ``"fp16"`` for all but the first block and the sigmoid in float16, which ONNX
+        Runtime does not compute on a CPU.
+    """
+
+    VARIANTS: ClassVar[dict[str, str]] = {"fp32": "fp32", "fp16": "fp16"}
+    BATCH: ClassVar[int] = 1
+    LEAST: ClassVar[int] = 1
+
+    def __init__(self, network: CNNRes, threads: int, precision: str = "fp32") -> None:
+        self._network: nn.Module = HalfCNNRes(network) if precision == "fp16" else network.eval()
+        self._threads, self._precision = threads, precision
+        torch.set_num_threads(threads)
+
+    @classmethod
+    def probe(cls) -> Probe:
+        return Probe(True, f"torch {torch.__version__}", "", {"torch": torch.__version__}, ("CPU",))
+
+    @classmethod
+    def open(cls, model: bytes, precision: str, threads: int) -> Self:
+        raise BackendUnavailableError("PyTorch runs a CNNRes, not an ONNX file")
+
+    def run(self, images: FloatArray) -> FloatArray:
+        with torch.inference_mode():
+            output: FloatArray = self._network(torch.from_numpy(images)).numpy()
+        return output
+
+    def describe(self) -> EngineInfo:
+        versions = {"torch": str(torch.__version__)}
+        return EngineInfo(
+            "torch", "eager", self._precision, self._precision, self._threads, versions
+        )
+
+    def close(self) -> None:
+        self._network = CNNRes()

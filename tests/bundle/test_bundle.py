@@ -1,0 +1,102 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from cnnres_infer.bundle.bundle import MANIFEST, Bundle, ModelSpec
+from cnnres_infer.errors import BundleError
+from tests.conftest import BundleMaker
+
+
+def test_open_and_read(bright_bundle: Path) -> None:
+    bundle = Bundle.open(bright_bundle)
+    assert bundle.spec.name == "bright"
+    assert bundle.model("fp32") == (bright_bundle / "model.fp32.onnx").read_bytes()
+    assert len(bundle.digest) == 64
+
+
+def test_the_spec_survives_json(bright_bundle: Path) -> None:
+    bundle = Bundle.open(bright_bundle)
+    assert ModelSpec.from_json(bundle.spec.to_json()) == bundle.spec
+
+
+def test_one_byte_changed_is_refused(make_bundle: BundleMaker) -> None:
+    folder = make_bundle()
+    path = folder / "model.fp32.onnx"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match="SHA-256"):
+        Bundle.open(folder).model("fp32")
+
+
+def test_a_missing_file_is_refused(make_bundle: BundleMaker) -> None:
+    folder = make_bundle()
+    (folder / "model.fp32.onnx").unlink()
+    with pytest.raises(BundleError, match="incomplete"):
+        Bundle.open(folder).model("fp32")
+
+
+def test_no_bundle_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="python -m export"):
+        Bundle.open(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"text"'])
+def test_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / MANIFEST).write_text(text)
+    with pytest.raises(BundleError, match=r"model\.json"):
+        Bundle.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("format", 2),
+        ("fusion", {"rule": "vote", "dwi_weight": 0.5}),
+        ("fusion", {}),
+        (
+            "input",
+            {"channels": 3, "modalities": ["dwi"], "size": 160, "spacing_mm": 1, "ceiling": 2},
+        ),
+        (
+            "input",
+            {"channels": 1, "modalities": ["ct"], "size": 160, "spacing_mm": 1, "ceiling": 2},
+        ),
+        (
+            "input",
+            {"channels": 1, "modalities": ["dwi"], "size": 150, "spacing_mm": 1, "ceiling": 2},
+        ),
+        (
+            "input",
+            {"channels": 1, "modalities": ["dwi"], "size": 1e9, "spacing_mm": 1, "ceiling": 2},
+        ),
+        (
+            "input",
+            {"channels": 1, "modalities": ["dwi"], "size": 160, "spacing_mm": 0, "ceiling": 2},
+        ),
+        ("mask", {"threshold": 1.5, "smallest_lesion_ml": 0}),
+        ("mask", {"threshold": "nan", "smallest_lesion_ml": 0}),
+        ("variants", ["model.fp32.onnx"]),
+        ("variants", {"fp32": "../model.fp32.onnx"}),
+        ("variants", {"fp32": "/etc/passwd"}),
+        ("sha256", {"..": "0"}),
+    ],
+)
+def test_an_absurd_manifest_is_refused(make_bundle: BundleMaker, key: str, value: object) -> None:
+    folder = make_bundle(**{key: value})
+    with pytest.raises(BundleError):
+        Bundle.open(folder)
+
+
+def test_an_absent_variant_is_named(bright_bundle: Path) -> None:
+    with pytest.raises(BundleError, match="int8"):
+        Bundle.open(bright_bundle).model("int8-cpu")
+
+
+def test_an_unlisted_file_is_refused(make_bundle: BundleMaker) -> None:
+    folder = make_bundle()
+    (folder / "extra").write_bytes(b"x")
+    with pytest.raises(BundleError):
+        Bundle.open(folder).read("extra")
+    assert "extra" not in json.loads((folder / MANIFEST).read_text())["sha256"]

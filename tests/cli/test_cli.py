@@ -1,0 +1,189 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from cnnres_infer import __version__
+from cnnres_infer.core.volume import save_volume
+from tests.conftest import BundleMaker, blob_volume
+
+
+def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cnnres_infer", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+    )
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    image, _ = blob_volume()
+    path = tmp_path / "in" / "sub 01_dwi.nii.gz"
+    path.parent.mkdir()
+    save_volume(path, image.data, image.grid)
+    return path
+
+
+def test_a_volume_is_the_main_job(volume: Path, bright_bundle: Path) -> None:
+    before = volume.read_bytes()
+    done = run(volume, "--bundle", bright_bundle)
+    assert done.returncode == 0, done.stderr
+    assert "1 lesions" in done.stdout
+    names = {path.name for path in volume.parent.iterdir()}
+    assert names == {
+        "sub 01_dwi.nii.gz",
+        "sub 01_dwi_lesion_mask.nii.gz",
+        "sub 01_dwi_report.json",
+        "sub 01_dwi_overlay.png",
+    }
+    assert volume.read_bytes() == before
+
+
+def test_options_may_stand_first(volume: Path, bright_bundle: Path, tmp_path: Path) -> None:
+    done = run("-o", tmp_path / "out", "--prob", "--no-overlay", "--bundle", bright_bundle, volume)
+    assert done.returncode == 0, done.stderr
+    names = {path.name.removeprefix("sub 01_dwi_") for path in (tmp_path / "out").iterdir()}
+    assert names == {"lesion_mask.nii.gz", "lesion_prob.nii.gz", "report.json"}
+
+
+def test_json_is_all_there_is_on_standard_output(volume: Path, bright_bundle: Path) -> None:
+    done = run(volume, "--json", "--bundle", bright_bundle)
+    entry = json.loads(done.stdout)
+    assert entry["status"] == "done"
+    assert entry["lesions"]["count"] == 1
+    assert all(Path(path).exists() for path in entry["outputs"])
+    stored = json.loads((volume.parent / "sub 01_dwi_report.json").read_text())
+    assert stored["lesions"] == entry["lesions"]
+
+
+def test_flair_modality_and_brain_mask(volume: Path, bright_bundle: Path, tmp_path: Path) -> None:
+    image, ball = blob_volume()
+    brain = ((image.data > 0) & ~ball).astype(np.uint8)
+    save_volume(tmp_path / "brain.nii.gz", brain, image.grid)
+    common = ("--json", "--bundle", bright_bundle, "--overwrite", "-o", tmp_path / "out")
+    both = json.loads(run(volume, "--flair", volume, *common).stdout)
+    assert both["inputs"] == {"dwi": "sub 01_dwi", "flair": "sub 01_dwi"}
+    assert both["lesions"]["count"] == 1
+    alone = json.loads(run(volume, "--modality", "flair", *common).stdout)
+    assert alone["inputs"] == {"flair": "sub 01_dwi"}
+    masked = json.loads(run(volume, "--brain-mask", tmp_path / "brain.nii.gz", *common).stdout)
+    assert masked["brain"] == "given"
+    assert masked["lesions"]["count"] == 0
+
+
+def test_quiet_prints_nothing(volume: Path, bright_bundle: Path) -> None:
+    done = run(volume, "-q", "--bundle", bright_bundle)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_outputs_that_stand_are_refused(volume: Path, bright_bundle: Path) -> None:
+    assert run(volume, "--bundle", bright_bundle).returncode == 0
+    again = run(volume, "--bundle", bright_bundle)
+    assert again.returncode == 3
+    assert again.stderr.count("\n") == 1
+    assert "--overwrite" in again.stderr
+    assert run(volume, "--overwrite", "--bundle", bright_bundle).returncode == 0
+
+
+def test_several_volumes_of_which_one_is_bad(
+    volume: Path, bright_bundle: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.nii.gz"
+    bad.write_bytes(volume.read_bytes()[:-20])
+    done = run(bad, volume, "-o", tmp_path / "out", "--json", "--bundle", bright_bundle)
+    assert done.returncode == 3
+    first, second = json.loads(done.stdout)
+    assert first["status"] == "failed"
+    assert first["error"]["exit_status"] == 3
+    assert second["status"] == "done"
+    (left,) = (tmp_path / "out").glob("bad*")
+    assert json.loads(left.read_text())["error"] == first["error"]
+    assert first["error"]["code"] == "E-NIFTI-TRUNCATED"
+    assert (tmp_path / "out" / "sub 01_dwi_lesion_mask.nii.gz").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["missing.nii.gz"], 3, "No such file"),
+        (["text.txt"], 3, "NIfTI"),
+        (["a.nii", "--backend", "abacus"], 2, "choose from"),
+        (["a.nii", "--precision", "fp8"], 2, "precision"),
+        (["a.nii", "--precision", "bf16", "--backend", "ort"], 5, "precision"),
+        (["a.nii", "a_lesion_mask.nii.gz", "--overwrite"], 2, "given as input"),
+        (["a.nii", "--brain-mask", "a_lesion_mask.nii.gz", "--overwrite"], 2, "given as input"),
+        (["a.nii", "--modality", "ct"], 2, "modality"),
+        (["a.nii", "b.nii", "--flair", "f.nii"], 2, "one VOLUME"),
+        (["a/x.nii", "b/x.nii", "-o", "out"], 2, "overwrite each other"),
+        (["a.nii", "a.nii.gz"], 2, "overwrite each other"),
+        (["a.nii", "-o", "/proc/nowhere"], 3, "cannot be written"),
+        (["a.nii", "--bundle", "nowhere"], 3, "no bundle"),
+    ],
+)
+def test_errors_are_one_line_with_their_status(
+    bright_bundle: Path, tmp_path: Path, arguments: list[str], status: int, message: str
+) -> None:
+    image, _ = blob_volume()
+    save_volume(tmp_path / "a.nii", image.data, image.grid)
+    bundle = [] if "--bundle" in arguments else ["--bundle", str(bright_bundle)]
+    done = run(*arguments, *bundle, cwd=tmp_path)
+    assert done.returncode == status, done.stderr
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("*mask*"))
+    assert "Traceback" in run(*arguments, *bundle, "-v", cwd=tmp_path).stderr
+
+
+def test_bad_usage_is_status_2() -> None:
+    assert run("--no-such-option").returncode == 2
+    assert run("a.nii", "--threads", "0").returncode == 2
+
+
+def test_help_and_version() -> None:
+    shown = run("--help").stdout
+    for word in ("predict", "demo", "info", "Exit status", "Research use only"):
+        assert word in shown
+    assert run("--version").stdout.strip() == __version__
+
+
+def test_info(make_bundle: BundleMaker) -> None:
+    folder = make_bundle()
+    entry = json.loads(run("info", "--bundle", folder, "--json").stdout)
+    assert entry["bundle"]["name"] == "bright"
+    assert entry["backends"]["ort"]["usable"] is True
+    assert entry["backends"]["ort"]["precisions"] == ["fp32"]
+    assert "bright" in run("info", "--bundle", folder).stdout
+
+
+def test_demo_with_the_model_that_is_built_in(tmp_path: Path) -> None:
+    done = run("demo", "-o", tmp_path / "demo", "--json")
+    assert done.returncode == 0, done.stderr
+    entry = json.loads(done.stdout)
+    assert entry["demo"]["dice"] > 0.6
+    mask = nibabel.load(tmp_path / "demo" / "demo_lesion_mask.nii.gz")
+    truth = nibabel.load(tmp_path / "demo" / "demo_truth.nii.gz")
+    assert np.array_equal(mask.affine, truth.affine)
+    assert run("demo", "-o", tmp_path / "demo").returncode == 3
+
+
+@pytest.mark.parametrize("option", ["--flair", "--brain-mask"])
+@pytest.mark.parametrize("content", [None, b"no image"])
+def test_an_error_names_the_file_that_it_is_about(
+    volume: Path, bright_bundle: Path, tmp_path: Path, option: str, content: bytes | None
+) -> None:
+    other = tmp_path / "second.nii.gz"
+    if content is not None:
+        other.write_bytes(content)
+    done = run(volume, option, other, "--bundle", bright_bundle)
+    assert done.returncode == 3
+    code = "E-FILE-MISSING" if content is None else "E-NIFTI-GZIP"
+    assert done.stderr.startswith(f"cnnres-infer: {code}: {other}: ")
+    assert volume.name not in done.stderr

@@ -1,0 +1,146 @@
+"""ONNX Runtime's GPU providers where there is no GPU: what can be shown with the CPU's memory."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from cnnres_infer.engines.base import Probe
+from cnnres_infer.engines.onnxruntime import gpu as ort_gpu
+from cnnres_infer.engines.onnxruntime.gpu import (
+    OrtCudaEngine,
+    OrtTensorRtEngine,
+    OrtTensorRtRtxEngine,
+)
+from cnnres_infer.errors import BackendUnavailableError, EngineRunError
+from tests.conftest import bright_model
+from tests.fakes.driver import FakeDriver
+
+Install = Callable[[FakeDriver], None]
+IMAGES = np.random.default_rng(0).random((40, 1, 160, 160), np.float32)
+EXPECTED = 1 / (1 + np.exp(-60 * (IMAGES - 0.8)))
+
+
+class OnTheCpu(OrtCudaEngine):
+    """The engine, with the CPU's provider and memory in the place of the GPU's."""
+
+    PROVIDER: ClassVar[str] = "CPUExecutionProvider"
+    DEVICE: ClassVar[str] = "cpu"
+    LIBRARY: ClassVar[str] = "none"
+
+    @classmethod
+    def _session_of(
+        cls, onnxruntime: Any, model: bytes, _options: Any, _precision: str, _probe: Probe
+    ) -> Any:
+        return onnxruntime.InferenceSession(model, providers=[cls.PROVIDER])
+
+
+@pytest.fixture(autouse=True)
+def fake_gpu(install_driver: Install) -> None:
+    install_driver(FakeDriver())
+
+
+@pytest.fixture
+def engine() -> Iterator[OnTheCpu]:
+    with OnTheCpu.open(bright_model(), "fp32", 1) as engine:
+        yield engine
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 40])
+def test_bound_memory_gives_every_slice_its_own_answer(engine: OnTheCpu, count: int) -> None:
+    for _ in range(2):
+        np.testing.assert_allclose(engine.run(IMAGES[:count]), EXPECTED[:count], atol=1e-5)
+    info = engine.describe()
+    assert info.provider == "CPUExecutionProvider on NVIDIA Fake 3060 (SM 86, 12 GB)"
+    assert info.versions["driver"] == "580.1"
+
+
+def test_answers_are_not_overwritten_by_the_next_run(engine: OnTheCpu) -> None:
+    first = engine.run(IMAGES[:3])
+    engine.run(IMAGES[3:6])
+    np.testing.assert_allclose(first, EXPECTED[:3], atol=1e-5)
+
+
+def test_full_memory_halves_the_batch(engine: OnTheCpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = ort_gpu._Bound.run
+
+    def limited(self: Any, images: Any) -> Any:
+        if len(self._images) > 4:
+            raise RuntimeError("BFCArena: Failed to allocate memory for requested buffer")
+        return run(self, images)
+
+    monkeypatch.setattr(ort_gpu._Bound, "run", limited)
+    np.testing.assert_allclose(engine.run(IMAGES), EXPECTED, atol=1e-5)
+    assert [text[-26:] for text in engine.describe().warnings] == [
+        "going on with 8 slices at once"[-26:],
+        "going on with 4 slices at once"[-26:],
+    ]
+
+
+def test_other_failures_are_our_error(engine: OnTheCpu) -> None:
+    with pytest.raises(EngineRunError, match="ONNX Runtime failed"):
+        engine.run(IMAGES[:, :, :10])
+    np.testing.assert_allclose(engine.run(IMAGES), EXPECTED, atol=1e-5)
+    engine.close()
+    with pytest.raises(EngineRunError, match="closed"):
+        engine.run(IMAGES)
+
+
+def test_another_provider_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        onnxruntime.InferenceSession, "get_providers", lambda _self: ["OtherProvider"]
+    )
+    with pytest.raises(BackendUnavailableError, match="took OtherProvider"):
+        OnTheCpu.open(bright_model(), "fp32", 1)
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="it is here"
+)
+@pytest.mark.parametrize("engine_class", [OrtCudaEngine, OrtTensorRtEngine])
+def test_an_onnxruntime_for_cpus_has_no_gpu_provider(engine_class: type[OrtCudaEngine]) -> None:
+    found = engine_class.probe()
+    assert not found.usable
+    assert found.reason == f"this onnxruntime has no {engine_class.PROVIDER}"
+    assert "cnnres-infer[gpu]" in found.remedy
+    with pytest.raises(BackendUnavailableError, match="to mend it: pip"):
+        engine_class.open(bright_model(), "fp32", 1)
+
+
+def test_missing_libraries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("libnvinfer.so.10", "libcudnn.so.9")
+    monkeypatch.setattr(OnTheCpu, "LIBRARY", Path(onnxruntime.__file__).name)
+    monkeypatch.setattr(Path, "exists", lambda _self: True)
+    monkeypatch.setattr(ort_gpu, "missing_libraries", lambda _path: names)
+    found = OnTheCpu.probe()
+    assert found.reason == "CPUExecutionProvider lacks libnvinfer.so.10, libcudnn.so.9"
+
+
+def test_the_plug_in_is_asked_for_by_its_name() -> None:
+    found = OrtTensorRtRtxEngine.probe()
+    if found.usable:
+        pytest.skip("it is installed here")
+    assert "TensorRT-RTX provider" in found.reason
+    assert found.remedy
+
+
+def test_settings_of_the_tensorrt_provider(own_cache: Path) -> None:
+    probe = Probe(True, "", versions={"onnxruntime-gpu": "1"}, devices=("GPU",))
+    model = bright_model()
+    settings = OrtTensorRtEngine._settings(onnxruntime, model, "fp16", probe)
+    assert settings["trt_profile_min_shapes"] == "images:1x1x160x160"
+    assert settings["trt_profile_max_shapes"] == "images:16x1x160x160"
+    assert (settings["trt_fp16_enable"], settings["trt_int8_enable"]) == ("1", "0")
+    folder = Path(settings["trt_engine_cache_path"])
+    assert folder.parent == own_cache / ort_gpu.FOLDER
+    others = [
+        OrtTensorRtEngine._settings(onnxruntime, model, "int8", probe),
+        OrtTensorRtEngine._settings(onnxruntime, bright_model(2), "fp16", probe),
+        OrtTensorRtEngine._settings(
+            onnxruntime, model, "fp16", Probe(True, "", versions={"onnxruntime-gpu": "2"})
+        ),
+    ]
+    assert len({str(folder), *(each["trt_engine_cache_path"] for each in others)}) == 4

@@ -1,0 +1,253 @@
+"""The whole way of a TensorRT engine on a fake machine: probe, build, cache, run, report."""
+
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.engines import open_engine, probe
+from cnnres_infer.engines.tensorrt import store as plans
+from cnnres_infer.engines.tensorrt.plan import open_store
+from cnnres_infer.errors import (
+    BackendUnavailableError,
+    EngineRunError,
+    OutputError,
+    VerificationError,
+)
+from cnnres_infer.outputs.save import report
+from cnnres_infer.predictor import Predictor
+from cnnres_infer.selection.select import Choice
+from tests.conftest import blob_volume
+from tests.engines.conftest import FakeMachine
+from tests.fakes.driver import FakeDriver
+from tests.fakes.tensorrt import FakeRuntime, FakeTensorRT, FakeTensorRtRtx
+
+
+def test_probe(fake_machine: FakeMachine) -> None:
+    found = probe("tensorrt")
+    assert found.usable
+    assert found.reason == "tensorrt 10.16.1.11"
+    assert found.versions["driver"] == "580.1"
+
+
+def test_auto_takes_it_and_checks_it(fake_machine: FakeMachine, bright_bundle: Path) -> None:
+    volume, ball = blob_volume()
+    with Predictor.load(bright_bundle) as predictor:
+        result = predictor.predict(volume)
+    assert result.provenance.engine.backend == "tensorrt"
+    assert result.provenance.engine.provider == "tensorrt on NVIDIA Fake 3060 (SM 86, 12 GB)"
+    assert result.provenance.verification is not None
+    assert result.provenance.verification.passed
+    assert not any("built anew" in str(each) for each in result.warnings)
+    found = result.mask.data.astype(bool)
+    assert 2 * (found & ball).sum() / (found.sum() + ball.sum()) > 0.9
+    assert fake_machine.cuda.leaks == 0
+
+
+def test_one_that_disagrees_with_the_network_is_not_used(
+    fake_machine: FakeMachine, bright_bundle: Path
+) -> None:
+    assert fake_machine.tensorrt is not None
+    fake_machine.tensorrt.comes_out_black = True
+    with Predictor.load(bright_bundle) as predictor:
+        assert predictor.engine.describe().backend in ("openvino", "ort")
+        (warning,) = predictor.choice.warnings
+    assert "tensorrt fp32 should run here but was passed over" in warning.text
+    with pytest.raises(VerificationError, match="disagrees with the network"):
+        Predictor.load(bright_bundle, strict_backend=True)
+    assert fake_machine.cuda.leaks == 0
+
+
+def test_a_plan_is_built_once_until_the_driver_changes(
+    fake_machine: FakeMachine, bright_bundle: Path
+) -> None:
+    bundle = Bundle.open(bright_bundle)
+    for _ in range(2):
+        with open_engine(bundle, "tensorrt", "fp32") as engine:
+            assert engine.describe().warnings == ()
+    assert fake_machine.built == ["1,8,16"]
+    fake_machine.install_driver(FakeDriver(version="590.2"))
+    with open_engine(bundle, "tensorrt", "fp32") as engine:
+        (warning,) = engine.describe().warnings
+    assert warning == "the engine was built anew: driver was 580.1, is 590.2"
+    assert fake_machine.built == ["1,8,16"] * 2
+    (timing,) = open_store().folder.glob("timing-*")
+    assert timing.read_bytes() == b"measured;measured;"
+
+
+def test_the_cache_is_the_users_alone(fake_machine: FakeMachine, bright_bundle: Path) -> None:
+    open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32").close()
+    folder = open_store().folder
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    folder.chmod(0o777)
+    with pytest.raises(BackendUnavailableError, match="chmod 700"):
+        open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32")
+
+
+def test_a_full_disk_is_no_reason_to_stop(
+    fake_machine: FakeMachine, bright_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: object, **_options: object) -> None:
+        raise OutputError("no space left on device")
+
+    monkeypatch.setattr(plans, "write_all", full)
+    with Predictor.load(bright_bundle) as predictor:
+        assert predictor.engine.describe().backend in ("openvino", "ort")
+        assert any("no space left" in str(each) for each in predictor.choice.warnings)
+
+
+def test_full_memory_is_in_the_report(fake_machine: FakeMachine, bright_bundle: Path) -> None:
+    images_and_answers_of_two_lanes = 4 * 8 * 4 * 160 * 160
+    fake_machine.cuda.limit = images_and_answers_of_two_lanes + 20_000
+    images = np.random.default_rng(0).random((20, 1, 160, 160), np.float32)
+    with open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32") as engine:
+        engine.run(images)
+        (warning,) = Choice(engine).warnings
+    assert warning.code == "W-ENGINE"
+    assert warning.text.endswith("going on with 8 slices at once")
+
+
+def test_a_plan_that_is_refused_leaves_nothing(
+    fake_machine: FakeMachine, bright_bundle: Path
+) -> None:
+    assert fake_machine.tensorrt is not None
+    fake_machine.tensorrt.refuses_plans = True
+    with pytest.raises(BackendUnavailableError, match="made by another version"):
+        open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32")
+    assert fake_machine.cuda.leaks == 0
+
+
+@pytest.mark.parametrize("what", ["Runtime", "deserialize_cuda_engine"])
+def test_an_exception_of_tensorrt_is_our_error(
+    fake_machine: FakeMachine,
+    bright_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise TypeError("pybind11 says no")
+
+    monkeypatch.setattr(FakeTensorRT if what == "Runtime" else FakeRuntime, what, fail)
+    with pytest.raises(BackendUnavailableError, match="cannot load the engine: pybind11 says no"):
+        open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32")
+    assert fake_machine.cuda.leaks == 0
+
+
+def test_a_build_that_takes_long_is_announced(
+    fake_machine: FakeMachine, bright_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32").close()
+    (record,) = caplog.records
+    assert "for NVIDIA Fake 3060 (SM 86, 12 GB): this takes minutes" in record.getMessage()
+
+
+def test_a_closed_engine_does_not_run(fake_machine: FakeMachine, bright_bundle: Path) -> None:
+    engine = open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32")
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineRunError, match="closed"):
+        engine.run(np.zeros((1, 1, 160, 160), np.float32))
+    assert fake_machine.cuda.leaks == 0
+
+
+def test_a_lost_gpu_is_our_error(fake_machine: FakeMachine, bright_bundle: Path) -> None:
+    volume, _ = blob_volume()
+    with Predictor.load(bright_bundle, "tensorrt", "fp32") as predictor:
+        fake_machine.cuda.lost = True
+        with pytest.raises(EngineRunError, match="nvidia-smi"):
+            predictor.predict(volume)
+
+
+def test_after_a_lost_gpu_auto_goes_on_and_strict_does_not(
+    fake_machine: FakeMachine, bright_bundle: Path
+) -> None:
+    volume, ball = blob_volume()
+    with (
+        Predictor.load(bright_bundle) as predictor,
+        Predictor.load(bright_bundle, strict_backend=True) as strict,
+    ):
+        fake_machine.cuda.lost = True
+        with pytest.raises(EngineRunError, match="nvidia-smi"):
+            strict.predict(volume)
+        result = predictor.predict(volume)
+    assert result.provenance.engine.backend in ("openvino", "ort")
+    assert result.provenance.verification is not None
+    found = result.mask.data.astype(bool)
+    assert 2 * (found & ball).sum() / (found.sum() + ball.sum()) > 0.9
+    warning = next(each for each in result.warnings if "tensorrt fp32" in each.text)
+    assert warning.code == "W-BACKEND-PASSED"
+    assert "look at nvidia-smi" in warning.text
+    assert report(result)["passed_over"][0]["backend"] == "tensorrt"
+    assert fake_machine.cuda.leaks == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX mode")
+def test_a_timing_cache_is_kept_beside_the_plans(
+    fake_machine: FakeMachine, bright_bundle: Path
+) -> None:
+    open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32").close()
+    names = sorted(path.suffix for path in open_store().folder.iterdir())
+    assert names == [".cache", ".json", ".lock", ".plan"]
+
+
+@pytest.fixture
+def rtx(fake_machine: FakeMachine) -> FakeTensorRtRtx:
+    """TensorRT-RTX in TensorRT's place."""
+    fake_machine.tensorrt, fake_machine.rtx = None, FakeTensorRtRtx(fake_machine.cuda)
+    return fake_machine.rtx
+
+
+def test_rtx_is_taken_where_tensorrt_is_missing(
+    fake_machine: FakeMachine, rtx: FakeTensorRtRtx, bright_bundle: Path
+) -> None:
+    with Predictor.load(bright_bundle, strict_backend=True) as predictor:
+        assert predictor.engine.describe().backend == "tensorrt-rtx"
+        (passed,) = predictor.choice.passed_over
+        predictor.predict(blob_volume()[0])
+    assert (passed.backend, passed.expected) == ("tensorrt", False)
+    assert "tensorrt is not installed; to mend it: pip install tensorrt" in passed.reason
+    assert "capture" not in fake_machine.cuda.deeds
+    assert fake_machine.cuda.leaks == 0
+
+
+def test_rtx_keeps_its_kernels_but_no_plan_for_each_driver(
+    fake_machine: FakeMachine, rtx: FakeTensorRtRtx, bright_bundle: Path
+) -> None:
+    images = np.zeros((20, 1, 160, 160), np.float32)
+    for _ in range(2):
+        with open_engine(Bundle.open(bright_bundle), "tensorrt-rtx", "fp32") as engine:
+            engine.run(images)
+    assert rtx.compiled == [16, 4]
+    fake_machine.install_driver(FakeDriver(version="590.2"))
+    with open_engine(Bundle.open(bright_bundle), "tensorrt-rtx", "fp32") as engine:
+        engine.run(images)
+        assert engine.describe().warnings == ()
+    assert rtx.compiled == [16, 4] * 2
+    assert fake_machine.built == ["1,8,16"]
+    (entry,) = open_store().entries()
+    assert (entry.key.sm, entry.key.driver) == ("86", "any")
+    assert len(list(open_store().folder.glob("*.kernels"))) == 2
+
+
+def test_rtx_builds_what_fits_all_for_a_gpu_without_a_name(
+    fake_machine: FakeMachine, rtx: FakeTensorRtRtx, bright_bundle: Path
+) -> None:
+    driver = FakeDriver()
+    driver.capability = {"major": 9, "minor": 0}
+    fake_machine.install_driver(driver)
+    open_engine(Bundle.open(bright_bundle), "tensorrt-rtx", "fp32").close()
+    (entry,) = open_store().entries()
+    assert entry.key.sm == "portable"
+
+
+def test_rtx_says_why_an_engine_cannot_run(
+    fake_machine: FakeMachine, rtx: FakeTensorRtRtx, bright_bundle: Path
+) -> None:
+    rtx.refuses_plans = True
+    with pytest.raises(BackendUnavailableError, match="UNSUPPORTED_CC"):
+        open_engine(Bundle.open(bright_bundle), "tensorrt-rtx", "fp32")
+    assert fake_machine.cuda.leaks == 0

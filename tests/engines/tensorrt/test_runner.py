@@ -1,0 +1,176 @@
+"""The runner against fakes of CUDA and TensorRT; `tests/gpu` has the real ones."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cnnres_infer.engines.tensorrt.cuda import Cuda, DeviceMemoryError
+from cnnres_infer.engines.tensorrt.runner import PlanRunner
+from cnnres_infer.errors import BackendUnavailableError, EngineRunError
+from tests.conftest import bright_model
+from tests.fakes.cuda import FakeCudaRuntime
+from tests.fakes.tensorrt import SCRATCH_EACH, FakeTensorRT
+
+PLAN = bright_model()
+SLICE_BYTES = 4 * 160 * 160
+
+
+def images(count: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).random((count, 1, 160, 160), np.float32)
+
+
+def expected(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(1 / (1 + np.exp(-60 * (inputs - 0.8))), np.float32)
+
+
+@pytest.fixture
+def runtime() -> FakeCudaRuntime:
+    return FakeCudaRuntime()
+
+
+@pytest.fixture
+def trt(runtime: FakeCudaRuntime) -> FakeTensorRT:
+    return FakeTensorRT(runtime)
+
+
+@pytest.fixture
+def runner(runtime: FakeCudaRuntime, trt: FakeTensorRT) -> Iterator[PlanRunner]:
+    runner = PlanRunner(trt, Cuda(runtime), PLAN, batch=4)
+    yield runner
+    runner.close()
+    assert runtime.leaks == 0
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 8, 9, 17])
+def test_batches_with_a_remainder(runner: PlanRunner, count: int) -> None:
+    for seed in range(4):
+        inputs = images(count, seed)
+        np.testing.assert_allclose(runner.run(inputs), expected(inputs), atol=1e-5)
+
+
+def test_one_lane_is_filled_while_the_other_computes(
+    runner: PlanRunner, runtime: FakeCudaRuntime
+) -> None:
+    runner.run(images(12))
+    work = [deed for deed in runtime.deeds if deed not in ("capture", "launch")]
+    assert work == ["in", "run", "out", "event"] * 3
+    # Two batches of four deeds are queued before the first is waited for.
+    assert runtime.waiting[0] == 8
+
+
+def test_graphs_are_captured_on_the_second_run_and_launched_after(
+    runner: PlanRunner, runtime: FakeCudaRuntime
+) -> None:
+    runner.run(images(8))
+    assert "capture" not in runtime.deeds
+    runner.run(images(8))
+    assert runtime.deeds.count("capture") == 2
+    assert runtime.deeds.count("launch") == 2
+    runner.run(images(8))
+    assert runtime.deeds.count("capture") == 2
+    assert runtime.deeds.count("launch") == 4
+
+
+def test_a_new_shape_gets_its_own_context_and_graphs(
+    runner: PlanRunner, runtime: FakeCudaRuntime, trt: FakeTensorRT
+) -> None:
+    for _ in range(3):
+        runner.run(images(4))
+    captured, contexts = runtime.deeds.count("capture"), trt.contexts
+    for seed in range(3):
+        inputs = images(3, seed)
+        np.testing.assert_allclose(runner.run(inputs), expected(inputs), atol=1e-5)
+    assert trt.contexts == contexts + 1
+    assert runtime.deeds.count("capture") == captured + 1
+    inputs = images(4, 9)
+    np.testing.assert_allclose(runner.run(inputs), expected(inputs), atol=1e-5)
+    assert runtime.deeds.count("capture") == captured + 1
+
+
+def test_full_memory_halves_the_batch_and_goes_on(
+    trt: FakeTensorRT, runtime: FakeCudaRuntime
+) -> None:
+    runtime.limit = 2 * (2 * 2 * SLICE_BYTES) + 2 * SCRATCH_EACH
+    runner = PlanRunner(trt, Cuda(runtime), PLAN, batch=8)
+    inputs = images(9)
+    np.testing.assert_allclose(runner.run(inputs), expected(inputs), atol=1e-5)
+    assert runner.batch == 2
+    assert [text.rpartition(":")[2] for text in runner.warnings] == [
+        " going on with 4 slices at once",
+        " going on with 2 slices at once",
+    ]
+    runner.close()
+    assert runtime.leaks == 0
+
+
+def test_memory_too_small_for_a_slice_is_an_error(
+    trt: FakeTensorRT, runtime: FakeCudaRuntime
+) -> None:
+    runtime.limit = SLICE_BYTES
+    runner = PlanRunner(trt, Cuda(runtime), PLAN, batch=8)
+    with pytest.raises(DeviceMemoryError, match="cudaErrorMemoryAllocation"):
+        runner.run(images(2))
+    runner.close()
+    assert runtime.leaks == 0
+
+
+@pytest.mark.parametrize("earlier", [0, 1, 3])
+def test_a_lost_device_is_our_error_and_leaves_nothing(
+    trt: FakeTensorRT, runtime: FakeCudaRuntime, earlier: int
+) -> None:
+    runner = PlanRunner(trt, Cuda(runtime), PLAN, batch=4)
+    for _ in range(earlier):
+        runner.run(images(8))
+    runtime.lost = True
+    with pytest.raises(EngineRunError, match=r"cudaErrorDeviceLost.*nvidia-smi"):
+        runner.run(images(8))
+    runner.close()
+    assert runtime.leaks == 0
+
+
+def test_a_run_that_tensorrt_refuses(runner: PlanRunner, trt: FakeTensorRT) -> None:
+    runner.run(images(4))
+    runner.run(images(4))
+    trt.fails_to_run = True
+    with pytest.raises(EngineRunError, match="TensorRT failed to run"):
+        # The second lane is new, the first has a graph already.
+        runner.run(images(8))
+    trt.fails_to_run = False
+    inputs = images(5)
+    np.testing.assert_allclose(runner.run(inputs), expected(inputs), atol=1e-5)
+
+
+def test_an_exception_of_tensorrt_is_our_error(
+    runner: PlanRunner, trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_count: int) -> None:
+        raise ValueError("pybind11 says no")
+
+    monkeypatch.setattr(trt, "compile", fail)
+    with pytest.raises(EngineRunError, match="pybind11 says no"):
+        runner.run(images(4))
+
+
+def test_a_failure_while_capturing_ends_the_capture(runner: PlanRunner, trt: FakeTensorRT) -> None:
+    runner.run(images(4))
+    trt.fails_to_run = True
+    with pytest.raises(EngineRunError, match="TensorRT failed to run"):
+        runner.run(images(4))
+    trt.fails_to_run = False
+    for seed in range(3):
+        inputs = images(4, seed)
+        np.testing.assert_allclose(runner.run(inputs), expected(inputs), atol=1e-5)
+
+
+def test_a_plan_that_tensorrt_refuses(trt: FakeTensorRT, runtime: FakeCudaRuntime) -> None:
+    trt.refuses_plans = True
+    with pytest.raises(BackendUnavailableError, match="made by another version"):
+        PlanRunner(trt, Cuda(runtime), PLAN, batch=4)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 160, 80), (2, 2, 160, 160), (0, 1, 160, 160)])
+def test_wrong_images_are_refused(runner: PlanRunner, shape: tuple[int, ...]) -> None:
+    with pytest.raises(EngineRunError, match="images of shape"):
+        runner.run(np.zeros(shape, np.float32))

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cnnres_infer.core.volume import Grid
+from cnnres_infer.outputs.writers.overlay import OUTLINE, _caption, draw_overlay
+from cnnres_infer.pipeline.mask import Mask
+from tests.conftest import ORIENTATIONS, blob_volume, oriented_affine
+
+
+def outlined(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    lines: NDArray[np.bool_] = (picture == np.array(OUTLINE)).all(axis=2)
+    return lines
+
+
+@pytest.mark.parametrize(("order", "signs"), ORIENTATIONS[::7])
+def test_the_patients_right_is_on_the_left(order: tuple[int, ...], signs: tuple[int, ...]) -> None:
+    shape = (30, 30, 30)
+    affine = oriented_affine(order, signs, (5.0, 5.0, 5.0), shape=shape)
+    volume, ball = blob_volume(shape, affine, centre_mm=(35.0, 30.0, 0.0))
+    picture = np.asarray(draw_overlay(volume, Mask(ball.astype(np.uint8), volume.grid)))
+    tile = outlined(picture[:224, :224])
+    rows, columns = np.nonzero(tile)
+    assert columns.mean() < 100
+    assert rows.mean() < 100
+
+
+def test_an_outline_encloses_the_lesion_and_hides_nothing() -> None:
+    volume, ball = blob_volume()
+    picture = np.asarray(draw_overlay(volume, Mask(ball.astype(np.uint8), volume.grid)))
+    lines = outlined(picture)
+    assert lines.any()
+    tiles = int(ball.any(axis=(0, 1)).sum())
+    assert picture.shape == (-(-tiles // 5) * 224 + 26, 5 * 224, 3)
+    assert lines.sum() < 0.02 * lines.size
+
+
+def test_many_slices_are_thinned_and_none_is_shown_without_lesion() -> None:
+    shape = (20, 20, 60)
+    affine = oriented_affine((0, 1, 2), (-1, 1, 1), (8.0, 8.0, 2.0), shape=shape)
+    volume, ball = blob_volume(shape, affine, centre_mm=(0.0, 0.0, 0.0), radius_mm=50)
+    picture = draw_overlay(volume, Mask(ball.astype(np.uint8), volume.grid))
+    assert picture.size == (5 * 224, 4 * 224 + 26)
+    assert _caption(Mask(ball.astype(np.uint8), volume.grid), ball, [0] * 20).endswith(
+        f"20 of {ball.any(axis=(0, 1)).sum()} slices with lesion"
+    )
+    empty = draw_overlay(volume, Mask(np.zeros(shape, np.uint8), volume.grid))
+    assert not outlined(np.asarray(empty)).any()
+    assert empty.size == (5 * 224, 2 * 224 + 26)
+
+
+def test_a_single_dark_slice() -> None:
+    grid = Grid((8, 8, 1), np.eye(4))
+    volume, _ = blob_volume((8, 8, 1), np.eye(4), (0.0, 0.0, 0.0), 1.0)
+    picture = draw_overlay(volume, Mask(np.zeros((8, 8, 1), np.uint8), grid))
+    assert picture.size[1] == 224 + 26

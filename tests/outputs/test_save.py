@@ -1,0 +1,130 @@
+import json
+import os
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from cnnres_infer import Predictor
+from cnnres_infer.core.result import Result
+from cnnres_infer.engines import BACKENDS
+from cnnres_infer.errors import OutputError, OutputExistsError
+from cnnres_infer.outputs import save as outputs
+from tests.conftest import blob_volume
+
+
+@pytest.fixture(scope="module")
+def result(bright_bundle: Path) -> Result:
+    with Predictor.load(bright_bundle) as predictor:
+        return predictor.predict(blob_volume()[0])
+
+
+def test_all_outputs_are_written(result: Result, tmp_path: Path) -> None:
+    saved = result.save(tmp_path / "new", probabilities=True)
+    assert [path.name for path in saved.all()] == [
+        "blob_report.json",
+        "blob_lesion_prob.nii.gz",
+        "blob_overlay.png",
+        "blob_lesion_mask.nii.gz",
+    ]
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {p.name for p in saved.all()}
+    mask = nibabel.load(saved.mask)
+    assert np.array_equal(np.asarray(mask.dataobj), result.mask.data)
+    assert mask.get_data_dtype() == np.uint8
+    np.testing.assert_allclose(mask.affine, result.volume.grid.affine, atol=1e-5)
+    assert saved.probabilities is not None
+    probabilities = nibabel.load(saved.probabilities)
+    assert np.array_equal(np.asarray(probabilities.dataobj), result.probabilities.data)
+
+
+def test_what_is_not_asked_for_is_not_written(result: Result, tmp_path: Path) -> None:
+    result.save(tmp_path, overlay=False)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"blob_report.json", "blob_lesion_mask.nii.gz"}
+
+
+@pytest.mark.parametrize("standing", ["blob_lesion_mask.nii.gz", "blob_report.json"])
+def test_nothing_is_overwritten_unasked(result: Result, tmp_path: Path, standing: str) -> None:
+    (tmp_path / standing).write_text("precious")
+    with pytest.raises(OutputExistsError, match=standing):
+        result.save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [standing]
+    assert (tmp_path / standing).read_text() == "precious"
+    result.save(tmp_path, overwrite=True)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_finished_run_whose_mask_was_taken_away_is_not_cleared(
+    result: Result, tmp_path: Path
+) -> None:
+    saved = result.save(tmp_path, probabilities=True)
+    saved.mask.unlink()
+    left = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(left) == 3
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        result.save(tmp_path)
+    outputs.save_refusal(tmp_path, "blob", {"status": "failed"})
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == left
+    result.save(tmp_path, overwrite=True)
+    assert saved.mask.exists()
+
+
+def test_an_overwrite_that_fails_leaves_the_former_outputs(
+    result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = result.save(tmp_path, probabilities=True)
+    saved.report.write_text("former")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    replace = Path.replace
+    failed: list[Path] = []
+
+    def full(self: Path, target: Path) -> Path:
+        if target == saved.mask and not failed:
+            failed.append(target)
+            raise OSError(28, os.strerror(28))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OutputError, match="No space left"):
+        result.save(tmp_path, overlay=False, overwrite=True)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_only_the_report_of_a_refusal_goes_unasked(result: Result, tmp_path: Path) -> None:
+    (tmp_path / "blob_overlay.png").write_text("precious")
+    outputs.save_refusal(tmp_path, "blob", {"status": "failed"})
+    with pytest.raises(OutputExistsError, match="overlay"):
+        result.save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["blob_overlay.png"]
+    assert (tmp_path / "blob_overlay.png").read_text() == "precious"
+
+
+def test_a_file_in_place_of_the_folder(result: Result, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="cannot be written"):
+        result.save(tmp_path / "file")
+
+
+def test_overwriting_leaves_nothing_of_a_former_run(result: Result, tmp_path: Path) -> None:
+    result.save(tmp_path, probabilities=True)
+    result.save(tmp_path, overlay=False, overwrite=True)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"blob_report.json", "blob_lesion_mask.nii.gz"}
+
+
+def test_the_report_says_what_was_found(result: Result) -> None:
+    report = json.loads(json.dumps(outputs.report(result)))
+    lesions = report["lesions"]
+    assert lesions["count"] == 1
+    assert lesions["volume_ml"] == pytest.approx(result.mask.volume_ml)
+    assert lesions["each"][0]["voxels"] == int(result.mask.data.sum())
+    area = sum(lesions["area_mm2_by_slice"].values())
+    assert area * 5.0 / 1000 == pytest.approx(result.mask.volume_ml, rel=1e-3)
+    areas = {int(z) for z in lesions["area_mm2_by_slice"]}
+    assert areas == set(np.flatnonzero(result.mask.data.any(axis=(0, 1))))
+    assert report["engine"]["backend"] in BACKENDS
+    assert report["model"]["bundle_sha256"]
+    assert report["research_use_only"] is True
+    assert report["grid"]["shape"] == [60, 70, 20]
+    assert report["versions"]["numpy"] == np.__version__

@@ -1,0 +1,84 @@
+"""What is warned about, on phantoms and on real MRI."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnres_infer import Predictor
+from cnnres_infer.bundle.bundle import DEFAULT_BUNDLE, Bundle
+from cnnres_infer.core.volume import Grid, Volume, load_volume
+from cnnres_infer.phantom.head import make_phantom
+from cnnres_infer.pipeline.brain import Brain, find_brain
+from cnnres_infer.pipeline.quality import input_notices
+from tests.conftest import SHARED_DATA, blob_volume
+from tests.faults.situations import adc_map
+
+SPEC = Bundle.open(DEFAULT_BUNDLE).spec.slices
+SCANS = sorted(SHARED_DATA.glob("volumes/*/*.nii.gz"))
+
+
+def codes(volume: Volume, modality: str = "dwi") -> set[str]:
+    return {notice.code for notice in input_notices(volume, find_brain(volume), modality, SPEC)}
+
+
+@pytest.mark.parametrize("path", SCANS or [Path("none")], ids=lambda path: path.name)
+@pytest.mark.usefixtures("shared_data")
+def test_every_adc_map_is_recognised_and_nothing_else(path: Path) -> None:
+    kind = path.name.removesuffix(".nii.gz").rpartition("_")[2]
+    if kind not in ("dwi", "adc", "flair", "b0"):
+        pytest.skip("a mask")
+    found = codes(load_volume(path), "flair" if kind == "flair" else "dwi")
+    assert ("W-INPUT-ADC" in found) == (kind == "adc")
+    assert kind == "adc" or not found
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e-3, 1.0])
+def test_an_adc_map_is_recognised_in_each_unit(unit: float) -> None:
+    volume = adc_map()
+    scaled = replace(volume, data=volume.data * np.float32(unit))
+    assert "W-INPUT-ADC" in codes(scaled)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_phantoms_dwi_is_no_adc_map(seed: int) -> None:
+    volume = make_phantom(seed).volume
+    for scale in (0.01, 1.0, 7.0):
+        assert codes(replace(volume, data=volume.data * np.float32(scale))) == set()
+
+
+def test_slices_of_patients_are_no_adc_maps(shared_data: Path) -> None:
+    """At any scale: only the shape of their histograms can tell, as for real maps."""
+    folder = shared_data / "isles22_slices"
+    warned = tested = 0
+    for row in csv.DictReader((folder / "index.csv").open()):
+        if row["usable_both"] != "1":
+            continue
+        case = np.load(folder / f"{row['case']}.npz")
+        for modality in ("dwi", "flair"):
+            plane = case[modality].astype(np.float32)
+            scaled = plane * np.float32(800.0 / np.median(plane[plane > 0]))
+            grid = Grid((*scaled.shape, 1), np.diag([0.7, 0.7, 5.0, 1.0]))
+            volume = Volume(scaled[:, :, None], grid)
+            brain = Brain(volume.data > 0.1 * np.percentile(scaled, 99), "stripped")
+            tested += 1
+            warned += any(
+                notice.code == "W-INPUT-ADC"
+                for notice in input_notices(volume, brain, modality, SPEC)
+            )
+    assert tested > 150
+    assert warned <= 2, f"{warned} of {tested}"
+
+
+def test_warnings_stand_in_the_picture(bright_bundle: Path, tmp_path: Path) -> None:
+    for name, volume in (("plain", blob_volume()[0]), ("empty", blob_volume(radius_mm=0.1)[0])):
+        with Predictor.load(bright_bundle, threads=1) as predictor:
+            result = predictor.predict(replace(volume, name=name))
+        picture = result.save(tmp_path).overlay
+        assert picture
+        red, _, blue = np.asarray(Image.open(picture))[-26:].astype(int).transpose(2, 0, 1)
+        yellow = (red - blue > 60).any(axis=1)
+        assert yellow.any() == bool(result.warnings)

@@ -1,0 +1,180 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cnnres_infer.core.volume import Grid, Volume
+from cnnres_infer.errors import GeometryError, VolumeError
+from cnnres_infer.pipeline.slices import (
+    Canvas,
+    SliceGeometry,
+    SliceSpec,
+    axial_axes,
+    oriented,
+    resampling,
+    tissue_median,
+    to_batches,
+)
+from tests.conftest import ORIENTATIONS, blob_volume, oriented_affine
+
+SPEC = SliceSpec(size=160, spacing=1.25, ceiling=2.0)
+orientations = st.sampled_from(ORIENTATIONS)
+tilts = st.tuples(*[st.floats(-0.4, 0.4)] * 3)
+
+
+@pytest.mark.parametrize(("order", "signs"), ORIENTATIONS)
+def test_axial_axes_of_the_48_orientations(order: tuple[int, ...], signs: tuple[int, ...]) -> None:
+    shape = (4, 5, 6)
+    grid = Grid(shape, oriented_affine(order, signs, (1.0, 2.0, 3.0), shape=shape))
+    mm = grid.to_mm(np.moveaxis(np.indices(shape), 0, -1).astype(float))
+    right, anterior, superior = (oriented(mm[..., i], *axial_axes(grid)) for i in range(3))
+    assert (np.diff(anterior, axis=0) < 0).all()
+    assert (np.diff(right, axis=1) < 0).all()
+    assert (np.diff(superior, axis=2) > 0).all()
+
+
+def test_parallel_axes_are_refused() -> None:
+    affine = np.eye(4)
+    affine[:3, 1] = [1.0, 1e-5, 0.0]
+    with pytest.raises(GeometryError, match="parallel"):
+        axial_axes(Grid((4, 4, 4), affine))
+
+
+@given(orientations, tilts, st.floats(1.25, 3.0), st.floats(1.25, 3.0), st.data())
+def test_a_marked_voxel_comes_back_on_its_own_place(
+    orientation: tuple[tuple[int, ...], tuple[int, ...]],
+    tilt: tuple[float, float, float],
+    across: float,
+    along: float,
+    data: st.DataObject,
+) -> None:
+    order, signs = orientation
+    shape = data.draw(st.tuples(*[st.integers(1, 40)] * 3))
+    grid = Grid(shape, oriented_affine(order, signs, (across, along, 2.0), tilt, shape))
+    geometry = SliceGeometry.of(grid, np.ones(shape, np.bool_), SPEC)
+    place = data.draw(st.tuples(*[st.integers(0, n - 1) for n in shape]))
+    marked = np.zeros(shape, np.float32)
+    marked[place] = 1.0
+    back = np.zeros(shape, np.float32)
+    images = geometry.to_pixels(geometry.planes(marked))
+    geometry.planes(back)[:] = geometry.to_voxels(images)
+    assert np.unravel_index(back.argmax(), shape) == place
+
+
+@given(st.floats(0.4, 3.0), st.floats(0.4, 3.0), st.floats(-20, 20), st.floats(-20, 20), tilts)
+def test_a_smooth_image_comes_back_as_it_was(
+    across: float, along: float, x: float, y: float, tilt: tuple[float, float, float]
+) -> None:
+    shape = (int(150 / across), int(150 / along), 3)
+    grid = Grid(shape, oriented_affine((0, 1, 2), (1, 1, 1), (across, along, 5.0), tilt, shape))
+    i, j, _ = np.indices(shape).astype(np.float32)
+    distance = ((i - shape[0] / 2) * across - x) ** 2 + ((j - shape[1] / 2) * along - y) ** 2
+    smooth = np.exp(-distance / (2 * 12.0**2)).astype(np.float32)
+    geometry = SliceGeometry.of(grid, np.ones(shape, np.bool_), SPEC)
+    back = np.zeros(shape, np.float32)
+    geometry.planes(back)[:] = geometry.to_voxels(geometry.to_pixels(geometry.planes(smooth)))
+    assert np.abs(back - smooth).max() < 0.04
+
+
+@pytest.mark.parametrize("shape", [(160, 160, 3), (97, 141, 1), (61, 60, 4)])
+def test_the_inverse_is_exact_at_the_networks_spacing(shape: tuple[int, int, int]) -> None:
+    grid = Grid(shape, oriented_affine((1, 0, 2), (1, -1, -1), (1.25, 1.25, 6.0), shape=shape))
+    values = np.random.default_rng(0).random(shape, np.float32)
+    geometry = SliceGeometry.of(grid, np.ones(shape, np.bool_), SPEC)
+    images = geometry.to_pixels(geometry.planes(values))
+    assert np.array_equal(geometry.to_voxels(images), geometry.planes(values))
+
+
+def test_the_brain_is_in_the_middle_of_the_image() -> None:
+    shape = (100, 100, 2)
+    grid = Grid(shape, oriented_affine((0, 1, 2), (-1, 1, 1), (2.0, 2.0, 5.0), shape=shape))
+    brain = np.zeros(shape, np.bool_)
+    brain[60:90, 5:45] = True
+    geometry = SliceGeometry.of(grid, brain, SPEC)
+    rows, columns = np.nonzero(geometry.to_pixels(geometry.planes(brain).astype(np.float32))[0])
+    assert abs(rows.mean() - 80) <= 2
+    assert abs(columns.mean() - 80) <= 2
+
+
+def test_without_brain_there_is_no_geometry() -> None:
+    grid = Grid((4, 4, 4), np.eye(4))
+    with pytest.raises(VolumeError, match="brain"):
+        SliceGeometry.of(grid, np.zeros((4, 4, 4), np.bool_), SPEC)
+
+
+@given(st.integers(1, 80), st.integers(1, 80), st.floats(-9, 9), st.floats(0.2, 4.0))
+def test_resampling_weighs_to_one_inside_and_zero_outside(
+    n_in: int, n_out: int, start: float, step: float
+) -> None:
+    matrix = resampling(n_in, n_out, start, step)
+    position = start + step * np.arange(n_out)
+    reach = max(1.0, step)
+    inside = (position >= reach) & (position <= n_in - 1 - reach)
+    outside = (position <= -reach - 1) | (position >= n_in + reach)
+    assert matrix.shape == (n_out, n_in)
+    assert (matrix >= 0).all()
+    np.testing.assert_allclose(matrix[inside].sum(axis=1), 1.0, rtol=1e-5)
+    assert not matrix[outside].any()
+
+
+def test_tissue_median_ignores_fluid_and_edges() -> None:
+    volume, _ = blob_volume()
+    brain = volume.data > 0
+    assert tissue_median(volume, brain) == 100.0
+    dark = volume.data.copy()
+    dark[:20] *= 0.2
+    assert tissue_median(Volume(dark, volume.grid), brain) == 100.0
+
+
+def test_a_dark_brain_is_refused() -> None:
+    volume = Volume(-np.ones((3, 3, 3), np.float32), Grid((3, 3, 3), np.eye(4)))
+    with pytest.raises(VolumeError, match="dark"):
+        tissue_median(volume, np.ones((3, 3, 3), np.bool_))
+
+
+def test_batches_are_normalised_and_skip_slices_without_brain() -> None:
+    volume, _ = blob_volume()
+    brain = volume.data > 0
+    brain[:, :, 7] = False
+    geometry = SliceGeometry.of(volume.grid, brain, SPEC)
+    batches = list(to_batches((volume, volume), brain, geometry, SPEC, 3))
+    z = np.concatenate([batch.z for batch in batches])
+    images = np.concatenate([batch.images for batch in batches])
+    assert images.dtype == np.float32
+    assert images.shape == (len(z), 2, 160, 160)
+    assert 7 not in z
+    assert max(len(batch.z) for batch in batches) == 3
+    assert np.array_equal(z, np.flatnonzero(brain.any(axis=(0, 1))))
+    np.testing.assert_allclose(np.median(images[images > 0.4]), 0.5)
+    np.testing.assert_allclose(images.max(), 0.95, rtol=1e-5)
+
+
+def test_slices_in_no_batch_are_exactly_zero() -> None:
+    volume, _ = blob_volume()
+    brain = volume.data > 0
+    geometry = SliceGeometry.of(volume.grid, brain, SPEC)
+    batches = to_batches((volume,), brain, geometry, SPEC, 5)
+    canvas = Canvas(volume.grid, geometry)
+    for batch in batches:
+        if batch.z[0] != 5:
+            canvas.put(batch, np.ones_like(batch.images))
+    probabilities = canvas.finish().data
+    filled = np.asarray(probabilities.any(axis=(0, 1)))
+    assert filled.any()
+    assert not probabilities[:, :, ~brain.any(axis=(0, 1))].any()
+    assert not filled[5]
+    assert probabilities.max() <= 1.0
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 1), (64, 64, 3), (512, 512, 2), (1, 64, 9)])
+def test_odd_sizes_keep_their_shape(shape: tuple[int, int, int]) -> None:
+    grid = Grid(shape, oriented_affine((0, 1, 2), (1, 1, 1), (0.45, 0.45, 5.0), shape=shape))
+    volume = Volume(np.full(shape, 7.0, np.float32), grid)
+    brain = np.ones(shape, np.bool_)
+    geometry = SliceGeometry.of(grid, brain, SPEC)
+    canvas = Canvas(grid, geometry)
+    for batch in to_batches((volume,), brain, geometry, SPEC, 2):
+        canvas.put(batch, batch.images)
+    probabilities = canvas.finish()
+    assert probabilities.data.shape == shape
+    assert 0.1 < float(np.median(probabilities.data)) <= 0.5
