@@ -15,11 +15,12 @@ import torch
 from benchmarks.contestants import EAGER, Compute, contestants, multiply_adds
 from benchmarks.unet import UNet
 from cnnres_infer.bundle.bundle import Bundle
-from cnnres_infer.core.volume import FloatArray
+from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.volume import Volume
 from cnnres_infer.host.machine import peak_memory_mb, processor, usable_cores, versions
 from cnnres_infer.phantom.head import make_phantom
 from cnnres_infer.pipeline.brain import find_brain
-from cnnres_infer.pipeline.slices import all_slices
+from cnnres_infer.pipeline.slices.batches import all_slices
 from cnnres_infer.verification.agreement import dice
 from export.timing import interleaved
 from network.cnnres import CNNRes
@@ -97,7 +98,8 @@ def run_one(folder: Path | None, name: str) -> float | None:
 
 def phantom_slices(bundle: Bundle) -> FloatArray:
     """Slices (60, 1, H, W) of a synthetic brain."""
-    volume = make_phantom(shape=(112, 112, 73)).volume
+    phantom = make_phantom(shape=(112, 112, 73))
+    volume = Volume.from_array(phantom.data, phantom.affine)
     _, batch = all_slices((volume,), find_brain(volume).mask, bundle.spec.slices)
     return np.ascontiguousarray(batch.images[:SLICES])
 

@@ -12,8 +12,10 @@ from torch import nn
 
 from benchmarks.unet import UNet
 from cnnres_infer.bundle.bundle import Bundle
-from cnnres_infer.core.volume import FloatArray
-from cnnres_infer.engines import BACKENDS, open_engine, precisions, run_all
+from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.engines import BACKENDS
+from cnnres_infer.engines.base import run_all
+from cnnres_infer.selection.offers import offers, open_engine
 from export.onnx_model import to_onnx
 from network.checkpoint import load_checkpoint
 
@@ -65,7 +67,7 @@ def contestants(bundle: Bundle, threads: int) -> dict[str, Contestant]:
         ),
     }
     for name in BACKENDS:
-        for precision in precisions(bundle, name):
+        for precision in offers(bundle, name):
             rate = {"fp32": "float32", "bf16": "int8", "int8": "int8"}.get(precision, "")
             found[f"ours: {name} {precision}"] = Contestant(
                 "CNN-Res", rate, partial(ours, name, precision)

@@ -13,15 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from cnnres_infer.bundle.bundle import Bundle
-from cnnres_infer.core.volume import Volume, load_volume, save_volume
-from cnnres_infer.engines import BACKENDS, NVIDIA, Engine, precisions
+from cnnres_infer.core.grid import Grid
+from cnnres_infer.core.volume import Volume
+from cnnres_infer.engines import BACKENDS, NVIDIA
+from cnnres_infer.engines.base import Engine
 from cnnres_infer.errors import BackendUnavailableError
 from cnnres_infer.host.machine import processor, usable_cores, versions
 from cnnres_infer.phantom.head import make_phantom
 from cnnres_infer.pipeline.brain import find_brain
-from cnnres_infer.pipeline.slices import SliceGeometry, to_batches
+from cnnres_infer.pipeline.slices.batches import to_batches
+from cnnres_infer.pipeline.slices.geometry import SliceGeometry
 from cnnres_infer.predictor import Predictor
-from cnnres_infer.selection.select import Choice
+from cnnres_infer.readers import load_volume
+from cnnres_infer.readers.nifti.write import save_volume
+from cnnres_infer.selection.offers import offers
+from cnnres_infer.selection.select import Selection
 from export.timing import interleaved
 from export.volume_outputs import torch_engine
 
@@ -53,10 +59,10 @@ def measure(folder: Path | None, runs: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as opened:
         path = Path(temporary) / "volume.nii.gz"
         phantom = make_phantom(shape=SHAPE)
-        save_volume(path, phantom.volume.data, phantom.volume.grid)
+        save_volume(path, phantom.data, Grid(SHAPE, phantom.affine))
         volume = load_volume(path)
         rows: dict[str, dict[str, Any]] = {}
-        eager = Predictor(bundle, Choice(torch_engine(bundle)))
+        eager = Predictor(bundle, Selection(torch_engine(bundle)))
         predictors = {EAGER: opened.enter_context(eager)}
         commands = {EAGER: ["-m", "benchmarks", TORCH_PIPELINE, str(path)]}
         for name, precision in _engines(bundle):
@@ -91,15 +97,15 @@ def measure(folder: Path | None, runs: int) -> dict[str, Any]:
 def run_torch_pipeline(path: Path, folder: Path | None, out: Path) -> None:
     """The same way from a file to its outputs, with PyTorch eager inside."""
     bundle = Bundle.open(folder)
-    with Predictor(bundle, Choice(torch_engine(bundle))) as predictor:
+    with Predictor(bundle, Selection(torch_engine(bundle))) as predictor:
         predictor.predict(path).save(out)
 
 
 def _engines(bundle: Bundle) -> Iterator[tuple[str, str]]:
-    """Backends for CPUs with their precisions."""
+    """Backends for CPUs with their offers."""
     for name in BACKENDS:
         if name not in NVIDIA:
-            yield from ((name, precision) for precision in precisions(bundle, name))
+            yield from ((name, precision) for precision in offers(bundle, name))
 
 
 def _network(engine: Engine, volume: Volume, bundle: Bundle) -> Callable[[], object]:

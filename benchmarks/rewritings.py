@@ -9,7 +9,9 @@ from typing import Any
 
 from benchmarks.compare import SLICES, phantom_slices
 from cnnres_infer.bundle.bundle import Bundle
-from cnnres_infer.engines import backend, run_all
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.engines import backend
+from cnnres_infer.engines.base import ModelFile, run_all
 from cnnres_infer.errors import BackendUnavailableError
 from cnnres_infer.host.machine import processor, usable_cores, versions
 from export.onnx_model import rewritten_model
@@ -45,7 +47,11 @@ def rewritings(folder: Path | None, runs: int) -> dict[str, Any]:
             cases = {}
             try:
                 for title, model in zip(rows, models.values(), strict=True):
-                    engine = opened.enter_context(backend(name).open(model, precision, threads))
+                    engine = opened.enter_context(
+                        backend(name).open(
+                            ModelFile("fp32-cpu", model), Precision(precision), threads
+                        )
+                    )
                     cases[title] = partial(run_all, engine, images)
             except BackendUnavailableError as error:
                 reasons[f"{name} {precision}"] = {"reason": str(error)}

@@ -12,10 +12,11 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from cnnres_infer.core.volume import save_volume, volume_from_array
+from cnnres_infer.core.grid import Grid
 from cnnres_infer.host.machine import peak_memory_mb, processor, usable_cores
 from cnnres_infer.phantom.head import make_phantom
 from cnnres_infer.predictor import Predictor
+from cnnres_infer.readers.nifti.write import save_volume
 
 SLICES = (10, 30, 100, 300, 1000)
 SIZES = (112, 256, 512)
@@ -90,14 +91,14 @@ def measure_one(
 
 def _write(path: Path, slices: int, size: int) -> None:
     """Write a synthetic brain, its slices and pixels repeated to the shape that is wanted."""
-    small = make_phantom(shape=_SHAPE).volume
+    small = make_phantom(shape=_SHAPE).data
     columns = np.arange(size) * _SHAPE[0] // size
     rows = np.arange(size) * _SHAPE[1] // size
     middle = np.arange(slices) * _SHAPE[2] // slices
-    data = small.data.astype(np.int16)[columns][:, rows][:, :, middle]
+    data = small.astype(np.int16)[columns][:, rows][:, :, middle]
     step = _FIELD_MM / size
     affine = np.diag([-step, step, 2.0 * _SHAPE[2] / slices, 1.0])
-    save_volume(path, data, volume_from_array(data, affine).grid)
+    save_volume(path, data, Grid((size, size, slices), affine))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import torch
 
 from calibration.fake import Graph
 from calibration.plan import Plan
-from cnnres_infer.core.volume import FloatArray
+from cnnres_infer.core.arrays import FloatArray
 
 
 def bias_corrected(model: onnx.ModelProto, plan: Plan, images: FloatArray) -> onnx.ModelProto:

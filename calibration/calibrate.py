@@ -20,9 +20,11 @@ from calibration.plan import SCHEMES
 from calibration.selection import choose_slices, slice_hashes
 from calibration.sensitivity import Layer
 from calibration.trials import Search, Trial
-from cnnres_infer.bundle.bundle import Bundle, ModelSpec
-from cnnres_infer.core.volume import FloatArray
-from cnnres_infer.engines import run_all
+from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.core.spec import ModelSpec
+from cnnres_infer.engines.base import run_all
 from cnnres_infer.errors import BackendUnavailableError, OutputExistsError, UsageError
 from cnnres_infer.verification.agreement import GATES
 from export.bundle_writer import seal
@@ -31,8 +33,8 @@ from training.evaluate import precise_engine
 
 RECORD = "calibration.json"
 _SIXTEEN_BITS = {
-    "fp16": "weights and images in float16, PyTorch",
-    "bf16": "weights and images in bfloat16, OpenVINO",
+    Precision.FP16: "weights and images in float16, PyTorch",
+    Precision.BF16: "weights and images in bfloat16, OpenVINO",
 }
 
 
@@ -175,7 +177,7 @@ def _chosen(
 def _rounded(bundle: Bundle, judge: Judge) -> Iterator[Outcome]:
     """Judge the 16-bit precisions that this machine can really compute."""
     for precision, tried in _SIXTEEN_BITS.items():
-        if precision == "fp16" and precision not in bundle.variants:
+        if precision is Precision.FP16 and precision not in bundle.variants:
             continue
         try:
             engine = precise_engine(bundle, precision)

@@ -15,8 +15,9 @@ from calibration.fake import Graph
 from calibration.plan import Plan, Scheme, make_plan, spared
 from calibration.qdq import quantised
 from calibration.ranges import Observer, observe
-from cnnres_infer.core.volume import FloatArray
-from cnnres_infer.engines import run_all
+from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.engines.base import ModelFile, run_all
 from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
 from cnnres_infer.engines.openvino import OpenVinoEngine
 from cnnres_infer.host.machine import usable_cores
@@ -82,9 +83,13 @@ class Candidate:
         """Share of the multiply-adds that is left in float."""
         return 1 - sum(x.share for x in layers(self.model) if x.convs <= self.plan.convs)
 
+    @property
+    def _file(self) -> ModelFile:
+        return ModelFile(self.plan.scheme.variant, self.onnx)
+
     def engine(self) -> OrtEngine:
         """It, opened in ONNX Runtime on the CPU."""
-        return OrtEngine.open(self.onnx, "int8", usable_cores())
+        return OrtEngine.open(self._file, Precision.INT8, usable_cores())
 
     def error(self, closeness: Closeness) -> float:
         """Its error, computed in ONNX Runtime."""
@@ -93,10 +98,10 @@ class Candidate:
 
     def elsewhere(self) -> OpenVinoEngine | None:
         """It, opened in OpenVINO, which rounds in other places; None if that cannot compute it."""
-        usable = OpenVinoEngine.probe().usable
-        if not usable or OpenVinoEngine.VARIANTS["int8"] != self.plan.scheme.variant:
+        serves = self.plan.scheme.variant in OpenVinoEngine.VARIANTS[Precision.INT8]
+        if not serves or not OpenVinoEngine.probe().usable:
             return None
-        return OpenVinoEngine.open(self.onnx, "int8", usable_cores())
+        return OpenVinoEngine.open(self._file, Precision.INT8, usable_cores())
 
 
 def evened(model: onnx.ModelProto, images: FloatArray) -> onnx.ModelProto:

@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from cnnres_infer.core.volume import FloatArray
+from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.errors import UsageError
 
 Compute: TypeAlias = Callable[[FloatArray], FloatArray]

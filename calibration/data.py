@@ -7,13 +7,17 @@ from typing import Self
 
 import numpy as np
 
-from cnnres_infer.bundle.bundle import ModelSpec
-from cnnres_infer.core.volume import FloatArray, Volume, load_volume
+from cnnres_infer.core.arrays import BoolArray, FloatArray
+from cnnres_infer.core.spec import ModelSpec
+from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import UsageError
 from cnnres_infer.pipeline.brain import find_brain
 from cnnres_infer.pipeline.mask import binarize
 from cnnres_infer.pipeline.resample import regrid
-from cnnres_infer.pipeline.slices import BoolArray, Canvas, SliceBatch, SliceGeometry, all_slices
+from cnnres_infer.pipeline.slices.back import VolumeAssembler
+from cnnres_infer.pipeline.slices.batches import SliceBatch, all_slices
+from cnnres_infer.pipeline.slices.geometry import SliceGeometry
+from cnnres_infer.readers import load_volume
 from training.data import (
     UNLABELLED_VOLUME,
     VALIDATION_VOLUMES,
@@ -47,7 +51,7 @@ class WholeVolume:
 
     def mask(self, output: FloatArray, spec: ModelSpec) -> BoolArray:
         """Mask (X, Y, Z) from the output (N, 1, H, W) for all slices."""
-        canvas = Canvas(self.volume.grid, self.geometry)
+        canvas = VolumeAssembler(self.volume.grid, self.geometry)
         canvas.put(self.batch, output)
         mask: BoolArray = binarize(canvas.finish(), spec.mask)[0].data > 0
         return mask

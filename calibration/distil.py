@@ -15,7 +15,7 @@ from calibration.candidate import Candidate
 from calibration.data import is_collections
 from calibration.fake import Graph
 from calibration.finetune import Tuning, finetune
-from cnnres_infer.core.volume import FloatArray
+from cnnres_infer.core.arrays import FloatArray
 from training import augment
 from training.data import load_collections
 

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from calibration.fake import Graph
 from calibration.plan import CONVS
-from cnnres_infer.core.volume import FloatArray
+from cnnres_infer.core.arrays import FloatArray
 
 _PASSING = ("Relu", "MaxPool", "Resize", "Transpose")
 _LARGEST_CHANGE = 8.0

@@ -7,9 +7,8 @@ import numpy as np
 
 from calibration.closeness import Compute
 from calibration.data import Case
-from cnnres_infer.bundle.bundle import ModelSpec
-from cnnres_infer.core.volume import FloatArray
-from cnnres_infer.pipeline.slices import BoolArray
+from cnnres_infer.core.arrays import BoolArray, FloatArray
+from cnnres_infer.core.spec import ModelSpec
 from cnnres_infer.verification.agreement import Agreement, Gate, dice
 
 LARGEST_DROP = 0.005

@@ -15,8 +15,9 @@ from calibration.judge import Judge, Verdict
 from calibration.plan import Scheme
 from calibration.ranges import OBSERVERS
 from calibration.sensitivity import Layer, layer_sensitivities
-from cnnres_infer.core.volume import FloatArray
-from cnnres_infer.engines import run_all
+from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.engines.base import ModelFile, run_all
 from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
 from cnnres_infer.host.machine import usable_cores
 from cnnres_infer.verification.agreement import Gate
@@ -215,7 +216,9 @@ class Search:
     @cached_property
     def _float(self) -> OrtEngine:
         """The float network, opened once for all comparisons of speed."""
-        return OrtEngine.open(self.model.SerializeToString(), "fp32", usable_cores())
+        return OrtEngine.open(
+            ModelFile("fp32", self.model.SerializeToString()), Precision.FP32, usable_cores()
+        )
 
     def _passes(self, trial: Trial) -> bool:
         return not trial.misses(self.gate)

@@ -1,32 +1,53 @@
-"""What is asked for all volumes of a call: how each is segmented and where its outputs go."""
+"""The cases of a call, one after another: segmented or refused, and where their outputs go."""
 
+import json
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from cnnres_infer.codes import ErrorCode
+from cnnres_infer.core.result import DEFAULT_FORMATS, Result, Saved
 from cnnres_infer.errors import CnnresError, UsageError
-from cnnres_infer.outputs.save import make_room, plan, save_refusal
+from cnnres_infer.outputs.save import make_room, plan_all, save_refusal
+from cnnres_infer.outputs.writers.report import report
+from cnnres_infer.predictor import Predictor
 from cnnres_infer.readers.nifti.stream import stem, volume_name
 
-if TYPE_CHECKING:
-    from cnnres_infer.predictor import Predictor
-
-# Nothing can stand where the mask would be, or nothing was there to be refused.
-_WITHOUT_REPORT = ("E-OUTPUT-EXISTS", "E-OUTPUT-WRITE", "E-FILE-NAME", "E-FILE-MISSING", "E-USAGE")
+# Nothing can be written where the mask would be, or nothing was there to be refused.
+_WITHOUT_REPORT = (
+    ErrorCode.OUTPUT_EXISTS,
+    ErrorCode.OUTPUT_WRITE,
+    ErrorCode.FILE_NAME,
+    ErrorCode.FILE_MISSING,
+    ErrorCode.USAGE,
+)
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is the same for all volumes of a call."""
+    """What is the same for all volumes of a call.
 
-    out: Path | None
-    flair: Path | None
-    modality: str
-    brain_mask: Path | None
-    probabilities: bool
-    overlay: bool
-    overwrite: bool
+    Attributes
+    ----------
+    out
+        Folder for the outputs; None: beside each volume.
+    flair, brain_mask
+        What belongs to the one volume of the call; None without.
+    modality
+        What the volumes are.
+    formats
+        Names of the outputs to write; see `cnnres_infer.outputs.writers`.
+    overwrite
+        Whether existing outputs may be replaced.
+    """
+
+    out: Path | None = None
+    flair: Path | None = None
+    modality: str = "dwi"
+    brain_mask: Path | None = None
+    formats: tuple[str, ...] = DEFAULT_FORMATS
+    overwrite: bool = False
 
     @property
     def others(self) -> list[Path]:
@@ -47,19 +68,18 @@ class Job:
         inputs = {path.resolve() for path in (*volumes, *self.others)}
         for volume in volumes:
             name = volume.name[: len(stem(volume))]
-            planned = plan(self.folder(volume), name, probabilities=True, overlay=True).all()
+            planned = plan_all(self.folder(volume), name).values()
             for path in inputs & {each.resolve() for each in planned}:
                 raise UsageError(f"{path} is given as input and would be overwritten as an output")
 
-    def segment(self, predictor: "Predictor", path: Path) -> dict[str, Any]:
+    def segment(self, predictor: Predictor, path: Path) -> dict[str, Any]:
         """Segment a volume, save what is wanted of it, and return its entry for the report."""
         folder, name = self.folder(path), volume_name(path)
-        wanted = {"probabilities": self.probabilities, "overlay": self.overlay}
-        make_room(folder, name, overwrite=self.overwrite, **wanted)
+        make_room(folder, name, self.formats, overwrite=self.overwrite)
         result = predictor.predict(
             path, flair=self.flair, modality=self.modality, brain_mask=self.brain_mask
         )
-        return result.save(folder, overwrite=self.overwrite, **wanted).entry()
+        return entry(result, result.save(folder, self.formats, overwrite=self.overwrite))
 
     def leave_refusal(self, path: Path, entry: dict[str, Any]) -> None:
         """Leave a report where the mask would be; standard error has the reason in any case."""
@@ -69,3 +89,10 @@ class Job:
         if self.out is not None or folder.is_dir():
             with suppress(CnnresError):
                 save_refusal(folder, volume_name(path), {"input": str(path), **entry})
+
+
+def entry(result: Result, saved: Saved) -> dict[str, Any]:
+    """The report of a result as it was written, and where everything is."""
+    written = saved.paths.get("report")
+    content = report(result) if written is None else json.loads(written.read_bytes())
+    return {**content, "outputs": [str(path) for path in saved.paths.values()]}

@@ -5,11 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from cnnres_infer.core.volume import volume_bytes
+from cnnres_infer.batch import entry
+from cnnres_infer.core.volume import Volume
 from cnnres_infer.host.atomic import check_free, write_all
-from cnnres_infer.outputs.save import plan
+from cnnres_infer.outputs.save import plan_all
+from cnnres_infer.outputs.writers import WRITERS
 from cnnres_infer.phantom.head import make_phantom
 from cnnres_infer.predictor import Predictor
+from cnnres_infer.readers.nifti.write import volume_bytes
 from cnnres_infer.verification.agreement import dice
 
 NAME = "demo"
@@ -30,23 +33,22 @@ def run_demo(predictor: Predictor, folder: Path, *, overwrite: bool = False) -> 
         If something of it stands already and `overwrite` is False.
     """
     volume, truth = folder / f"{NAME}.nii.gz", folder / f"{NAME}_truth.nii.gz"
-    planned = plan(folder, NAME, probabilities=True, overlay=True)
-    check_free((volume, truth, *planned.all()), overwrite)
+    check_free((volume, truth, *plan_all(folder, NAME).values()), overwrite)
     phantom = make_phantom(SEED)
-    grid = phantom.volume.grid
+    made = Volume.from_array(phantom.data, phantom.affine, NAME)
     contents = {
-        volume: volume_bytes(phantom.volume.data, grid),
-        truth: volume_bytes(phantom.truth, grid),
+        volume: volume_bytes(made.data, made.grid),
+        truth: volume_bytes(phantom.truth, made.grid),
     }
     write_all(contents, overwrite)
     result = predictor.predict(volume)
-    saved = result.save(folder, probabilities=True, overwrite=overwrite)
+    saved = result.save(folder, tuple(WRITERS), overwrite=overwrite)
     return {
-        **saved.entry(),
+        **entry(result, saved),
         "demo": {
             "volume": str(volume),
             "truth": str(truth),
-            "truth_ml": int(np.count_nonzero(phantom.truth)) * phantom.volume.grid.voxel_ml,
+            "truth_ml": int(np.count_nonzero(phantom.truth)) * made.grid.voxel_ml,
             "dice": dice(result.mask.data > 0, phantom.truth > 0),
         },
     }

@@ -24,6 +24,8 @@ of the stable codes of codes.py.
 
 from typing import ClassVar
 
+from cnnres_infer.codes import ErrorCode
+
 
 class CnnresError(Exception):
     """Base of all errors that this package raises on purpose.
@@ -33,13 +35,13 @@ class CnnresError(Exception):
     message
         What is wrong, where, and how to mend it.
     code
-        One of `cnnres_infer.codes.ERRORS`; by default that of the class.
+        One of `cnnres_infer.codes.ErrorCode`; by default that of the class.
     """
 
     exit_status: ClassVar[int] = 1
-    default_code: ClassVar[str] = "E-INTERNAL"
+    default_code: ClassVar[ErrorCode] = ErrorCode.INTERNAL
 
-    def __init__(self, message: str = "", *, code: str | None = None) -> None:
+    def __init__(self, message: str = "", *, code: ErrorCode | None = None) -> None:
         super().__init__(message)
         self.code = code or self.default_code
 
@@ -48,7 +50,7 @@ class UsageError(CnnresError, ValueError):
     """Options or arguments that contradict each other."""
 
     exit_status = 2
-    default_code = "E-USAGE"
+    default_code = ErrorCode.USAGE
 
 
 class InputError(CnnresError, ValueError):
@@ -60,38 +62,38 @@ class InputError(CnnresError, ValueError):
 class VolumeError(InputError):
     """A file or array that is no sound 3-D image."""
 
-    default_code = "E-ARRAY"
+    default_code = ErrorCode.ARRAY
 
 
 class GeometryError(InputError):
     """A grid whose place in the patient's space is unknown or contradictory."""
 
-    default_code = "E-GRID-AFFINE"
+    default_code = ErrorCode.GRID_AFFINE
 
 
 class BundleError(InputError):
     """A model bundle that is incomplete, altered or not understood."""
 
-    default_code = "E-BUNDLE"
+    default_code = ErrorCode.BUNDLE
 
 
 class LimitError(InputError):
     """An input that needs more bytes, voxels, memory or time than is allowed."""
 
-    default_code = "E-LIMIT-BYTES"
+    default_code = ErrorCode.LIMIT_BYTES
 
 
 class ReferenceFileError(InputError):
     """A file of PyTorch's outputs that is damaged, or belongs to something else."""
 
-    default_code = "E-REFERENCE"
+    default_code = ErrorCode.REFERENCE
 
 
 class OutputError(CnnresError, OSError):
     """An output that cannot be written; nothing was."""
 
     exit_status = 3
-    default_code = "E-OUTPUT-WRITE"
+    default_code = ErrorCode.OUTPUT_WRITE
 
 
 class OutputExistsError(OutputError, FileExistsError):
@@ -103,7 +105,7 @@ class OutputExistsError(OutputError, FileExistsError):
         What stands.
     """
 
-    default_code = "E-OUTPUT-EXISTS"
+    default_code = ErrorCode.OUTPUT_EXISTS
 
     def __init__(self, path: object) -> None:
         super().__init__(
@@ -116,14 +118,14 @@ class VerificationError(CnnresError, ArithmeticError):
     """An engine's output that differs too much from the network's."""
 
     exit_status = 4
-    default_code = "E-VERIFY"
+    default_code = ErrorCode.VERIFY
 
 
 class EngineError(CnnresError, RuntimeError):
     """A backend that cannot do what was asked of it."""
 
     exit_status = 5
-    default_code = "E-BACKEND"
+    default_code = ErrorCode.BACKEND
 
 
 class BackendUnavailableError(EngineError):
@@ -150,4 +152,4 @@ class PrecisionUnavailableError(BackendUnavailableError):
 class EngineRunError(EngineError):
     """A backend that failed in the middle of its work."""
 
-    default_code = "E-ENGINE-RUN"
+    default_code = ErrorCode.ENGINE_RUN

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import NoReturn
 
+from cnnres_infer.codes import ErrorCode
 from cnnres_infer.errors import LimitError, UsageError
-from cnnres_infer.host.machine import peak_memory_mb, resident_memory_mb
 
 _FACTORS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -43,7 +43,7 @@ class Limits:
             if value is not None and not value > 0:
                 raise UsageError(f"{name} is {value}; give more than 0")
 
-    def check_header(self, name: str, voxels: int, end: int) -> None:
+    def check_header(self, name: str, voxels: int, end: int, resident: int) -> None:
         """Refuse what a header claims, before anything is allocated for it.
 
         Parameters
@@ -54,6 +54,8 @@ class Limits:
             Voxels of one volume.
         end
             Bytes of the whole file, inflated.
+        resident
+            Bytes of memory that the process holds already.
 
         Raises
         ------
@@ -61,16 +63,20 @@ class Limits:
             If it is more than is allowed.
         """
         for what, claimed, limit, code in (
-            ("voxels", voxels, self.max_voxels, "E-LIMIT-VOXELS"),
-            ("bytes", end, self.max_bytes, "E-LIMIT-BYTES"),
+            ("voxels", voxels, self.max_voxels, ErrorCode.LIMIT_VOXELS),
+            ("bytes", end, self.max_bytes, ErrorCode.LIMIT_BYTES),
         ):
             if claimed > limit:
                 raise LimitError(
                     f"{name}: {claimed} {what}, more than --max-{what} {limit}", code=code
                 )
-        self._check_memory(name, end + voxels * _BYTES_PER_VOXEL)
+        total = resident + end + voxels * _BYTES_PER_VOXEL
+        if self.max_memory is not None and total > self.max_memory:
+            self._refuse(name, total)
 
-    def batch_size(self, name: str, sizes: tuple[int, int], voxels: int, pixels: int) -> int:
+    def batch_size(
+        self, name: str, sizes: tuple[int, int], voxels: int, pixels: int, resident: int
+    ) -> int:
         """Slices to run at once: those that the engine prefers, or as many as memory allows.
 
         Parameters
@@ -83,6 +89,8 @@ class Limits:
             Voxels of the volume, which is in memory already.
         pixels
             Pixels of one slice inside the network, all channels.
+        resident
+            Bytes of memory that the process holds already.
 
         Raises
         ------
@@ -93,7 +101,6 @@ class Limits:
         slice_bytes, rest = pixels * _BYTES_PER_PIXEL, voxels * _BYTES_PER_VOXEL // 2
         if self.max_memory is None:
             return preferred
-        resident = _resident_bytes()
         free = self.max_memory - resident - rest
         if free < least * slice_bytes:
             fewer = f", or use --backend ort, which need not compute {least} slices at once"
@@ -101,18 +108,11 @@ class Limits:
             self._refuse(name, needed, fewer if free >= slice_bytes else "")
         return max(least, min(preferred, free // slice_bytes))
 
-    def _check_memory(self, name: str, needed: int) -> None:
-        if self.max_memory is None:
-            return
-        total = _resident_bytes() + needed
-        if total > self.max_memory:
-            self._refuse(name, total)
-
     def _refuse(self, name: str, total: int, remedy: str = "") -> NoReturn:
         raise LimitError(
             f"{name}: about {total} bytes of memory are needed, more than "
             f"--max-memory {self.max_memory}: raise it{remedy}",
-            code="E-LIMIT-MEMORY",
+            code=ErrorCode.LIMIT_MEMORY,
         )
 
 
@@ -133,8 +133,3 @@ def parse_size(text: str) -> int:
     if not number.isascii() or not number.isdigit():
         raise UsageError(f"{text!r} is no size; give bytes, or a number with K, M or G")
     return int(number) * factor
-
-
-def _resident_bytes() -> int:
-    # Where the system does not tell it, the peak errs on the safe side.
-    return int((resident_memory_mb() or peak_memory_mb() or 0.0) * 1e6)

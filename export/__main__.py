@@ -6,12 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from cnnres_infer.bundle.bundle import Bundle, ModelSpec
+from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.bundle.manifest import spec_from_json
 from cnnres_infer.cli.console import wide_console
 from cnnres_infer.cli.default_command import DefaultCommandGroup, run_tool
+from cnnres_infer.core.case import Modality
 from cnnres_infer.errors import UsageError, VerificationError
 from cnnres_infer.host.atomic import check_free, write_all
-from cnnres_infer.verification.recording import Study
+from cnnres_infer.readers.case import read_case
 from export.bundle_writer import write_bundle
 from export.parity import parity, print_parity
 from export.volume_outputs import torch_engine, volume_reference
@@ -58,7 +60,7 @@ def bundle(
     network = load_checkpoint(checkpoint, epsilon)
     about = {"name": checkpoint.stem, **PLAIN, **(_read_json(description) if description else {})}
     about["input"] = {**about["input"], "channels": network.in_channels}
-    spec = ModelSpec.from_json(about)
+    spec = spec_from_json(about)
     differences = write_bundle(network, spec, about, out, overwrite)
     for name, difference in differences.items():
         typer.echo(f"{name}: largest difference of probabilities from PyTorch {difference:.2g}")
@@ -79,9 +81,9 @@ def reference(
     """Store PyTorch's outputs for a volume, for ``cnnres-infer verify`` elsewhere."""
     check_free([out], overwrite)
     opened = Bundle.open(bundle)
-    study = Study.load(modality, volume, flair, brain_mask)
+    case = read_case(volume, flair=flair, modality=Modality.parse(modality), brain_mask=brain_mask)
     with torch_engine(opened, checkpoint) as engine:
-        stored = volume_reference(opened, engine, study)
+        stored = volume_reference(opened, engine, case)
     write_all({out: stored.to_bytes()}, overwrite)
     typer.echo(f"wrote {out}: PyTorch's outputs for {len(stored.probabilities)} slices")
 
@@ -99,9 +101,9 @@ def parity_command(
 ) -> None:
     """Compare every backend and precision of this machine with PyTorch, on a volume."""
     opened = Bundle.open(bundle)
-    study = Study.load(modality, volume, flair, brain_mask)
+    case = read_case(volume, flair=flair, modality=Modality.parse(modality), brain_mask=brain_mask)
     with torch_engine(opened, checkpoint) as engine:
-        figures = parity(opened, engine, study, repeats)
+        figures = parity(opened, engine, case, repeats)
     if as_json:
         typer.echo(json.dumps(figures, indent=2))
     else:

@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from cnnres_infer.bundle.bundle import FORMAT, MANIFEST, REFERENCE, ModelSpec
+from cnnres_infer.bundle.bundle import FORMAT, REFERENCE
+from cnnres_infer.bundle.manifest import MANIFEST, spec_to_json
 from cnnres_infer.bundle.signature import SIGNATURE
-from cnnres_infer.core.volume import FloatArray
-from cnnres_infer.engines import run_all
+from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.core.spec import ModelSpec
+from cnnres_infer.engines.base import ModelFile, run_all
 from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
 from cnnres_infer.errors import UsageError, VerificationError
 from cnnres_infer.host.atomic import check_free, write_all
@@ -75,7 +78,7 @@ def write_bundle(
     manifest = {
         "format": FORMAT,
         **about,
-        **spec.to_json(),
+        **spec_to_json(spec),
         "variants": {name: f"model.{name}.onnx" for name in models},
         "export": {
             "largest_difference": differences,
@@ -121,7 +124,7 @@ def seal(
 
 
 def _computed(model: bytes, images: FloatArray) -> FloatArray:
-    with OrtEngine.open(model, "fp32", threads=2) as engine:
+    with OrtEngine.open(ModelFile("fp32", model), Precision.FP32, threads=2) as engine:
         return run_all(engine, images)
 
 

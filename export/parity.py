@@ -11,11 +11,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from cnnres_infer.bundle.bundle import Bundle
-from cnnres_infer.engines import BACKENDS, Engine, backend, open_engine, run_all
+from cnnres_infer.core.case import Case
+from cnnres_infer.engines import BACKENDS, backend
+from cnnres_infer.engines.base import Engine, run_all
 from cnnres_infer.errors import EngineError
 from cnnres_infer.host.machine import processor, usable_cores
+from cnnres_infer.selection.offers import open_engine
 from cnnres_infer.verification.agreement import GATES
-from cnnres_infer.verification.recording import Recording, Study, record
+from cnnres_infer.verification.recording import Recording, record_case
 from cnnres_infer.verification.reference import compare_recordings
 from export.timing import interleaved
 from network.engine import TorchEngine
@@ -24,7 +27,7 @@ _TORCH = "torch fp32"
 _HEADINGS = ("engine", "min", "mean", "masks", "differ.", "time", "speed", "gate")
 
 
-def parity(bundle: Bundle, reference: TorchEngine, study: Study, repeats: int) -> dict[str, Any]:
+def parity(bundle: Bundle, reference: TorchEngine, case: Case, repeats: int) -> dict[str, Any]:
     """Compare all backends and precisions with PyTorch, and time the network alone.
 
     Parameters
@@ -39,7 +42,7 @@ def parity(bundle: Bundle, reference: TorchEngine, study: Study, repeats: int) -
     dict
         ``rows``, PyTorch's first. One that could not run has ``reason`` and no figures.
     """
-    expected = record(bundle, reference, study)
+    expected = record_case(bundle, reference, case)
     rows: dict[str, dict[str, Any]] = {
         _TORCH: {"backend": "torch", "precision": "fp32", "status": "reference"}
     }
@@ -50,7 +53,7 @@ def parity(bundle: Bundle, reference: TorchEngine, study: Study, repeats: int) -
                 key, row = f"{name} {precision}", {"backend": name, "precision": precision}
                 try:
                     engine = opened.enter_context(open_engine(bundle, name, precision))
-                    figures = _agreement(bundle, engine, study, expected)
+                    figures = _agreement(bundle, engine, case, expected)
                 except EngineError as error:
                     rows[key] = {**row, "status": "not usable", "reason": str(error)}
                     continue
@@ -61,7 +64,7 @@ def parity(bundle: Bundle, reference: TorchEngine, study: Study, repeats: int) -
         rows[key]["seconds"] = statistics.median(each)
         rows[key]["speed_up"] = statistics.median(seconds[_TORCH]) / rows[key]["seconds"]
     return {
-        "volume": study.volume.name,
+        "volume": case.volume.name,
         "slices": len(expected.images),
         "bundle_sha256": bundle.digest,
         "machine": f"{processor()}, {usable_cores()} cores",
@@ -70,10 +73,10 @@ def parity(bundle: Bundle, reference: TorchEngine, study: Study, repeats: int) -
     }
 
 
-def _agreement(bundle: Bundle, engine: Engine, study: Study, expected: Recording) -> dict[str, Any]:
-    recording = record(bundle, engine, study)
+def _agreement(bundle: Bundle, engine: Engine, case: Case, expected: Recording) -> dict[str, Any]:
+    recording = record_case(bundle, engine, case)
     comparison = compare_recordings(
-        study.volume.name, recording, expected.output, expected.mask.data, bundle
+        case.volume.name, recording, expected.output, expected.mask.data, bundle
     )
     info = engine.describe()
     return {

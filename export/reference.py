@@ -6,15 +6,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cnnres_infer.bundle.bundle import ModelSpec
-from cnnres_infer.core.volume import FloatArray
+from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.spec import ModelSpec
+from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import VerificationError
 from cnnres_infer.phantom.head import make_phantom
 from cnnres_infer.pipeline.brain import find_brain
-from cnnres_infer.pipeline.slices import all_slices
+from cnnres_infer.pipeline.slices.batches import all_slices
 from cnnres_infer.verification.agreement import LEVELS, dice
 from network.cnnres import CNNRes
-from network.steadiness import shaken
+from network.steadiness import with_noise
 
 COUNT = 64
 _EMPTY_SHARE = 0.25
@@ -56,7 +57,7 @@ def reference_slices(
     probabilities = _computed(network, images)
     masks = probabilities >= spec.mask.threshold
     areas = np.count_nonzero(masks, axis=(1, 2, 3))
-    draws = [shaken(images, seed) for seed in range(_DRAWS)]
+    draws = [with_noise(images, seed) for seed in range(_DRAWS)]
     steady: set[int] = set()
     candidates = np.arange(len(images))
     while True:
@@ -98,8 +99,11 @@ def _computed(network: CNNRes, images: FloatArray) -> FloatArray:
 def _phantom_images(seed: int, spec: ModelSpec) -> FloatArray:
     shape, spacing = _GRIDS[seed % len(_GRIDS)]
     volumes = tuple(
-        make_phantom(seed, shape=shape, spacing=spacing, modality=name).volume
-        for name in spec.modalities[: spec.channels]
+        Volume.from_array(phantom.data, phantom.affine)
+        for phantom in (
+            make_phantom(seed, shape=shape, spacing=spacing, modality=name)
+            for name in spec.modalities[: spec.channels]
+        )
     )
     brain = find_brain(volumes[0]).mask
     _, batch = all_slices(volumes, brain, spec.slices)

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from cnnres_infer.bundle.bundle import MANIFEST, Bundle
+from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.bundle.manifest import MANIFEST
 from cnnres_infer.bundle.signature import SIGNATURE
 from cnnres_infer.errors import UsageError
 from cnnres_infer.host.atomic import write_all

@@ -3,16 +3,18 @@
 from pathlib import Path
 
 from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.core.case import Case
+from cnnres_infer.core.precision import Precision
 from cnnres_infer.errors import BundleError
 from cnnres_infer.host.machine import usable_cores
-from cnnres_infer.verification.recording import Study, record
+from cnnres_infer.verification.recording import record_case
 from cnnres_infer.verification.reference import VolumeReference
 from network.checkpoint import load_checkpoint
 from network.engine import TorchEngine
 
 
 def torch_engine(
-    bundle: Bundle, checkpoint: Path | None = None, precision: str = "fp32"
+    bundle: Bundle, checkpoint: Path | None = None, precision: Precision = Precision.FP32
 ) -> TorchEngine:
     """PyTorch with the weights of a bundle's fp32 file, or of the checkpoint it was made from.
 
@@ -38,6 +40,6 @@ def torch_engine(
     return TorchEngine(network, usable_cores(), precision)
 
 
-def volume_reference(bundle: Bundle, engine: TorchEngine, study: Study) -> VolumeReference:
-    """PyTorch's outputs for a study, bound to it and to the bundle."""
-    return VolumeReference.of(record(bundle, engine, study), bundle, engine, study)
+def volume_reference(bundle: Bundle, engine: TorchEngine, case: Case) -> VolumeReference:
+    """PyTorch's outputs for a case, bound to it and to the bundle."""
+    return VolumeReference.of(record_case(bundle, engine, case), bundle, engine, case)

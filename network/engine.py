@@ -5,9 +5,10 @@ from typing import ClassVar, Self
 import torch
 from torch import nn
 
-from cnnres_infer.core.volume import FloatArray
-from cnnres_infer.engines import EngineInfo, Probe
-from cnnres_infer.engines.base import ClosedOnExit
+from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.core.provenance import EngineInfo
+from cnnres_infer.engines.base import ClosedOnExit, ModelFile, Probe, Variants
 from cnnres_infer.errors import BackendUnavailableError
 from network.cnnres import CNNRes, HalfCNNRes
 
@@ -22,12 +23,18 @@ class TorchEngine(ClosedOnExit):
         Runtime does not compute on a CPU.
     """
 
-    VARIANTS: ClassVar[dict[str, str]] = {"fp32": "fp32", "fp16": "fp16"}
+    VARIANTS: ClassVar[Variants] = {
+        Precision.FP32: ("fp32",),
+        Precision.FP16: ("fp16",),
+    }
     BATCH: ClassVar[int] = 1
     LEAST: ClassVar[int] = 1
 
-    def __init__(self, network: CNNRes, threads: int, precision: str = "fp32") -> None:
-        self._network: nn.Module = HalfCNNRes(network) if precision == "fp16" else network.eval()
+    def __init__(
+        self, network: CNNRes, threads: int, precision: Precision = Precision.FP32
+    ) -> None:
+        half = precision is Precision.FP16
+        self._network: nn.Module = HalfCNNRes(network) if half else network.eval()
         self._threads, self._precision = threads, precision
         torch.set_num_threads(threads)
 
@@ -36,7 +43,7 @@ class TorchEngine(ClosedOnExit):
         return Probe(True, f"torch {torch.__version__}", "", {"torch": torch.__version__}, ("CPU",))
 
     @classmethod
-    def open(cls, model: bytes, precision: str, threads: int) -> Self:
+    def open(cls, model: ModelFile, precision: Precision, threads: int) -> Self:
         raise BackendUnavailableError("PyTorch runs a CNNRes, not an ONNX file")
 
     def run(self, images: FloatArray) -> FloatArray:

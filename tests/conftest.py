@@ -15,9 +15,12 @@ from hypothesis import settings
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from cnnres_infer.bundle.bundle import DEFAULT_BUNDLE, MANIFEST, REFERENCE
-from cnnres_infer.core.volume import Grid, Volume
+from cnnres_infer.bundle.bundle import DEFAULT_BUNDLE, REFERENCE
+from cnnres_infer.bundle.manifest import MANIFEST
+from cnnres_infer.core.grid import Grid
+from cnnres_infer.core.volume import Volume
 from cnnres_infer.host import cache
+from cnnres_infer.phantom.head import Phantom
 
 # How long an example takes says nothing on a busy machine.
 settings.register_profile("untimed", deadline=None)
@@ -148,6 +151,11 @@ def broken_int8_bundle(make_bundle: BundleMaker) -> Path:
     manifest["sha256"]["model.int8-cpu.onnx"] = hashlib.sha256(model).hexdigest()
     (folder / MANIFEST).write_text(json.dumps(manifest))
     return folder
+
+
+def phantom_volume(phantom: Phantom) -> Volume:
+    """The image of a phantom."""
+    return Volume.from_array(phantom.data, phantom.affine, "phantom")
 
 
 def oriented_affine(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnres_infer.core.volume import save_volume
+from cnnres_infer.readers.nifti.write import save_volume
 from tests.conftest import blob_volume
 
 PACKAGE = Path(__file__).resolve().parents[1] / "cnnres_infer"

@@ -1,7 +1,6 @@
 import pytest
 
 from cnnres_infer.errors import LimitError, UsageError
-from cnnres_infer.host.machine import resident_memory_mb
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits, parse_size
 
 
@@ -26,23 +25,23 @@ def test_a_limit_of_nothing_is_refused(name: str, value: float) -> None:
 
 
 def test_a_batch_is_never_smaller_than_the_least() -> None:
-    free = int((resident_memory_mb() or 0) * 1e6) + 9_900_000
-    limits = Limits(max_memory=free)
-    assert 1 <= limits.batch_size("a", (1, 64), 0, 1000) < 12
-    assert limits.batch_size("a", (4, 64), 0, 1000) >= 4
+    resident = 100_000_000
+    limits = Limits(max_memory=resident + 9_900_000)
+    assert 1 <= limits.batch_size("a", (1, 64), 0, 1000, resident) < 12
+    assert limits.batch_size("a", (4, 64), 0, 1000, resident) >= 4
     with pytest.raises(LimitError, match="32 slices at once") as caught:
-        limits.batch_size("a", (32, 64), 0, 1000)
+        limits.batch_size("a", (32, 64), 0, 1000, resident)
     assert caught.value.code == "E-LIMIT-MEMORY"
     with pytest.raises(LimitError, match=r": raise it$"):
-        limits.batch_size("a", (32, 64), 0, 100_000)
-    assert DEFAULT_LIMITS.batch_size("a", (32, 64), 0, 100_000) == 64
+        limits.batch_size("a", (32, 64), 0, 100_000, resident)
+    assert DEFAULT_LIMITS.batch_size("a", (32, 64), 0, 100_000, resident) == 64
 
 
 def test_what_a_header_claims_is_compared_with_the_limits() -> None:
-    DEFAULT_LIMITS.check_header("a", 1 << 27, 1 << 30)
+    DEFAULT_LIMITS.check_header("a", 1 << 27, 1 << 30, 0)
     with pytest.raises(LimitError, match="--max-voxels"):
-        DEFAULT_LIMITS.check_header("a", (1 << 27) + 1, 1 << 30)
+        DEFAULT_LIMITS.check_header("a", (1 << 27) + 1, 1 << 30, 0)
     with pytest.raises(LimitError, match="--max-bytes"):
-        DEFAULT_LIMITS.check_header("a", 1 << 27, (1 << 30) + 1)
+        DEFAULT_LIMITS.check_header("a", 1 << 27, (1 << 30) + 1, 0)
     with pytest.raises(LimitError, match="--max-memory"):
-        Limits(max_memory=1 << 20).check_header("a", 1, 1)
+        Limits(max_memory=1 << 20).check_header("a", 1, 1, 1 << 20)

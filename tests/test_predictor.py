@@ -6,11 +6,12 @@ import pytest
 
 from cnnres_infer import Predictor
 from cnnres_infer.bundle.bundle import Bundle
-from cnnres_infer.core.volume import Volume, save_volume
+from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import GeometryError, UsageError, VolumeError
 from cnnres_infer.phantom.head import make_phantom
+from cnnres_infer.readers.nifti.write import save_volume
 from cnnres_infer.verification.agreement import dice
-from tests.conftest import ORIENTATIONS, BundleMaker, blob_volume, oriented_affine
+from tests.conftest import ORIENTATIONS, BundleMaker, blob_volume, oriented_affine, phantom_volume
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +166,7 @@ def test_the_input_is_not_changed(predictor: Predictor) -> None:
 
 def test_a_bundle_without_the_rewritten_network_says_what_ran(bright_bundle: Path) -> None:
     assert "fp32-cpu" not in Bundle.open(bright_bundle).variants
-    volume = make_phantom(shape=(64, 64, 4), spacing=(3.0, 3.0, 12.0)).volume
+    volume = phantom_volume(make_phantom(shape=(64, 64, 4), spacing=(3.0, 3.0, 12.0)))
     with Predictor.load(bright_bundle, "ort", "fp32", self_check=False) as predictor:
         assert predictor.predict(volume).provenance.engine.variant == "fp32"
     with Predictor.load(None, "ort", "fp32", self_check=False) as predictor:

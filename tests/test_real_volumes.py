@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from cnnres_infer import Predictor
-from cnnres_infer.core.volume import load_volume
-from cnnres_infer.engines import open_engine
+from cnnres_infer.outputs.writers import WRITERS
+from cnnres_infer.readers import load_volume
+from cnnres_infer.readers.case import read_case
+from cnnres_infer.selection.offers import open_engine
 from cnnres_infer.verification.agreement import GATES, dice
-from cnnres_infer.verification.recording import Study
 from cnnres_infer.verification.reference import compare_volume
 from export.volume_outputs import torch_engine, volume_reference
 from tests.conftest import SHARED_DATA
@@ -27,9 +28,9 @@ def predictor() -> Predictor:
 @pytest.mark.parametrize("path", VOLUMES or [Path("none")], ids=lambda path: path.name)
 def test_the_mask_lies_on_the_inputs_grid(predictor: Predictor, path: Path, tmp_path: Path) -> None:
     before = path.read_bytes()
-    saved = predictor.predict(path).save(tmp_path, probabilities=True)
+    saved = predictor.predict(path).save(tmp_path, tuple(WRITERS))
     source = nibabel.load(path)
-    for output in (saved.mask, saved.probabilities):
+    for output in (saved["mask"], saved["probabilities"]):
         image = nibabel.load(output)
         assert image.shape == source.shape
         assert np.array_equal(image.affine, source.affine)
@@ -80,11 +81,11 @@ def test_a_volume_with_its_skull_is_stripped_first(predictor: Predictor, shared_
 
 def test_pytorch_agrees_on_a_whole_volume(predictor: Predictor, shared_data: Path) -> None:
     path = shared_data / "volumes" / "sub-clinical01" / "sub-clinical01_dwi.nii.gz"
-    study = Study.load("dwi", path)
+    case = read_case(path)
     with torch_engine(predictor.bundle) as engine:
-        stored = volume_reference(predictor.bundle, engine, study)
+        stored = volume_reference(predictor.bundle, engine, case)
     with open_engine(predictor.bundle, "ort", "fp32") as ours:
-        comparison = compare_volume(ours, predictor.bundle, study, stored)
+        comparison = compare_volume(ours, predictor.bundle, case, stored)
     assert comparison.passes(GATES["fp32"])
     assert len(comparison.names) == 25
     assert len(comparison.agreement.counted) > 10

@@ -12,7 +12,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from cnnres_infer import __version__
-from cnnres_infer.bundle.bundle import DEFAULT_BUNDLE, MANIFEST
+from cnnres_infer.bundle.bundle import DEFAULT_BUNDLE
+from cnnres_infer.bundle.manifest import MANIFEST
 from cnnres_infer.errors import BundleError
 from wheels.gather import (
     EXTRAS,

@@ -11,9 +11,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnres_infer.core.volume import FloatArray, Grid, Volume, load_volume
+from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.grid import Grid
+from cnnres_infer.core.spec import SliceSpec
+from cnnres_infer.core.volume import Volume
 from cnnres_infer.pipeline.brain import Brain, find_brain, stripped_brain
-from cnnres_infer.pipeline.slices import SliceSpec, all_slices
+from cnnres_infer.pipeline.slices.batches import all_slices
+from cnnres_infer.readers import load_volume
 
 SPEC = SliceSpec(size=160, spacing=1.25, ceiling=2.0)
 VALIDATION_VOLUMES = ("sub-strokecase0001", "sub-strokecase0003")

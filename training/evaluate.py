@@ -7,19 +7,26 @@ from typing import Any
 import numpy as np
 
 from cnnres_infer.bundle.bundle import Bundle
-from cnnres_infer.core.volume import FloatArray, load_volume
-from cnnres_infer.engines import Engine, open_engine, run_all
+from cnnres_infer.core.arrays import BoolArray, FloatArray
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.core.spec import FUSION_RULES, FusionSpec
+from cnnres_infer.engines.base import Engine, run_all
 from cnnres_infer.errors import BackendUnavailableError
-from cnnres_infer.pipeline.fusion import RULES, Fusion
-from cnnres_infer.pipeline.slices import BoolArray
 from cnnres_infer.predictor import Predictor
-from cnnres_infer.selection.select import Choice
+from cnnres_infer.readers import load_volume
+from cnnres_infer.selection.offers import open_engine
+from cnnres_infer.selection.select import Selection
 from cnnres_infer.verification.agreement import dice
 from export.volume_outputs import torch_engine
-from network.steadiness import shaken, steadiness
+from network.steadiness import steadiness, with_noise
 from training.data import VALIDATION_VOLUMES, Images, load_validation_slices, volume_paths
 
-_BACKENDS = {"fp32": "ort", "fp16": "torch", "bf16": "openvino", "int8": "ort"}
+_BACKENDS = {
+    Precision.FP32: "ort",
+    Precision.FP16: "torch",
+    Precision.BF16: "openvino",
+    Precision.INT8: "ort",
+}
 _THRESHOLDS = (0.3, 0.4, 0.5, 0.6)
 _WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -41,14 +48,14 @@ def evaluate_all(bundle: Bundle, data: Path) -> dict[str, Any]:
         except BackendUnavailableError:
             continue
         with engine:
-            precisions[precision] = evaluate(Predictor(bundle, Choice(engine)), data)
+            precisions[precision] = evaluate(Predictor(bundle, Selection(engine)), data)
     return {
         "command": "python -m training evaluate BUNDLE --data DATA",
         "precisions": precisions,
     }
 
 
-def precise_engine(bundle: Bundle, precision: str) -> Engine:
+def precise_engine(bundle: Bundle, precision: Precision) -> Engine:
     """Open the engine that computes a precision on a CPU: float16 is left to PyTorch.
 
     Raises
@@ -56,7 +63,7 @@ def precise_engine(bundle: Bundle, precision: str) -> Engine:
     BackendUnavailableError
         If it is not installed, or the bundle or the processor lacks the precision.
     """
-    if precision == "fp16":
+    if precision is Precision.FP16:
         return torch_engine(bundle, precision=precision)
     return open_engine(bundle, _BACKENDS[precision], precision)
 
@@ -67,7 +74,7 @@ def evaluate(predictor: Predictor, data: Path) -> dict[str, Any]:
     dwi, flair = load_validation_slices(data)
     answers = {name: _run(predictor.engine, x) for name, x in (("dwi", dwi), ("flair", flair))}
     answers["dwi and flair"] = spec.fusion.merge(answers["dwi"], answers["flair"])
-    again = _run(predictor.engine, replace(dwi, pixels=shaken(dwi.pixels)))
+    again = _run(predictor.engine, replace(dwi, pixels=with_noise(dwi.pixels)))
     truth = dwi.masks > 0.5
     engine = predictor.engine.describe()
     return {
@@ -130,8 +137,8 @@ def compare_fusions(engine: Engine, data: Path) -> dict[str, dict[str, float]]:
     a, b = _run(engine, dwi), _run(engine, flair)
     truth = dwi.masks > 0.5
     merged = {
-        f"{rule} {weight}": Fusion(rule, weight).merge(a, b)
-        for rule in RULES
+        f"{rule} {weight}": FusionSpec(rule, weight).merge(a, b)
+        for rule in FUSION_RULES
         for weight in (_WEIGHTS if rule in ("mean", "geometric") else (1.0,))
     }
     table = {

@@ -13,12 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from cnnres_infer.core.volume import FloatArray
+from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.host.atomic import check_free
-from cnnres_infer.pipeline.slices import BoolArray
 from cnnres_infer.verification.agreement import dice
 from network.cnnres import CNNRes
-from network.steadiness import shaken, steadiness
+from network.steadiness import steadiness, with_noise
 from training.batches import Batches
 from training.data import Collections, Images
 from training.rounding import eight_bits
@@ -127,7 +126,7 @@ def check(network: CNNRes, images: Images) -> dict[str, float]:
         lesion, against the experts; ``steady``, mean Dice of the masks with
         those under noise, and ``rounded``, with those computed in 8 bits.
     """
-    clean, again = _masks(network, images.pixels), _masks(network, shaken(images.pixels))
+    clean, again = _masks(network, images.pixels), _masks(network, with_noise(images.pixels))
     with eight_bits(network):
         rounded = _masks(network, images.pixels)
     truth = images.masks > 0.5

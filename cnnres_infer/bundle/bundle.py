@@ -11,120 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from cnnres_infer.bundle.manifest import MANIFEST, spec_from_json
 from cnnres_infer.bundle.onnx_check import check_model
 from cnnres_infer.bundle.signature import check_signature
+from cnnres_infer.codes import ErrorCode
+from cnnres_infer.core.spec import ModelSpec
 from cnnres_infer.errors import BundleError
-from cnnres_infer.pipeline.fusion import Fusion
-from cnnres_infer.pipeline.mask import MaskSpec
-from cnnres_infer.pipeline.slices import SliceSpec
 
 FORMAT = 1
-MANIFEST = "model.json"
 REFERENCE = "reference.npz"
 MODALITIES = ("dwi", "flair")
 _LARGEST_MANIFEST = 1 << 22
 _LARGEST_FILE = 1 << 30
 DEFAULT_BUNDLE = Path(__file__).parents[1] / "models" / "cnnres"
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """What a model expects and how its output is to be read.
-
-    Attributes
-    ----------
-    name, version
-        What to call the model.
-    channels
-        1: the network sees one modality at a time; 2: DWI and FLAIR stacked.
-    modalities
-        Which modalities it was trained on.
-    slices
-        The images that it expects, cut from a skull-stripped volume.
-    fusion
-        How its answers for DWI and FLAIR are merged (one channel only).
-    mask
-        How its probabilities become a mask.
-    """
-
-    name: str
-    version: str
-    channels: int
-    modalities: tuple[str, ...]
-    slices: SliceSpec
-    fusion: Fusion
-    mask: MaskSpec
-
-    def __post_init__(self) -> None:
-        for holds, message in (
-            (
-                all(
-                    0 < len(text) <= 200 and text.isprintable()
-                    for text in (self.name, self.version)
-                ),
-                "name or version is empty, longer than 200 characters or not printable",
-            ),
-            (self.channels in (1, 2), f"channels is {self.channels}, not 1 or 2"),
-            (
-                bool(self.modalities) and set(self.modalities) <= set(MODALITIES),
-                f"modalities {self.modalities} are not among {MODALITIES}",
-            ),
-            (
-                0 < self.slices.size <= 1024 and self.slices.size % 32 == 0,
-                f"size is {self.slices.size}, not a multiple of 32 up to 1024",
-            ),
-            (0.1 <= self.slices.spacing <= 10, f"spacing is {self.slices.spacing} mm"),
-            (0 < self.slices.ceiling < 100, f"ceiling is {self.slices.ceiling}"),
-            (0 < self.mask.threshold < 1, f"threshold is {self.mask.threshold}"),
-            (0 <= self.mask.smallest_ml < 100, f"smallest lesion is {self.mask.smallest_ml} ml"),
-        ):
-            if not holds:
-                raise BundleError(
-                    f"{MANIFEST}: {message}; export the bundle again", code="E-BUNDLE-MANIFEST"
-                )
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Self:
-        """Read the part of ``model.json`` that the runtime needs."""
-        try:
-            image, mask, fusion = content["input"], content["mask"], content["fusion"]
-            return cls(
-                name=str(content["name"]),
-                version=str(content["version"]),
-                channels=int(image["channels"]),
-                modalities=tuple(str(name) for name in image["modalities"]),
-                slices=SliceSpec(
-                    int(image["size"]), float(image["spacing_mm"]), float(image["ceiling"])
-                ),
-                fusion=Fusion(str(fusion["rule"]), float(fusion["dwi_weight"])),
-                mask=MaskSpec(float(mask["threshold"]), float(mask["smallest_lesion_ml"])),
-            )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            if isinstance(error, BundleError):
-                raise
-            raise BundleError(
-                f"{MANIFEST} is incomplete or malformed ({error!r}); export the bundle again",
-                code="E-BUNDLE-MANIFEST",
-            ) from error
-
-    def to_json(self) -> dict[str, Any]:
-        """The inverse of `from_json`."""
-        return {
-            "name": self.name,
-            "version": self.version,
-            "input": {
-                "channels": self.channels,
-                "modalities": list(self.modalities),
-                "size": self.slices.size,
-                "spacing_mm": self.slices.spacing,
-                "ceiling": self.slices.ceiling,
-            },
-            "fusion": {"rule": self.fusion.rule, "dwi_weight": self.fusion.dwi_weight},
-            "mask": {
-                "threshold": self.mask.threshold,
-                "smallest_lesion_ml": self.mask.smallest_ml,
-            },
-        }
 
 
 @dataclass(frozen=True)
@@ -179,7 +78,7 @@ class Bundle:
             raise BundleError(
                 f"{folder}: no bundle here ({MANIFEST}: {error.strerror}); "
                 "make one with: python -m export CHECKPOINT --out FOLDER",
-                code="E-BUNDLE-MANIFEST",
+                code=ErrorCode.BUNDLE_MANIFEST,
             ) from error
         if trusted_key is not None:
             check_signature(raw, folder, Path(trusted_key))
@@ -189,20 +88,20 @@ class Bundle:
         except (ValueError, AttributeError, RecursionError) as error:
             raise BundleError(
                 f"{folder / MANIFEST}: not a JSON object ({error}); export the bundle again",
-                code="E-BUNDLE-MANIFEST",
+                code=ErrorCode.BUNDLE_MANIFEST,
             ) from error
         if found != FORMAT:
             raise BundleError(
                 f"{folder}: bundle format {found!r}, this version reads {FORMAT}; export it again",
-                code="E-BUNDLE-MANIFEST",
+                code=ErrorCode.BUNDLE_MANIFEST,
             )
-        spec = ModelSpec.from_json(manifest)
+        spec = spec_from_json(manifest)
         variants, sha256 = _names(manifest, "variants"), _names(manifest, "sha256")
         for name in (*variants.values(), *sha256):
             if name in ("", ".", "..") or Path(name).name != name:
                 raise BundleError(
                     f"{MANIFEST} names a file outside the bundle: {name!r}; do not use it",
-                    code="E-BUNDLE-MANIFEST",
+                    code=ErrorCode.BUNDLE_MANIFEST,
                 )
         return cls(folder, spec, variants, sha256, manifest, hashlib.sha256(raw).hexdigest())
 
@@ -218,7 +117,7 @@ class Bundle:
         if variant not in self.variants:
             raise BundleError(
                 f"{self.folder}: no variant {variant!r}; it has {', '.join(self.variants)}",
-                code="E-BUNDLE-FILE",
+                code=ErrorCode.BUNDLE_FILE,
             )
         content = self.read(self.variants[variant])
         check_model(content, str(self.folder / self.variants[variant]))
@@ -237,13 +136,13 @@ class Bundle:
             content = _read(path, _LARGEST_FILE)
         except OSError as error:
             raise BundleError(
-                f"{path}: {error.strerror}; the bundle is incomplete", code="E-BUNDLE-FILE"
+                f"{path}: {error.strerror}; the bundle is incomplete", code=ErrorCode.BUNDLE_FILE
             ) from error
         if hashlib.sha256(content).hexdigest() != self.sha256.get(name):
             raise BundleError(
                 f"{path}: not the file that was exported (its SHA-256 differs); "
                 "install the package or export the bundle again",
-                code="E-BUNDLE-HASH",
+                code=ErrorCode.BUNDLE_HASH,
             )
         return content
 
@@ -253,7 +152,9 @@ def _read(path: Path, most: int) -> bytes:
     with path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise BundleError(f"{path}: larger than {most} bytes; do not use it", code="E-BUNDLE-FILE")
+        raise BundleError(
+            f"{path}: larger than {most} bytes; do not use it", code=ErrorCode.BUNDLE_FILE
+        )
     return content
 
 
@@ -262,6 +163,6 @@ def _names(manifest: dict[str, Any], key: str) -> dict[str, str]:
     if not isinstance(names, dict) or not all(isinstance(v, str) for v in names.values()):
         raise BundleError(
             f"{MANIFEST}: {key!r} is not a table of names; export the bundle again",
-            code="E-BUNDLE-MANIFEST",
+            code=ErrorCode.BUNDLE_MANIFEST,
         )
     return names

@@ -5,6 +5,7 @@ names. Message layouts and field numbers after onnx.proto
 (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto).
 """
 
+from cnnres_infer.codes import ErrorCode
 from cnnres_infer.errors import BundleError
 
 _NESTED: dict[str, dict[int, str]] = {
@@ -78,5 +79,5 @@ def _varint(content: bytes, at: int, end: int, name: str) -> tuple[int, int]:
 
 def _refusal(name: str, fault: str) -> BundleError:
     return BundleError(
-        f"{name}: the ONNX file {fault}; export the bundle again", code="E-BUNDLE-MODEL"
+        f"{name}: the ONNX file {fault}; export the bundle again", code=ErrorCode.BUNDLE_MODEL
     )

@@ -6,6 +6,7 @@ Needs the package `cryptography`, which only those who ask for signatures instal
 from pathlib import Path
 from typing import Any
 
+from cnnres_infer.codes import ErrorCode
 from cnnres_infer.errors import BundleError
 
 SIGNATURE = "model.json.sig"
@@ -68,4 +69,4 @@ def _public_key(path: Path) -> Any:
 
 
 def _refusal(message: str) -> BundleError:
-    return BundleError(message, code="E-BUNDLE-SIGNATURE")
+    return BundleError(message, code=ErrorCode.BUNDLE_SIGNATURE)

@@ -14,6 +14,7 @@ from cnnres_infer import __version__
 from cnnres_infer.cli.console import ERR, OUT, attempt, print_summary, progress, show
 from cnnres_infer.cli.default_command import DefaultCommandGroup
 from cnnres_infer.cli.signals import end_on_sigterm
+from cnnres_infer.core.result import DEFAULT_FORMATS
 from cnnres_infer.errors import VerificationError
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits, parse_size
 
@@ -99,6 +100,10 @@ def predict(
     ] = None,
     prob: Annotated[bool, typer.Option("--prob", help="Write the probability map too.")] = False,
     overlay: Annotated[bool, typer.Option(help="Draw the picture.")] = True,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", metavar="NAME", help="Write this output; may be repeated."),
+    ] = None,
     overwrite: OverwriteOption = False,
     bundle: BundleOption = None,
     backend: BackendOption = "auto",
@@ -124,7 +129,7 @@ def predict(
         from cnnres_infer.batch import Job
         from cnnres_infer.predictor import Predictor
 
-        job = Job(out, flair, modality, brain_mask, prob, overlay, overwrite)
+        job = Job(out, flair, modality, brain_mask, _formats(prob, overlay, formats), overwrite)
         job.check(volumes)
         memory = None if max_memory is None else parse_size(max_memory)
         asked: dict[str, Any] = {
@@ -150,6 +155,12 @@ def predict(
         reports = reports or [failure]
         typer.echo(json.dumps(reports[0] if len(volumes) == 1 else reports, indent=2))
     raise typer.Exit(status or first_failure)
+
+
+def _formats(prob: bool, overlay: bool, named: list[str] | None) -> tuple[str, ...]:
+    """What to write: the named outputs or the usual ones, with or without map and picture."""
+    wanted = list(named or DEFAULT_FORMATS) + (["probabilities"] if prob else [])
+    return tuple(name for name in wanted if overlay or name != "overlay")
 
 
 @app.command()

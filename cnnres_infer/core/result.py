@@ -1,53 +1,46 @@
-"""What comes out of a volume, and what made it."""
+"""What comes out of a case."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from cnnres_infer.codes import Notice
+from cnnres_infer.core.mask import Lesion, Mask
+from cnnres_infer.core.provenance import Provenance
 from cnnres_infer.core.volume import Probabilities, Volume
-from cnnres_infer.engines import EngineInfo
-from cnnres_infer.pipeline.mask import Lesion, Mask
-from cnnres_infer.selection.select import PassedOver
-from cnnres_infer.verification.self_check import Verification
-
-if TYPE_CHECKING:
-    from cnnres_infer.outputs.save import Saved
 
 
 @dataclass(frozen=True)
-class Provenance:
-    """What made a result.
+class Saved:
+    """Where the outputs of one case were written.
 
     Attributes
     ----------
-    model, version, bundle_sha256
-        The model, and the hash of its bundle's ``model.json``.
-    engine
-        What computed.
-    verification
-        What shows that it computes what the network does; None if unchecked.
-    passed_over
-        What would have been preferred to it.
-    inputs
-        Name of the volume of each modality.
-    brain
-        Where the brain mask came from; see `cnnres_infer.pipeline.brain.Brain`.
+    paths
+        By the name of their format, the mask last: where it exists, all is written.
     """
 
-    model: str
-    version: str
-    bundle_sha256: str
-    engine: EngineInfo
-    verification: Verification | None
-    passed_over: tuple[PassedOver, ...]
-    inputs: dict[str, str]
-    brain: str
+    paths: dict[str, Path]
+
+    def __getitem__(self, name: str) -> Path:
+        return self.paths[name]
+
+
+class Saver(Protocol):
+    """Writes a result; see `cnnres_infer.outputs.save.save`."""
+
+    def __call__(
+        self, result: "Result", folder: Path, formats: Sequence[str], *, overwrite: bool
+    ) -> Saved: ...
+
+
+DEFAULT_FORMATS = ("mask", "report", "overlay")
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A segmented volume.
+    """A segmented case.
 
     Attributes
     ----------
@@ -64,6 +57,8 @@ class Result:
         What made it.
     warnings
         What a reader of the mask should know, with its stable code.
+    saver
+        Writes it to files.
     """
 
     volume: Volume
@@ -73,22 +68,37 @@ class Result:
     timings: dict[str, float]
     provenance: Provenance
     warnings: tuple[Notice, ...]
+    saver: Saver = field(repr=False)
 
     def save(
         self,
         folder: Path | str,
+        formats: Sequence[str] = DEFAULT_FORMATS,
         *,
-        probabilities: bool = False,
-        overlay: bool = True,
         overwrite: bool = False,
-    ) -> "Saved":
-        """Write mask, report and picture into a folder; see `cnnres_infer.outputs.save`."""
-        from cnnres_infer.outputs.save import save
+    ) -> Saved:
+        """Write outputs into a folder, all of them or none.
 
-        return save(
-            self,
-            Path(folder),
-            probabilities=probabilities,
-            overlay=overlay,
-            overwrite=overwrite,
-        )
+        Parameters
+        ----------
+        formats
+            Names of what to write: ``"mask"``, ``"probabilities"``,
+            ``"report"``, ``"overlay"``.
+        overwrite
+            Whether existing outputs may be replaced.
+
+        Returns
+        -------
+        Saved
+            The paths written.
+
+        Raises
+        ------
+        UsageError
+            If there is no such format.
+        OutputExistsError
+            If an output already exists and `overwrite` is False.
+        OutputError
+            If the folder cannot be written to.
+        """
+        return self.saver(self, Path(folder), formats, overwrite=overwrite)

@@ -1,10 +1,18 @@
 """The small interface behind which every backend stands."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, Self, TypeAlias
 
-from cnnres_infer.core.volume import FloatArray
-from cnnres_infer.errors import BackendUnavailableError
+import numpy as np
+
+from cnnres_infer.codes import ErrorCode
+from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.core.provenance import EngineInfo
+from cnnres_infer.errors import BackendUnavailableError, EngineRunError
+
+# Of each precision, the variants of the network's file that serve, the best first.
+Variants: TypeAlias = dict[Precision, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -42,31 +50,19 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class EngineInfo:
-    """What an opened engine is; goes into every report.
+class ModelFile:
+    """A file of the network.
 
     Attributes
     ----------
-    backend, provider, precision
-        What computes: the name in the table of backends, the runtime's own
-        name for its device code, and the precision of the convolutions.
     variant
-        The bundle's variant that was loaded.
-    threads
-        Threads that it computes with.
-    versions
-        Versions of the runtime.
-    warnings
-        What a reader of its results should know.
+        Which of a model's files it is, as ``"int8-cpu"``; goes into reports.
+    content
+        The ONNX file itself.
     """
 
-    backend: str
-    provider: str
-    precision: str
     variant: str
-    threads: int
-    versions: dict[str, str]
-    warnings: tuple[str, ...] = ()
+    content: bytes
 
 
 class ClosedOnExit:
@@ -90,14 +86,15 @@ class Engine(Protocol):
     ----------
     VARIANTS
         The precisions that the backend offers, the one to prefer first, and
-        the bundle's variant for each.
+        the variants of the network's file for each: of those that there are,
+        the first is loaded.
     BATCH
         Slices that it takes at once with best effect.
     LEAST
         Slices whose memory in this process it needs, however few it is given.
     """
 
-    VARIANTS: ClassVar[dict[str, str]]
+    VARIANTS: ClassVar[Variants]
     BATCH: ClassVar[int]
     LEAST: ClassVar[int]
 
@@ -107,8 +104,8 @@ class Engine(Protocol):
         ...
 
     @classmethod
-    def open(cls, model: bytes, precision: str, threads: int) -> Self:
-        """Load a variant of the network.
+    def open(cls, model: ModelFile, precision: Precision, threads: int) -> Self:
+        """Load a file of the network.
 
         Raises
         ------
@@ -140,3 +137,28 @@ class Engine(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exception: object) -> None: ...
+
+
+def run_checked(engine: Engine, images: FloatArray) -> FloatArray:
+    """Run images, and refuse what no network can have said, whatever the backend makes of it.
+
+    Raises
+    ------
+    EngineRunError
+        If the backend fails, or its output is not finite or of another shape.
+    """
+    output = engine.run(images)
+    expected = (len(images), 1, *images.shape[2:])
+    if output.shape != expected or not np.isfinite(output).all():
+        raise EngineRunError(
+            f"the backend gave no probabilities (shape {output.shape}, or not finite): choose "
+            "another --backend or --precision",
+            code=ErrorCode.ENGINE_OUTPUT,
+        )
+    return output
+
+
+def run_all(engine: Engine, images: FloatArray) -> FloatArray:
+    """Run images (N, C, H, W) in batches of the engine's liking; returns (N, 1, H, W)."""
+    first = range(0, len(images), engine.BATCH)
+    return np.concatenate([engine.run(images[i : i + engine.BATCH]) for i in first])

@@ -10,8 +10,10 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from cnnres_infer.core.volume import FloatArray
-from cnnres_infer.engines.base import ClosedOnExit, EngineInfo, Probe
+from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.core.provenance import EngineInfo
+from cnnres_infer.engines.base import ClosedOnExit, ModelFile, Probe, Variants
 from cnnres_infer.errors import BackendUnavailableError, EngineRunError, PrecisionUnavailableError
 from cnnres_infer.host import machine
 from cnnres_infer.host.cache import cache_folder
@@ -21,7 +23,7 @@ FOLDER = "openvino"
 _CONVERTER = "openvino.tools.ovc"
 _REMEDY = "pip install 'cnnres-infer[openvino]'"
 # What is not in 8 bits in an INT8 file is computed in float32.
-_HINTS = {"int8": "f32", "bf16": "bf16", "fp32": "f32"}
+_HINTS = {Precision.INT8: "f32", Precision.BF16: "bf16", Precision.FP32: "f32"}
 
 
 @contextmanager
@@ -56,10 +58,10 @@ class OpenVinoEngine(ClosedOnExit):
     precision of its own.
     """
 
-    VARIANTS: ClassVar[dict[str, str]] = {
-        "int8": "int8-cpu",
-        "bf16": "fp32-cpu",
-        "fp32": "fp32-cpu",
+    VARIANTS: ClassVar[Variants] = {
+        Precision.INT8: ("int8-cpu",),
+        Precision.BF16: ("fp32-cpu", "fp32"),
+        Precision.FP32: ("fp32-cpu", "fp32"),
     }
     BATCH: ClassVar[int] = 4
     LEAST: ClassVar[int] = BATCH
@@ -84,7 +86,7 @@ class OpenVinoEngine(ClosedOnExit):
         return Probe(True, f"openvino {versions['openvino']}", "", versions, devices)
 
     @classmethod
-    def open(cls, model: bytes, precision: str, threads: int) -> Self:
+    def open(cls, model: ModelFile, precision: Precision, threads: int) -> Self:
         probe = cls.probe()
         probe.require()
         hint = _HINTS[precision]
@@ -95,7 +97,7 @@ class OpenVinoEngine(ClosedOnExit):
             ):
                 raise PrecisionUnavailableError("this processor has no bfloat16")
             core.set_property(_settings(hint, threads, probe))
-            network = core.read_model(model)
+            network = core.read_model(model.content)
             # Kernels are made for a shape: one shape, made once and kept in the cache.
             network.reshape([cls.BATCH, *list(network.input().partial_shape)[1:]])
             compiled = core.compile_model(network, DEVICE)
@@ -107,9 +109,7 @@ class OpenVinoEngine(ClosedOnExit):
             raise BackendUnavailableError(f"OpenVINO refused the model: {error}") from error
         if taken != hint:
             raise BackendUnavailableError(f"OpenVINO computes in {taken}, not {hint}")
-        info = EngineInfo(
-            "openvino", DEVICE, precision, cls.VARIANTS[precision], threads, probe.versions
-        )
+        info = EngineInfo("openvino", DEVICE, precision, model.variant, threads, probe.versions)
         return cls(request, info)
 
     def run(self, images: FloatArray) -> FloatArray:

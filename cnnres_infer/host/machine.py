@@ -3,7 +3,6 @@
 import os
 import platform
 import sys
-from contextlib import AbstractContextManager
 from importlib import metadata
 from itertools import takewhile
 from pathlib import Path
@@ -139,6 +138,12 @@ def resident_memory_mb() -> float | None:
     return _status_mb("VmRSS:")
 
 
+def resident_bytes() -> int:
+    """Bytes of memory that this process holds now, or at most held so far; 0 if neither is told."""
+    # Where the system does not tell the first, the peak errs on the safe side.
+    return int((resident_memory_mb() or peak_memory_mb() or 0.0) * 1e6)
+
+
 def peak_memory_mb() -> float | None:
     """Largest resident memory of this process so far, in MB (10^6 bytes)."""
     # Unlike getrusage's, this figure is not inherited from a parent process.
@@ -160,20 +165,6 @@ def _status_mb(field: str) -> float | None:
         return None
     sizes = [line.split()[1] for line in lines if line.startswith(field)]
     return int(sizes[0]) * 1024 / 1e6 if sizes else None
-
-
-def single_blas_thread() -> AbstractContextManager[object]:
-    """Keep numpy's matrix products on one thread for a while.
-
-    Those of resampling are small; BLAS's other threads would wait for more by
-    spinning, and take the cores from the engine.
-    """
-    from threadpoolctl import ThreadpoolController
-
-    limited: AbstractContextManager[object] = (
-        ThreadpoolController().select(internal_api="openblas").limit(limits=1)
-    )
-    return limited
 
 
 def versions(*distributions: str) -> dict[str, str]:

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnres_infer.bundle.bundle import Bundle
-from cnnres_infer.engines import AUTO, Probe, precisions
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.engines import AUTO
+from cnnres_infer.engines.base import Probe
 from cnnres_infer.engines.nvidia.device import Gpu, find_gpu
 from cnnres_infer.engines.tensorrt.api import FLAVOURS, LICENCE, TENSORRT, TENSORRT_RTX, Flavour
 from cnnres_infer.engines.tensorrt.build import BatchRange, Progress
-from cnnres_infer.engines.tensorrt.plan import obtain
+from cnnres_infer.engines.tensorrt.plan import load_or_build
 from cnnres_infer.errors import BackendUnavailableError, UsageError
+from cnnres_infer.selection.offers import offers
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,18 +61,19 @@ def build_plans(
     bundle = Bundle.open(folder)
     devices = _devices(sms)
     flavour = _flavour(backend, bool(sms))
-    offered = precisions(bundle, flavour.backend)
+    offered = offers(bundle, flavour.backend)
     if precision not in offered:
         raise BackendUnavailableError(
             f"{bundle.folder} has no variant for precision {precision!r} of {flavour.backend}; "
             f"it has those for {', '.join(offered) or 'none'}"
         )
-    model = bundle.model(offered[precision])
-    plans = [obtain(flavour, model, precision, each, batch, progress) for each in devices]
+    variant = offered[Precision(precision)]
+    model = bundle.model(variant)
+    plans = [load_or_build(flavour, model, precision, each, batch, progress) for each in devices]
     return {
         "backend": flavour.backend,
         "precision": precision,
-        "variant": offered[precision],
+        "variant": variant,
         "batch": str(batch),
         "licence": LICENCE,
         "plans": [

@@ -10,7 +10,8 @@ import numpy as np
 
 from cnnres_infer import __version__
 from cnnres_infer.bundle.bundle import Bundle
-from cnnres_infer.engines import BACKENDS, Probe, open_engine, precisions, probe
+from cnnres_infer.engines import BACKENDS, probe
+from cnnres_infer.engines.base import Probe
 from cnnres_infer.engines.nvidia.device import find_gpu
 from cnnres_infer.engines.nvidia.elf import needed_libraries
 from cnnres_infer.engines.tensorrt.api import FLAVOURS, LICENCE, TENSORRT
@@ -18,7 +19,8 @@ from cnnres_infer.engines.tensorrt.build import capabilities
 from cnnres_infer.errors import CnnresError
 from cnnres_infer.host import machine
 from cnnres_infer.maintenance import cache as cache_contents
-from cnnres_infer.selection.select import choose
+from cnnres_infer.selection.offers import offers, open_engine
+from cnnres_infer.selection.select import select
 from cnnres_infer.verification.agreement import GATES, dice, load_reference
 
 if TYPE_CHECKING:
@@ -142,7 +144,7 @@ def _backend(bundle: Bundle, name: str) -> Finding:
         broken = bool(set(found.versions) - _SURROUNDINGS)
         status = NONE if found.absent else FAIL if broken else WARN
         return Finding(name, status, found.reason + _can_build(name), found.remedy)
-    offered = list(precisions(bundle, name))
+    offered = list(offers(bundle, name))
     if not offered:
         return Finding(name, WARN, f"{found.reason}; the bundle has no variant for it")
     try:
@@ -230,11 +232,11 @@ def _licence() -> Iterator[Finding]:
 def _auto(bundle: Bundle) -> tuple[dict[str, Any] | None, str]:
     """What ``--backend auto`` takes, and in words."""
     try:
-        with (choice := choose(bundle)).engine as engine:
+        with (selection := select(bundle)).engine as engine:
             info = engine.describe()
     except CnnresError as error:
         return None, str(error)
     taken = {"backend": info.backend, "precision": info.precision, "provider": info.provider}
-    skipped = ", ".join(dict.fromkeys(each.backend for each in choice.passed_over))
+    skipped = ", ".join(dict.fromkeys(each.backend for each in selection.skipped))
     reason = f"--backend auto takes {info.backend}, {info.precision} ({info.provider})"
-    return taken, f"{reason}, after passing over {skipped}" if skipped else reason
+    return taken, f"{reason}, after skipping {skipped}" if skipped else reason

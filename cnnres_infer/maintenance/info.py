@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from cnnres_infer import __version__
 from cnnres_infer.bundle.bundle import Bundle
-from cnnres_infer.engines import BACKENDS, Probe, precisions, probe
+from cnnres_infer.bundle.manifest import spec_to_json
+from cnnres_infer.engines import BACKENDS, probe
+from cnnres_infer.engines.base import Probe
 from cnnres_infer.host.machine import usable_cores
+from cnnres_infer.selection.offers import offers
 from cnnres_infer.verification.self_check import last_verifications
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ def describe(folder: Path | None) -> dict[str, Any]:
         "bundle": {
             "folder": str(bundle.folder),
             "sha256": bundle.digest,
-            **bundle.spec.to_json(),
+            **spec_to_json(bundle.spec),
             "variants": sorted(bundle.variants),
             "training": bundle.manifest.get("training", {}),
             "accuracy": bundle.manifest.get("accuracy", {}),
@@ -38,7 +41,7 @@ def describe(folder: Path | None) -> dict[str, Any]:
         "backends": {
             name: {
                 **asdict(found),
-                "precisions": list(precisions(bundle, name)),
+                "precisions": list(offers(bundle, name)),
                 "verifications": _verifications(bundle, name, found),
             }
             for name, found in probes.items()

@@ -13,11 +13,10 @@ import numpy as np
 
 from cnnres_infer import __version__
 from cnnres_infer.bundle.bundle import Bundle
-from cnnres_infer.core.volume import FloatArray
-from cnnres_infer.engines import EngineInfo, variant_in
+from cnnres_infer.core.arrays import BoolArray, FloatArray
+from cnnres_infer.core.provenance import EngineInfo
 from cnnres_infer.host import machine
 from cnnres_infer.outputs.writers.overlay import OUTLINE, outline
-from cnnres_infer.pipeline.slices import BoolArray
 from cnnres_infer.verification.agreement import GATES, Comparison
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def describe(comparison: Comparison, engine: EngineInfo, bundle: Bundle) -> dict
         "status": "passed" if comparison.passes(gate) else "failed",
         "subject": comparison.subject,
         "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "engine": {**asdict(engine), "variant": variant_in(bundle, engine.variant)},
+        "engine": asdict(engine),
         "bundle": {
             "name": bundle.spec.name,
             "version": bundle.spec.version,

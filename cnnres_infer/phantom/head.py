@@ -8,14 +8,14 @@ on whatever grid it is seen; no patient's data are in it. Positions are arrays
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cnnres_infer.core.volume import Affine, FloatArray, Grid, Volume
-from cnnres_infer.errors import UsageError
+from cnnres_infer.errors import GeometryError, UsageError
 from cnnres_infer.phantom.shapes import (
+    FloatArray,
     Place,
     Waves,
     below,
@@ -28,6 +28,7 @@ from cnnres_infer.phantom.shapes import (
 )
 
 T = TypeVar("T", bound=np.generic)
+Affine: TypeAlias = NDArray[np.float64]
 
 _TISSUE = 250.0
 _FINEST_MM = 2.0
@@ -148,8 +149,10 @@ class Phantom:
 
     Attributes
     ----------
-    volume
-        The image.
+    data
+        float32 (X, Y, Z): the image.
+    affine
+        float64 (4, 4): voxel indices to mm in RAS+.
     truth
         uint8 (X, Y, Z): 1 in voxels of the brain of which most is lesion.
     brain
@@ -158,7 +161,8 @@ class Phantom:
         The lesions in it.
     """
 
-    volume: Volume
+    data: FloatArray
+    affine: Affine
     truth: NDArray[np.uint8]
     brain: NDArray[np.bool_]
     lesions: tuple[PhantomLesion, ...]
@@ -217,10 +221,12 @@ def make_phantom(
     """
     if modality not in _CONTRASTS:
         raise UsageError(f"no modality {modality!r}: choose one of {', '.join(_CONTRASTS)}")
-    grid = Grid(shape, _centred(shape, spacing) if affine is None else np.asarray(affine, float))
+    placed = _centred(shape, spacing) if affine is None else np.array(affine, np.float64)
+    if not np.linalg.det(placed[:3, :3]):
+        raise GeometryError("the affine is singular: the phantom has no extent in some direction")
     anatomy = _Anatomy(seed, _CONTRASTS[modality])
     chosen = tuple(anatomy.draw_lesions() if lesions is None else lesions)
-    near, samples = _samples(grid, _HEAD_REACH if skull else _BRAIN_REACH)
+    near, samples = _samples(shape, placed, _HEAD_REACH if skull else _BRAIN_REACH)
     parts = [anatomy.render(positions, chosen, skull) for positions in samples]
     signal, lesion, inside = np.mean(parts, axis=0)
 
@@ -229,7 +235,7 @@ def make_phantom(
     data = _noisy(_scattered(signal, near, shape), anatomy.noise, seed)
     if not skull:
         data[~brain] = 0.0
-    return Phantom(Volume(data, grid, f"phantom{seed}"), truth, brain, chosen)
+    return Phantom(data, placed, truth, brain, chosen)
 
 
 class _Anatomy:
@@ -350,16 +356,19 @@ def _centred(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -
     return affine
 
 
-def _samples(grid: Grid, reach: Place) -> tuple[NDArray[np.bool_], list[FloatArray]]:
+def _samples(
+    shape: tuple[int, int, int], affine: Affine, reach: Place
+) -> tuple[NDArray[np.bool_], list[FloatArray]]:
     """Which voxels lie within `reach` (mm) of the middle, and positions (3, N) in them.
 
     A long voxel is sampled several times, as its intensity is its mean.
     """
-    middles = grid.to_mm(np.indices(grid.shape, np.float64).reshape(3, -1).T)
-    near = (((middles - _MIDDLE) / np.add(reach, grid.spacing)) ** 2).sum(axis=1) < 1
-    counts = [max(1, int(np.ceil(step / _FINEST_MM - 0.3))) for step in grid.spacing]
+    axes, spacing = affine[:3, :3], np.linalg.norm(affine[:3, :3], axis=0)
+    middles = np.indices(shape, np.float64).reshape(3, -1).T @ axes.T + affine[:3, 3]
+    near = (((middles - _MIDDLE) / np.add(reach, spacing)) ** 2).sum(axis=1) < 1
+    counts = [max(1, int(np.ceil(step / _FINEST_MM - 0.3))) for step in spacing]
     places = product(*((np.arange(n) + 0.5) / n - 0.5 for n in counts))
-    shifts = [grid.affine[:3, :3] @ place for place in places]
+    shifts = [axes @ place for place in places]
     return near, [(middles[near] + shift).T.astype(np.float32, order="C") for shift in shifts]
 
 

@@ -4,14 +4,14 @@ Positions are arrays (3, N) in mm.
 """
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from cnnres_infer.core.volume import FloatArray
-
-Place = tuple[float, float, float]
-Tube = tuple[Place, Place, float, float]
+FloatArray: TypeAlias = NDArray[np.float32]
+Place: TypeAlias = tuple[float, float, float]
+Tube: TypeAlias = tuple[Place, Place, float, float]
 
 BLUR_MM = 0.5
 

@@ -6,16 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnres_infer.core.volume import FloatArray, Grid, Volume
+from cnnres_infer.codes import ErrorCode
+from cnnres_infer.core.arrays import BoolArray, FloatArray
+from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import GeometryError, VolumeError
-from cnnres_infer.pipeline.slices import (
-    BoolArray,
-    T,
-    axial_axes,
-    oriented,
-    resampling,
-    tissue_median,
-)
+from cnnres_infer.pipeline.resample import resampling
+from cnnres_infer.pipeline.slices.normalisation import tissue_median
 
 # Of what is visible in a stripped volume 0.9 is found to be brain; in a head
 # at most 0.7, even in slices through the brain's widest part.
@@ -101,7 +97,7 @@ def stripped_brain(volume: Volume, tissue: float | None = None) -> Brain:
     """
     tissue = tissue_median(volume, volume.data > 0) if tissue is None else tissue
     visible = volume.data > _VISIBLE * tissue
-    _fill(_slices_first(visible, volume.grid))
+    _fill(volume.grid.orientation.planes(visible))
     return Brain(_checked(visible, volume.name), "stripped")
 
 
@@ -118,7 +114,7 @@ def given_brain(mask: Volume, volume: Volume) -> Brain:
     if not mask.grid.matches(volume.grid):
         raise GeometryError(
             f"{mask.name}: the brain mask is on another grid than {volume.name}; resample it first",
-            code="E-GRID-MASK",
+            code=ErrorCode.GRID_MASK,
         )
     return Brain(_checked(mask.data > 0.5, mask.name), "given")
 
@@ -133,8 +129,8 @@ def extract_brain(volume: Volume) -> BoolArray:
     -------
     bool (X, Y, Z)
     """
-    (rows, columns, slices), _ = axial_axes(volume.grid)
-    planes = _slices_first(volume.data, volume.grid)
+    rows, columns, slices = volume.grid.orientation.axes
+    planes = volume.grid.orientation.planes(volume.data)
     spacing = np.array(volume.grid.spacing)[[slices, rows, columns]]
     steps = np.maximum(1.0, _WORKING_STEP / spacing)
     samplings = [_samplings(n, step) for n, step in zip(planes.shape, steps, strict=True)]
@@ -146,7 +142,7 @@ def extract_brain(volume: Volume) -> BoolArray:
     brain = _brain(np.tensordot(shrink[0], np.concatenate(small), 1), spacing * steps)
     coarse = np.tensordot(grow[0], brain.astype(np.float32), 1)
     mask = np.empty_like(volume.data, np.bool_)
-    inside = _slices_first(mask, volume.grid)
+    inside = volume.grid.orientation.planes(mask)
     for part in _parts(len(planes)):
         np.greater(_in_plane(coarse[part], grow), _EDGE, inside[part])
     return mask
@@ -194,15 +190,11 @@ def _brightness(image: FloatArray, spacing: NDArray[np.float64]) -> float:
 def _checked(mask: BoolArray, name: str) -> BoolArray:
     if not mask.any():
         raise VolumeError(
-            f"{name}: no brain was found; give its mask with --brain-mask", code="E-BRAIN-NONE"
+            f"{name}: no brain was found; give its mask with --brain-mask",
+            code=ErrorCode.BRAIN_NONE,
         )
     mask.setflags(write=False)
     return mask
-
-
-def _slices_first(data: NDArray[T], grid: Grid) -> NDArray[T]:
-    """View voxels (X, Y, Z) as (slices, rows, columns), running as those of the images do."""
-    return np.moveaxis(oriented(data, *axial_axes(grid)), 2, 0)
 
 
 def _samplings(extent: int, step: float) -> tuple[FloatArray, FloatArray]:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cnnres_infer.codes import ErrorCode
 from cnnres_infer.errors import LimitError
 
 
@@ -51,5 +52,5 @@ class Stopwatch:
         if self._timeout is not None and spent > self._timeout:
             raise LimitError(
                 f"stopped after {spent:.1f} s, more than --timeout {self._timeout:g}",
-                code="E-LIMIT-TIME",
+                code=ErrorCode.LIMIT_TIME,
             )

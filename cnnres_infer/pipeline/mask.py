@@ -1,74 +1,11 @@
 """From probabilities to a mask, and what its lesions measure."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnres_infer.core.volume import Grid, Probabilities
-from cnnres_infer.pipeline.slices import BoolArray
-
-
-@dataclass(frozen=True)
-class MaskSpec:
-    """How a mask is made.
-
-    Attributes
-    ----------
-    threshold
-        Voxels of at least this probability are lesion.
-    smallest_ml
-        Lesions of less than this volume in ml are dropped.
-    """
-
-    threshold: float
-    smallest_ml: float
-
-
-@dataclass(frozen=True)
-class Lesion:
-    """One connected lesion (26 neighbours).
-
-    Attributes
-    ----------
-    voxels
-        Number of its voxels.
-    volume_ml
-        Their volume in ml.
-    centre_voxel
-        Centre of mass, voxel indices (i, j, k).
-    centre_mm
-        The same place in mm, RAS+.
-    """
-
-    voxels: int
-    volume_ml: float
-    centre_voxel: tuple[float, float, float]
-    centre_mm: tuple[float, float, float]
-
-
-@dataclass(frozen=True, eq=False)
-class Mask:
-    """Lesion or not, for each voxel.
-
-    Attributes
-    ----------
-    data
-        uint8 (X, Y, Z), 1 in lesions, read-only.
-    grid
-        Where the voxels lie.
-    """
-
-    data: NDArray[np.uint8]
-    grid: Grid
-
-    def __post_init__(self) -> None:
-        self.data.setflags(write=False)
-
-    @property
-    def volume_ml(self) -> float:
-        """Volume of all lesions in ml."""
-        return int(np.count_nonzero(self.data)) * self.grid.voxel_ml
+from cnnres_infer.core.arrays import BoolArray
+from cnnres_infer.core.mask import Lesion, Mask, MaskSpec
+from cnnres_infer.core.volume import Probabilities
 
 
 def binarize(probabilities: Probabilities, spec: MaskSpec) -> tuple[Mask, tuple[Lesion, ...]]:
@@ -84,7 +21,7 @@ def binarize(probabilities: Probabilities, spec: MaskSpec) -> tuple[Mask, tuple[
     import cc3d
 
     grid = probabilities.grid
-    above = probabilities.data >= spec.threshold
+    above = spec.apply(probabilities.data)
     if not above.any():
         return Mask(above.view(np.uint8), grid), ()
     box = _bounding_box(above)

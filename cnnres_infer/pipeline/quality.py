@@ -9,11 +9,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cnnres_infer.codes import Notice
-from cnnres_infer.core.volume import FloatArray, Volume
+from cnnres_infer.codes import Notice, WarningCode
+from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.case import Case, Modality
+from cnnres_infer.core.mask import Mask
+from cnnres_infer.core.spec import SliceSpec
+from cnnres_infer.core.volume import Volume
 from cnnres_infer.pipeline.brain import Brain
-from cnnres_infer.pipeline.mask import Mask
-from cnnres_infer.pipeline.slices import SliceSpec, axial_axes, saturation
+from cnnres_infer.pipeline.slices.normalisation import saturation
 
 # mm: of the images that the network was trained on, and a quarter beyond.
 _PIXELS = (0.18, 2.5)
@@ -43,37 +46,35 @@ _NEGLIGIBLE_SHARE = 0.002
 _ZERO = np.float32(0)
 
 
-def read_notices(
-    volume: Volume, second: Volume | None, brain_mask: Volume | None
-) -> Iterator[Notice]:
-    """Repeat what was odd about the files, and tell whether the second was resampled."""
-    for each in filter(None, (volume, second, brain_mask)):
+def read_notices(case: Case) -> Iterator[Notice]:
+    """Repeat what was odd about the files, and tell whether the FLAIR was resampled."""
+    for each in case.volumes.values():
         for notice in each.warnings:
             yield Notice(notice.code, f"{each.name}: {notice.text}")
-    if second is not None and not second.grid.matches(volume.grid):
-        text = f"{second.name} was resampled to the grid of {volume.name}"
-        yield Notice("W-GRID-RESAMPLED", text)
+    if case.flair is not None and not case.flair.grid.matches(case.volume.grid):
+        text = f"{case.flair.name} was resampled to the grid of {case.name}"
+        yield Notice(WarningCode.GRID_RESAMPLED, text)
 
 
 def grid_notices(share_outside: float, share_without: float) -> Iterator[Notice]:
     """Warn of shares of the brain (0 to 1) outside the images, and without a FLAIR."""
     if share_without > _NEGLIGIBLE_SHARE:
         text = f"{share_without:.1%} of the brain has no FLAIR: there the DWI alone decides"
-        yield Notice("W-GRID-UNCOVERED", text)
+        yield Notice(WarningCode.GRID_UNCOVERED, text)
     if share_outside > _NEGLIGIBLE_SHARE:
         text = f"{share_outside:.1%} of the brain lies outside the network's field of view"
-        yield Notice("W-GRID-OUTSIDE", f"{text} and was not searched")
+        yield Notice(WarningCode.GRID_OUTSIDE, f"{text} and was not searched")
 
 
 def input_notices(
-    volume: Volume, brain: Brain, modality: str, spec: SliceSpec
+    volume: Volume, brain: Brain, modality: Modality, spec: SliceSpec
 ) -> tuple[Notice, ...]:
     """Judge a volume whose brain is known.
 
     Parameters
     ----------
     modality
-        What it is taken for, ``"dwi"`` or ``"flair"``.
+        What it is taken for.
     spec
         What the network expects of its images.
     """
@@ -92,16 +93,16 @@ def output_notices(mask: Mask, brain: Brain) -> tuple[Notice, ...]:
     """Judge a mask against the brain that it lies in."""
     lesion = np.count_nonzero(mask.data)
     if not lesion:
-        return (Notice("W-MASK-EMPTY", "no lesion was found: the mask is empty"),)
+        return (Notice(WarningCode.MASK_EMPTY, "no lesion was found: the mask is empty"),)
     share = lesion / np.count_nonzero(brain.mask)
     if share <= _LARGEST_SHARE:
         return ()
     text = f"lesions take {share:.0%} of the brain, which no stroke does: look at the picture"
-    return (Notice("W-MASK-LARGE", text),)
+    return (Notice(WarningCode.MASK_LARGE, text),)
 
 
 def _spacing(volume: Volume) -> Iterator[Notice]:
-    (rows, columns, slices), _ = axial_axes(volume.grid)
+    rows, columns, slices = volume.grid.orientation.axes
     spacing = volume.grid.spacing
     for what, steps, (least, most) in (
         ("pixels", (spacing[rows], spacing[columns]), _PIXELS),
@@ -110,17 +111,17 @@ def _spacing(volume: Volume) -> Iterator[Notice]:
         if min(steps) < least or max(steps) > most:
             found = " x ".join(f"{step:.3g}" for step in steps)
             text = f"{what} of {found} mm; the training data's range is {least:g} to {most:g}"
-            yield Notice("W-INPUT-SPACING", text)
+            yield Notice(WarningCode.INPUT_SPACING, text)
 
 
 def _brain_size(volume: Volume, brain: Brain) -> Iterator[Notice]:
     size = np.count_nonzero(brain.mask) * volume.grid.voxel_ml
     if not _BRAIN_ML[0] <= size <= _BRAIN_ML[1]:
         text = f"the brain found is of {size:.0f} ml: give its mask with --brain-mask, or look"
-        yield Notice("W-BRAIN-SIZE", text)
+        yield Notice(WarningCode.BRAIN_SIZE, text)
 
 
-def _adc(values: FloatArray, modality: str) -> Iterator[Notice]:
+def _adc(values: FloatArray, modality: Modality) -> Iterator[Notice]:
     """Recognise an ADC map by the value of tissue, by bright fluid and by the lack of dark.
 
     `values` are those of the brain, the least first.
@@ -136,7 +137,7 @@ def _adc(values: FloatArray, modality: str) -> Iterator[Notice]:
     shaped = bright >= _ADC_FLUID * middle and dark >= _ADC_DARK * middle
     if unit and (shaped or unit == "mm2/s"):
         yield Notice(
-            "W-INPUT-ADC",
+            WarningCode.INPUT_ADC,
             f"looks like an ADC map in {unit} (brain at {middle:.3g}), not a {modality.upper()}: "
             "the mask is worth nothing if it is one",
         )
@@ -148,6 +149,6 @@ def _intensities(values: FloatArray, most: float) -> Iterator[Notice]:
     negative = np.searchsorted(values, _ZERO) / values.size
     if saturated > _MOST_SATURATED:
         text = f"{saturated:.0%} of the brain is brighter than the network can see"
-        yield Notice("W-INPUT-INTENSITY", text)
+        yield Notice(WarningCode.INPUT_INTENSITY, text)
     if negative > _MOST_NEGATIVE:
-        yield Notice("W-INPUT-INTENSITY", f"{negative:.0%} of the brain is below zero")
+        yield Notice(WarningCode.INPUT_INTENSITY, f"{negative:.0%} of the brain is below zero")

@@ -3,9 +3,40 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnres_infer.core.volume import FloatArray, Grid, Volume
+from cnnres_infer.codes import ErrorCode
+from cnnres_infer.core.arrays import BoolArray, FloatArray
+from cnnres_infer.core.grid import Grid
+from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import GeometryError
-from cnnres_infer.pipeline.slices import BoolArray, resampling
+
+
+def resampling(
+    n_in: int, n_out: int, start: float, step: float, width: float | None = None
+) -> FloatArray:
+    """Matrix that samples a line of `n_in` values at ``start + step * i``.
+
+    A triangle kernel: linear interpolation where `step` is at most 1, and
+    widened to `step` where samples are dropped, against aliasing. Beyond the
+    ends the line is taken as zero.
+
+    Parameters
+    ----------
+    width
+        Half the kernel's base, by default ``max(1, step)``.
+
+    Returns
+    -------
+    float32 (n_out, n_in), rows summing to 1 inside the line.
+    """
+    width = max(1.0, step) if width is None else width
+    pad = int(np.ceil(width)) + 1
+    position = start + step * np.arange(n_out)
+    index = np.arange(-pad, n_in + pad)
+    inside = np.clip(position, -pad / 2, n_in - 1 + pad / 2)
+    weight = np.maximum(0.0, 1.0 - np.abs(index - inside[:, None]) / width)
+    weight /= weight.sum(axis=1, keepdims=True)
+    weight[position != inside] = 0.0
+    return np.ascontiguousarray(weight[:, pad:-pad], dtype=np.float32)
 
 
 def regrid(volume: Volume, grid: Grid) -> tuple[Volume, BoolArray]:
@@ -44,7 +75,7 @@ def regrid(volume: Volume, grid: Grid) -> tuple[Volume, BoolArray]:
     if not covered.any():
         raise GeometryError(
             f"{volume.name} and the DWI do not overlap in space: are they of one session?",
-            code="E-GRID-OVERLAP",
+            code=ErrorCode.GRID_OVERLAP,
         )
     return Volume(out, grid, volume.name), covered
 

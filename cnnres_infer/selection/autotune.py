@@ -15,19 +15,24 @@ import numpy as np
 
 from cnnres_infer import __version__
 from cnnres_infer.bundle.bundle import Bundle
-from cnnres_infer.engines import NVIDIA, open_engine, precisions, probe
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.engines import NVIDIA, probe
 from cnnres_infer.errors import EngineError, PrecisionUnavailableError
 from cnnres_infer.host.atomic import write_all
 from cnnres_infer.host.cache import cache_folder
 from cnnres_infer.host.machine import usable_cores
+from cnnres_infer.selection.offers import offers, open_engine
 
 FOLDER = "speeds"
-_RIVALS = {**dict.fromkeys(NVIDIA, ("fp16", "int8")), "openvino": ("int8", "bf16")}
+_RIVALS = {
+    **dict.fromkeys(NVIDIA, (Precision.FP16, Precision.INT8)),
+    "openvino": (Precision.INT8, Precision.BF16),
+}
 _SECONDS_EACH = 1.0
 _LEAST_RUNS = 3
 
 
-def fastest_first(bundle: Bundle, name: str, threads: int | None = None) -> tuple[str, ...]:
+def fastest_first(bundle: Bundle, name: str, threads: int | None = None) -> tuple[Precision, ...]:
     """Precisions that a backend has with a bundle, the one to prefer first.
 
     The order is the backend's own, but of INT8 and float16 on a GPU, or INT8 and
@@ -39,7 +44,7 @@ def fastest_first(bundle: Bundle, name: str, threads: int | None = None) -> tupl
     threads
         Threads to compute with; by default one for each usable core.
     """
-    offered = tuple(precisions(bundle, name))
+    offered = tuple(offers(bundle, name))
     contenders = [precision for precision in offered if precision in _RIVALS.get(name, ())]
     if len(contenders) < 2:
         return offered
@@ -49,8 +54,8 @@ def fastest_first(bundle: Bundle, name: str, threads: int | None = None) -> tupl
 
 
 def measured(
-    bundle: Bundle, name: str, contenders: list[str], threads: int | None
-) -> dict[str, float]:
+    bundle: Bundle, name: str, contenders: list[Precision], threads: int | None
+) -> dict[Precision, float]:
     """Seconds for each slice; of a former measurement where one under the same conditions is kept.
 
     Precisions that do not run are absent; those that the processor lacks take for ever.
@@ -80,7 +85,7 @@ def measured(
     return seconds
 
 
-def _time(bundle: Bundle, name: str, precision: str, threads: int | None) -> float:
+def _time(bundle: Bundle, name: str, precision: Precision, threads: int | None) -> float:
     """Seconds for each slice, the median of runs of a full batch."""
     spec = bundle.spec
     with open_engine(bundle, name, precision, threads) as engine:
@@ -94,7 +99,7 @@ def _time(bundle: Bundle, name: str, precision: str, threads: int | None) -> flo
     return float(np.median(spent)) / len(images)
 
 
-def _keep(path: Path, seconds: dict[str, float]) -> None:
+def _keep(path: Path, seconds: dict[Precision, float]) -> None:
     try:
         finite = {p: spent if np.isfinite(spent) else None for p, spent in seconds.items()}
         write_all({path: json.dumps(finite).encode()}, overwrite=True)

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from cnnres_infer.bundle.bundle import Bundle
-from cnnres_infer.codes import Notice
-from cnnres_infer.engines import AUTO, BACKENDS, Engine, open_engine, precisions, probe
+from cnnres_infer.codes import Notice, WarningCode
+from cnnres_infer.core.provenance import Skipped, Verification
+from cnnres_infer.engines import AUTO, BACKENDS, probe
+from cnnres_infer.engines.base import Engine
 from cnnres_infer.errors import (
     BackendUnavailableError,
     EngineError,
@@ -16,33 +18,13 @@ from cnnres_infer.errors import (
     VerificationError,
 )
 from cnnres_infer.selection.autotune import fastest_first
+from cnnres_infer.selection.offers import offers, open_engine
 from cnnres_infer.verification.agreement import GATES
-from cnnres_infer.verification.self_check import Verification, self_check
+from cnnres_infer.verification.self_check import self_check
 
 
 @dataclass(frozen=True)
-class PassedOver:
-    """What would have been preferred to the engine that runs.
-
-    Attributes
-    ----------
-    backend, precision
-        What was tried; ``"auto"`` where the backend can run none.
-    reason
-        Why not.
-    expected
-        Whether it should have run here: the backend is usable, and the bundle
-        has a variant for it.
-    """
-
-    backend: str
-    precision: str
-    reason: str
-    expected: bool
-
-
-@dataclass(frozen=True)
-class Choice:
+class Selection:
     """The engine that runs.
 
     Attributes
@@ -51,19 +33,19 @@ class Choice:
         It, opened.
     verification
         What shows that it computes what the network does; None if unchecked.
-    passed_over
+    skipped
         What comes before it in the order of preference, and was not taken.
-    go_on
+    reselect
         Chooses again, save what it is told to have ``failed``; None where no other
         backend may take over.
     """
 
     engine: Engine
     verification: Verification | None = None
-    passed_over: tuple[PassedOver, ...] = ()
-    go_on: "Callable[..., Choice] | None" = None
+    skipped: tuple[Skipped, ...] = ()
+    reselect: "Callable[..., Selection] | None" = None
 
-    def next(self, failure: EngineRunError) -> "Choice":
+    def next(self, failure: EngineRunError) -> "Selection":
         """Open the next backend's engine, after this one's has failed.
 
         Raises
@@ -71,12 +53,12 @@ class Choice:
         EngineRunError
             If no other backend may take over, or none can.
         """
-        if self.go_on is None:
+        if self.reselect is None:
             raise failure
         info = self.engine.describe()
-        failed = PassedOver(info.backend, info.precision, str(failure), expected=True)
+        failed = Skipped(info.backend, info.precision, str(failure), expected=True)
         try:
-            return self.go_on(failed=(*self.passed_over, failed))
+            return self.reselect(failed=(*self.skipped, failed))
         except (EngineError, VerificationError) as error:
             raise EngineRunError(str(error), code=failure.code) from failure
 
@@ -85,21 +67,21 @@ class Choice:
         """What a reader of its results should know."""
         warnings = [
             Notice(
-                "W-BACKEND-PASSED",
+                WarningCode.BACKEND_PASSED,
                 f"{each.backend} {each.precision} should run here but was passed over: "
                 + each.reason,
             )
-            for each in self.passed_over
+            for each in self.skipped
             if each.expected
         ]
         if self.verification is not None and self.verification.unsaved:
             text = "the engine's self-check could not be kept, so that each run repeats it: "
-            warnings.append(Notice("W-CHECK-UNSAVED", text + self.verification.unsaved))
+            warnings.append(Notice(WarningCode.CHECK_UNSAVED, text + self.verification.unsaved))
         told = self.engine.describe().warnings
-        return (*warnings, *(Notice("W-ENGINE", text) for text in told))
+        return (*warnings, *(Notice(WarningCode.ENGINE, text) for text in told))
 
 
-def choose(
+def select(
     bundle: Bundle,
     name: str = AUTO,
     precision: str = AUTO,
@@ -107,11 +89,11 @@ def choose(
     *,
     check: bool = True,
     strict: bool = False,
-    failed: tuple[PassedOver, ...] = (),
-) -> Choice:
+    failed: tuple[Skipped, ...] = (),
+) -> Selection:
     """Open the first engine that works, in the order of the backends' table.
 
-    Within a backend, the order is that of the precisions that it prefers.
+    Within a backend, the order is that of the offers that it prefers.
 
     Parameters
     ----------
@@ -139,46 +121,46 @@ def choose(
     """
     if precision not in (AUTO, *GATES):
         raise UsageError(f"no precision {precision!r}; choose from {', '.join((AUTO, *GATES))}")
-    passed_over = list(failed)
+    skipped = list(failed)
     errors: list[Exception] = []
-    go_on = None
+    reselect = None
     if name == AUTO and not strict:
-        go_on = partial(choose, bundle, name, precision, threads, check=check)
+        reselect = partial(select, bundle, name, precision, threads, check=check)
     for each in _backends(name, failed):
         try:
             probe(each).require()
         except BackendUnavailableError as error:
-            passed_over.append(PassedOver(each, precision, str(error), expected=False))
+            skipped.append(Skipped(each, precision, str(error), expected=False))
             errors.append(error)
             continue
         for wanted in _precisions(bundle, each, precision, threads):
             try:
                 engine, verification = _open(bundle, each, wanted, threads, check)
-                return Choice(engine, verification, tuple(passed_over), go_on)
+                return Selection(engine, verification, tuple(skipped), reselect)
             except (EngineError, VerificationError) as error:
                 lacking = isinstance(error, PrecisionUnavailableError)
-                expected = wanted in precisions(bundle, each) and not lacking
+                expected = wanted in offers(bundle, each) and not lacking
                 if strict and expected:
                     raise
-                passed_over.append(PassedOver(each, wanted, str(error), expected))
+                skipped.append(Skipped(each, wanted, str(error), expected))
                 errors.append(error)
     if name != AUTO and len(errors) == 1:
         raise errors[0]
     disagrees = any(isinstance(error, VerificationError) for error in errors)
     raise (VerificationError if disagrees else BackendUnavailableError)(
-        f"no backend can be used; {_summary(passed_over)}"
+        f"no backend can be used; {_summary(skipped)}"
     )
 
 
-def _backends(name: str, failed: tuple[PassedOver, ...]) -> tuple[str, ...]:
+def _backends(name: str, failed: tuple[Skipped, ...]) -> tuple[str, ...]:
     tried = {each.backend for each in failed}
     return tuple(each for each in BACKENDS if each not in tried) if name == AUTO else (name,)
 
 
-def _summary(passed_over: list[PassedOver]) -> str:
+def _summary(skipped: list[Skipped]) -> str:
     """The reasons, each with all that it keeps from running."""
     by_reason: dict[str, list[str]] = {}
-    for each in passed_over:
+    for each in skipped:
         what = each.backend if each.precision == AUTO else f"{each.backend} {each.precision}"
         by_reason.setdefault(each.reason, []).append(what)
     return "; ".join(f"{', '.join(whats)}: {reason}" for reason, whats in by_reason.items())

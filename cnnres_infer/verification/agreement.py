@@ -12,10 +12,9 @@ from typing import Any, Self
 import numpy as np
 
 from cnnres_infer.bundle.bundle import REFERENCE, Bundle
-from cnnres_infer.core.volume import FloatArray
-from cnnres_infer.engines import Engine, run_all
+from cnnres_infer.core.arrays import BoolArray, FloatArray
+from cnnres_infer.engines.base import Engine, run_all
 from cnnres_infer.errors import BundleError
-from cnnres_infer.pipeline.slices import BoolArray
 
 LEVELS = 255
 _LARGE_PIXELS = 50

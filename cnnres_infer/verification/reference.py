@@ -15,11 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnres_infer.bundle.bundle import Bundle
-from cnnres_infer.core.volume import FloatArray, Grid, Volume
-from cnnres_infer.engines import Engine
+from cnnres_infer.bundle.manifest import spec_to_json
+from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.case import Case, Modality
+from cnnres_infer.core.grid import Grid
+from cnnres_infer.core.volume import Volume
+from cnnres_infer.engines.base import Engine
 from cnnres_infer.errors import BundleError, ReferenceFileError, UsageError, VerificationError
+from cnnres_infer.readers.case import read_case
 from cnnres_infer.verification.agreement import Comparison, dice
-from cnnres_infer.verification.recording import Recording, Study, record
+from cnnres_infer.verification.recording import Recording, record_case
 
 FORMAT = 1
 _EXACT = "fp32"
@@ -29,7 +34,7 @@ _AGAIN = "store one for it with: python -m export reference VOLUME --out REF.npz
 
 @dataclass(frozen=True, eq=False)
 class VolumeReference:
-    """PyTorch's float32 outputs for a study.
+    """PyTorch's float32 outputs for a case.
 
     Attributes
     ----------
@@ -40,7 +45,7 @@ class VolumeReference:
     modality
         What the segmented volume is.
     volumes
-        For each volume of the study: its shape, its affine, and the SHA-256 of
+        For each volume of the case: its shape, its affine, and the SHA-256 of
         its voxels (`voxel_hash`). How the file was compressed does not matter.
     made_by
         Versions of what computed.
@@ -51,19 +56,19 @@ class VolumeReference:
     """
 
     network: dict[str, Any]
-    modality: str
+    modality: Modality
     volumes: dict[str, dict[str, Any]]
     made_by: dict[str, str]
     probabilities: FloatArray
     mask: NDArray[np.uint8]
 
     @classmethod
-    def of(cls, recording: Recording, bundle: Bundle, engine: Engine, study: Study) -> Self:
-        """Bind a recording of PyTorch's work to its bundle and study."""
+    def of(cls, recording: Recording, bundle: Bundle, engine: Engine, case: Case) -> Self:
+        """Bind a recording of PyTorch's work to its bundle and case."""
         return cls(
             _network(bundle),
-            study.modality,
-            {role: _identity(volume) for role, volume in _volumes(study).items()},
+            case.modality,
+            {role: _identity(volume) for role, volume in case.volumes.items()},
             engine.describe().versions,
             recording.output,
             recording.mask.data,
@@ -88,7 +93,7 @@ class VolumeReference:
                 raise ValueError("its arrays have other shapes or types")
             return cls(
                 dict(about["network"]),
-                str(about["modality"]),
+                Modality.parse(str(about["modality"])),
                 {role: dict(identity) for role, identity in about["volumes"].items()},
                 dict(about["made_by"]),
                 probabilities,
@@ -119,8 +124,8 @@ class VolumeReference:
         )
         return buffer.getvalue()
 
-    def check(self, bundle: Bundle, study: Study) -> None:
-        """Refuse a bundle or a study that the outputs do not belong to.
+    def check(self, bundle: Bundle, case: Case) -> None:
+        """Refuse a bundle or a case that the outputs do not belong to.
 
         Raises
         ------
@@ -134,11 +139,11 @@ class VolumeReference:
                 f"the reference was made with another model than {bundle.folder} (what differs: "
                 f"{', '.join(different)}): give that one with --bundle, or {_AGAIN}"
             )
-        if study.modality != self.modality:
+        if case.modality != self.modality:
             raise ReferenceFileError(
-                f"the reference is of a volume read as {self.modality}, not as {study.modality}"
+                f"the reference is of a volume read as {self.modality}, not as {case.modality}"
             )
-        given = _volumes(study)
+        given = case.volumes
         if set(given) != set(self.volumes):
             raise ReferenceFileError(
                 f"the reference was made of {_list(self.volumes)}, not of {_list(given)}: "
@@ -154,8 +159,8 @@ class VolumeReference:
 
 def load_case(
     volume: Path | None, reference: Path | None, flair: Path | None, brain_mask: Path | None
-) -> "tuple[Study, VolumeReference] | None":
-    """Read a study and PyTorch's outputs for it; None where no volume is given.
+) -> "tuple[Case, VolumeReference] | None":
+    """Read a case and PyTorch's outputs for it; None where no volume is given.
 
     Raises
     ------
@@ -172,13 +177,13 @@ def load_case(
             )
         return None
     stored = VolumeReference.load(reference)
-    return Study.load(stored.modality, volume, flair, brain_mask), stored
+    return read_case(volume, flair=flair, modality=stored.modality, brain_mask=brain_mask), stored
 
 
 def compare_volume(
-    engine: Engine, bundle: Bundle, study: Study, stored: VolumeReference
+    engine: Engine, bundle: Bundle, case: Case, stored: VolumeReference
 ) -> Comparison:
-    """Segment a study, and compare all with what PyTorch made of it.
+    """Segment a case, and compare all with what PyTorch made of it.
 
     The probabilities are compared on the network's images, before they are put
     back onto the volume's grid; the masks as they come out in the end. So
@@ -193,15 +198,15 @@ def compare_volume(
     EngineRunError
         If the engine fails.
     """
-    stored.check(bundle, study)
-    recording = record(bundle, engine, study)
+    stored.check(bundle, case)
+    recording = record_case(bundle, engine, case)
     if recording.output.shape != stored.probabilities.shape:
         raise VerificationError(
-            f"{study.volume.name}: {len(recording.output)} slices were cut here, and "
+            f"{case.volume.name}: {len(recording.output)} slices were cut here, and "
             f"{len(stored.probabilities)} for the reference: this machine finds another brain"
         )
     return compare_recordings(
-        study.volume.name, recording, stored.probabilities, stored.mask, bundle
+        case.volume.name, recording, stored.probabilities, stored.mask, bundle
     )
 
 
@@ -232,14 +237,9 @@ def voxel_hash(volume: Volume) -> str:
 def _network(bundle: Bundle) -> dict[str, Any]:
     if _EXACT not in bundle.variants:
         raise BundleError(f"{bundle.folder}: no variant {_EXACT}, which names the network")
-    spec = bundle.spec.to_json()
+    spec = spec_to_json(bundle.spec)
     parts: dict[str, Any] = {part: spec[part] for part in _SPEC_PARTS}
     return {"weights": bundle.sha256.get(bundle.variants[_EXACT]), **parts}
-
-
-def _volumes(study: Study) -> dict[str, Volume]:
-    named = {"flair": study.flair, study.modality: study.volume, "brain mask": study.brain_mask}
-    return {role: volume for role, volume in named.items() if volume is not None}
 
 
 def _identity(volume: Volume) -> dict[str, Any]:

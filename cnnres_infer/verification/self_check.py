@@ -13,7 +13,7 @@ number of threads is not part of that: they share the work of the same kernels.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,56 +23,18 @@ from numpy.typing import NDArray
 
 from cnnres_infer import __version__
 from cnnres_infer.bundle.bundle import Bundle
-from cnnres_infer.engines import Engine, EngineInfo, run_all
+from cnnres_infer.core.arrays import BoolArray
+from cnnres_infer.core.provenance import EngineInfo, Verification
+from cnnres_infer.engines.base import Engine, run_all
 from cnnres_infer.errors import VerificationError
 from cnnres_infer.host.atomic import write_all
 from cnnres_infer.host.cache import cache_folder
 from cnnres_infer.host.machine import hardware
-from cnnres_infer.pipeline.slices import BoolArray
 from cnnres_infer.verification.agreement import GATES, Agreement, load_reference
 
 FOLDER = "verifications"
 _SIZES = 6
 _NO_CONDITIONS = ("threads", "warnings")
-
-
-@dataclass(frozen=True)
-class Verification:
-    """A comparison of an engine on this machine with PyTorch's outputs.
-
-    Attributes
-    ----------
-    when
-        Date and time of it, in UTC.
-    passed
-        Whether the precision's gate was reached.
-    slices
-        How many reference slices were compared.
-    dice_mean, dice_min, dice_pooled, largest_difference
-        As in `cnnres_infer.verification.agreement.Agreement`.
-    key
-        Hash of what it holds for: machine, package, runtime, precision, bundle.
-    cached
-        Whether it is of an earlier run.
-    unsaved
-        Why it could not be kept for later runs; empty where it was.
-    """
-
-    when: str
-    passed: bool
-    slices: int
-    dice_mean: float
-    dice_min: float
-    dice_pooled: float
-    largest_difference: float
-    key: str
-    cached: bool = False
-    unsaved: str = ""
-
-    def __post_init__(self) -> None:
-        figures = (self.dice_mean, self.dice_min, self.dice_pooled, self.largest_difference)
-        if not isinstance(self.passed, bool) or not all(isinstance(f, float) for f in figures):
-            raise TypeError("the figures of a verification are numbers, and passed is a boolean")
 
 
 def self_check(engine: Engine, bundle: Bundle) -> Verification:

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from cnnres_infer.bundle.bundle import MANIFEST, Bundle, ModelSpec
+from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.bundle.manifest import MANIFEST, spec_from_json, spec_to_json
 from cnnres_infer.errors import BundleError
 from tests.conftest import BundleMaker
 
@@ -17,7 +18,7 @@ def test_open_and_read(bright_bundle: Path) -> None:
 
 def test_the_spec_survives_json(bright_bundle: Path) -> None:
     bundle = Bundle.open(bright_bundle)
-    assert ModelSpec.from_json(bundle.spec.to_json()) == bundle.spec
+    assert spec_from_json(spec_to_json(bundle.spec)) == bundle.spec
 
 
 def test_one_byte_changed_is_refused(make_bundle: BundleMaker) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cnnres_infer import Bundle, Predictor
-from cnnres_infer.bundle.bundle import MANIFEST
+from cnnres_infer.bundle.manifest import MANIFEST
 from cnnres_infer.bundle.signature import SIGNATURE
 from cnnres_infer.errors import BundleError, OutputExistsError, UsageError
 from tests.conftest import BundleMaker

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from cnnres_infer.bundle.bundle import Bundle, ModelSpec
-from cnnres_infer.core.volume import save_volume
+from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.core.spec import ModelSpec, SliceSpec
 from cnnres_infer.phantom.head import make_phantom
-from cnnres_infer.pipeline.slices import SliceSpec
+from cnnres_infer.readers.nifti.write import save_volume
 from export.bundle_writer import write_bundle
 from network.checkpoint import load_checkpoint
+from tests.conftest import phantom_volume
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,8 +46,8 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("volumes")
     for seed in range(4):
         phantom = make_phantom(seed, shape=(56, 56, 8), spacing=(3.4, 3.4, 14.0))
-        grid = phantom.volume.grid
-        save_volume(folder / f"p{seed}_dwi.nii.gz", phantom.volume.data, grid)
+        grid = phantom_volume(phantom).grid
+        save_volume(folder / f"p{seed}_dwi.nii.gz", phantom.data, grid)
         save_volume(folder / f"p{seed}_msk.nii.gz", phantom.truth, grid)
     return folder
 

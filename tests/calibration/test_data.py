@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 
 from calibration.data import load_split
-from cnnres_infer.bundle.bundle import Bundle, ModelSpec
-from cnnres_infer.core.volume import load_volume, save_volume
+from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.core.spec import ModelSpec
 from cnnres_infer.errors import UsageError, VolumeError
 from cnnres_infer.phantom.head import make_phantom
+from cnnres_infer.readers import load_volume
+from cnnres_infer.readers.nifti.write import save_volume
+from tests.conftest import phantom_volume
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +21,9 @@ def spec() -> ModelSpec:
 
 def save(path: Path, seed: int, of: str = "volume", slices: int = 6) -> Path:
     phantom = make_phantom(seed, shape=(48, 48, slices), spacing=(4.0, 4.0, 96 / slices))
-    data = phantom.volume.data if of == "volume" else phantom.truth
+    data = phantom.data if of == "volume" else phantom.truth
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_volume(path, data, phantom.volume.grid)
+    save_volume(path, data, phantom_volume(phantom).grid)
     return path
 
 

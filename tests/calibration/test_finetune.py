@@ -9,7 +9,7 @@ from calibration.fake import Graph
 from calibration.finetune import Tuning, disagreement, finetune
 from calibration.plan import INT8_CPU, INT8_TRT, Plan
 from calibration.ranges import OBSERVERS
-from cnnres_infer.core.volume import FloatArray
+from cnnres_infer.core.arrays import FloatArray
 from export.passes import rewritten
 
 

@@ -3,10 +3,12 @@ import pytest
 
 from calibration.data import Case
 from calibration.judge import Judge
-from cnnres_infer.bundle.bundle import Bundle, ModelSpec
-from cnnres_infer.core.volume import FloatArray
+from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.spec import ModelSpec
 from cnnres_infer.phantom.head import make_phantom
 from cnnres_infer.verification.agreement import GATES
+from tests.conftest import phantom_volume
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +20,7 @@ def spec() -> ModelSpec:
 def cases(spec: ModelSpec) -> tuple[Case, ...]:
     phantoms = [make_phantom(seed, shape=(64, 64, 8), spacing=(3.0, 3.0, 12.0)) for seed in (1, 2)]
     return tuple(
-        Case.of_volumes(phantom.volume.name, (phantom.volume,), phantom.truth > 0, spec)
+        Case.of_volumes("phantom", (phantom_volume(phantom),), phantom.truth > 0, spec)
         for phantom in phantoms
     )
 

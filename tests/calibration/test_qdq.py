@@ -16,7 +16,7 @@ from calibration.fake import Graph
 from calibration.plan import INT8_CPU, INT8_TRT, Codes, Scheme, conv_names, make_plan, spared
 from calibration.qdq import quantised
 from calibration.ranges import OBSERVERS, observe
-from cnnres_infer.core.volume import FloatArray
+from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.engines.onnxruntime.cpu import DISABLED_OPTIMIZERS
 from cnnres_infer.errors import UsageError
 from export.passes import rewritten

@@ -10,8 +10,9 @@ from calibration.closeness import Closeness, Compute
 from calibration.judge import Verdict
 from calibration.plan import INT8_CPU
 from calibration.trials import Found, Search, Trial
-from cnnres_infer.core.volume import FloatArray
-from cnnres_infer.engines import run_all
+from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.engines.base import ModelFile, run_all
 from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
 from cnnres_infer.verification.agreement import Agreement, Gate
 
@@ -20,7 +21,9 @@ IMPOSSIBLE = Gate(0.0, 0.0, 0.0, -1.0)
 
 @pytest.fixture(scope="module")
 def search(network: onnx.ModelProto, images: FloatArray) -> Search:
-    with OrtEngine.open(network.SerializeToString(), "fp32", 1) as engine:
+    with OrtEngine.open(
+        ModelFile("fp32", network.SerializeToString()), Precision.FP32, 1
+    ) as engine:
         expected = run_all(engine, images)
     threshold = float(np.median(expected))
 

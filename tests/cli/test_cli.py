@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cnnres_infer import __version__
-from cnnres_infer.core.volume import save_volume
+from cnnres_infer.readers.nifti.write import save_volume
 from tests.conftest import BundleMaker, blob_volume
 
 

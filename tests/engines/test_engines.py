@@ -8,9 +8,12 @@ import onnxruntime
 import pytest
 
 from cnnres_infer.bundle.bundle import Bundle
-from cnnres_infer.engines import BACKENDS, backend, open_engine
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.engines import BACKENDS, backend
+from cnnres_infer.engines.base import ModelFile
 from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
 from cnnres_infer.errors import BackendUnavailableError, EngineRunError, UsageError
+from cnnres_infer.selection.offers import open_engine
 from tests.conftest import BundleMaker, bright_model
 
 IMAGES = np.random.default_rng(0).random((5, 1, 160, 160), np.float32)
@@ -67,7 +70,7 @@ def test_float16_is_not_run_as_float32(make_bundle: BundleMaker) -> None:
 
 def test_a_broken_model_is_refused() -> None:
     with pytest.raises(BackendUnavailableError, match="refused the model"):
-        OrtEngine.open(b"no model", "fp32", 1)
+        OrtEngine.open(ModelFile("fp32", b"no model"), Precision.FP32, 1)
 
 
 def test_another_provider_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +78,7 @@ def test_another_provider_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         onnxruntime.InferenceSession, "get_providers", lambda _self: ["OtherProvider"]
     )
     with pytest.raises(BackendUnavailableError, match="OtherProvider"):
-        OrtEngine.open(bright_model(), "fp32", 1)
+        OrtEngine.open(ModelFile("fp32", bright_model()), Precision.FP32, 1)
 
 
 def test_nothing_is_left_for_telemetry(bright_bundle: Path, tmp_path: Path) -> None:

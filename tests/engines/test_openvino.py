@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from cnnres_infer.bundle.bundle import Bundle
-from cnnres_infer.core.volume import FloatArray
-from cnnres_infer.engines import Engine, open_engine, run_all
+from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.engines.base import Engine, ModelFile, run_all
 from cnnres_infer.engines.openvino import OpenVinoEngine, _openvino
 from cnnres_infer.errors import BackendUnavailableError, EngineRunError
 from cnnres_infer.host.cache import FOLDER
+from cnnres_infer.selection.offers import open_engine
 from cnnres_infer.verification.agreement import load_reference
 from tests.conftest import bright_model
 
@@ -76,12 +78,12 @@ def test_bfloat16_is_refused_where_it_would_be_float32(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(core, "get_property", get_property)
     with pytest.raises(BackendUnavailableError, match="no bfloat16"):
-        OpenVinoEngine.open(bright_model(), "bf16", 1)
+        OpenVinoEngine.open(ModelFile("fp32", bright_model()), Precision.BF16, 1)
 
 
 def test_errors_are_ours(bright_bundle: Path) -> None:
     with pytest.raises(BackendUnavailableError, match="OpenVINO refused the model"):
-        OpenVinoEngine.open(b"no model", "fp32", 1)
+        OpenVinoEngine.open(ModelFile("fp32", b"no model"), Precision.FP32, 1)
     engine = opened(bright_bundle)
     with pytest.raises(EngineRunError, match="OpenVINO failed"):
         engine.run(IMAGES[:, :, :10])
@@ -103,7 +105,7 @@ def test_the_second_start_takes_the_compiled_model(
     monkeypatch.setenv(FOLDER, str(tmp_path))
     stamps = []
     for _ in range(2):
-        with OpenVinoEngine.open(bright_model(), "fp32", 1) as engine:
+        with OpenVinoEngine.open(ModelFile("fp32", bright_model()), Precision.FP32, 1) as engine:
             np.testing.assert_allclose(engine.run(IMAGES), EXPECTED, atol=1e-5)
         (blob,) = tmp_path.rglob("*.blob")
         stamps.append(blob.stat().st_mtime_ns)
@@ -113,12 +115,12 @@ def test_the_second_start_takes_the_compiled_model(
 
 def test_a_damaged_cache_is_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FOLDER, str(tmp_path))
-    OpenVinoEngine.open(bright_model(), "fp32", 1).close()
+    OpenVinoEngine.open(ModelFile("fp32", bright_model()), Precision.FP32, 1).close()
     (blob,) = tmp_path.rglob("*.blob")
     content = blob.read_bytes()
     blob.chmod(0o600)
     blob.write_bytes(content[: len(content) // 2])
-    with OpenVinoEngine.open(bright_model(), "fp32", 1) as engine:
+    with OpenVinoEngine.open(ModelFile("fp32", bright_model()), Precision.FP32, 1) as engine:
         np.testing.assert_allclose(engine.run(IMAGES), EXPECTED, atol=1e-5)
 
 

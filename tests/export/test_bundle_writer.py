@@ -7,10 +7,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cnnres_infer.bundle.bundle import REFERENCE, Bundle, ModelSpec
+from cnnres_infer.bundle.bundle import REFERENCE, Bundle
+from cnnres_infer.bundle.manifest import spec_from_json
 from cnnres_infer.bundle.signature import SIGNATURE
-from cnnres_infer.engines import open_engine
 from cnnres_infer.errors import BundleError, OutputExistsError, UsageError, VerificationError
+from cnnres_infer.selection.offers import open_engine
 from export import bundle_writer
 from export.bundle_writer import seal, write_bundle
 from export.reference import _spread, reference_slices
@@ -47,7 +48,7 @@ def bundle(
     checkpoint: Path, about: dict[str, object], tmp_path_factory: pytest.TempPathFactory
 ) -> Bundle:
     out = tmp_path_factory.mktemp("out") / "bundle"
-    write_bundle(load_checkpoint(checkpoint), ModelSpec.from_json(about), about, out)
+    write_bundle(load_checkpoint(checkpoint), spec_from_json(about), about, out)
     return Bundle.open(out)
 
 
@@ -78,7 +79,7 @@ def test_the_reference_is_what_the_engine_gives(bundle: Bundle) -> None:
 
 
 def test_the_training_describes_what_it_feeds(about: dict[str, object]) -> None:
-    assert ModelSpec.from_json(about).slices == SPEC
+    assert spec_from_json(about).slices == SPEC
 
 
 def test_weights_come_back_from_the_bundle(bundle: Bundle, checkpoint: Path) -> None:
@@ -93,7 +94,7 @@ def test_nothing_is_overwritten_unasked(
     bundle: Bundle, checkpoint: Path, about: dict[str, object]
 ) -> None:
     with pytest.raises(OutputExistsError):
-        write_bundle(load_checkpoint(checkpoint), ModelSpec.from_json(about), about, bundle.folder)
+        write_bundle(load_checkpoint(checkpoint), spec_from_json(about), about, bundle.folder)
 
 
 def test_a_wrong_export_writes_nothing(
@@ -101,7 +102,7 @@ def test_a_wrong_export_writes_nothing(
 ) -> None:
     monkeypatch.setattr(bundle_writer, "_computed", lambda _model, images: images[:, :1] * 0 + 2)
     with pytest.raises(VerificationError, match="fp32") as caught:
-        write_bundle(load_checkpoint(checkpoint), ModelSpec.from_json(about), about, tmp_path / "b")
+        write_bundle(load_checkpoint(checkpoint), spec_from_json(about), about, tmp_path / "b")
     assert caught.value.code == "E-VERIFY"
     assert not list(tmp_path.iterdir())
 
@@ -109,7 +110,7 @@ def test_a_wrong_export_writes_nothing(
 def test_only_a_bundle_or_an_empty_folder_is_replaced(
     checkpoint: Path, about: dict[str, object], tmp_path: Path
 ) -> None:
-    network, spec, out = load_checkpoint(checkpoint), ModelSpec.from_json(about), tmp_path / "out"
+    network, spec, out = load_checkpoint(checkpoint), spec_from_json(about), tmp_path / "out"
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
     with pytest.raises(UsageError, match="neither empty nor a bundle"):
@@ -196,4 +197,4 @@ def test_a_network_without_a_steady_slice_has_no_reference(
     monkeypatch.setattr("export.reference._PHANTOMS", 1)
     monkeypatch.setattr("export.reference.dice", lambda *_: 0.0)
     with pytest.raises(VerificationError, match="no reference slices"):
-        reference_slices(CNNRes().eval(), ModelSpec.from_json(about))
+        reference_slices(CNNRes().eval(), spec_from_json(about))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from cnnres_infer.core.volume import FloatArray
+from cnnres_infer.core.arrays import FloatArray
 from export.onnx_model import variants
 from network.cnnres import CNNRes, folded
 

@@ -7,16 +7,19 @@ from typer.testing import CliRunner
 
 from cnnres_infer import engines
 from cnnres_infer.bundle.bundle import Bundle
-from cnnres_infer.core.volume import FloatArray, save_volume
-from cnnres_infer.engines.base import Probe
+from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.engines.base import ModelFile, Probe
 from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
 from cnnres_infer.errors import BackendUnavailableError, BundleError, VerificationError
 from cnnres_infer.phantom.head import make_phantom
-from cnnres_infer.verification.recording import Study
+from cnnres_infer.readers.case import read_case
+from cnnres_infer.readers.nifti.write import save_volume
 from cnnres_infer.verification.reference import VolumeReference
 from export.__main__ import app
 from export.volume_outputs import torch_engine, volume_reference
 from tests.cli.test_cli import run
+from tests.conftest import phantom_volume
 from tests.export.test_command import export
 
 SHAPE, SPACING = (96, 96, 6), (2.2, 2.2, 14.0)
@@ -26,13 +29,13 @@ SHAPE, SPACING = (96, 96, 6), (2.2, 2.2, 14.0)
 def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("phantom") / "phantom.nii.gz"
     phantom = make_phantom(3, shape=SHAPE, spacing=SPACING)
-    save_volume(path, phantom.volume.data, phantom.volume.grid)
+    save_volume(path, phantom.data, phantom_volume(phantom).grid)
     return path
 
 
 class AbsentEngine(OrtEngine):
     @classmethod
-    def open(cls, model: bytes, precision: str, threads: int) -> "AbsentEngine":
+    def open(cls, model: ModelFile, precision: Precision, threads: int) -> "AbsentEngine":
         raise BackendUnavailableError("abacus is not installed; to mend it: buy one")
 
     @classmethod
@@ -113,11 +116,11 @@ def test_a_checkpoint_in_place_of_the_bundles_weights(
     from network.cnnres import CNNRes
 
     bundle = Bundle.open(default_bundle)
-    study = Study.load("dwi", volume)
+    case = read_case(volume)
     checkpoint = tmp_path / "other.safetensors"
     save_file(CNNRes().state_dict(), checkpoint)
     with torch_engine(bundle) as ours, torch_engine(bundle, checkpoint) as other:
-        a, b = (volume_reference(bundle, engine, study) for engine in (ours, other))
+        a, b = (volume_reference(bundle, engine, case) for engine in (ours, other))
     assert a.volumes == b.volumes
     assert np.abs(a.probabilities - b.probabilities).max() > 0.1
     save_file(CNNRes(2).state_dict(), checkpoint)

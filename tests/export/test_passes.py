@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from calibration.fake import Graph
 from calibration.plan import INT8_CPU
 from cnnres_infer.bundle.bundle import Bundle
-from cnnres_infer.core.volume import FloatArray
+from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.verification.agreement import load_reference
 from export.onnx_model import PASSES_OF, rewritten_model
 from export.passes import PASSES, rewritten

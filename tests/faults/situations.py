@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 
 from cnnres_infer import Bundle, Predictor
-from cnnres_infer.bundle.bundle import MANIFEST
+from cnnres_infer.bundle.manifest import MANIFEST
 from cnnres_infer.cli import console
+from cnnres_infer.core.grid import Grid
+from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.result import Result
-from cnnres_infer.core.volume import Grid, Volume
-from cnnres_infer.engines import open_engine
+from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import CnnresError, EngineRunError
 from cnnres_infer.limits import Limits
-from cnnres_infer.selection.select import Choice
+from cnnres_infer.selection.offers import open_engine
+from cnnres_infer.selection.select import Selection
 from tests.conftest import BundleMaker, blob_volume
 from tests.faults.files import DATA
 
@@ -40,7 +42,7 @@ class Scene:
 class Engine:
     """Answers the same whatever it is asked."""
 
-    VARIANTS = {"fp32": "fp32"}  # noqa: RUF012
+    VARIANTS = {Precision.FP32: ("fp32",)}  # noqa: RUF012
     BATCH = 4
     LEAST = 1
 
@@ -60,8 +62,7 @@ class Engine:
 def answering(scene: Scene, answer: float | Exception) -> Result:
     predictor = scene.predictor()
     engine: Any = Engine(answer, predictor.engine.describe)
-    predictor.choice = Choice(engine)
-    return predictor.predict(blob_volume()[0])
+    return Predictor(predictor.bundle, Selection(engine)).predict(blob_volume()[0])
 
 
 def moved(volume: Volume, millimetres: float) -> Volume:

@@ -72,7 +72,7 @@ def test_accepted(predictor: Predictor, tmp_path: Path, build: Builder) -> None:
     assert result.warnings == ()
     assert np.array_equal(result.volume.data, DATA)
     assert result.mask.data.any()
-    assert result.save(tmp_path / "out").mask.exists()
+    assert result.save(tmp_path / "out")["mask"].exists()
 
 
 def test_the_command_line_says_why_and_leaves_no_mask(bright_bundle: Path, tmp_path: Path) -> None:
@@ -167,8 +167,8 @@ def test_a_mask_repeats_the_transforms_as_they_stood(
     kind = nibabel.nifti2 if wide else nibabel.nifti1
     size = kind.header_dtype.itemsize
     source = np.frombuffer(raw[:size], kind.header_dtype.newbyteorder(order))[0]
-    mask = nibabel.load(saved.mask)
-    content = gzip.decompress(saved.mask.read_bytes())
+    mask = nibabel.load(saved["mask"])
+    content = gzip.decompress(saved["mask"].read_bytes())
     written_header = np.frombuffer(content[:size], kind.header_dtype)[0]
     for field in TRANSFORM_FIELDS:
         native = np.asarray(source[field]).astype(source[field].dtype.newbyteorder("<"))
@@ -184,7 +184,7 @@ def test_an_affine_of_the_caller_places_a_file_that_says_nothing(
     result = predictor.predict(path, affine=affine)
     assert np.array_equal(result.volume.grid.affine, affine)
     saved = result.save(tmp_path)
-    assert np.array_equal(nibabel.load(saved.mask).affine, affine)
+    assert np.array_equal(nibabel.load(saved["mask"]).affine, affine)
 
 
 def test_a_sheared_volume_is_measured_by_its_determinant(

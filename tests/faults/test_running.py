@@ -17,13 +17,17 @@ import numpy as np
 import pytest
 
 from cnnres_infer import Bundle, Predictor
-from cnnres_infer.core.volume import FloatArray, save_volume
-from cnnres_infer.engines.base import EngineInfo
+from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.core.provenance import EngineInfo
+from cnnres_infer.core.result import DEFAULT_FORMATS
+from cnnres_infer.engines.base import Variants
 from cnnres_infer.errors import EngineRunError, LimitError, OutputError
 from cnnres_infer.host.machine import resident_memory_mb
 from cnnres_infer.limits import Limits
 from cnnres_infer.outputs.save import plan
-from cnnres_infer.selection.select import Choice
+from cnnres_infer.readers.nifti.write import save_volume
+from cnnres_infer.selection.select import Selection
 from tests.conftest import blob_volume
 
 KILLS = int(os.environ.get("CNNRES_INFER_KILLS", "25"))
@@ -73,10 +77,10 @@ def run(*arguments: object, before: Callable[[], None] | None = None) -> Any:
 
 
 def assert_complete(folder: Path) -> None:
-    outputs = plan(folder, "dwi", probabilities=False, overlay=True)
-    assert set(folder.iterdir()) == set(outputs.all())
-    assert json.loads(outputs.report.read_text())["status"] == "done"
-    assert np.asarray(nibabel.load(outputs.mask).dataobj).any()
+    outputs = plan(folder, "dwi", DEFAULT_FORMATS)
+    assert set(folder.iterdir()) == set(outputs.values())
+    assert json.loads(outputs["report"].read_text())["status"] == "done"
+    assert np.asarray(nibabel.load(outputs["mask"]).dataobj).any()
 
 
 def visible(folder: Path) -> set[str]:
@@ -281,7 +285,7 @@ def test_of_two_processes_on_one_volume_one_wins(
 class FailingEngine:
     """Answers one batch, then fails in the way that it is told."""
 
-    VARIANTS: ClassVar[dict[str, str]] = {"fp32": "fp32"}
+    VARIANTS: ClassVar[Variants] = {Precision.FP32: ("fp32",)}
     BATCH: ClassVar[int] = 4
     LEAST: ClassVar[int] = 1
 
@@ -303,7 +307,7 @@ class FailingEngine:
         return output
 
     def describe(self) -> EngineInfo:
-        return EngineInfo("failing", "none", "fp32", "fp32", 1, {})
+        return EngineInfo("failing", "none", Precision.FP32, "fp32", 1, {})
 
     def close(self) -> None:
         pass
@@ -311,7 +315,7 @@ class FailingEngine:
 
 def with_engine(bundle: Path, failure: str, **limits: Any) -> tuple[Predictor, FailingEngine]:
     engine = FailingEngine(failure)
-    choice = Choice(engine)  # type: ignore[arg-type]
+    choice = Selection(engine)  # type: ignore[arg-type]
     return Predictor(Bundle.open(bundle), choice, Limits(**limits)), engine
 
 

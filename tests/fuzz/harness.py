@@ -14,13 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from cnnres_infer.bundle.bundle import DEFAULT_BUNDLE, MANIFEST, Bundle, ModelSpec
+from cnnres_infer.bundle.bundle import DEFAULT_BUNDLE, Bundle
+from cnnres_infer.bundle.manifest import MANIFEST, spec_from_json, spec_to_json
 from cnnres_infer.bundle.onnx_check import check_model
-from cnnres_infer.core.volume import load_volume, volume_bytes
 from cnnres_infer.errors import BundleError, InputError
 from cnnres_infer.limits import Limits
-from cnnres_infer.pipeline.slices import axial_axes
+from cnnres_infer.readers import load_volume
 from cnnres_infer.readers.nifti.header import TRANSFORM_FIELDS
+from cnnres_infer.readers.nifti.source import NiftiSource
+from cnnres_infer.readers.nifti.write import volume_bytes
 from tests.conftest import bright_model
 from tests.faults.files import INF, NAN, extension, nifti
 
@@ -64,14 +66,21 @@ def check(data: bytes) -> str:
     assert np.isfinite(volume.data).all()
     assert np.isfinite(grid.affine).all()
     assert 0 < grid.voxel_ml < np.inf
-    axial_axes(grid)
+    assert len(set(grid.orientation.axes)) == 3
     path.with_name("m.nii").write_bytes(
-        volume_bytes((volume.data > volume.data.min()).astype(np.uint8), grid, compressed=False)
+        volume_bytes(
+            (volume.data > volume.data.min()).astype(np.uint8),
+            grid,
+            volume.source,
+            compressed=False,
+        )
     )
     mask = load_volume(path.with_name("m.nii"), LIMITS)
     assert np.array_equal(mask.grid.affine, grid.affine)
-    for field in TRANSFORM_FIELDS if grid.transforms else ():
-        before, after = grid.transforms[field], mask.grid.transforms[field]
+    for field in TRANSFORM_FIELDS if isinstance(volume.source, NiftiSource) else ():
+        assert isinstance(volume.source, NiftiSource)
+        assert isinstance(mask.source, NiftiSource)
+        before, after = volume.source.transforms[field], mask.source.transforms[field]
         assert before.tobytes() == after.tobytes(), field
     return "volume"
 
@@ -126,7 +135,7 @@ def _check_bundle(content: bytes) -> str:
         bundle = Bundle.open(_folder())
     except BundleError as error:
         return error.code
-    assert ModelSpec.from_json(bundle.spec.to_json()) == bundle.spec
+    assert spec_from_json(spec_to_json(bundle.spec)) == bundle.spec
     assert 0 < bundle.spec.slices.size <= 1024
     return "bundle"
 

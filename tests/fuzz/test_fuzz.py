@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from cnnres_infer import Predictor
-from cnnres_infer.codes import ERRORS
-from cnnres_infer.core.volume import volume_from_array
+from cnnres_infer.codes import ErrorCode
+from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import InputError
-from cnnres_infer.outputs.save import report
+from cnnres_infer.outputs.writers.report import report
 from tests.conftest import oriented_affine
 from tests.faults.files import nifti
 from tests.fuzz.harness import BUNDLE, GZIP, MINIMAL, ONNX, PACKED, PLAIN, SMALL, check, seeds
@@ -36,7 +36,7 @@ def predictor(bright_bundle: Path) -> Predictor:
 
 def test_seeds_are_read_or_refused() -> None:
     found = Counter(check(seed) for seed in SEEDS)
-    assert set(found) <= {"volume", "model", "bundle", *ERRORS}
+    assert set(found) <= {"volume", "model", "bundle", *ErrorCode}
     assert found["volume"] >= 20
     assert found["model"] == found["bundle"] == 1
     assert sum(code.startswith("E-") for code in found) >= 8
@@ -114,7 +114,7 @@ def test_any_volume_is_segmented_or_refused(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
-            flair = volume_from_array(data[::-1], affine) if with_flair else None
+            flair = Volume.from_array(data[::-1], affine) if with_flair else None
             result = predictor.predict(data, affine=affine, flair=flair)
         except InputError:
             return

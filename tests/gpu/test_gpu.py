@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from cnnres_infer.bundle.bundle import Bundle
-from cnnres_infer.engines import NVIDIA, open_engine, precisions, probe
+from cnnres_infer.engines import NVIDIA, probe
 from cnnres_infer.engines.nvidia.device import Gpu
 from cnnres_infer.engines.tensorrt.store import PlanStore
 from cnnres_infer.host.cache import cache_folder
 from cnnres_infer.predictor import Predictor
+from cnnres_infer.selection.offers import offers, open_engine
 from cnnres_infer.verification.agreement import GATES, Agreement, load_reference
 from tests.conftest import blob_volume
 
@@ -35,7 +36,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize("precision", ["fp16", "int8", "fp32"])
 def test_agrees_with_pytorch(backend: str, precision: str, table: list[tuple[str, ...]]) -> None:
     bundle = Bundle.open()
-    if precision not in precisions(bundle, backend):
+    if precision not in offers(bundle, backend):
         pytest.skip(f"{backend} has no {precision} with this bundle")
     images, reference = load_reference(bundle)
     started = time.perf_counter()
@@ -92,7 +93,7 @@ def test_auto_takes_the_gpu(gpu: Gpu) -> None:
         pytest.skip("no GPU backend can be used here")
     with Predictor.load() as predictor:
         info = predictor.engine.describe()
-    print(info, predictor.choice.passed_over)  # noqa: T201
+    print(info, predictor.selection.skipped)  # noqa: T201
     assert info.backend in NVIDIA
     assert gpu.name in info.provider
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cnnres_infer.engines import Probe
+from cnnres_infer.engines.base import Probe
 from cnnres_infer.engines.nvidia.device import find_gpu
 from cnnres_infer.engines.tensorrt.store import PlanStore
 from cnnres_infer.host import cache

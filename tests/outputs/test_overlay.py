@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cnnres_infer.core.volume import Grid
+from cnnres_infer.core.grid import Grid
+from cnnres_infer.core.mask import Mask
 from cnnres_infer.outputs.writers.overlay import OUTLINE, _caption, draw_overlay
-from cnnres_infer.pipeline.mask import Mask
 from tests.conftest import ORIENTATIONS, blob_volume, oriented_affine
 
 

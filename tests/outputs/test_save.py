@@ -11,7 +11,11 @@ from cnnres_infer.core.result import Result
 from cnnres_infer.engines import BACKENDS
 from cnnres_infer.errors import OutputError, OutputExistsError
 from cnnres_infer.outputs import save as outputs
+from cnnres_infer.outputs.writers import WRITERS
+from cnnres_infer.outputs.writers.report import report as report_of
 from tests.conftest import blob_volume
+
+ALL = tuple(WRITERS)
 
 
 @pytest.fixture(scope="module")
@@ -21,25 +25,26 @@ def result(bright_bundle: Path) -> Result:
 
 
 def test_all_outputs_are_written(result: Result, tmp_path: Path) -> None:
-    saved = result.save(tmp_path / "new", probabilities=True)
-    assert [path.name for path in saved.all()] == [
+    saved = result.save(tmp_path / "new", ALL)
+    assert [path.name for path in saved.paths.values()] == [
         "blob_report.json",
         "blob_lesion_prob.nii.gz",
         "blob_overlay.png",
         "blob_lesion_mask.nii.gz",
     ]
-    assert {path.name for path in (tmp_path / "new").iterdir()} == {p.name for p in saved.all()}
-    mask = nibabel.load(saved.mask)
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {
+        p.name for p in saved.paths.values()
+    }
+    mask = nibabel.load(saved["mask"])
     assert np.array_equal(np.asarray(mask.dataobj), result.mask.data)
     assert mask.get_data_dtype() == np.uint8
     np.testing.assert_allclose(mask.affine, result.volume.grid.affine, atol=1e-5)
-    assert saved.probabilities is not None
-    probabilities = nibabel.load(saved.probabilities)
+    probabilities = nibabel.load(saved["probabilities"])
     assert np.array_equal(np.asarray(probabilities.dataobj), result.probabilities.data)
 
 
 def test_what_is_not_asked_for_is_not_written(result: Result, tmp_path: Path) -> None:
-    result.save(tmp_path, overlay=False)
+    result.save(tmp_path, ("mask", "report"))
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"blob_report.json", "blob_lesion_mask.nii.gz"}
 
@@ -58,8 +63,8 @@ def test_nothing_is_overwritten_unasked(result: Result, tmp_path: Path, standing
 def test_a_finished_run_whose_mask_was_taken_away_is_not_cleared(
     result: Result, tmp_path: Path
 ) -> None:
-    saved = result.save(tmp_path, probabilities=True)
-    saved.mask.unlink()
+    saved = result.save(tmp_path, ALL)
+    saved["mask"].unlink()
     left = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert len(left) == 3
     with pytest.raises(OutputExistsError, match="--overwrite"):
@@ -67,27 +72,27 @@ def test_a_finished_run_whose_mask_was_taken_away_is_not_cleared(
     outputs.save_refusal(tmp_path, "blob", {"status": "failed"})
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == left
     result.save(tmp_path, overwrite=True)
-    assert saved.mask.exists()
+    assert saved["mask"].exists()
 
 
 def test_an_overwrite_that_fails_leaves_the_former_outputs(
     result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saved = result.save(tmp_path, probabilities=True)
-    saved.report.write_text("former")
+    saved = result.save(tmp_path, ALL)
+    saved["report"].write_text("former")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     replace = Path.replace
     failed: list[Path] = []
 
     def full(self: Path, target: Path) -> Path:
-        if target == saved.mask and not failed:
+        if target == saved["mask"] and not failed:
             failed.append(target)
             raise OSError(28, os.strerror(28))
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OutputError, match="No space left"):
-        result.save(tmp_path, overlay=False, overwrite=True)
+        result.save(tmp_path, ("mask", "report"), overwrite=True)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -107,14 +112,14 @@ def test_a_file_in_place_of_the_folder(result: Result, tmp_path: Path) -> None:
 
 
 def test_overwriting_leaves_nothing_of_a_former_run(result: Result, tmp_path: Path) -> None:
-    result.save(tmp_path, probabilities=True)
-    result.save(tmp_path, overlay=False, overwrite=True)
+    result.save(tmp_path, ALL)
+    result.save(tmp_path, ("mask", "report"), overwrite=True)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"blob_report.json", "blob_lesion_mask.nii.gz"}
 
 
 def test_the_report_says_what_was_found(result: Result) -> None:
-    report = json.loads(json.dumps(outputs.report(result)))
+    report = json.loads(json.dumps(report_of(result)))
     lesions = report["lesions"]
     assert lesions["count"] == 1
     assert lesions["volume_ml"] == pytest.approx(result.mask.volume_ml)

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from cnnres_infer.bundle.bundle import Bundle
-from cnnres_infer.engines import EngineInfo
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.core.provenance import EngineInfo
 from cnnres_infer.outputs.verification_page import _REFERENCE_LINE, _histogram, describe, html_page
 from cnnres_infer.outputs.writers.overlay import OUTLINE
 from cnnres_infer.verification.agreement import Comparison
@@ -76,7 +77,7 @@ def comparison() -> Comparison:
 
 
 def page_of(comparison: Comparison, bundle: Bundle) -> tuple[Page, str]:
-    info = EngineInfo("ort", "<Provider>", "fp32", "fp32", 2, {"onnx<runtime": "1"})
+    info = EngineInfo("ort", "<Provider>", Precision.FP32, "fp32", 2, {"onnx<runtime": "1"})
     text = html_page(describe(comparison, info, bundle), comparison)
     return Page(text), text
 

@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cnnres_infer.core.volume import Affine, Grid
+from cnnres_infer.core.arrays import Affine
+from cnnres_infer.core.grid import Grid
 from cnnres_infer.errors import GeometryError, UsageError
 from cnnres_infer.phantom.head import Phantom, PhantomLesion, make_phantom
 from cnnres_infer.pipeline.brain import find_brain
+from tests.conftest import phantom_volume
 
 THICK = {"shape": (96, 96, 25), "spacing": (2.4, 2.4, 4.8)}
 PLACE = (-30.0, -10.0, 20.0)
@@ -56,7 +58,7 @@ def dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
 
 def test_looks_like_a_volume_of_isles22() -> None:
     standard = phantom_of()
-    data, grid = standard.volume.data, standard.volume.grid
+    data, grid = standard.data, phantom_volume(standard).grid
     assert data.dtype == np.float32
     assert np.isfinite(data).all()
     assert grid.shape == data.shape == standard.truth.shape == (112, 112, 72)
@@ -78,13 +80,13 @@ def test_brain_keeps_clear_of_the_border(seed: int) -> None:
 def test_draws_one_to_three_lesions_brighter_than_tissue(seed: int) -> None:
     phantom = phantom_of(seed)
     assert 1 <= len(phantom.lesions) <= 3
-    tissue = np.median(phantom.volume.data[phantom.brain])
-    assert 1.3 < np.median(phantom.volume.data[phantom.truth > 0]) / tissue < 2.8
+    tissue = np.median(phantom.data[phantom.brain])
+    assert 1.3 < np.median(phantom.data[phantom.truth > 0]) / tissue < 2.8
 
 
 def test_a_seed_gives_the_same_again() -> None:
     first, again, other = phantom_of(), make_phantom(), phantom_of(1)
-    assert (first.volume.data == again.volume.data).all()
+    assert (first.data == again.data).all()
     assert (first.truth == again.truth).all()
     assert first.lesions == again.lesions
     assert not (first.brain == other.brain).all()
@@ -96,7 +98,7 @@ def test_healthy_twin_differs_only_near_lesions(modality: str) -> None:
     assert not healthy.truth.any()
     assert healthy.lesions == ()
     assert (ill.brain == healthy.brain).all()
-    differs = abs(ill.volume.data - healthy.volume.data) > 0.01
+    differs = abs(ill.data - healthy.data) > 0.01
     assert differs[ill.truth > 0].all()
     assert differs.sum() < 5 * ill.truth.sum() + 100
 
@@ -114,16 +116,19 @@ def test_truth_has_the_volume_asked_for(
     place = (side * PLACE[0], PLACE[1], PLACE[2])
     lesion = PhantomLesion(place, radius, 2.0, irregularity, outline)
     phantom = make_phantom(1, (42, 42, 42), lesions=[lesion], affine=around(place, 1.5, 42))
-    held = phantom.truth.sum() * phantom.volume.grid.voxel_ml
+    held = phantom.truth.sum() * phantom_volume(phantom).grid.voxel_ml
     assert held == pytest.approx(lesion.volume_ml, rel=0.15)
 
 
 def test_truth_of_each_lesion_has_its_volume() -> None:
     lesions = (PhantomLesion((-36, -20, 22), 12), PhantomLesion((22, -52, -36), 8))
     phantom = make_phantom(2, lesions=lesions)
-    right = phantom.volume.grid.to_mm(np.argwhere(phantom.truth).astype(np.float64))[:, 0] > 0
+    right = (
+        phantom_volume(phantom).grid.to_mm(np.argwhere(phantom.truth).astype(np.float64))[:, 0] > 0
+    )
+    grid = phantom_volume(phantom).grid
     for lesion, voxels in zip(lesions, ((~right).sum(), right.sum()), strict=True):
-        held = voxels * phantom.volume.grid.voxel_ml
+        held = voxels * grid.voxel_ml
         assert held == pytest.approx(lesion.volume_ml, rel=0.15)
 
 
@@ -145,7 +150,9 @@ def test_lesion_stays_in_place_on_any_grid(spacing: float, angles: tuple[float, 
             (size, around(PLACE, spacing, size, angles)),
         )
     )
-    here, there = (centroid(phantom.truth, phantom.volume.grid) for phantom in (plain, turned))
+    here, there = (
+        centroid(phantom.truth, phantom_volume(phantom).grid) for phantom in (plain, turned)
+    )
     assert np.linalg.norm(here - there) < spacing
 
 
@@ -153,17 +160,17 @@ def test_same_anatomy_on_an_oblique_grid() -> None:
     plain = phantom_of(0, healthy=True)
     grid = Grid((84, 84, 84), around((0, -8, 0), 2.4, 84, (0.3, -0.2)))
     turned = make_phantom(0, grid.shape, lesions=(), affine=grid.affine)
-    inverse = np.linalg.inv(plain.volume.grid.affine)
+    inverse = np.linalg.inv(plain.affine)
     places = grid.to_mm(np.argwhere(turned.brain).astype(np.float64))
     index = np.rint(places @ inverse[:3, :3].T + inverse[:3, 3]).astype(int)
-    here, there = plain.volume.data[tuple(index.T)], turned.volume.data[turned.brain]
+    here, there = plain.data[tuple(index.T)], turned.data[turned.brain]
     assert np.corrcoef(here, there)[0, 1] > 0.6
     assert (here > 0).mean() > 0.97
 
 
 def test_reversed_axis_gives_the_same_brain_reversed() -> None:
     plain = phantom_of(0, healthy=True)
-    affine = plain.volume.grid.affine.copy()
+    affine = plain.affine.copy()
     affine[:3, 3] += affine[:3, 0] * (plain.brain.shape[0] - 1)
     affine[:3, 0] *= -1
     reversed_ = make_phantom(0, plain.brain.shape, lesions=(), affine=affine)
@@ -173,7 +180,7 @@ def test_reversed_axis_gives_the_same_brain_reversed() -> None:
 def test_thick_slices_hold_the_same_lesion() -> None:
     lesion = PhantomLesion(PLACE, 12)
     phantom = thick(lesions=(lesion,))
-    grid = phantom.volume.grid
+    grid = phantom_volume(phantom).grid
     assert grid.spacing == pytest.approx((2.4, 2.4, 4.8))
     assert phantom.truth.sum() * grid.voxel_ml == pytest.approx(lesion.volume_ml, rel=0.15)
     assert abs(centroid(phantom.truth, grid) - lesion.centre_mm).max() < 4.8
@@ -182,7 +189,7 @@ def test_thick_slices_hold_the_same_lesion() -> None:
 @pytest.mark.parametrize("modality", ["dwi", "flair"])
 def test_brain_is_found_as_stripped(modality: str) -> None:
     phantom = phantom_of(0, modality)
-    brain = find_brain(phantom.volume)
+    brain = find_brain(phantom_volume(phantom))
     assert brain.source == "stripped"
     assert dice(brain.mask, phantom.brain) > 0.99
 
@@ -190,14 +197,14 @@ def test_brain_is_found_as_stripped(modality: str) -> None:
 @pytest.mark.parametrize("modality", ["dwi", "flair"])
 def test_brain_is_found_in_a_head(modality: str) -> None:
     phantom = thick(modality=modality, skull=True)
-    brain = find_brain(phantom.volume)
+    brain = find_brain(phantom_volume(phantom))
     assert brain.source == "extracted"
     assert dice(brain.mask, phantom.brain) > 0.9
 
 
 def test_head_holds_the_same_brain() -> None:
     bare, phantom = thick(), thick(skull=True)
-    assert (phantom.volume.data > 0).all()
+    assert (phantom.data > 0).all()
     assert (phantom.brain == bare.brain).all()
     assert (phantom.truth == bare.truth).all()
 
@@ -207,7 +214,7 @@ def test_grid_beside_the_brain_is_empty() -> None:
     affine[:3, 3] = 500
     phantom = make_phantom(shape=(8, 8, 8), affine=affine)
     assert not phantom.brain.any()
-    assert not phantom.volume.data.any()
+    assert not phantom.data.any()
 
 
 @pytest.mark.parametrize(

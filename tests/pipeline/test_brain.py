@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cnnres_infer.core.volume import Grid, Volume, load_volume
+from cnnres_infer.core.arrays import BoolArray
+from cnnres_infer.core.grid import Grid
+from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import GeometryError, VolumeError
 from cnnres_infer.pipeline.brain import extract_brain, find_brain, given_brain
-from cnnres_infer.pipeline.slices import BoolArray
+from cnnres_infer.readers import load_volume
 from cnnres_infer.verification.agreement import dice
 from tests.conftest import oriented_affine
 

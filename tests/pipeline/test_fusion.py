@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cnnres_infer.core.spec import FUSION_RULES, FusionSpec
 from cnnres_infer.errors import BundleError
-from cnnres_infer.pipeline.fusion import RULES, Fusion
 
 A = np.array([0.0, 0.2, 0.9, 1.0], np.float32)
 B = np.array([0.0, 0.8, 0.4, 1.0], np.float32)
@@ -20,12 +20,12 @@ B = np.array([0.0, 0.8, 0.4, 1.0], np.float32)
     ],
 )
 def test_rules(rule: str, weight: float, expected: list[float]) -> None:
-    np.testing.assert_allclose(Fusion(rule, weight).merge(A, B), expected, rtol=1e-6)
+    np.testing.assert_allclose(FusionSpec(rule, weight).merge(A, B), expected, rtol=1e-6)
 
 
-@given(st.sampled_from(list(RULES)), st.floats(0, 1))
+@given(st.sampled_from(list(FUSION_RULES)), st.floats(0, 1))
 def test_merged_probabilities_lie_between_the_two(rule: str, weight: float) -> None:
-    merged = Fusion(rule, weight).merge(A, B)
+    merged = FusionSpec(rule, weight).merge(A, B)
     assert merged.dtype == np.float32
     assert (merged >= np.minimum(A, B) - 1e-6).all()
     assert (merged <= np.maximum(A, B) + 1e-6).all()
@@ -33,6 +33,6 @@ def test_merged_probabilities_lie_between_the_two(rule: str, weight: float) -> N
 
 def test_other_rules_are_refused() -> None:
     with pytest.raises(BundleError, match="vote"):
-        Fusion("vote")
+        FusionSpec("vote")
     with pytest.raises(BundleError, match="weight"):
-        Fusion("mean", 1.5)
+        FusionSpec("mean", 1.5)

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
-from cnnres_infer.core.volume import Grid, Probabilities
-from cnnres_infer.pipeline.mask import MaskSpec, binarize
+from cnnres_infer.core.grid import Grid
+from cnnres_infer.core.mask import MaskSpec
+from cnnres_infer.core.volume import Probabilities
+from cnnres_infer.pipeline.mask import binarize
 
 GRID = Grid((20, 20, 10), np.array([[-2.0, 0, 0, 9], [0, 2, 0, -8], [0, 0, 5, 7], [0, 0, 0, 1]]))
 

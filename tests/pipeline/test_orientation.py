@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cnnres_infer import Predictor
+from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.result import Result
-from cnnres_infer.core.volume import Grid, Volume, load_volume
+from cnnres_infer.core.volume import Volume
 from cnnres_infer.phantom.head import make_phantom
-from tests.conftest import ORIENTATIONS, SHARED_DATA, blob_volume, oriented_affine
+from cnnres_infer.readers import load_volume
+from tests.conftest import ORIENTATIONS, SHARED_DATA, blob_volume, oriented_affine, phantom_volume
 
 Signs = tuple[int, ...]
 REAL = sorted(SHARED_DATA.glob("volumes/sub-[cr]*/*_dwi.nii.gz"))
@@ -53,7 +55,7 @@ def bright(bright_bundle: Path) -> Predictor:
 
 @pytest.fixture(scope="module")
 def phantom(bright: Predictor) -> tuple[Volume, Result]:
-    volume = make_phantom(3).volume
+    volume = phantom_volume(make_phantom(3))
     return volume, bright.predict(volume)
 
 

@@ -10,18 +10,21 @@ from PIL import Image
 
 from cnnres_infer import Predictor
 from cnnres_infer.bundle.bundle import DEFAULT_BUNDLE, Bundle
-from cnnres_infer.core.volume import Grid, Volume, load_volume
+from cnnres_infer.core.case import Modality
+from cnnres_infer.core.grid import Grid
+from cnnres_infer.core.volume import Volume
 from cnnres_infer.phantom.head import make_phantom
 from cnnres_infer.pipeline.brain import Brain, find_brain
 from cnnres_infer.pipeline.quality import input_notices
-from tests.conftest import SHARED_DATA, blob_volume
+from cnnres_infer.readers import load_volume
+from tests.conftest import SHARED_DATA, blob_volume, phantom_volume
 from tests.faults.situations import adc_map
 
 SPEC = Bundle.open(DEFAULT_BUNDLE).spec.slices
 SCANS = sorted(SHARED_DATA.glob("volumes/*/*.nii.gz"))
 
 
-def codes(volume: Volume, modality: str = "dwi") -> set[str]:
+def codes(volume: Volume, modality: Modality = Modality.DWI) -> set[str]:
     return {notice.code for notice in input_notices(volume, find_brain(volume), modality, SPEC)}
 
 
@@ -31,7 +34,7 @@ def test_every_adc_map_is_recognised_and_nothing_else(path: Path) -> None:
     kind = path.name.removesuffix(".nii.gz").rpartition("_")[2]
     if kind not in ("dwi", "adc", "flair", "b0"):
         pytest.skip("a mask")
-    found = codes(load_volume(path), "flair" if kind == "flair" else "dwi")
+    found = codes(load_volume(path), Modality.FLAIR if kind == "flair" else Modality.DWI)
     assert ("W-INPUT-ADC" in found) == (kind == "adc")
     assert kind == "adc" or not found
 
@@ -45,7 +48,7 @@ def test_an_adc_map_is_recognised_in_each_unit(unit: float) -> None:
 
 @pytest.mark.parametrize("seed", [0, 3])
 def test_a_phantoms_dwi_is_no_adc_map(seed: int) -> None:
-    volume = make_phantom(seed).volume
+    volume = phantom_volume(make_phantom(seed))
     for scale in (0.01, 1.0, 7.0):
         assert codes(replace(volume, data=volume.data * np.float32(scale))) == set()
 
@@ -58,7 +61,7 @@ def test_slices_of_patients_are_no_adc_maps(shared_data: Path) -> None:
         if row["usable_both"] != "1":
             continue
         case = np.load(folder / f"{row['case']}.npz")
-        for modality in ("dwi", "flair"):
+        for modality in ("dwi", Modality.FLAIR):
             plane = case[modality].astype(np.float32)
             scaled = plane * np.float32(800.0 / np.median(plane[plane > 0]))
             grid = Grid((*scaled.shape, 1), np.diag([0.7, 0.7, 5.0, 1.0]))
@@ -67,7 +70,7 @@ def test_slices_of_patients_are_no_adc_maps(shared_data: Path) -> None:
             tested += 1
             warned += any(
                 notice.code == "W-INPUT-ADC"
-                for notice in input_notices(volume, brain, modality, SPEC)
+                for notice in input_notices(volume, brain, Modality(modality), SPEC)
             )
     assert tested > 150
     assert warned <= 2, f"{warned} of {tested}"
@@ -77,7 +80,7 @@ def test_warnings_stand_in_the_picture(bright_bundle: Path, tmp_path: Path) -> N
     for name, volume in (("plain", blob_volume()[0]), ("empty", blob_volume(radius_mm=0.1)[0])):
         with Predictor.load(bright_bundle, threads=1) as predictor:
             result = predictor.predict(replace(volume, name=name))
-        picture = result.save(tmp_path).overlay
+        picture = result.save(tmp_path)["overlay"]
         assert picture
         red, _, blue = np.asarray(Image.open(picture))[-26:].astype(int).transpose(2, 0, 1)
         yellow = (red - blue > 60).any(axis=1)

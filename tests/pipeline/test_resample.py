@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnnres_infer.core.volume import Grid, Volume
+from cnnres_infer.core.grid import Grid
+from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import GeometryError
 from cnnres_infer.pipeline.resample import regrid
 from tests.conftest import ORIENTATIONS, blob_volume, oriented_affine

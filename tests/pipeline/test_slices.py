@@ -3,18 +3,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnnres_infer.core.volume import Grid, Volume
+from cnnres_infer.core.grid import Grid
+from cnnres_infer.core.spec import SliceSpec
+from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import GeometryError, VolumeError
-from cnnres_infer.pipeline.slices import (
-    Canvas,
-    SliceGeometry,
-    SliceSpec,
-    axial_axes,
-    oriented,
-    resampling,
-    tissue_median,
-    to_batches,
-)
+from cnnres_infer.pipeline.resample import resampling
+from cnnres_infer.pipeline.slices.back import VolumeAssembler
+from cnnres_infer.pipeline.slices.batches import to_batches
+from cnnres_infer.pipeline.slices.geometry import SliceGeometry
+from cnnres_infer.pipeline.slices.normalisation import tissue_median
 from tests.conftest import ORIENTATIONS, blob_volume, oriented_affine
 
 SPEC = SliceSpec(size=160, spacing=1.25, ceiling=2.0)
@@ -27,7 +24,7 @@ def test_axial_axes_of_the_48_orientations(order: tuple[int, ...], signs: tuple[
     shape = (4, 5, 6)
     grid = Grid(shape, oriented_affine(order, signs, (1.0, 2.0, 3.0), shape=shape))
     mm = grid.to_mm(np.moveaxis(np.indices(shape), 0, -1).astype(float))
-    right, anterior, superior = (oriented(mm[..., i], *axial_axes(grid)) for i in range(3))
+    right, anterior, superior = (grid.orientation.view(mm[..., i]) for i in range(3))
     assert (np.diff(anterior, axis=0) < 0).all()
     assert (np.diff(right, axis=1) < 0).all()
     assert (np.diff(superior, axis=2) > 0).all()
@@ -37,7 +34,7 @@ def test_parallel_axes_are_refused() -> None:
     affine = np.eye(4)
     affine[:3, 1] = [1.0, 1e-5, 0.0]
     with pytest.raises(GeometryError, match="parallel"):
-        axial_axes(Grid((4, 4, 4), affine))
+        Grid((4, 4, 4), affine).orientation  # noqa: B018
 
 
 @given(orientations, tilts, st.floats(1.25, 3.0), st.floats(1.25, 3.0), st.data())
@@ -154,7 +151,7 @@ def test_slices_in_no_batch_are_exactly_zero() -> None:
     brain = volume.data > 0
     geometry = SliceGeometry.of(volume.grid, brain, SPEC)
     batches = to_batches((volume,), brain, geometry, SPEC, 5)
-    canvas = Canvas(volume.grid, geometry)
+    canvas = VolumeAssembler(volume.grid, geometry)
     for batch in batches:
         if batch.z[0] != 5:
             canvas.put(batch, np.ones_like(batch.images))
@@ -172,7 +169,7 @@ def test_odd_sizes_keep_their_shape(shape: tuple[int, int, int]) -> None:
     volume = Volume(np.full(shape, 7.0, np.float32), grid)
     brain = np.ones(shape, np.bool_)
     geometry = SliceGeometry.of(grid, brain, SPEC)
-    canvas = Canvas(grid, geometry)
+    canvas = VolumeAssembler(grid, geometry)
     for batch in to_batches((volume,), brain, geometry, SPEC, 2):
         canvas.put(batch, batch.images)
     probabilities = canvas.finish()

@@ -7,16 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnnres_infer.core.volume import (
-    Grid,
-    Volume,
-    load_volume,
-    save_volume,
-    volume_from_array,
-    volume_from_image,
-    volume_name,
-)
+from cnnres_infer.core.grid import Grid
+from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import GeometryError, OutputExistsError, VolumeError
+from cnnres_infer.readers import load_volume
+from cnnres_infer.readers.nifti.read import volume_from_image
+from cnnres_infer.readers.nifti.stream import volume_name
+from cnnres_infer.readers.nifti.write import save_volume
 from tests.conftest import ORIENTATIONS, oriented_affine
 
 SHAPE = (5, 6, 7)
@@ -76,7 +73,7 @@ def test_scaled_integers(tmp_path: Path) -> None:
 def test_a_mask_repeats_the_transforms_bit_for_bit(tmp_path: Path, kind: type) -> None:
     source = nibabel.load(write(tmp_path / "a.nii.gz", kind))
     volume = load_volume(tmp_path / "a.nii.gz")
-    save_volume(tmp_path / "m.nii.gz", np.ones(SHAPE, np.uint8), volume.grid)
+    save_volume(tmp_path / "m.nii.gz", np.ones(SHAPE, np.uint8), volume.grid, volume.source)
     mask = nibabel.load(tmp_path / "m.nii.gz")
     assert type(mask).__name__ == kind.__name__
     fields = "pixdim sform_code qform_code srow_x srow_y srow_z quatern_b quatern_c quatern_d "
@@ -208,7 +205,7 @@ def test_colours_and_complex_numbers_are_refused(tmp_path: Path, dtype: object) 
 
 def test_complex_arrays_and_foreign_images_are_refused() -> None:
     with pytest.raises(VolumeError, match="complex"):
-        volume_from_array(np.ones(SHAPE, np.complex64), np.eye(4))
+        Volume.from_array(np.ones(SHAPE, np.complex64), np.eye(4))
     with pytest.raises(VolumeError, match="no NIfTI"):
         volume_from_image(nibabel.AnalyzeImage(np.zeros(SHAPE, np.int16), np.eye(4)))
     with pytest.raises(VolumeError, match="no NIfTI"):
@@ -223,12 +220,12 @@ def test_a_volume_holds_finite_float32(data: np.ndarray) -> None:
 
 def test_constant_and_lost_voxels() -> None:
     with pytest.raises(VolumeError, match="the same"):
-        volume_from_array(np.zeros(SHAPE), np.eye(4))
+        Volume.from_array(np.zeros(SHAPE), np.eye(4))
     with pytest.raises(VolumeError, match="the same"):
-        volume_from_array(np.full(SHAPE, np.nan), np.eye(4))
+        Volume.from_array(np.full(SHAPE, np.nan), np.eye(4))
     data = np.arange(210.0).reshape(SHAPE)
     data[0, 0, :2] = np.nan, np.inf
-    volume = volume_from_array(data, np.eye(4))
+    volume = Volume.from_array(data, np.eye(4))
     assert np.isfinite(volume.data).all()
     assert "2 voxels" in str(volume.warnings[0])
     assert np.isnan(data[0, 0, 0])
@@ -258,9 +255,9 @@ def load_volume_shape(path: Path) -> tuple[int, ...]:
 
 def test_only_a_mask_may_be_zero_throughout() -> None:
     zero = np.zeros((2, 3, 4), np.uint8)
-    assert not volume_from_array(zero, np.eye(4), may_be_zero=True).data.any()
+    assert not Volume.from_array(zero, np.eye(4), may_be_zero=True).data.any()
     lost = np.full((2, 3, 4), np.nan)
     for data, may_be_zero in ((zero, False), (zero + 1, True), (lost, True), (zero[:0], True)):
         with pytest.raises(VolumeError) as caught:
-            volume_from_array(data, np.eye(4), may_be_zero=may_be_zero)
+            Volume.from_array(data, np.eye(4), may_be_zero=may_be_zero)
         assert caught.value.code == "E-VOXELS-EMPTY"

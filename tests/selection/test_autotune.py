@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines import base
 from cnnres_infer.errors import EngineRunError, PrecisionUnavailableError
 from cnnres_infer.host import cache
@@ -89,5 +90,5 @@ def test_nothing_is_measured_where_there_is_no_choice(
 
 def test_a_measurement_is_of_real_runs(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "_SECONDS_EACH", 0)
-    seconds = speed.measured(bundle, "ort", ["fp32"], 1)
-    assert 0 < seconds["fp32"] < 10
+    seconds = speed.measured(bundle, "ort", [Precision.FP32], 1)
+    assert 0 < seconds[Precision.FP32] < 10

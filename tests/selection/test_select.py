@@ -7,8 +7,10 @@ import pytest
 
 from cnnres_infer import Predictor, engines
 from cnnres_infer.bundle.bundle import Bundle
-from cnnres_infer.core.volume import FloatArray, save_volume
-from cnnres_infer.engines import EngineInfo, Probe
+from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.core.provenance import EngineInfo
+from cnnres_infer.engines.base import ModelFile, Probe
 from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
 from cnnres_infer.errors import (
     BackendUnavailableError,
@@ -17,8 +19,9 @@ from cnnres_infer.errors import (
     VerificationError,
 )
 from cnnres_infer.host.cache import FOLDER
+from cnnres_infer.readers.nifti.write import save_volume
 from cnnres_infer.selection import select as choice
-from cnnres_infer.selection.select import choose
+from cnnres_infer.selection.select import select
 from tests.cli.test_cli import run
 from tests.conftest import BundleMaker, blob_volume
 
@@ -31,7 +34,7 @@ class Absent(OrtEngine):
         return Probe(False, "absent is not installed", "pip install absent")
 
     @classmethod
-    def open(cls, model: bytes, precision: str, threads: int) -> Self:
+    def open(cls, model: ModelFile, precision: Precision, threads: int) -> Self:
         raise BackendUnavailableError("absent is not installed; mend it with: pip install absent")
 
 
@@ -91,11 +94,11 @@ def bundle(bright_bundle: Path) -> Bundle:
 @pytest.mark.usefixtures("others")
 def test_auto_says_what_it_passed_over(bundle: Bundle) -> None:
     before = Crashing.closed
-    chosen = choose(bundle)
+    chosen = select(bundle)
     with chosen.engine as engine:
         assert engine.describe().backend == "ort"
     assert Crashing.closed == before + 1
-    absent, crashing = chosen.passed_over
+    absent, crashing = chosen.skipped
     assert (absent.backend, absent.precision, absent.expected) == ("absent", "auto", False)
     assert (crashing.backend, crashing.reason) == ("crashing", "out of memory")
     assert crashing.expected
@@ -108,25 +111,25 @@ def test_strict_refuses_what_should_run_but_not_what_is_absent(
     bundle: Bundle, others: dict[str, str]
 ) -> None:
     with pytest.raises(EngineRunError, match="out of memory"):
-        choose(bundle, strict=True)
+        select(bundle, strict=True)
     del others["crashing"]
-    with choose(bundle, strict=True).engine as engine:
+    with select(bundle, strict=True).engine as engine:
         assert engine.describe().backend == "ort"
 
 
 @pytest.mark.usefixtures("others")
 def test_what_is_named_is_never_replaced(bundle: Bundle) -> None:
     with pytest.raises(BackendUnavailableError, match="pip install absent"):
-        choose(bundle, "absent")
+        select(bundle, "absent")
     with pytest.raises(EngineRunError, match="out of memory"):
-        choose(bundle, "crashing", "fp32")
+        select(bundle, "crashing", "fp32")
     with pytest.raises(UsageError, match="choose from auto, absent"):
-        choose(bundle, "abacus")
+        select(bundle, "abacus")
 
 
 @pytest.mark.usefixtures("others")
 def test_unchecked_engines_are_taken_as_they_are(bundle: Bundle) -> None:
-    chosen = choose(bundle, check=False)
+    chosen = select(bundle, check=False)
     assert isinstance(chosen.engine, Crashing)
     assert chosen.verification is None
 
@@ -157,11 +160,11 @@ def test_after_a_failure_in_mid_volume_the_next_begins_anew(
     assert (result.probabilities.data == expected.probabilities.data).all()
     for each in (result, later):
         assert each.provenance.engine.backend == "ort"
-        passed = each.provenance.passed_over[-1]
+        passed = each.provenance.skipped[-1]
         assert (passed.backend, passed.reason) == ("crashing", "the device was lost")
         assert passed.expected
         assert "W-BACKEND-PASSED" in [notice.code for notice in each.warnings]
-    assert [each.backend for each in result.provenance.passed_over] == ["absent", "crashing"]
+    assert [each.backend for each in result.provenance.skipped] == ["absent", "crashing"]
 
 
 @pytest.mark.usefixtures("dying")
@@ -190,7 +193,7 @@ def test_nothing_is_left_after_a_failure_in_mid_volume(
 def test_nothing_fits(make_bundle: BundleMaker) -> None:
     bundle = Bundle.open(make_bundle(variants={"fp16": "model.fp32.onnx"}))
     with pytest.raises(BackendUnavailableError, match=r"no backend can be used; .*ort: "):
-        choose(bundle)
+        select(bundle)
 
 
 def test_a_precision_that_fails_its_check_is_passed_over_aloud(broken_int8_bundle: Path) -> None:
@@ -199,7 +202,7 @@ def test_a_precision_that_fails_its_check_is_passed_over_aloud(broken_int8_bundl
     assert result.provenance.engine.precision == "fp32"
     assert result.provenance.verification is not None
     assert result.provenance.verification.passed
-    (passed,) = [each for each in result.provenance.passed_over if each.expected]
+    (passed,) = [each for each in result.provenance.skipped if each.expected]
     assert (passed.backend, passed.precision, passed.expected) == ("ort", "int8", True)
     assert any("int8 should run here but was passed over" in str(each) for each in result.warnings)
 
@@ -210,7 +213,7 @@ def test_named_and_strict_refuse_it(broken_int8_bundle: Path) -> None:
     with pytest.raises(VerificationError, match="disagrees"):
         Predictor.load(broken_int8_bundle, "ort", strict_backend=True)
     with Predictor.load(broken_int8_bundle, precision="fp32", strict_backend=True) as predictor:
-        assert not any(each.expected for each in predictor.choice.passed_over)
+        assert not any(each.expected for each in predictor.selection.skipped)
 
 
 def test_all_fail(broken_int8_bundle: Path, tmp_path: Path) -> None:

@@ -3,9 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnnres_infer.core.volume import load_volume
 from cnnres_infer.pipeline.brain import find_brain
-from cnnres_infer.pipeline.slices import SliceGeometry, to_batches
+from cnnres_infer.pipeline.slices.batches import to_batches
+from cnnres_infer.pipeline.slices.geometry import SliceGeometry
+from cnnres_infer.readers import load_volume
 from training.data import (
     SPEC,
     TRAINING_VOLUME,

@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis.extra.numpy import arrays
 
 from cnnres_infer.bundle.bundle import REFERENCE, Bundle
-from cnnres_infer.core.volume import FloatArray
-from cnnres_infer.engines import open_engine
+from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.engines.base import ModelFile
 from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
 from cnnres_infer.errors import BundleError
+from cnnres_infer.selection.offers import open_engine
 from cnnres_infer.verification.agreement import GATES, Agreement, compare, dice, load_reference
 from tests.cli.test_cli import run
 from tests.conftest import BundleMaker
@@ -125,6 +127,6 @@ def test_a_bundle_whose_model_is_another_fails(
 def test_a_bundle_without_reference(make_bundle: BundleMaker) -> None:
     bundle = Bundle.open(make_bundle())
     (bundle.folder / REFERENCE).unlink()
-    engine = OrtEngine.open(bundle.model("fp32"), "fp32", 1)
+    engine = OrtEngine.open(ModelFile("fp32", bundle.model("fp32")), Precision.FP32, 1)
     with pytest.raises(BundleError, match="reference"):
         compare(engine, bundle)

@@ -10,22 +10,26 @@ from typer.testing import CliRunner
 
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.cli.app import app
-from cnnres_infer.core.volume import FloatArray, Grid, Volume, save_volume
-from cnnres_infer.engines import open_engine
+from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.case import Case, Modality
+from cnnres_infer.core.grid import Grid
+from cnnres_infer.core.volume import Volume
 from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
 from cnnres_infer.errors import ReferenceFileError, VerificationError
-from cnnres_infer.pipeline.slices import axial_axes
-from cnnres_infer.verification.recording import Study, record
+from cnnres_infer.readers.case import read_case
+from cnnres_infer.readers.nifti.write import save_volume
+from cnnres_infer.selection.offers import open_engine
+from cnnres_infer.verification.recording import record_case
 from cnnres_infer.verification.reference import VolumeReference, compare_volume
 from tests.cli.test_cli import run
 from tests.conftest import BundleMaker, blob_volume, oriented_affine
 
 
-def store(folder: Path, study: Study, path: Path) -> Path:
-    """Store what a bundle's network makes of a study, with ONNX Runtime in PyTorch's place."""
+def store(folder: Path, case: Case, path: Path) -> Path:
+    """Store what a bundle's network makes of a case, with ONNX Runtime in PyTorch's place."""
     bundle = Bundle.open(folder)
     with open_engine(bundle, "ort", "fp32") as engine:
-        stored = VolumeReference.of(record(bundle, engine, study), bundle, engine, study)
+        stored = VolumeReference.of(record_case(bundle, engine, case), bundle, engine, case)
     path.write_bytes(stored.to_bytes())
     return path
 
@@ -39,7 +43,7 @@ def volume(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def reference(volume: Path, bright_bundle: Path, tmp_path: Path) -> Path:
-    return store(bright_bundle, Study.load("dwi", volume), tmp_path / "ref.npz")
+    return store(bright_bundle, read_case(volume), tmp_path / "ref.npz")
 
 
 @pytest.mark.parametrize(("order", "signs"), [((0, 1, 2), (-1, 1, 1)), ((2, 0, 1), (1, -1, -1))])
@@ -51,14 +55,14 @@ def test_a_recording_is_what_predict_does(
     image, ball = blob_volume(shape, affine)
     bundle = Bundle.open(bright_bundle)
     with open_engine(bundle, "ort", "fp32") as engine:
-        recording = record(bundle, engine, Study("dwi", image))
+        recording = record_case(bundle, engine, Case(Modality.DWI, image))
     assert recording.images.shape == (len(recording.names), 1, 160, 160)
     assert recording.output.shape == recording.images.shape
     assert np.array_equal(recording.output >= 0.5, recording.images >= 0.8)
     lesion = np.flatnonzero(recording.output.max(axis=(1, 2, 3)) >= 0.5)
     named = {int(recording.names[i].split()[-1]) for i in lesion}
-    axes, _ = axial_axes(image.grid)
-    assert named == set(np.flatnonzero(ball.any(axis=axes[:2])))
+    rows, columns, _ = image.grid.orientation.axes
+    assert named == set(np.flatnonzero(ball.any(axis=(rows, columns))))
     assert recording.mask.data.any()
 
 
@@ -66,7 +70,7 @@ def test_two_modalities_are_recorded_one_after_the_other(bright_bundle: Path) ->
     image, _ = blob_volume()
     bundle = Bundle.open(bright_bundle)
     with open_engine(bundle, "ort", "fp32") as engine:
-        names = record(bundle, engine, Study("dwi", image, flair=image)).names
+        names = record_case(bundle, engine, Case(Modality.DWI, image, flair=image)).names
     half = len(names) // 2
     assert [n.split()[0] for n in names] == ["dwi"] * half + ["flair"] * half
     assert [n.split()[-1] for n in names[:half]] == [n.split()[-1] for n in names[half:]]
@@ -76,7 +80,7 @@ def test_two_channels_are_recorded_once(make_bundle: BundleMaker) -> None:
     image, _ = blob_volume()
     bundle = Bundle.open(make_bundle(channels=2))
     with open_engine(bundle, "ort", "fp32") as engine:
-        recording = record(bundle, engine, Study("dwi", image, flair=image))
+        recording = record_case(bundle, engine, Case(Modality.DWI, image, flair=image))
     assert recording.images.shape[1] == 2
     assert recording.names[0].startswith("dwi and flair slice ")
 
@@ -165,20 +169,20 @@ def test_a_new_variant_or_card_does_no_harm(
 def test_other_modalities_are_refused(reference: Path, volume: Path, bright_bundle: Path) -> None:
     stored, bundle = VolumeReference.load(reference), Bundle.open(bright_bundle)
     with pytest.raises(ReferenceFileError, match="read as dwi, not as flair"):
-        stored.check(bundle, Study.load("flair", volume))
+        stored.check(bundle, read_case(volume, modality=Modality.FLAIR))
     with pytest.raises(ReferenceFileError, match="made of dwi, not of dwi and flair"):
-        stored.check(bundle, Study.load("dwi", volume, flair=volume))
+        stored.check(bundle, read_case(volume, flair=volume))
     with pytest.raises(ReferenceFileError, match="brain mask"):
-        stored.check(bundle, Study.load("dwi", volume, brain_mask=volume))
+        stored.check(bundle, read_case(volume, brain_mask=volume))
 
 
 def test_the_stored_modalities_are_taken(volume: Path, bright_bundle: Path, tmp_path: Path) -> None:
     options = ("--bundle", bright_bundle, "--json")
-    flair = store(bright_bundle, Study.load("flair", volume), tmp_path / "flair.npz")
+    flair = store(bright_bundle, read_case(volume, modality=Modality.FLAIR), tmp_path / "flair.npz")
     alone = run("verify", volume, "--reference", flair, *options)
     assert alone.returncode == 0, alone.stderr
     assert json.loads(alone.stdout)["agreement"]["slice_names"][0].startswith("flair slice")
-    pair = store(bright_bundle, Study.load("dwi", volume, volume), tmp_path / "pair.npz")
+    pair = store(bright_bundle, read_case(volume, flair=volume), tmp_path / "pair.npz")
     assert run("verify", volume, "--reference", pair, *options).returncode == 3
     both = run("verify", volume, "--flair", volume, "--reference", pair, *options)
     assert both.returncode == 0, both.stderr
@@ -218,16 +222,16 @@ def test_a_broken_engine_fails(
 
 
 def test_other_slices_fail(volume: Path, reference: Path, bright_bundle: Path) -> None:
-    bundle, study = Bundle.open(bright_bundle), Study.load("dwi", volume)
+    bundle, case = Bundle.open(bright_bundle), read_case(volume)
     stored = VolumeReference.load(reference)
     fewer = VolumeReference(
-        stored.network, "dwi", stored.volumes, {}, stored.probabilities[1:], stored.mask
+        stored.network, Modality.DWI, stored.volumes, {}, stored.probabilities[1:], stored.mask
     )
     with (
         open_engine(bundle, "ort", "fp32") as engine,
         pytest.raises(VerificationError, match="another brain"),
     ):
-        compare_volume(engine, bundle, study, fewer)
+        compare_volume(engine, bundle, case, fewer)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
@@ -241,7 +245,7 @@ def test_a_damaged_file_is_refused_or_read_right(
     tmp_path_factory: pytest.TempPathFactory, damaged: st.DataObject
 ) -> None:
     stored = VolumeReference(
-        {}, "dwi", {}, {}, np.zeros((1, 1, 2, 2), np.float32), np.zeros((2, 2, 1), np.uint8)
+        {}, Modality.DWI, {}, {}, np.zeros((1, 1, 2, 2), np.float32), np.zeros((2, 2, 1), np.uint8)
     )
     content = bytearray(stored.to_bytes())
     place = damaged.draw(st.integers(0, len(content) - 1))

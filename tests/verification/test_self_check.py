@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 
 from cnnres_infer.bundle.bundle import Bundle
-from cnnres_infer.core.volume import FloatArray
-from cnnres_infer.engines import Engine, EngineInfo, Probe, open_engine
+from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.core.provenance import EngineInfo, Verification
+from cnnres_infer.engines.base import Engine, ModelFile, Probe, Variants
 from cnnres_infer.errors import BundleError, VerificationError
 from cnnres_infer.host.cache import FOLDER
+from cnnres_infer.selection.offers import open_engine
 from cnnres_infer.verification import self_check as module
 from cnnres_infer.verification.agreement import compare, load_reference
 from cnnres_infer.verification.self_check import (
-    Verification,
     last_verifications,
     record,
     representative_slices,
@@ -46,7 +48,7 @@ def engine(bundle: Bundle) -> Iterator[Engine]:
 class Replay:
     """Gives the reference's own probabilities, but for slices that it gets wrong."""
 
-    VARIANTS: ClassVar[dict[str, str]] = {"fp16": "fp16"}
+    VARIANTS: ClassVar[Variants] = {Precision.FP16: ("fp16",)}
     BATCH: ClassVar[int] = 4
     LEAST: ClassVar[int] = 1
 
@@ -65,7 +67,7 @@ class Replay:
         return Probe(True, "a recording")
 
     @classmethod
-    def open(cls, model: bytes, precision: str, threads: int) -> Self:
+    def open(cls, model: ModelFile, precision: Precision, threads: int) -> Self:
         raise NotImplementedError
 
     def run(self, images: FloatArray) -> FloatArray:
@@ -74,7 +76,7 @@ class Replay:
         return self.answers[numbers]
 
     def describe(self) -> EngineInfo:
-        return EngineInfo("replay", "memory", "fp16", "fp16", 1, {"replay": "1"})
+        return EngineInfo("replay", "memory", Precision.FP16, "fp16", 1, {"replay": "1"})
 
     def close(self) -> None: ...
 
@@ -193,7 +195,9 @@ def test_a_broken_engine_is_refused_each_time(
 
 
 def conditions() -> dict[str, Any]:
-    info = EngineInfo("ort", "CPUExecutionProvider", "fp32", "fp32", 1, {"onnxruntime": "1"})
+    info = EngineInfo(
+        "ort", "CPUExecutionProvider", Precision.FP32, "fp32", 1, {"onnxruntime": "1"}
+    )
     return {
         "bundle": lambda m, _e, b: replace(b, digest="another"),
         "runtime": lambda m, e, b: m.setattr(e, "describe", lambda: info) or b,

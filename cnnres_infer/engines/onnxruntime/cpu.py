@@ -5,8 +5,10 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from cnnres_infer.core.volume import FloatArray
-from cnnres_infer.engines.base import ClosedOnExit, EngineInfo, Probe
+from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.core.provenance import EngineInfo
+from cnnres_infer.engines.base import ClosedOnExit, ModelFile, Probe, Variants
 from cnnres_infer.errors import BackendUnavailableError, EngineRunError
 from cnnres_infer.host import machine
 
@@ -32,7 +34,10 @@ class OrtEngine(ClosedOnExit):
     word, so that precision is not offered.
     """
 
-    VARIANTS: ClassVar[dict[str, str]] = {"int8": "int8-cpu", "fp32": "fp32-cpu"}
+    VARIANTS: ClassVar[Variants] = {
+        Precision.INT8: ("int8-cpu",),
+        Precision.FP32: ("fp32-cpu", "fp32"),
+    }
     BATCH: ClassVar[int] = 4
     LEAST: ClassVar[int] = 1
 
@@ -61,7 +66,7 @@ class OrtEngine(ClosedOnExit):
         return Probe(True, f"onnxruntime {onnxruntime.__version__}", "", versions, devices)
 
     @classmethod
-    def open(cls, model: bytes, precision: str, threads: int) -> Self:
+    def open(cls, model: ModelFile, precision: Precision, threads: int) -> Self:
         probe = cls.probe()
         probe.require()
         onnxruntime = import_onnxruntime()
@@ -73,7 +78,7 @@ class OrtEngine(ClosedOnExit):
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             session = onnxruntime.InferenceSession(
-                model,
+                model.content,
                 options,
                 providers=[PROVIDER],
                 disabled_optimizers=list(DISABLED_OPTIMIZERS),
@@ -83,9 +88,7 @@ class OrtEngine(ClosedOnExit):
         provider = session.get_providers()[0]
         if provider != PROVIDER:
             raise BackendUnavailableError(f"ONNX Runtime took {provider}, not {PROVIDER}")
-        info = EngineInfo(
-            "ort", provider, precision, cls.VARIANTS[precision], threads, probe.versions
-        )
+        info = EngineInfo("ort", provider, precision, model.variant, threads, probe.versions)
         return cls(session, info)
 
     def run(self, images: FloatArray) -> FloatArray:

@@ -13,8 +13,10 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from cnnres_infer.core.volume import FloatArray
-from cnnres_infer.engines.base import ClosedOnExit, EngineInfo, Probe
+from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.core.provenance import EngineInfo
+from cnnres_infer.engines.base import ClosedOnExit, ModelFile, Probe, Variants
 from cnnres_infer.engines.nvidia.device import find_gpu
 from cnnres_infer.engines.nvidia.elf import missing_libraries
 from cnnres_infer.engines.onnxruntime.cpu import (
@@ -58,7 +60,10 @@ class OrtCudaEngine(ClosedOnExit):
     LIBRARIES_HINT: ClassVar[str] = (
         "pip install 'onnxruntime-gpu[cuda,cudnn]', or CUDA and cuDNN of the versions it names"
     )
-    VARIANTS: ClassVar[dict[str, str]] = {"fp16": "fp16", "fp32": "fp32"}
+    VARIANTS: ClassVar[Variants] = {
+        Precision.FP16: ("fp16",),
+        Precision.FP32: ("fp32",),
+    }
     BATCH: ClassVar[int] = 64
     # What lies between layers is in the GPU's memory.
     LEAST: ClassVar[int] = 1
@@ -84,7 +89,7 @@ class OrtCudaEngine(ClosedOnExit):
         return Probe(True, reason, "", versions, (str(gpu),))
 
     @classmethod
-    def open(cls, model: bytes, precision: str, threads: int) -> Self:
+    def open(cls, model: ModelFile, precision: Precision, threads: int) -> Self:
         probe = cls.probe()
         probe.require()
         onnxruntime = import_onnxruntime()
@@ -95,7 +100,7 @@ class OrtCudaEngine(ClosedOnExit):
         # What the provider cannot run is an error, not the CPU's work.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
-            session = cls._session_of(onnxruntime, model, options, precision, probe)
+            session = cls._session_of(onnxruntime, model.content, options, precision, probe)
         except Exception as error:
             raise BackendUnavailableError(
                 f"{cls.PROVIDER} of ONNX Runtime refused the model: {error}"
@@ -104,7 +109,7 @@ class OrtCudaEngine(ClosedOnExit):
         if provider != cls.PROVIDER:
             raise BackendUnavailableError(f"ONNX Runtime took {provider}, not {cls.PROVIDER}")
         where = f"{provider} on {probe.devices[0]}"
-        variant = cls.VARIANTS[precision]
+        variant = model.variant
         return cls(session, EngineInfo(cls.BACKEND, where, precision, variant, 1, probe.versions))
 
     @classmethod
@@ -140,7 +145,7 @@ class OrtCudaEngine(ClosedOnExit):
 
     @classmethod
     def _session_of(
-        cls, onnxruntime: Any, model: bytes, options: Any, precision: str, probe: Probe
+        cls, onnxruntime: Any, model: bytes, options: Any, precision: Precision, probe: Probe
     ) -> Any:
         settings = cls._settings(onnxruntime, model, precision, probe)
         return onnxruntime.InferenceSession(
@@ -152,7 +157,7 @@ class OrtCudaEngine(ClosedOnExit):
 
     @classmethod
     def _settings(
-        cls, _onnxruntime: Any, _model: bytes, _precision: str, _probe: Probe
+        cls, _onnxruntime: Any, _model: bytes, _precision: Precision, _probe: Probe
     ) -> dict[str, str]:
         return {"use_tf32": "0", "enable_cuda_graph": "1", "cudnn_conv_algo_search": "HEURISTIC"}
 
@@ -200,11 +205,15 @@ class OrtTensorRtEngine(OrtCudaEngine):
         "install the major version of TensorRT that libnvinfer's name ends with, and the CUDA "
         "and cuDNN of the versions named"
     )
-    VARIANTS: ClassVar[dict[str, str]] = {"fp16": "fp16", "int8": "int8-trt", "fp32": "fp32"}
+    VARIANTS: ClassVar[Variants] = {
+        Precision.FP16: ("fp16",),
+        Precision.INT8: ("int8-trt",),
+        Precision.FP32: ("fp32",),
+    }
 
     @classmethod
     def _settings(
-        cls, onnxruntime: Any, model: bytes, precision: str, probe: Probe
+        cls, onnxruntime: Any, model: bytes, precision: Precision, probe: Probe
     ) -> dict[str, str]:
         folder = _engine_folder(cls.BACKEND, model, precision, probe)
         return {
@@ -225,7 +234,11 @@ class OrtTensorRtRtxEngine(OrtCudaEngine):
     BACKEND: ClassVar[str] = "ort-tensorrt-rtx"
     PROVIDER: ClassVar[str] = "NvTensorRTRTXExecutionProvider"
     INSTALL: ClassVar[str] = "pip install onnxruntime-ep-nv-tensorrt-rtx 'onnxruntime>=1.24'"
-    VARIANTS: ClassVar[dict[str, str]] = {"fp16": "fp16", "int8": "int8-trt", "fp32": "fp32"}
+    VARIANTS: ClassVar[Variants] = {
+        Precision.FP16: ("fp16",),
+        Precision.INT8: ("int8-trt",),
+        Precision.FP32: ("fp32",),
+    }
 
     @classmethod
     def _extra_distributions(cls) -> tuple[str, ...]:
@@ -252,7 +265,7 @@ class OrtTensorRtRtxEngine(OrtCudaEngine):
 
     @classmethod
     def _session_of(
-        cls, onnxruntime: Any, model: bytes, options: Any, precision: str, probe: Probe
+        cls, onnxruntime: Any, model: bytes, options: Any, precision: Precision, probe: Probe
     ) -> Any:
         folder = _engine_folder(cls.BACKEND, model, precision, probe)
         settings = {
@@ -311,7 +324,7 @@ def _plug_in_devices() -> list[Any]:
     return [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
 
 
-def _engine_folder(backend: str, model: bytes, precision: str, probe: Probe) -> Path:
+def _engine_folder(backend: str, model: bytes, precision: Precision, probe: Probe) -> Path:
     """A folder for engines that were made of the same things, and of nothing else."""
     inputs = [backend, hashlib.sha256(model).hexdigest(), precision, probe.versions, probe.devices]
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnres_infer.core.volume import FloatArray
+from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.errors import BackendUnavailableError, EngineRunError
 
 INSTALL = "pip install cuda-bindings"

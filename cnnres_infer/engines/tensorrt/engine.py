@@ -6,13 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Self
 
-from cnnres_infer.core.volume import FloatArray
-from cnnres_infer.engines.base import ClosedOnExit, EngineInfo, Probe
+from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.core.provenance import EngineInfo
+from cnnres_infer.engines.base import ClosedOnExit, ModelFile, Probe, Variants
 from cnnres_infer.engines.nvidia.device import Gpu, find_gpu
 from cnnres_infer.engines.tensorrt.api import TENSORRT, TENSORRT_RTX, Flavour
 from cnnres_infer.engines.tensorrt.build import BatchRange
 from cnnres_infer.engines.tensorrt.cuda import Cuda, load_runtime
-from cnnres_infer.engines.tensorrt.plan import obtain
+from cnnres_infer.engines.tensorrt.plan import load_or_build
 from cnnres_infer.engines.tensorrt.runner import PlanRunner
 from cnnres_infer.engines.tensorrt.store import Plan
 from cnnres_infer.errors import BackendUnavailableError, EngineError, EngineRunError, OutputError
@@ -24,7 +26,11 @@ class TensorRtEngine(ClosedOnExit):
     """CNN-Res in a TensorRT engine that was built for this GPU; see `Engine`."""
 
     FLAVOUR: ClassVar[Flavour] = TENSORRT
-    VARIANTS: ClassVar[dict[str, str]] = {"fp16": "fp16", "int8": "int8-trt", "fp32": "fp32"}
+    VARIANTS: ClassVar[Variants] = {
+        Precision.FP16: ("fp16",),
+        Precision.INT8: ("int8-trt",),
+        Precision.FP32: ("fp32",),
+    }
     BATCH: ClassVar[int] = 64
     # What lies between layers is in the GPU's memory.
     LEAST: ClassVar[int] = 1
@@ -50,12 +56,12 @@ class TensorRtEngine(ClosedOnExit):
         return Probe(True, f"{cls.FLAVOUR.module} {trt.__version__}", "", versions, (str(gpu),))
 
     @classmethod
-    def open(cls, model: bytes, precision: str, threads: int) -> Self:
+    def open(cls, model: ModelFile, precision: Precision, threads: int) -> Self:
         probe = cls.probe()
         probe.require()
         gpu = find_gpu()
         assert isinstance(gpu, Gpu)
-        plan = obtain(cls.FLAVOUR, model, precision, gpu)
+        plan = load_or_build(cls.FLAVOUR, model.content, precision, gpu)
         kernels = _kernels(plan, gpu)
         cuda = Cuda(load_runtime())
         try:
@@ -80,7 +86,7 @@ class TensorRtEngine(ClosedOnExit):
                 cls.FLAVOUR.backend,
                 f"{cls.FLAVOUR.module} on {gpu}",
                 precision,
-                cls.VARIANTS[precision],
+                model.variant,
                 1,
                 probe.versions,
                 warnings,

@@ -109,7 +109,7 @@ def _sm(device: Gpu | int) -> int:
     return device if isinstance(device, int) else device.sm
 
 
-def obtain(
+def load_or_build(
     flavour: Flavour,
     model: bytes,
     precision: str,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnres_infer.core.volume import FloatArray
+from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.engines.tensorrt.api import make_logger
 from cnnres_infer.engines.tensorrt.cuda import Cuda, DeviceBuffer, DeviceMemoryError, PinnedArray
 from cnnres_infer.errors import BackendUnavailableError, EngineError, EngineRunError

@@ -6,18 +6,17 @@ The sform is used where its code is set, else the qform, as nifti1.h has it.
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnres_infer.codes import Notice
+from cnnres_infer.codes import ErrorCode, Notice, WarningCode
+from cnnres_infer.core.arrays import Affine
+from cnnres_infer.core.grid import FARTHEST_MM
 from cnnres_infer.errors import GeometryError
 from cnnres_infer.readers.nifti.header import Fields
-
-Affine = NDArray[np.float64]
 
 _CODES = range(6)
 _NEGLIGIBLE_MM = 0.1
 _NEGLIGIBLE_SHEAR = 1e-3
 _NEGLIGIBLE_RATIO = 0.01
 _PARALLEL = 1e-3
-FARTHEST_MM = 1e7
 # Squares of a unit quaternion's parts sum to 1, but for float32's rounding.
 _QUATERNION_ROUNDING = 1e-5
 _AGAIN = "write the header again with the program that made it"
@@ -56,7 +55,7 @@ def place(
     if sform_code not in _CODES or qform_code not in _CODES:
         raise GeometryError(
             f"{name}: sform code {sform_code} or qform code {qform_code} is not defined; {_AGAIN}",
-            code="E-NIFTI-CODE",
+            code=ErrorCode.NIFTI_CODE,
         )
     notices = _pixdim_notices(fields, sform_code > 0, name)
     if sform_code:
@@ -72,11 +71,11 @@ def place(
         raise GeometryError(
             f"{name}: the header does not say where the volume lies (sform and qform codes are 0); "
             "write a valid sform, or pass affine= in Python",
-            code="E-NIFTI-PLACE",
+            code=ErrorCode.NIFTI_PLACE,
         )
     if is_sheared(affine):
         text = "the axes are not perpendicular: volumes in ml are right, distances are not"
-        notices += (Notice("W-NIFTI-SHEAR", text),)
+        notices += (Notice(WarningCode.NIFTI_SHEAR, text),)
     return affine, notices
 
 
@@ -91,14 +90,15 @@ def _pixdim_notices(fields: Fields, has_sform: bool, name: str) -> tuple[Notice,
     finite = all(abs(size) < FARTHEST_MM for size in sizes)
     if not finite or (not all(sizes) and not has_sform):
         raise GeometryError(
-            f"{name}: the header gives the voxel sizes {sizes}; {_AGAIN}", code="E-NIFTI-PIXDIM"
+            f"{name}: the header gives the voxel sizes {sizes}; {_AGAIN}",
+            code=ErrorCode.NIFTI_PIXDIM,
         )
     if min(sizes) > 0:
         return ()
     text = f"the header gives the voxel sizes {sizes}; " + (
         "the sform's are used" if has_sform else "their signs were left out"
     )
-    return (Notice("W-NIFTI-PIXDIM", text),)
+    return (Notice(WarningCode.NIFTI_PIXDIM, text),)
 
 
 def _sform(fields: Fields, name: str) -> Affine:
@@ -106,7 +106,7 @@ def _sform(fields: Fields, name: str) -> Affine:
     affine = np.vstack([*rows, [0.0, 0.0, 0.0, 1.0]])
     if not (np.abs(affine) < FARTHEST_MM).all() or abs(np.linalg.det(_cosines(affine))) < _PARALLEL:
         raise GeometryError(
-            f"{name}: the sform is singular or no numbers; {_AGAIN}", code="E-NIFTI-SFORM"
+            f"{name}: the sform is singular or no numbers; {_AGAIN}", code=ErrorCode.NIFTI_SFORM
         )
     return affine
 
@@ -119,12 +119,13 @@ def _qform(fields: Fields, name: str) -> Affine:
     rest = 1.0 - (b * b + c * c + d * d)
     if not rest >= -_QUATERNION_ROUNDING or not (np.abs(offset) < FARTHEST_MM).all():
         raise GeometryError(
-            f"{name}: the quaternion of the qform is no rotation; {_AGAIN}", code="E-NIFTI-QFORM"
+            f"{name}: the quaternion of the qform is no rotation; {_AGAIN}",
+            code=ErrorCode.NIFTI_QFORM,
         )
     if pixdim[0] not in (-1.0, 0.0, 1.0):
         raise GeometryError(
             f"{name}: the handedness of the qform is {pixdim[0]:g}, not 1 or -1; {_AGAIN}",
-            code="E-NIFTI-QFORM",
+            code=ErrorCode.NIFTI_QFORM,
         )
     norm = np.sqrt(b * b + c * c + d * d) if rest < 0 else 1.0
     a, b, c, d = np.sqrt(max(rest, 0.0)), b / norm, c / norm, d / norm
@@ -150,21 +151,21 @@ def _compared(
         qform = _qform(fields, name)
     except GeometryError as error:
         text = str(error).removeprefix(f"{name}: ").partition(";")[0]
-        return (Notice("W-NIFTI-QFORM", f"{text}; the sform is used"),)
+        return (Notice(WarningCode.NIFTI_QFORM, f"{text}; the sform is used"),)
     if not np.asarray(fields["pixdim"], np.float64)[1:4].all():
         return ()
     if np.linalg.det(sform[:3, :3]) * np.linalg.det(qform[:3, :3]) < 0:
         raise GeometryError(
             f"{name}: sform and qform are mirrored: one of them swaps left and right; "
             "find out which is right, and set the code of the other to 0",
-            code="E-NIFTI-HANDEDNESS",
+            code=ErrorCode.NIFTI_HANDEDNESS,
         )
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], [1])).reshape(4, -1)
     distance = float(np.linalg.norm(((sform - qform) @ corners)[:3], axis=0).max())
     if distance <= _NEGLIGIBLE_MM:
         return ()
     text = f"sform and qform differ by up to {distance:.3g} mm; the sform is used"
-    return (Notice("W-NIFTI-TRANSFORMS", text),)
+    return (Notice(WarningCode.NIFTI_TRANSFORMS, text),)
 
 
 def _spacing_notices(fields: Fields, affine: Affine) -> tuple[Notice, ...]:
@@ -176,7 +177,7 @@ def _spacing_notices(fields: Fields, affine: Affine) -> tuple[Notice, ...]:
         f"the header gives voxels of {_by(sizes)} mm, its sform of {_by(spacing)} mm; "
         "the sform is used"
     )
-    return (Notice("W-NIFTI-SPACING", text),)
+    return (Notice(WarningCode.NIFTI_SPACING, text),)
 
 
 def _cosines(affine: Affine) -> Affine:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cnnres_infer.codes import Notice
+from cnnres_infer.codes import ErrorCode, Notice, WarningCode
 from cnnres_infer.errors import VolumeError
 from cnnres_infer.readers.nifti.stream import volume_name
 
@@ -44,20 +44,20 @@ def choose_volumes(path: Path, count: int) -> tuple[tuple[int, ...], Notice]:
     except FileNotFoundError as error:
         raise VolumeError(
             f"{path}: {count} volumes; give one, or lay their b-values beside it ({table.name})",
-            code="E-NIFTI-SERIES",
+            code=ErrorCode.NIFTI_SERIES,
         ) from error
     except OSError as error:
-        raise VolumeError(f"{table}: {error.strerror}", code="E-NIFTI-BVAL") from error
+        raise VolumeError(f"{table}: {error.strerror}", code=ErrorCode.NIFTI_BVAL) from error
     values = _numbers(text, table)
     if len(values) != count:
         raise VolumeError(
-            f"{table}: {len(values)} b-values for {count} volumes", code="E-NIFTI-BVAL"
+            f"{table}: {len(values)} b-values for {count} volumes", code=ErrorCode.NIFTI_BVAL
         )
     clinical = values[(values >= _CLINICAL[0]) & (values <= _CLINICAL[1])]
     if not clinical.size:
         raise VolumeError(
             f"{table}: no b-value of {_CLINICAL[0]:g} to {_CLINICAL[1]:g} s/mm2; give one volume",
-            code="E-NIFTI-BVAL",
+            code=ErrorCode.NIFTI_BVAL,
         )
     highest = float(clinical.max())
     inside = (values <= highest) & (values >= highest - _SHELL)
@@ -65,7 +65,7 @@ def choose_volumes(path: Path, count: int) -> tuple[tuple[int, ...], Notice]:
     listed = ", ".join(map(str, indices))
     taken = f"volume {listed}" if len(indices) == 1 else f"the mean of the volumes {listed}"
     text_of = f"of {count} volumes {taken} was taken: b = {highest:g} s/mm2"
-    return indices, Notice("W-NIFTI-VOLUME", text_of)
+    return indices, Notice(WarningCode.NIFTI_VOLUME, text_of)
 
 
 def _numbers(text: bytes, table: Path) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
@@ -73,8 +73,10 @@ def _numbers(text: bytes, table: Path) -> "np.ndarray[tuple[int], np.dtype[np.fl
         values = np.array([float(word) for word in text.split()])
     except ValueError as error:
         raise VolumeError(
-            f"{table}: not a list of numbers ({error})", code="E-NIFTI-BVAL"
+            f"{table}: not a list of numbers ({error})", code=ErrorCode.NIFTI_BVAL
         ) from error
     if not np.isfinite(values).all() or (values < 0).any():
-        raise VolumeError(f"{table}: b-values must be finite and positive", code="E-NIFTI-BVAL")
+        raise VolumeError(
+            f"{table}: b-values must be finite and positive", code=ErrorCode.NIFTI_BVAL
+        )
     return values

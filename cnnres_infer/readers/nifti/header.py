@@ -10,8 +10,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnres_infer.codes import Notice
+from cnnres_infer.codes import ErrorCode, Notice, WarningCode
 from cnnres_infer.errors import GeometryError, VolumeError
+from cnnres_infer.host.machine import resident_bytes
 from cnnres_infer.limits import Limits
 
 Fields: TypeAlias = dict[str, NDArray[np.generic]]
@@ -182,7 +183,7 @@ def parse_header(raw: bytes, name: str, limits: Limits) -> Header:
     offset = _offset(float(fields["vox_offset"]), size, name, limits)
     voxels = math.prod(shape)
     end = offset + voxels * volumes * kind.itemsize
-    limits.check_header(name, voxels, end)
+    limits.check_header(name, voxels, end, resident_bytes())
     check_units(int(fields["xyzt_units"]), name)
     scale, notices = _scale(float(fields["scl_slope"]), float(fields["scl_inter"]), name)
     transforms = {key: fields[key] for key in TRANSFORM_FIELDS}
@@ -212,7 +213,7 @@ def check_extensions(raw: bytes, header: Header, name: str) -> None:
             raise VolumeError(
                 f"{name}: a header extension of {length} bytes where {header.offset - at} are; "
                 "write the file again with its source program",
-                code="E-NIFTI-EXTENSION",
+                code=ErrorCode.NIFTI_EXTENSION,
             )
         at += length
 
@@ -223,7 +224,8 @@ def _version(raw: bytes, name: str) -> tuple[int, bool]:
             if len(raw) >= size and raw[:4] == size.to_bytes(4, "big" if big_endian else "little"):
                 return size, big_endian
     raise VolumeError(
-        f"{name}: no NIfTI header; convert the image to NIfTI-1 (.nii.gz)", code="E-NIFTI-HEADER"
+        f"{name}: no NIfTI header; convert the image to NIfTI-1 (.nii.gz)",
+        code=ErrorCode.NIFTI_HEADER,
     )
 
 
@@ -233,29 +235,33 @@ def _check_magic(magic: bytes, size: int, name: str) -> None:
     if magic in _PAIR:
         raise VolumeError(
             f"{name}: the header of a pair of files (.hdr, .img); convert it to one .nii.gz",
-            code="E-NIFTI-PAIR",
+            code=ErrorCode.NIFTI_PAIR,
         )
     raise VolumeError(
         f"{name}: an Analyze or broken header (magic {magic!r}); convert it to NIfTI-1",
-        code="E-NIFTI-HEADER",
+        code=ErrorCode.NIFTI_HEADER,
     )
 
 
 def _dimensions(dim: list[int], name: str) -> tuple[tuple[int, int, int], int]:
     count = dim[0]
     if not 1 <= count <= 7:
-        raise VolumeError(f"{name}: the header claims {count} dimensions", code="E-NIFTI-NDIM")
+        raise VolumeError(
+            f"{name}: the header claims {count} dimensions", code=ErrorCode.NIFTI_NDIM
+        )
     if count < 3:
         raise VolumeError(
-            f"{name}: an image of {count} dimensions; give a 3-D volume", code="E-NIFTI-FLAT"
+            f"{name}: an image of {count} dimensions; give a 3-D volume", code=ErrorCode.NIFTI_FLAT
         )
     extents = dim[1 : count + 1]
     if min(extents) < 1:
-        raise VolumeError(f"{name}: dimensions {extents} are not all positive", code="E-NIFTI-DIM")
+        raise VolumeError(
+            f"{name}: dimensions {extents} are not all positive", code=ErrorCode.NIFTI_DIM
+        )
     if any(n > 1 for n in extents[4:]):
         raise VolumeError(
             f"{name}: an image of {count} dimensions ({extents}); give a 3-D volume",
-            code="E-NIFTI-NDIM",
+            code=ErrorCode.NIFTI_NDIM,
         )
     return (extents[0], extents[1], extents[2]), extents[3] if count > 3 else 1
 
@@ -265,14 +271,14 @@ def _kind(datatype: int, bitpix: int, name: str) -> np.dtype[Any]:
         what = _NO_NUMBERS.get(datatype, "unknown")
         raise VolumeError(
             f"{name}: voxels of type {datatype} ({what}); one real number each is needed",
-            code="E-NIFTI-DATATYPE",
+            code=ErrorCode.NIFTI_DATATYPE,
         )
     kind = np.dtype(_TYPES[datatype])
     if bitpix != 8 * kind.itemsize:
         raise VolumeError(
             f"{name}: voxels of type {datatype} have {8 * kind.itemsize} bits, "
             f"but the header says {bitpix}",
-            code="E-NIFTI-BITPIX",
+            code=ErrorCode.NIFTI_BITPIX,
         )
     return kind
 
@@ -282,7 +288,7 @@ def _offset(offset: float, size: int, name: str, limits: Limits) -> int:
         raise VolumeError(
             f"{name}: the header says that the voxels begin at byte {offset:g}; "
             f"{size + 4} is the first that can be",
-            code="E-NIFTI-OFFSET",
+            code=ErrorCode.NIFTI_OFFSET,
         )
     return int(offset)
 
@@ -299,7 +305,8 @@ def check_units(units: int, name: str) -> None:
     if code not in (0, 2):
         unit = _UNITS.get(code, f"a unit that is not defined ({code})")
         raise GeometryError(
-            f"{name}: the header gives lengths in {unit}; convert it to mm", code="E-NIFTI-UNITS"
+            f"{name}: the header gives lengths in {unit}; convert it to mm",
+            code=ErrorCode.NIFTI_UNITS,
         )
 
 
@@ -307,12 +314,12 @@ def _scale(
     slope: float, intercept: float, name: str
 ) -> tuple[tuple[float, float] | None, tuple[Notice, ...]]:
     if not math.isfinite(slope):
-        return None, (Notice("W-NIFTI-SCALE", f"the scale factor {slope} was left out"),)
+        return None, (Notice(WarningCode.NIFTI_SCALE, f"the scale factor {slope} was left out"),)
     if not slope:
         return None, ()
     if not math.isfinite(intercept):
         raise VolumeError(
             f"{name}: the voxels are to be shifted by {intercept}; write the file again",
-            code="E-NIFTI-SCALE",
+            code=ErrorCode.NIFTI_SCALE,
         )
     return None if (slope, intercept) == (1, 0) else (slope, intercept), ()

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from cnnres_infer.codes import ErrorCode
 from cnnres_infer.errors import LimitError, VolumeError
 from cnnres_infer.limits import Limits
 from cnnres_infer.readers.nifti.header import HEADER_BYTES, Header, check_extensions, parse_header
 
 SUFFIXES = (".nii.gz", ".nii")
-_GZIP = b"\x1f\x8b"
+GZIP = b"\x1f\x8b"
 _GZIP_WITH_CRC = 31
 _CHUNK = 1 << 16
 _PIECE = 1 << 20
@@ -61,11 +62,11 @@ def volume_name(path: Path) -> str:
     if path.suffix.lower() in (".hdr", ".img"):
         raise VolumeError(
             f"{path}: one of a pair of files, not a NIfTI file; convert both to one .nii.gz",
-            code="E-NIFTI-PAIR",
+            code=ErrorCode.NIFTI_PAIR,
         )
     raise VolumeError(
         f"{path}: not a NIfTI file name; give a file that ends in .nii or .nii.gz",
-        code="E-FILE-NAME",
+        code=ErrorCode.FILE_NAME,
     )
 
 
@@ -87,26 +88,28 @@ def read_verified(path: Path, limits: Limits) -> VerifiedStream:
         with path.open("rb") as file:
             return _verified(_pieces(file, path), path, limits)
     except OSError as error:
-        raise VolumeError(f"{path}: {error.strerror or error}", code="E-FILE-ACCESS") from error
+        raise VolumeError(
+            f"{path}: {error.strerror or error}", code=ErrorCode.FILE_ACCESS
+        ) from error
 
 
 def _check_kind(path: Path, limits: Limits) -> None:
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise VolumeError(f"{path}: {error.strerror}", code="E-FILE-MISSING") from error
+        raise VolumeError(f"{path}: {error.strerror}", code=ErrorCode.FILE_MISSING) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise VolumeError(f"{path}: {reason}", code="E-FILE-ACCESS") from error
+        raise VolumeError(f"{path}: {reason}", code=ErrorCode.FILE_ACCESS) from error
     if not stat.S_ISREG(status.st_mode):
         kind = "directory" if stat.S_ISDIR(status.st_mode) else "device or pipe"
-        raise VolumeError(f"{path}: a {kind}; give a file", code="E-FILE-KIND")
+        raise VolumeError(f"{path}: a {kind}; give a file", code=ErrorCode.FILE_KIND)
     if not status.st_size:
-        raise VolumeError(f"{path}: the file is empty; {_AGAIN}", code="E-FILE-EMPTY")
+        raise VolumeError(f"{path}: the file is empty; {_AGAIN}", code=ErrorCode.FILE_EMPTY)
     if status.st_size > limits.max_bytes:
         raise LimitError(
             f"{path}: {status.st_size} bytes, more than --max-bytes {limits.max_bytes}",
-            code="E-LIMIT-BYTES",
+            code=ErrorCode.LIMIT_BYTES,
         )
 
 
@@ -121,7 +124,7 @@ def _verified(pieces: Iterator[bytes], path: Path, limits: Limits) -> VerifiedSt
             raise VolumeError(
                 f"{path}: more than the {header.end} bytes that its header describes; "
                 "the header is wrong, or something was added",
-                code="E-NIFTI-EXCESS",
+                code=ErrorCode.NIFTI_EXCESS,
             )
     length = content.tell()
     if header is None:
@@ -129,13 +132,13 @@ def _verified(pieces: Iterator[bytes], path: Path, limits: Limits) -> VerifiedSt
     if length < header.offset:
         raise VolumeError(
             f"{path}: ends at byte {length}, before its voxels at {header.offset}",
-            code="E-NIFTI-OFFSET",
+            code=ErrorCode.NIFTI_OFFSET,
         )
     if length != header.end:
         fault, code = (
-            ("of voxels are missing", "E-NIFTI-TRUNCATED")
+            ("of voxels are missing", ErrorCode.NIFTI_TRUNCATED)
             if length < header.end
-            else ("are too many", "E-NIFTI-EXCESS")
+            else ("are too many", ErrorCode.NIFTI_EXCESS)
         )
         raise VolumeError(f"{path}: {abs(header.end - length)} bytes {fault}; {_AGAIN}", code=code)
     with content.getbuffer() as raw:
@@ -147,12 +150,12 @@ def _verified(pieces: Iterator[bytes], path: Path, limits: Limits) -> VerifiedSt
 def _pieces(file: BinaryIO, path: Path) -> Iterator[bytes]:
     first = file.read(_CHUNK)
     compressed = path.name.lower().endswith(".gz")
-    if first.startswith(_GZIP) != compressed:
+    if first.startswith(GZIP) != compressed:
         fault = "not compressed with gzip" if compressed else "compressed with gzip"
         right = ".nii" if compressed else ".nii.gz"
         raise VolumeError(
             f"{path}: {fault}, against its name; if it is sound, name it {right}",
-            code="E-NIFTI-GZIP",
+            code=ErrorCode.NIFTI_GZIP,
         )
     if compressed:
         yield from _inflated(file, first, path)
@@ -176,30 +179,31 @@ def _inflated(file: BinaryIO, pending: bytes, path: Path) -> Iterator[bytes]:
             if not fed and not piece and not member.eof:
                 raise VolumeError(
                     f"{path}: the compressed data end too early; {_AGAIN}",
-                    code="E-NIFTI-TRUNCATED",
+                    code=ErrorCode.NIFTI_TRUNCATED,
                 )
             pending = member.unconsumed_tail
             yield piece
         pending = member.unused_data
-        if len(pending) < len(_GZIP):
+        if len(pending) < len(GZIP):
             pending += file.read(_CHUNK)
         if not pending:
             return
-        if not pending.startswith(_GZIP):
+        if not pending.startswith(GZIP):
             raise VolumeError(
-                f"{path}: something follows the compressed data; {_AGAIN}", code="E-NIFTI-TRAILING"
+                f"{path}: something follows the compressed data; {_AGAIN}",
+                code=ErrorCode.NIFTI_TRAILING,
             )
     raise VolumeError(
         f"{path}: compressed in more than {_MOST_MEMBERS} parts; compress it again",
-        code="E-NIFTI-GZIP",
+        code=ErrorCode.NIFTI_GZIP,
     )
 
 
-def _zlib_code(error: zlib.error) -> str:
+def _zlib_code(error: zlib.error) -> ErrorCode:
     """Tell by zlib's message what is damaged: only that parts the four."""
     text = str(error)
     if "data check" in text:
-        return "E-NIFTI-CRC"
+        return ErrorCode.NIFTI_CRC
     if "length check" in text:
-        return "E-NIFTI-LENGTH"
-    return "E-NIFTI-GZIP" if "header" in text or "method" in text else "E-NIFTI-DEFLATE"
+        return ErrorCode.NIFTI_LENGTH
+    return ErrorCode.NIFTI_GZIP if "header" in text or "method" in text else ErrorCode.NIFTI_DEFLATE

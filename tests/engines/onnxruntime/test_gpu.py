@@ -8,7 +8,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from cnnres_infer.engines.base import Probe
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.engines.base import ModelFile, Probe
 from cnnres_infer.engines.onnxruntime import gpu as ort_gpu
 from cnnres_infer.engines.onnxruntime.gpu import (
     OrtCudaEngine,
@@ -45,7 +46,7 @@ def fake_gpu(install_driver: Install) -> None:
 
 @pytest.fixture
 def engine() -> Iterator[OnTheCpu]:
-    with OnTheCpu.open(bright_model(), "fp32", 1) as engine:
+    with OnTheCpu.open(ModelFile("fp32", bright_model()), Precision.FP32, 1) as engine:
         yield engine
 
 
@@ -94,7 +95,7 @@ def test_another_provider_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         onnxruntime.InferenceSession, "get_providers", lambda _self: ["OtherProvider"]
     )
     with pytest.raises(BackendUnavailableError, match="took OtherProvider"):
-        OnTheCpu.open(bright_model(), "fp32", 1)
+        OnTheCpu.open(ModelFile("fp32", bright_model()), Precision.FP32, 1)
 
 
 @pytest.mark.skipif(
@@ -107,7 +108,7 @@ def test_an_onnxruntime_for_cpus_has_no_gpu_provider(engine_class: type[OrtCudaE
     assert found.reason == f"this onnxruntime has no {engine_class.PROVIDER}"
     assert "cnnres-infer[gpu]" in found.remedy
     with pytest.raises(BackendUnavailableError, match="to mend it: pip"):
-        engine_class.open(bright_model(), "fp32", 1)
+        engine_class.open(ModelFile("fp32", bright_model()), Precision.FP32, 1)
 
 
 def test_missing_libraries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,17 +131,17 @@ def test_the_plug_in_is_asked_for_by_its_name() -> None:
 def test_settings_of_the_tensorrt_provider(own_cache: Path) -> None:
     probe = Probe(True, "", versions={"onnxruntime-gpu": "1"}, devices=("GPU",))
     model = bright_model()
-    settings = OrtTensorRtEngine._settings(onnxruntime, model, "fp16", probe)
+    settings = OrtTensorRtEngine._settings(onnxruntime, model, Precision.FP16, probe)
     assert settings["trt_profile_min_shapes"] == "images:1x1x160x160"
     assert settings["trt_profile_max_shapes"] == "images:16x1x160x160"
     assert (settings["trt_fp16_enable"], settings["trt_int8_enable"]) == ("1", "0")
     folder = Path(settings["trt_engine_cache_path"])
     assert folder.parent == own_cache / ort_gpu.FOLDER
     others = [
-        OrtTensorRtEngine._settings(onnxruntime, model, "int8", probe),
-        OrtTensorRtEngine._settings(onnxruntime, bright_model(2), "fp16", probe),
+        OrtTensorRtEngine._settings(onnxruntime, model, Precision.INT8, probe),
+        OrtTensorRtEngine._settings(onnxruntime, bright_model(2), Precision.FP16, probe),
         OrtTensorRtEngine._settings(
-            onnxruntime, model, "fp16", Probe(True, "", versions={"onnxruntime-gpu": "2"})
+            onnxruntime, model, Precision.FP16, Probe(True, "", versions={"onnxruntime-gpu": "2"})
         ),
     ]
     assert len({str(folder), *(each["trt_engine_cache_path"] for each in others)}) == 4

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cnnres_infer.bundle.bundle import Bundle
-from cnnres_infer.engines import open_engine, probe
+from cnnres_infer.engines import probe
 from cnnres_infer.engines.tensorrt import store as plans
 from cnnres_infer.engines.tensorrt.plan import open_store
 from cnnres_infer.errors import (
@@ -17,9 +17,10 @@ from cnnres_infer.errors import (
     OutputError,
     VerificationError,
 )
-from cnnres_infer.outputs.save import report
+from cnnres_infer.outputs.writers.report import report
 from cnnres_infer.predictor import Predictor
-from cnnres_infer.selection.select import Choice
+from cnnres_infer.selection.offers import open_engine
+from cnnres_infer.selection.select import Selection
 from tests.conftest import blob_volume
 from tests.engines.conftest import FakeMachine
 from tests.fakes.driver import FakeDriver
@@ -54,7 +55,7 @@ def test_one_that_disagrees_with_the_network_is_not_used(
     fake_machine.tensorrt.comes_out_black = True
     with Predictor.load(bright_bundle) as predictor:
         assert predictor.engine.describe().backend in ("openvino", "ort")
-        (warning,) = predictor.choice.warnings
+        (warning,) = predictor.selection.warnings
     assert "tensorrt fp32 should run here but was passed over" in warning.text
     with pytest.raises(VerificationError, match="disagrees with the network"):
         Predictor.load(bright_bundle, strict_backend=True)
@@ -96,7 +97,7 @@ def test_a_full_disk_is_no_reason_to_stop(
     monkeypatch.setattr(plans, "write_all", full)
     with Predictor.load(bright_bundle) as predictor:
         assert predictor.engine.describe().backend in ("openvino", "ort")
-        assert any("no space left" in str(each) for each in predictor.choice.warnings)
+        assert any("no space left" in str(each) for each in predictor.selection.warnings)
 
 
 def test_full_memory_is_in_the_report(fake_machine: FakeMachine, bright_bundle: Path) -> None:
@@ -105,7 +106,7 @@ def test_full_memory_is_in_the_report(fake_machine: FakeMachine, bright_bundle: 
     images = np.random.default_rng(0).random((20, 1, 160, 160), np.float32)
     with open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32") as engine:
         engine.run(images)
-        (warning,) = Choice(engine).warnings
+        (warning,) = Selection(engine).warnings
     assert warning.code == "W-ENGINE"
     assert warning.text.endswith("going on with 8 slices at once")
 
@@ -206,7 +207,7 @@ def test_rtx_is_taken_where_tensorrt_is_missing(
 ) -> None:
     with Predictor.load(bright_bundle, strict_backend=True) as predictor:
         assert predictor.engine.describe().backend == "tensorrt-rtx"
-        (passed,) = predictor.choice.passed_over
+        (passed,) = predictor.selection.skipped
         predictor.predict(blob_volume()[0])
     assert (passed.backend, passed.expected) == ("tensorrt", False)
     assert "tensorrt is not installed; to mend it: pip install tensorrt" in passed.reason

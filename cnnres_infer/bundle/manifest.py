@@ -1,0 +1,64 @@
+"""The part of ``model.json`` that the runtime needs, to and from `ModelSpec`."""
+
+from typing import Any
+
+from cnnres_infer.codes import ErrorCode
+from cnnres_infer.core.case import Modality
+from cnnres_infer.core.mask import MaskSpec
+from cnnres_infer.core.spec import FusionSpec, ModelSpec, SliceSpec
+from cnnres_infer.errors import BundleError, UsageError
+
+MANIFEST = "model.json"
+
+
+def spec_from_json(content: dict[str, Any]) -> ModelSpec:
+    """Read what a model expects.
+
+    Raises
+    ------
+    BundleError
+        If something is missing, malformed, or outside what any model can have.
+    """
+    try:
+        image, mask, fusion = content["input"], content["mask"], content["fusion"]
+        return ModelSpec(
+            name=str(content["name"]),
+            version=str(content["version"]),
+            channels=int(image["channels"]),
+            modalities=tuple(Modality.parse(str(name)) for name in image["modalities"]),
+            slices=SliceSpec(
+                int(image["size"]), float(image["spacing_mm"]), float(image["ceiling"])
+            ),
+            fusion=FusionSpec(str(fusion["rule"]), float(fusion["dwi_weight"])),
+            mask=MaskSpec(float(mask["threshold"]), float(mask["smallest_lesion_ml"])),
+        )
+    except (BundleError, UsageError) as error:
+        raise _malformed(str(error)) from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise _malformed(f"incomplete or malformed ({error!r})") from error
+
+
+def spec_to_json(spec: ModelSpec) -> dict[str, Any]:
+    """The inverse of `spec_from_json`."""
+    return {
+        "name": spec.name,
+        "version": spec.version,
+        "input": {
+            "channels": spec.channels,
+            "modalities": [str(modality) for modality in spec.modalities],
+            "size": spec.slices.size,
+            "spacing_mm": spec.slices.spacing,
+            "ceiling": spec.slices.ceiling,
+        },
+        "fusion": {"rule": spec.fusion.rule, "dwi_weight": spec.fusion.dwi_weight},
+        "mask": {
+            "threshold": spec.mask.threshold,
+            "smallest_lesion_ml": spec.mask.smallest_ml,
+        },
+    }
+
+
+def _malformed(reason: str) -> BundleError:
+    return BundleError(
+        f"{MANIFEST}: {reason}; export the bundle again", code=ErrorCode.BUNDLE_MANIFEST
+    )
