@@ -8,18 +8,41 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cnnres_infer.bundle.bundle import Bundle
+    from cnnres_infer.core.case import Case, Modality
+    from cnnres_infer.core.grid import Grid
+    from cnnres_infer.core.precision import Precision
     from cnnres_infer.core.result import Result
+    from cnnres_infer.core.volume import Volume
     from cnnres_infer.errors import CnnresError
+    from cnnres_infer.limits import Limits
     from cnnres_infer.predictor import Predictor
 
 __version__ = "0.1.0"
-__all__ = ["Bundle", "CnnresError", "Predictor", "Result", "__version__"]
+__all__ = [
+    "Bundle",
+    "Case",
+    "CnnresError",
+    "Grid",
+    "Limits",
+    "Modality",
+    "Precision",
+    "Predictor",
+    "Result",
+    "Volume",
+    "__version__",
+]
 
 _HOMES = {
     "Bundle": "cnnres_infer.bundle.bundle",
+    "Case": "cnnres_infer.core.case",
     "CnnresError": "cnnres_infer.errors",
+    "Grid": "cnnres_infer.core.grid",
+    "Limits": "cnnres_infer.limits",
+    "Modality": "cnnres_infer.core.case",
+    "Precision": "cnnres_infer.core.precision",
     "Predictor": "cnnres_infer.predictor",
     "Result": "cnnres_infer.core.result",
+    "Volume": "cnnres_infer.core.volume",
 }
 
 

@@ -1,0 +1,116 @@
+"""The rooms stand on each other in one order, and nothing imports upwards or in a circle."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "cnnres_infer"
+
+# From the lowest to the highest; a room imports only what stands before it, and itself.
+ROOMS = (
+    "codes",
+    "errors",
+    "limits",
+    "phantom",
+    "host",
+    "core",
+    "readers",
+    "pipeline",
+    "bundle",
+    "engines",
+    "verification",
+    "selection",
+    "outputs",
+    "maintenance",
+    "predictor",
+    "batch",
+    "demo",
+    "cli",
+)
+TOOLS = ("network", "export", "training", "calibration", "benchmarks")
+
+# Narrower than the order allows: what a room is to know nothing of.
+ONLY = {
+    "core": {"codes", "errors"},
+    "engines": {"codes", "errors", "core", "host"},
+    "phantom": {"errors"},
+    "readers": {"codes", "errors", "limits", "core", "host"},
+}
+LIBRARIES = {"core": {"numpy"}, "phantom": {"numpy"}}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def sources(top: str) -> dict[str, Path]:
+    return {module_name(path): path for path in sorted((ROOT / top).rglob("*.py"))}
+
+
+MODULES = {name: path for top in (PACKAGE, *TOOLS) for name, path in sources(top).items()}
+
+
+def imports(path: Path) -> set[str]:
+    """Modules that a file imports anywhere in it, for types too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                found.add(whole if whole in MODULES else str(node.module))
+    return found
+
+
+IMPORTS = {name: imports(path) for name, path in MODULES.items()}
+# The package's own module holds the version, and the public names, which it imports when asked.
+OURS = {
+    name: {each for each in found if each in MODULES and each != PACKAGE}
+    for name, found in IMPORTS.items()
+    if name not in (PACKAGE, f"{PACKAGE}.__main__")
+}
+INSIDE = sorted(name for name in OURS if name.startswith(f"{PACKAGE}."))
+
+
+def room(name: str) -> str:
+    return name.split(".")[1]
+
+
+def test_every_room_has_its_place() -> None:
+    assert {room(name) for name in INSIDE} == set(ROOMS)
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_a_module_imports_only_what_stands_below(name: str) -> None:
+    here = room(name)
+    for each in OURS[name]:
+        assert each.startswith(f"{PACKAGE}."), f"{name} imports {each}, which is not in the wheel"
+        there = room(each)
+        assert ROOMS.index(there) <= ROOMS.index(here), f"{name} imports {each}, which is above it"
+        assert there in {here, *ONLY.get(here, ROOMS)}, f"{name} imports {each}"
+
+
+@pytest.mark.parametrize("name", [name for name in INSIDE if room(name) in LIBRARIES])
+def test_core_needs_numpy_alone(name: str) -> None:
+    import sys
+
+    others = {each.split(".")[0] for each in IMPORTS[name]} - {PACKAGE}
+    assert others - set(sys.stdlib_module_names) <= LIBRARIES[room(name)]
+
+
+@pytest.mark.parametrize("name", sorted(name for name in OURS if name.split(".")[0] in TOOLS))
+def test_the_tools_stand_on_each_other_in_order(name: str) -> None:
+    here = TOOLS.index(name.split(".")[0])
+    for each in OURS[name]:
+        top = each.split(".")[0]
+        assert top == PACKAGE or TOOLS.index(top) <= here, f"{name} imports {each}"
+
+
+def test_nothing_imports_in_a_circle() -> None:
+    assert len(list(TopologicalSorter(OURS).static_order())) >= len(OURS)
