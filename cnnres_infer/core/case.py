@@ -46,7 +46,7 @@ class Case:
     Raises
     ------
     UsageError
-        If there is a FLAIR beside a FLAIR.
+        If the modality is unknown, or a FLAIR is given beside a FLAIR.
     """
 
     modality: Modality
@@ -55,6 +55,7 @@ class Case:
     brain_mask: Volume | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "modality", Modality.parse(self.modality))
         if self.flair is not None and self.modality is Modality.FLAIR:
             raise UsageError("give the DWI first: two FLAIR volumes cannot be merged")
 
