@@ -66,7 +66,7 @@ def compare(folder: Path | None, runs: int) -> dict[str, Any]:
         "CNN-Res": multiply_adds(CNNRes().eval(), size),
         "U-Net": multiply_adds(UNet().eval(), size),
     }
-    threshold = bundle.spec.mask.threshold
+    mask = bundle.spec.mask
     for name, spent in seconds.items():
         entrant = entrants[name]
         rows[name] = {"seconds": spent, "speed_up": seconds[EAGER] / spent}
@@ -75,7 +75,7 @@ def compare(folder: Path | None, runs: int) -> dict[str, Any]:
             done = SLICES * work[entrant.network] / spent
             rows[name]["share_of_rate"] = done / rate[entrant.rate]
         if entrant.network == "CNN-Res":
-            masks = (outputs[each] >= threshold for each in (name, EAGER))
+            masks = (mask.apply(outputs[each]) for each in (name, EAGER))
             rows[name]["dice"] = dice(*masks)
     return {
         "machine": f"{platform.machine()}, {threads} cores, {processor()}",

@@ -166,7 +166,7 @@ def _chosen(
     calibration: Calibration,
 ) -> FloatArray:
     """The slices to calibrate with, by what PyTorch finds in them."""
-    lesions = outputs >= spec.mask.threshold
+    lesions = spec.mask.apply(outputs)
     positions = np.concatenate([case.positions for case in cases])
     chosen = choose_slices(
         images, positions, lesions.sum(axis=(1, 2, 3)), calibration.slices, calibration.seed

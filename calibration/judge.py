@@ -98,7 +98,7 @@ class Judge:
             Agreement.of(
                 np.concatenate(outputs),
                 np.concatenate(self._expected),
-                self._spec.mask.threshold,
+                self._spec.mask,
             ),
             {name: dice(mask, self._expected_masks[name]) for name, mask in masks.items()},
             self._with_experts(outputs),
@@ -119,7 +119,7 @@ class Judge:
                 () if case.lesions is None else case.lesions, expected, output, strict=False
             ):
                 if truth.any():
-                    masks = (answer[0] >= self._spec.mask.threshold for answer in answers)
+                    masks = (self._spec.mask.apply(answer[0]) for answer in answers)
                     pairs.append([dice(mask, truth) for mask in masks])
         return _mean(pairs)
 

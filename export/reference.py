@@ -55,7 +55,7 @@ def reference_slices(
     images = np.concatenate([_phantom_images(seed, spec) for seed in range(_PHANTOMS)])
     images = (np.round(images * LEVELS) / LEVELS).astype(np.float32)
     probabilities = _computed(network, images)
-    masks = probabilities >= spec.mask.threshold
+    masks = spec.mask.apply(probabilities)
     areas = np.count_nonzero(masks, axis=(1, 2, 3))
     draws = [with_noise(images, seed) for seed in range(_DRAWS)]
     steady: set[int] = set()
@@ -72,7 +72,7 @@ def reference_slices(
             return images[chosen], probabilities[chosen]
         bears = np.ones(len(new), np.bool_)
         for draw in draws:
-            again = _computed(network, draw[new]) >= spec.mask.threshold
+            again = spec.mask.apply(_computed(network, draw[new]))
             bears &= [dice(a, b) >= _STEADY for a, b in zip(masks[new], again, strict=True)]
         steady.update(new[bears])
         candidates = np.setdiff1d(candidates, new[~bears])

@@ -8,6 +8,7 @@ import numpy as np
 
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.arrays import BoolArray, FloatArray
+from cnnres_infer.core.mask import MaskSpec
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.spec import FUSION_RULES, FusionSpec
 from cnnres_infer.engines.base import Engine, run_all
@@ -82,12 +83,9 @@ def evaluate(predictor: Predictor, data: Path) -> dict[str, Any]:
         "volumes": [evaluate_volume(predictor, data, case) for case in VALIDATION_VOLUMES],
         "patients": len(dwi),
         "slices": {
-            name: _slice_summary(answer >= spec.mask.threshold, truth)
-            for name, answer in answers.items()
+            name: _slice_summary(spec.mask.apply(answer), truth) for name, answer in answers.items()
         },
-        "steadiness": steadiness(
-            answers["dwi"] >= spec.mask.threshold, again >= spec.mask.threshold
-        ),
+        "steadiness": steadiness(spec.mask.apply(answers["dwi"]), spec.mask.apply(again)),
     }
 
 
@@ -142,7 +140,7 @@ def compare_fusions(engine: Engine, data: Path) -> dict[str, dict[str, float]]:
         for weight in (_WEIGHTS if rule in ("mean", "geometric") else (1.0,))
     }
     table = {
-        f"{name} at {threshold}": _slice_summary(answer >= threshold, truth)
+        f"{name} at {threshold}": _slice_summary(MaskSpec(threshold, 0.0).apply(answer), truth)
         for name, answer in {**merged, "flair": b}.items()
         for threshold in _THRESHOLDS
     }

@@ -156,15 +156,15 @@ def _backend(bundle: Bundle, name: str) -> Finding:
 def _try(bundle: Bundle, name: str, precision: str, found: Probe) -> Finding:
     """Run the reference slices with the largest lesions, as many as the engine takes at once."""
     images, reference = load_reference(bundle)
-    threshold = bundle.spec.mask.threshold
+    mask = bundle.spec.mask
     with open_engine(bundle, name, precision) as engine:
-        rising = np.argsort((reference >= threshold).sum(axis=(1, 2, 3)), kind="stable")
+        rising = np.argsort(mask.apply(reference).sum(axis=(1, 2, 3)), kind="stable")
         largest = rising[-engine.BATCH :]
         engine.run(images[largest])
         started = time.perf_counter()
         output = engine.run(images[largest])
         milliseconds = 1e3 * (time.perf_counter() - started) / len(largest)
-    agreement = dice(output >= threshold, reference[largest] >= threshold)
+    agreement = dice(mask.apply(output), mask.apply(reference[largest]))
     result = f"{precision}, a slice in {milliseconds:.1f} ms, Dice with PyTorch {agreement:.4f}"
     if agreement < GATES[precision].tail:
         return Finding(

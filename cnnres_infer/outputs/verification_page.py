@@ -226,7 +226,7 @@ def _pictures(comparison: Comparison) -> Iterator[str]:
     if not worst:
         yield "<p>No slice has lesion in either mask.</p>"
     masks, expected = (
-        part[:, 0] >= comparison.threshold for part in (comparison.output, comparison.reference)
+        comparison.mask.apply(part[:, 0]) for part in (comparison.output, comparison.reference)
     )
     for i in worst:
         value = comparison.agreement.slices[i]

@@ -13,6 +13,7 @@ import numpy as np
 
 from cnnres_infer.bundle.bundle import REFERENCE, Bundle
 from cnnres_infer.core.arrays import BoolArray, FloatArray
+from cnnres_infer.core.mask import MaskSpec
 from cnnres_infer.engines.base import Engine, run_all
 from cnnres_infer.errors import BundleError
 
@@ -84,14 +85,14 @@ class Agreement:
     one_empty: int
 
     @classmethod
-    def of(cls, output: FloatArray, reference: FloatArray, threshold: float) -> Self:
-        """Compare probabilities (N, 1, H, W) with their reference at a threshold.
+    def of(cls, output: FloatArray, reference: FloatArray, spec: MaskSpec) -> Self:
+        """Compare probabilities (N, 1, H, W) with their reference, as masks too.
 
         A pixel whose probability is no finite number counts as wrong as can be.
         """
-        expected = reference >= threshold
+        expected = spec.apply(reference)
         output = np.where(np.isfinite(output), output, np.where(expected, 0, 1).astype(np.float32))
-        masks = output >= threshold
+        masks = spec.apply(output)
         pairs = list(zip(masks, expected, strict=True))
         difference = np.abs(output - reference)
         lesion = masks | expected
@@ -166,8 +167,8 @@ class Comparison:
         float32 (N, C, H, W) in [0, 1].
     output, reference
         float32 (N, 1, H, W): probabilities of the engine and of PyTorch.
-    threshold
-        Pixels of at least this probability are lesion.
+    mask
+        How probabilities become masks.
     mask_dice
         Dice of the two final masks on the volume's own grid; None where the
         images are of no one volume.
@@ -178,13 +179,13 @@ class Comparison:
     images: FloatArray
     output: FloatArray
     reference: FloatArray
-    threshold: float
+    mask: MaskSpec
     mask_dice: float | None = None
 
     @cached_property
     def agreement(self) -> Agreement:
         """The figures over the images."""
-        return Agreement.of(self.output, self.reference, self.threshold)
+        return Agreement.of(self.output, self.reference, self.mask)
 
     def passes(self, gate: Gate) -> bool:
         """Tell whether the gate is reached, by the volume's mask too (as `Gate.pooled`)."""
@@ -250,5 +251,5 @@ def compare(engine: Engine, bundle: Bundle) -> Comparison:
         images,
         run_all(engine, images),
         probabilities,
-        bundle.spec.mask.threshold,
+        bundle.spec.mask,
     )

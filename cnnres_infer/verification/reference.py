@@ -224,7 +224,7 @@ def compare_recordings(
         recording.images,
         recording.output,
         probabilities,
-        bundle.spec.mask.threshold,
+        bundle.spec.mask,
         dice(recording.mask.data > 0, mask > 0),
     )
 

@@ -135,13 +135,13 @@ def representative_slices(masks: BoolArray) -> NDArray[np.int64]:
 def _compare(engine: Engine, bundle: Bundle, thorough: bool) -> Agreement:
     """Agreement on a few slices; on all if `thorough`, or if the few miss the gate."""
     images, reference = load_reference(bundle)
-    threshold = bundle.spec.mask.threshold
+    mask = bundle.spec.mask
     if not thorough:
-        few = representative_slices(reference >= threshold)
-        agreement = Agreement.of(run_all(engine, images[few]), reference[few], threshold)
+        few = representative_slices(mask.apply(reference))
+        agreement = Agreement.of(run_all(engine, images[few]), reference[few], mask)
         if agreement.passes(GATES[engine.describe().precision]):
             return agreement
-    return Agreement.of(run_all(engine, images), reference, threshold)
+    return Agreement.of(run_all(engine, images), reference, mask)
 
 
 def _surroundings(bundle: Bundle) -> dict[str, Any]:

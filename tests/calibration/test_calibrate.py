@@ -9,6 +9,7 @@ from calibration.calibrate import Calibration, Outcome, _write
 from calibration.data import Split
 from calibration.judge import Verdict
 from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.core.mask import MaskSpec
 from cnnres_infer.verification.agreement import Agreement
 
 CALIBRATION = Calibration(8, 0, ("int8-cpu",), None, "cpu")
@@ -16,7 +17,7 @@ CALIBRATION = Calibration(8, 0, ("int8-cpu",), None, "cpu")
 
 def outcome(variant: str, *misses: str, content: bytes = b"") -> Outcome:
     images = np.ones((2, 1, 4, 4), np.float32)
-    verdict = Verdict(Agreement.of(images, images, 0.5), {}, None, None)
+    verdict = Verdict(Agreement.of(images, images, MaskSpec(0.5, 0.0)), {}, None, None)
     return Outcome(variant, "tried", verdict, misses, content=content)
 
 

@@ -11,6 +11,7 @@ from calibration.judge import Verdict
 from calibration.plan import INT8_CPU
 from calibration.trials import Found, Search, Trial
 from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.mask import MaskSpec
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines.base import ModelFile, run_all
 from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
@@ -28,7 +29,9 @@ def search(network: onnx.ModelProto, images: FloatArray) -> Search:
     threshold = float(np.median(expected))
 
     def judge(compute: Compute) -> Verdict:
-        return Verdict(Agreement.of(compute(images), expected, threshold), {}, None, None)
+        return Verdict(
+            Agreement.of(compute(images), expected, MaskSpec(threshold, 0.0)), {}, None, None
+        )
 
     closeness = Closeness(images, expected, threshold)
     return Search(network, images, closeness, judge, IMPOSSIBLE, None)  # type: ignore[arg-type]

@@ -50,7 +50,7 @@ def test_agrees_with_pytorch(backend: str, precision: str, table: list[tuple[str
             spent.append(time.perf_counter() - started)
         # Graphs that were captured meanwhile must not change the answer.
         np.testing.assert_allclose(again, output, atol=1e-6)
-    agreement = Agreement.of(output, reference, bundle.spec.mask.threshold)
+    agreement = Agreement.of(output, reference, bundle.spec.mask)
     table.append(
         (
             backend,

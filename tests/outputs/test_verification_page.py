@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.core.mask import MaskSpec
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.provenance import EngineInfo
 from cnnres_infer.outputs.verification_page import _REFERENCE_LINE, _histogram, describe, html_page
@@ -73,7 +74,7 @@ def comparison() -> Comparison:
     output[5] = np.roll(output[5], 2, axis=1)
     output[7, 0, 0, 0] = 0.2
     names = tuple(f"slice <{i}>" for i in range(12))
-    return Comparison("12 slices of <b>&", names, images, output, reference, 0.5)
+    return Comparison("12 slices of <b>&", names, images, output, reference, MaskSpec(0.5, 0.0))
 
 
 def page_of(comparison: Comparison, bundle: Bundle) -> tuple[Page, str]:
@@ -131,7 +132,7 @@ def test_a_picture_shows_input_reference_and_engine(
 
 def test_nothing_to_show_is_said(bright_bundle: Path) -> None:
     nothing = np.zeros((2, 1, 32, 32), np.float32)
-    comparison = Comparison("none", ("a", "b"), nothing, nothing, nothing, 0.5)
+    comparison = Comparison("none", ("a", "b"), nothing, nothing, nothing, MaskSpec(0.5, 0.0))
     page, _ = page_of(comparison, Bundle.open(bright_bundle))
     assert "No slice has lesion in either mask." in page.words
     assert not page.pictures()

@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from cnnres_infer.bundle.bundle import REFERENCE, Bundle
 from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.mask import MaskSpec
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines.base import ModelFile
 from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
@@ -19,6 +20,8 @@ from tests.cli.test_cli import run
 from tests.conftest import BundleMaker
 
 masks = arrays(np.bool_, (6, 5))
+
+HALF = MaskSpec(0.5, 0.0)
 
 
 @given(masks, masks)
@@ -38,7 +41,9 @@ def probabilities(*areas: int) -> FloatArray:
 
 
 def test_empty_slices_do_not_flatter() -> None:
-    agreement = Agreement.of(probabilities(0, 0, 100, 5), probabilities(0, 3, 60, 5), 0.5)
+    agreement = Agreement.of(
+        probabilities(0, 0, 100, 5), probabilities(0, 3, 60, 5), MaskSpec(0.5, 0.0)
+    )
     assert agreement.slices == (None, 0.0, 0.75, 1.0)
     assert (agreement.both_empty, agreement.one_empty) == (1, 1)
     assert agreement.mean == pytest.approx(1.75 / 3)
@@ -50,7 +55,7 @@ def test_empty_slices_do_not_flatter() -> None:
 
 
 def test_nothing_anywhere_agrees() -> None:
-    agreement = Agreement.of(probabilities(0, 0), probabilities(0, 0), 0.5)
+    agreement = Agreement.of(probabilities(0, 0), probabilities(0, 0), HALF)
     assert agreement.passes(GATES["fp32"])
     assert agreement.both_empty == 2
 
@@ -70,7 +75,7 @@ def test_the_reference_covers_none_tiny_large_and_several(default_bundle: Path) 
     import cc3d
 
     _, reference = load_reference(Bundle.open(default_bundle))
-    lesions = reference[:, 0] >= Bundle.open(default_bundle).spec.mask.threshold
+    lesions = Bundle.open(default_bundle).spec.mask.apply(reference[:, 0])
     areas = lesions.sum(axis=(1, 2))
     assert (areas == 0).sum() >= 8
     assert ((areas > 0) & (areas <= 20)).sum() >= 3

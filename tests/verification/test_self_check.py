@@ -127,7 +127,7 @@ def test_a_kept_outcome_is_what_counts(engine: Engine, bundle: Bundle, cache: Pa
 def test_the_few_cover_none_tiny_large_and_several(shipped: Bundle) -> None:
     import cc3d
 
-    masks = load_reference(shipped)[1] >= shipped.spec.mask.threshold
+    masks = shipped.spec.mask.apply(load_reference(shipped)[1])
     few = masks[representative_slices(masks)]
     areas = few.sum(axis=(1, 2, 3))
     assert (areas == 0).sum() == 1
@@ -147,7 +147,7 @@ def test_few_of_few(areas: list[int]) -> None:
 
 
 def test_where_the_few_miss_the_gate_all_decide(shipped: Bundle, replay: Replay) -> None:
-    masks = replay.answers >= shipped.spec.mask.threshold
+    masks = shipped.spec.mask.apply(replay.answers)
     few = representative_slices(masks)
     tiny = next(int(i) for i in few if 0 < masks[i].sum() <= 30)
     replay.spoil(tiny, 1)
@@ -158,7 +158,7 @@ def test_where_the_few_miss_the_gate_all_decide(shipped: Bundle, replay: Replay)
 
 
 def test_where_all_failed_the_few_no_longer_acquit(shipped: Bundle, replay: Replay) -> None:
-    masks = replay.answers >= shipped.spec.mask.threshold
+    masks = shipped.spec.mask.apply(replay.answers)
     unseen = set(np.flatnonzero(masks.any(axis=(1, 2, 3)))) - set(representative_slices(masks))
     for index in unseen:
         replay.spoil(int(index), 5)
