@@ -153,9 +153,9 @@ def broken_int8_bundle(make_bundle: BundleMaker) -> Path:
     return folder
 
 
-def phantom_volume(phantom: Phantom) -> Volume:
+def phantom_volume(phantom: Phantom, name: str = "phantom") -> Volume:
     """The image of a phantom."""
-    return Volume.from_array(phantom.data, phantom.affine, "phantom")
+    return Volume.from_array(phantom.data, phantom.affine, name)
 
 
 def oriented_affine(

@@ -20,8 +20,8 @@ def spec() -> ModelSpec:
 def cases(spec: ModelSpec) -> tuple[Case, ...]:
     phantoms = [make_phantom(seed, shape=(64, 64, 8), spacing=(3.0, 3.0, 12.0)) for seed in (1, 2)]
     return tuple(
-        Case.of_volumes(f"phantom{i}", (phantom_volume(phantom),), phantom.truth > 0, spec)
-        for i, phantom in enumerate(phantoms)
+        Case.of_volumes(name, (phantom_volume(phantom, name),), phantom.truth > 0, spec)
+        for name, phantom in zip(("first", "second"), phantoms, strict=True)
     )
 
 
