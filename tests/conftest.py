@@ -1,12 +1,14 @@
 """What the tests share: a tiny model with known answers, phantoms, the real data."""
 
 import hashlib
+import importlib.util
 import io
 import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import onnx
@@ -27,14 +29,42 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 DATA_FOLDER = "CNNRES_INFER_DATA"
-SHARED_DATA = Path(
-    os.environ.get(DATA_FOLDER) or Path(__file__).resolve().parents[2] / "shared" / "data"
-)
+TESTS = Path(__file__).resolve().parent
+SHARED_DATA = Path(os.environ.get(DATA_FOLDER) or TESTS.parents[1] / "shared" / "data")
 ORIENTATIONS = [
     (order, signs)
     for order in itertools.permutations(range(3))
     for signs in itertools.product((1, -1), repeat=3)
 ]
+
+# What the tests of a folder need beyond the dependency group `test`: a group, and what tells
+# that it is installed.
+GROUPS = {
+    "benchmarks": ("export", ("torch", "onnxslim", "h5py")),
+    "calibration": ("export", ("torch", "onnxslim", "h5py")),
+    "export": ("export", ("torch", "onnxslim", "onnxscript", "h5py")),
+    "network": ("train", ("torch", "safetensors")),
+    "training": ("train", ("torch", "safetensors")),
+}
+
+
+class _LacksGroup(pytest.Module):
+    """Tests that skip instead of being imported, since their dependency group is not here."""
+
+    def collect(self) -> NoReturn:
+        group, _ = GROUPS[self.path.parent.name]
+        pytest.skip(f"needs `pip install --group {group}`", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(
+    module_path: Path, parent: pytest.Collector
+) -> pytest.Module | None:
+    folder = module_path.parent
+    _, needed = GROUPS.get(folder.name, ("", ()))
+    if folder.parent != TESTS or all(importlib.util.find_spec(name) for name in needed):
+        return None
+    lacking: pytest.Module = _LacksGroup.from_parent(parent, path=module_path)
+    return lacking
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,7 +13,6 @@ from cnnres_infer.readers.case import read_case
 from cnnres_infer.selection.offers import open_engine
 from cnnres_infer.verification.agreement import GATES, dice
 from cnnres_infer.verification.reference import compare_volume
-from export.volume_outputs import torch_engine, volume_reference
 from tests.conftest import SHARED_DATA
 
 VOLUMES = sorted(SHARED_DATA.glob("volumes/*/*_dwi.nii.gz"))
@@ -80,6 +79,10 @@ def test_a_volume_with_its_skull_is_stripped_first(predictor: Predictor, shared_
 
 
 def test_pytorch_agrees_on_a_whole_volume(predictor: Predictor, shared_data: Path) -> None:
+    for name in ("torch", "h5py"):
+        pytest.importorskip(name, reason="needs `pip install --group export`")
+    from export.volume_outputs import torch_engine, volume_reference
+
     path = shared_data / "volumes" / "sub-clinical01" / "sub-clinical01_dwi.nii.gz"
     case = read_case(path)
     with torch_engine(predictor.bundle) as engine:

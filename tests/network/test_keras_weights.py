@@ -11,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 os.environ["KERAS_BACKEND"] = "torch"
-pytest.importorskip("h5py")
-pytest.importorskip("keras")
+pytest.importorskip("keras", reason="needs `pip install --group export`")
 
 import h5py
 import keras

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytest.importorskip("h5py", reason="needs `pip install --group export`")
+
 from training.evaluate import lesion_f1
 
 

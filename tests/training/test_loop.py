@@ -6,6 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+pytest.importorskip("h5py", reason="needs `pip install --group export`")
+
 from network.checkpoint import load_checkpoint
 from network.cnnres import CNNRes
 from training.data import Collections, Images
