@@ -1,11 +1,14 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from cnnres_infer import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,9 +25,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
-    assert tops == {"cnnres_infer", "cnnres_infer-0.1.0.dist-info"}
+    about = f"cnnres_infer-{__version__}.dist-info"
+    assert tops == {"cnnres_infer", about}
     assert "cnnres_infer/py.typed" in names
-    assert "cnnres_infer-0.1.0.dist-info/licenses/LICENSE" in names
+    assert f"{about}/licenses/LICENSE" in names
     bundle = {name for name in names if name.startswith("cnnres_infer/models/cnnres/")}
     assert {Path(name).name for name in bundle} == {
         "model.json",
@@ -70,11 +74,16 @@ def test_checkout_folders_are_not_importable_elsewhere(tmp_path: Path) -> None:
         assert done.returncode == 1, module
 
 
-def test_the_readme_names_the_commands_of_the_checks() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    checks = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    install = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[cpu,dev]'"
-    assert install in readme
-    assert install in checks
-    assert ".venv/bin/pytest" in readme
-    assert ".venv/bin/pytest" in checks
+def test_the_version_of_the_wheel_is_the_packages(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = archive.read(f"cnnres_infer-{__version__}.dist-info/METADATA").decode()
+    assert f"\nVersion: {__version__}\n" in metadata
+
+
+def test_no_extra_brings_what_only_the_checkout_needs(wheel: Path) -> None:
+    """Dependency groups stay out of the wheel; an extra would be for everybody to install."""
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = archive.read(f"cnnres_infer-{__version__}.dist-info/METADATA").decode()
+    extras = set(re.findall(r"^Provides-Extra: (.+)$", metadata, re.MULTILINE))
+    assert extras == {"cpu", "gpu", "openvino", "signing"}
+    assert "torch" not in metadata.partition("\n\n")[0]
