@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -87,3 +88,19 @@ def test_no_extra_brings_what_only_the_checkout_needs(wheel: Path) -> None:
     extras = set(re.findall(r"^Provides-Extra: (.+)$", metadata, re.MULTILINE))
     assert extras == {"cpu", "gpu", "openvino", "signing"}
     assert "torch" not in metadata.partition("\n\n")[0]
+
+
+def test_the_readme_and_the_checks_install_and_test_by_the_same_command() -> None:
+    command = re.compile(r"^\s*(python3 -m venv .*pytest)\s*$", re.MULTILINE)
+    (readme,) = command.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    (checks,) = command.findall((ROOT / ".ci" / "run").read_text(encoding="utf-8"))
+    assert readme == checks
+
+
+def test_the_daily_checks_say_the_same_where_nothing_is_installed(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    script = shutil.copy(ROOT / "scripts" / "check", tmp_path / "scripts")
+    done = subprocess.run(["bash", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    install = done.stderr.split("\n\n")[1].strip()
+    assert f"{install} && .venv/bin/pytest\n" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
