@@ -11,13 +11,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cnnres_infer.errors import BundleError
-from network.cnnres import CNNRes, without_folded_norms
+from network.cnnres import PUBLISHED, CNNRes, Widths, without_folded_norms
 from network.keras_weights import KERAS_EPSILON, load_keras_weights
 
 _FIRST_KERNEL = "translations.0.conv.weight"
 
 
-def load_checkpoint(path: Path, epsilon: float = KERAS_EPSILON) -> CNNRes:
+def load_checkpoint(
+    path: Path, epsilon: float = KERAS_EPSILON, widths: Widths = PUBLISHED
+) -> CNNRes:
     """Read weights of CNN-Res, in eval mode.
 
     Parameters
@@ -28,6 +30,8 @@ def load_checkpoint(path: Path, epsilon: float = KERAS_EPSILON) -> CNNRes:
         batch norms are folded already.
     epsilon
         The batch norms' epsilon, for Keras files that do not hold it.
+    widths
+        The network's, where it is not the paper's; those of Keras files always are.
 
     Raises
     ------
@@ -41,7 +45,7 @@ def load_checkpoint(path: Path, epsilon: float = KERAS_EPSILON) -> CNNRes:
         raise BundleError(f"{path}: give a .safetensors, a Keras .h5 or a bundle's fp32 .onnx file")
     try:
         tensors = readers[path.suffix](path)
-        network = CNNRes(tensors[_FIRST_KERNEL].shape[1])
+        network = CNNRes(tensors[_FIRST_KERNEL].shape[1], widths)
         if path.suffix == ".onnx":
             network = without_folded_norms(network)
         network.load_state_dict({**_counters(network), **tensors})

@@ -7,6 +7,7 @@ and 5,952 running statistics for one input channel.
 """
 
 import copy
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -14,10 +15,28 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-ENCODER_WIDTHS = (32, 64, 128, 256)
-BOTTLENECK_WIDTH = 512
-BOTTLENECK_OUT = 64
-DECODER_WIDTHS = (256, 128, 64, 64, 32)
+
+@dataclass(frozen=True)
+class Widths:
+    """Channels at each level of the network.
+
+    Attributes
+    ----------
+    encoder
+        Of the levels on the way down, from the largest images to the smallest.
+    bottleneck, bottleneck_out
+        Within the bottleneck and behind it.
+    decoder
+        Of the levels on the way up: one more than in the encoder.
+    """
+
+    encoder: tuple[int, ...] = (32, 64, 128, 256)
+    bottleneck: int = 512
+    bottleneck_out: int = 64
+    decoder: tuple[int, ...] = (256, 128, 64, 64, 32)
+
+
+PUBLISHED = Widths()
 
 
 class TranslationBlock(nn.Module):
@@ -71,24 +90,25 @@ class CNNRes(nn.Module):
     in_channels
         Channels of the input: 1 for one modality at a time (the paper), 2 for
         DWI and FLAIR stacked.
+    widths
+        The paper's, unless a test is to be quick.
     """
 
-    def __init__(self, in_channels: int = 1) -> None:
+    def __init__(self, in_channels: int = 1, widths: Widths = PUBLISHED) -> None:
         super().__init__()
         self.in_channels = in_channels
-        widths = (in_channels, *ENCODER_WIDTHS)
-        self.translations = nn.ModuleList(TranslationBlock(a, b) for a, b in pairwise(widths))
-        self.residuals = nn.ModuleList(ResidualBlock(width) for width in ENCODER_WIDTHS)
-        self.bottleneck_translation = TranslationBlock(ENCODER_WIDTHS[-1], BOTTLENECK_WIDTH)
-        self.bottleneck_residual = ResidualBlock(BOTTLENECK_WIDTH)
-        self.bottleneck_out = nn.Conv2d(BOTTLENECK_WIDTH, BOTTLENECK_OUT, 1)
-        inputs = (BOTTLENECK_OUT, *DECODER_WIDTHS)
-        skips = (*reversed(ENCODER_WIDTHS), 0)
+        down = (in_channels, *widths.encoder)
+        self.translations = nn.ModuleList(TranslationBlock(a, b) for a, b in pairwise(down))
+        self.residuals = nn.ModuleList(ResidualBlock(width) for width in widths.encoder)
+        self.bottleneck_translation = TranslationBlock(widths.encoder[-1], widths.bottleneck)
+        self.bottleneck_residual = ResidualBlock(widths.bottleneck)
+        self.bottleneck_out = nn.Conv2d(widths.bottleneck, widths.bottleneck_out, 1)
+        up = pairwise((widths.bottleneck_out, *widths.decoder))
+        skips = (*reversed(widths.encoder), 0)
         self.expansions = nn.ModuleList(
-            ExpansionBlock(a, skip, b)
-            for a, skip, b in zip(inputs, skips, DECODER_WIDTHS, strict=False)
+            ExpansionBlock(a, skip, b) for (a, b), skip in zip(up, skips, strict=True)
         )
-        self.head = nn.Conv2d(DECODER_WIDTHS[-1], 1, 1)
+        self.head = nn.Conv2d(widths.decoder[-1], 1, 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

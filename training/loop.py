@@ -16,7 +16,7 @@ from torch.nn import functional
 from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.host.atomic import check_free
 from cnnres_infer.verification.agreement import dice
-from network.cnnres import CNNRes
+from network.cnnres import PUBLISHED, CNNRes, Widths
 from network.steadiness import steadiness, with_noise
 from training.batches import Batches
 from training.data import Collections, Images
@@ -51,6 +51,7 @@ class Recipe:
     consistent_from: float = 0.4
     consistency: float = 2.0
     check_every: int = 500
+    widths: Widths = PUBLISHED
 
 
 def train(
@@ -79,7 +80,9 @@ def train(
     check_free([out / "log.jsonl"], overwrite=False)
     torch.manual_seed(recipe.seed)
     batches = Batches(collections, recipe.seed, torch.device(device))
-    network: CNNRes = CNNRes().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network: CNNRes = CNNRes(widths=recipe.widths).to(  # type: ignore[call-overload]
+        device, memory_format=torch.channels_last
+    )
     average = copy.deepcopy(network).eval()
     optimiser = torch.optim.AdamW(
         network.parameters(), weight_decay=recipe.weight_decay, fused=True

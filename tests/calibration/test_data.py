@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from calibration.data import load_split
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.spec import ModelSpec
 from cnnres_infer.errors import UsageError, VolumeError
-from cnnres_infer.phantom.head import make_phantom
+from cnnres_infer.phantom.head import Phantom, make_phantom
 from cnnres_infer.readers import load_volume
 from cnnres_infer.readers.nifti.write import save_volume
 from tests.conftest import phantom_volume
@@ -19,8 +20,13 @@ def spec() -> ModelSpec:
     return Bundle.open().spec
 
 
+@cache
+def phantom_of(seed: int, slices: int) -> Phantom:
+    return make_phantom(seed, shape=(48, 48, slices), spacing=(4.0, 4.0, 96 / slices))
+
+
 def save(path: Path, seed: int, of: str = "volume", slices: int = 6) -> Path:
-    phantom = make_phantom(seed, shape=(48, 48, slices), spacing=(4.0, 4.0, 96 / slices))
+    phantom = phantom_of(seed, slices)
     data = phantom.data if of == "volume" else phantom.truth
     path.parent.mkdir(parents=True, exist_ok=True)
     save_volume(path, data, phantom_volume(phantom).grid)

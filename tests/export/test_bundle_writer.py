@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ from cnnres_infer.bundle.manifest import spec_from_json
 from cnnres_infer.bundle.signature import SIGNATURE
 from cnnres_infer.errors import BundleError, OutputExistsError, UsageError, VerificationError
 from cnnres_infer.selection.offers import open_engine
+from cnnres_infer.verification.agreement import load_reference
 from export import bundle_writer
 from export.bundle_writer import seal, write_bundle
 from export.reference import _spread, reference_slices
 from network.checkpoint import load_checkpoint
 from network.cnnres import CNNRes
+from tests.narrow import NARROW, narrow_network
 from training.data import SPEC
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,22 +36,30 @@ def about() -> dict[str, dict[str, object]]:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
     path = tmp_path_factory.mktemp("run") / "weights.safetensors"
-    tensors = {
-        name: value if name.endswith("tracked") else value * 0.8 + 0.02 * torch.rand(value.shape)
-        for name, value in CNNRes().state_dict().items()
-    }
-    save_file(tensors, path)
+    save_file(narrow_network().state_dict(), path)
     return path
 
 
 @pytest.fixture(scope="module")
+def network(checkpoint: Path) -> CNNRes:
+    return load_checkpoint(checkpoint, widths=NARROW)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_phantoms() -> Iterator[None]:
+    """As many as have 64 slices."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.reference._PHANTOMS", 4)
+        yield
+
+
+@pytest.fixture(scope="module")
 def bundle(
-    checkpoint: Path, about: dict[str, object], tmp_path_factory: pytest.TempPathFactory
+    network: CNNRes, about: dict[str, object], tmp_path_factory: pytest.TempPathFactory
 ) -> Bundle:
     out = tmp_path_factory.mktemp("out") / "bundle"
-    write_bundle(load_checkpoint(checkpoint), spec_from_json(about), about, out)
+    write_bundle(network, spec_from_json(about), about, out)
     return Bundle.open(out)
 
 
@@ -76,41 +87,51 @@ def test_the_reference_is_what_the_engine_gives(bundle: Bundle) -> None:
     with open_engine(bundle, "ort", "fp32") as engine:
         output = engine.run(images[:4].astype(np.float32) / np.float32(255))
     assert np.abs(output - probabilities[:4]).max() <= 1e-5
+    assert np.ptp(probabilities) > 0.5
+    assert len(np.unique((probabilities > 0.5).sum(axis=(1, 2, 3)))) > 32
 
 
 def test_the_training_describes_what_it_feeds(about: dict[str, object]) -> None:
     assert spec_from_json(about).slices == SPEC
 
 
-def test_weights_come_back_from_the_bundle(bundle: Bundle, checkpoint: Path) -> None:
+def test_weights_come_back_from_the_bundle(bundle: Bundle, network: CNNRes) -> None:
     images = torch.rand(1, 1, 160, 160, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        trained = load_checkpoint(checkpoint)(images)
-        again = load_checkpoint(bundle.folder / "model.fp32.onnx")(images)
+        trained = network(images)
+        again = load_checkpoint(bundle.folder / "model.fp32.onnx", widths=NARROW)(images)
     assert (trained - again).abs().max() <= 1e-5
+    assert trained.max() - trained.min() > 0.3
 
 
 def test_nothing_is_overwritten_unasked(
-    bundle: Bundle, checkpoint: Path, about: dict[str, object]
+    bundle: Bundle, network: CNNRes, about: dict[str, object]
 ) -> None:
     with pytest.raises(OutputExistsError):
-        write_bundle(load_checkpoint(checkpoint), spec_from_json(about), about, bundle.folder)
+        write_bundle(network, spec_from_json(about), about, bundle.folder)
 
 
 def test_a_wrong_export_writes_nothing(
-    checkpoint: Path, about: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: CNNRes,
+    bundle: Bundle,
+    about: dict[str, object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    models = {name: bundle.model(name) for name in bundle.variants}
+    monkeypatch.setattr(bundle_writer, "reference_slices", lambda *_: load_reference(bundle))
+    monkeypatch.setattr(bundle_writer, "variants", lambda *_: models)
     monkeypatch.setattr(bundle_writer, "_computed", lambda _model, images: images[:, :1] * 0 + 2)
     with pytest.raises(VerificationError, match="fp32") as caught:
-        write_bundle(load_checkpoint(checkpoint), spec_from_json(about), about, tmp_path / "b")
+        write_bundle(network, spec_from_json(about), about, tmp_path / "b")
     assert caught.value.code == "E-VERIFY"
     assert not list(tmp_path.iterdir())
 
 
 def test_only_a_bundle_or_an_empty_folder_is_replaced(
-    checkpoint: Path, about: dict[str, object], tmp_path: Path
+    network: CNNRes, about: dict[str, object], tmp_path: Path
 ) -> None:
-    network, spec, out = load_checkpoint(checkpoint), spec_from_json(about), tmp_path / "out"
+    spec, out = spec_from_json(about), tmp_path / "out"
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
     with pytest.raises(UsageError, match="neither empty nor a bundle"):
@@ -197,4 +218,4 @@ def test_a_network_without_a_steady_slice_has_no_reference(
     monkeypatch.setattr("export.reference._PHANTOMS", 1)
     monkeypatch.setattr("export.reference.dice", lambda *_: 0.0)
     with pytest.raises(VerificationError, match="no reference slices"):
-        reference_slices(CNNRes().eval(), spec_from_json(about))
+        reference_slices(CNNRes(widths=NARROW).eval(), spec_from_json(about))

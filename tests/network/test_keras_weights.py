@@ -17,7 +17,7 @@ import h5py
 import keras
 
 from cnnres_infer.errors import BundleError
-from network.cnnres import BOTTLENECK_OUT, BOTTLENECK_WIDTH, DECODER_WIDTHS, ENCODER_WIDTHS
+from network.cnnres import PUBLISHED
 from network.keras_weights import load_keras_weights
 
 Edit = Callable[[Any], None]
@@ -42,11 +42,11 @@ def keras_network(channels: int, epsilon: float = 1e-3) -> Any:
     """CNN-Res as a user would write it: names and dropout of their own."""
     x = images = keras.Input((None, None, channels))
     skips = []
-    for width in ENCODER_WIDTHS:
+    for width in PUBLISHED.encoder:
         x = stage(x, width, epsilon)
         skips.append(x)
-    x = conv(stage(x, BOTTLENECK_WIDTH, epsilon), BOTTLENECK_OUT, 1)
-    for width, skip in zip(DECODER_WIDTHS, [*reversed(skips), None], strict=True):
+    x = conv(stage(x, PUBLISHED.bottleneck, epsilon), PUBLISHED.bottleneck_out, 1)
+    for width, skip in zip(PUBLISHED.decoder, [*reversed(skips), None], strict=True):
         x = keras.layers.UpSampling2D()(x)
         if skip is not None:
             x = keras.layers.Concatenate()([x, skip])

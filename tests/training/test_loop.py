@@ -10,6 +10,7 @@ pytest.importorskip("h5py", reason="needs `pip install --group export`")
 
 from network.checkpoint import load_checkpoint
 from network.cnnres import CNNRes
+from tests.narrow import NARROW
 from training.data import Collections, Images
 from training.loop import Recipe, _average, _learning_rate, check, train
 
@@ -30,7 +31,7 @@ def collections() -> Collections:
 
 
 def test_a_seed_gives_the_same_weights(collections: Collections, tmp_path: Path) -> None:
-    recipe = Recipe(steps=2, check_every=1, consistent_from=0.5, seed=4)
+    recipe = Recipe(steps=2, check_every=1, consistent_from=0.5, seed=4, widths=NARROW)
     for name in ("a", "b"):
         train(collections, {"volume": images(1)}, recipe, tmp_path / name)
     first, second = (load_file(tmp_path / name / "step-00002.safetensors") for name in ("a", "b"))
@@ -38,7 +39,9 @@ def test_a_seed_gives_the_same_weights(collections: Collections, tmp_path: Path)
     log = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log] == [1, 2]
     assert set(log[0]["volume"]) == {"dice", "slices", "steady", "rounded"}
-    assert load_checkpoint(tmp_path / "a" / "step-00002.safetensors").in_channels == 1
+    assert (
+        load_checkpoint(tmp_path / "a" / "step-00002.safetensors", widths=NARROW).in_channels == 1
+    )
 
 
 def test_the_learning_rate_rises_and_falls_to_zero() -> None:
@@ -50,14 +53,14 @@ def test_the_learning_rate_rises_and_falls_to_zero() -> None:
 
 
 def test_the_average_follows_the_network() -> None:
-    average, network = CNNRes(), CNNRes()
+    average, network = CNNRes(widths=NARROW), CNNRes(widths=NARROW)
     before = average.head.weight.clone()
     _average(average, network, 0.75)
     torch.testing.assert_close(average.head.weight, 0.75 * before + 0.25 * network.head.weight)
 
 
 def test_check_of_a_network_that_finds_nothing() -> None:
-    network = CNNRes().eval()
+    network = CNNRes(widths=NARROW).eval()
     with torch.no_grad():
         network.head.weight.zero_()
         network.head.bias = torch.nn.Parameter(torch.full((1,), -5.0))
