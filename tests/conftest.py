@@ -24,6 +24,10 @@ from cnnres_infer.core.volume import Volume
 from cnnres_infer.host import cache
 from cnnres_infer.phantom.head import Phantom
 
+# Threads that wait busily for one another make torch tens of times slower beside another
+# program; read when torch is first imported, here and in the processes that tests start.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # How long an example takes says nothing on a busy machine.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

@@ -23,6 +23,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
@@ -44,6 +45,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_installed_wheel_segments(wheel: Path, tmp_path: Path) -> None:
     target = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index"]
@@ -75,12 +77,14 @@ def test_checkout_folders_are_not_importable_elsewhere(tmp_path: Path) -> None:
         assert done.returncode == 1, module
 
 
+@pytest.mark.slow
 def test_the_version_of_the_wheel_is_the_packages(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         metadata = archive.read(f"cnnres_infer-{__version__}.dist-info/METADATA").decode()
     assert f"\nVersion: {__version__}\n" in metadata
 
 
+@pytest.mark.slow
 def test_no_extra_brings_what_only_the_checkout_needs(wheel: Path) -> None:
     """Dependency groups stay out of the wheel; an extra would be for everybody to install."""
     with zipfile.ZipFile(wheel) as archive:

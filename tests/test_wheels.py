@@ -214,6 +214,7 @@ def test_what_the_target_could_not_install_gets_no_lock(
     assert not lock.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     os.environ.get("CNNRES_TEST_NETWORK") != "1",
     reason="downloads about 65 MB, and 125 with OpenVINO: set CNNRES_TEST_NETWORK=1 to run it",

@@ -39,6 +39,7 @@ def test_contestants_compute_the_same_network() -> None:
     assert {entrant.network for entrant in entrants.values()} == {"CNN-Res", "U-Net"}
 
 
+@pytest.mark.slow
 def test_volumes_of_two_sizes(bright_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scaling, "SLICES", (3, 6))
     monkeypatch.setattr(scaling, "SIZES", (128,))
@@ -70,6 +71,7 @@ def test_a_profile_has_the_nodes_of_the_variant() -> None:
     assert sum(spent) == pytest.approx(sum(figures["kinds"].values()))
 
 
+@pytest.mark.slow
 def test_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole, "SHAPE", (112, 112, 8))
     monkeypatch.setattr(whole, "_engines", lambda _: [("ort", "int8"), ("tensorrt", "fp16")])

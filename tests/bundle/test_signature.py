@@ -95,7 +95,10 @@ def test_an_altered_bundle_is_not_signed(make_bundle: BundleMaker, key: Path) ->
     assert not (folder / SIGNATURE).exists()
 
 
+@pytest.mark.slow
 def test_the_commands(make_bundle: BundleMaker, tmp_path: Path) -> None:
+    for name in ("torch", "onnxslim", "h5py"):
+        pytest.importorskip(name, reason="needs `pip install --group export`")
     folder, key = make_bundle(), tmp_path / "key"
 
     def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:

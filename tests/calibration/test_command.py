@@ -52,6 +52,7 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_variant_is_written_only_if_it_passes_and_all_is_recorded(
     coarse_bundle: Path, volumes: Path, tmp_path: Path
 ) -> None:
@@ -82,24 +83,28 @@ def test_a_variant_is_written_only_if_it_passes_and_all_is_recorded(
 
 
 def test_a_variant_that_stands_is_not_replaced_unasked(
-    coarse_bundle: Path, volumes: Path, tmp_path: Path
+    default_bundle: Path, tmp_path: Path
 ) -> None:
-    bundle = shutil.copytree(coarse_bundle, tmp_path / "bundle")
-    manifest = json.loads((bundle / "model.json").read_text())
-    manifest["variants"]["int8-cpu"] = "model.fp32.onnx"
-    (bundle / "model.json").write_text(json.dumps(manifest))
-    done = calibrate(bundle, "--data", volumes)
+    bundle = shutil.copytree(default_bundle, tmp_path / "bundle")
+    assert "int8-cpu" in Bundle.open(bundle).variants
+    before = (bundle / "model.int8-cpu.onnx").read_bytes()
+    done = calibrate(bundle, "--data", tmp_path)
+    assert (bundle / "model.int8-cpu.onnx").read_bytes() == before
     assert done.returncode == 3
     assert "--overwrite" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(("--variant", "int4"), "int8-cpu, int8-trt"), ((), "at least two")],
+    [(("--variant", "int4"), "int8-cpu, int8-trt"), (("--overwrite",), "at least two")],
 )
 def test_what_cannot_be_done_is_said(
-    coarse_bundle: Path, tmp_path: Path, options: tuple[str, ...], message: str
+    default_bundle: Path, tmp_path: Path, options: tuple[str, ...], message: str
 ) -> None:
-    done = calibrate(coarse_bundle, "--data", tmp_path, *options)
+    bundle, data = shutil.copytree(default_bundle, tmp_path / "bundle"), tmp_path / "data"
+    data.mkdir()
+    before = Bundle.open(bundle).sha256
+    done = calibrate(bundle, "--data", data, *options)
     assert done.returncode == 2
     assert message in done.stderr
+    assert Bundle.open(bundle).sha256 == before

@@ -81,6 +81,7 @@ def test_another_provider_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         OrtEngine.open(ModelFile("fp32", bright_model()), Precision.FP32, 1)
 
 
+@pytest.mark.slow
 def test_nothing_is_left_for_telemetry(bright_bundle: Path, tmp_path: Path) -> None:
     code = (
         "import sys, time; from cnnres_infer import Predictor, Bundle\n"

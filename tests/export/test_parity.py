@@ -48,6 +48,7 @@ class BrokenEngine(OrtEngine):
         return np.roll(super().run(images), 3, axis=2)
 
 
+@pytest.mark.slow
 def test_outputs_stored_with_torch_verify_without(volume: Path, tmp_path: Path) -> None:
     stored = tmp_path / "new" / "ref.npz"
     done = export("reference", volume, "--out", stored)
@@ -64,6 +65,7 @@ def test_outputs_stored_with_torch_verify_without(volume: Path, tmp_path: Path) 
     assert agreement["slices"] > agreement["both_empty"]
 
 
+@pytest.mark.slow
 def test_parity_of_this_machine(volume: Path) -> None:
     done = export("parity", volume, "--repeats", 1, "--json")
     assert done.returncode == 0, done.stderr

@@ -87,6 +87,7 @@ def visible(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_all_stands_or_nothing(
     volume: Path, bright_bundle: Path, tmp_path: Path
 ) -> None:
@@ -212,6 +213,7 @@ def test_sigterm_ends_a_process_that_is_stuck_in_a_library(
     assert not out.exists() or not list(out.iterdir())
 
 
+@pytest.mark.slow
 def test_sigterm_at_any_moment_leaves_all_or_nothing(
     volume: Path, bright_bundle: Path, tmp_path: Path
 ) -> None:
@@ -374,6 +376,7 @@ def test_what_cannot_shrink_to_the_limit_of_memory_refuses(bright_bundle: Path) 
             assert caught.value.code == "E-LIMIT-MEMORY"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.9, 1.4])
 def test_the_limit_of_memory_holds_with_openvino(
     volume: Path, tmp_path: Path, share: float
@@ -391,6 +394,7 @@ def test_the_limit_of_memory_holds_with_openvino(
         assert entry["peak_memory_mb"] * 1e6 <= limit
 
 
+@pytest.mark.slow
 def test_the_limit_of_memory_holds(volume: Path, tmp_path: Path) -> None:
     def peak(folder: str, *options: object) -> float:
         fixed = ("--backend", "ort", "--threads", 1)
@@ -404,6 +408,7 @@ def test_the_limit_of_memory_holds(volume: Path, tmp_path: Path) -> None:
     assert (status, entry["error"]["code"]) == (3, "E-LIMIT-MEMORY")
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_over_many_volumes(bright_bundle: Path, volume: Path) -> None:
     code = (
         "import sys, tempfile; from cnnres_infer import Predictor\n"

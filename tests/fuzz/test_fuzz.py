@@ -149,6 +149,7 @@ def test_what_fuzzing_found(fields: dict[str, Any], outcome: str) -> None:
     assert check(bytes([PLAIN]) + header.tobytes() + file[348:]) == outcome
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not installed")
 def test_a_moment_of_fuzzing_finds_nothing(tmp_path: Path) -> None:
     command = [sys.executable, str(Path(__file__).with_name("run.py")), str(tmp_path / "corpus")]

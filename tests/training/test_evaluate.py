@@ -22,6 +22,7 @@ def test_lesion_f1() -> None:
     assert lesion_f1(np.zeros_like(truth), truth) == 0.0
 
 
+@pytest.mark.slow
 def test_the_cards_figures_come_from_the_command(shared_data: Path, default_bundle: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "training", "evaluate", default_bundle, "--data", shared_data],
