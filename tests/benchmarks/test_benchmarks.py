@@ -107,6 +107,7 @@ def test_figures_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(tmp_path.rglob("*.*")) == [path]
 
 
+@pytest.mark.slow
 def test_an_error_is_one_line_and_its_exit_status(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "end-to-end", "--bundle", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

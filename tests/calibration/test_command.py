@@ -15,6 +15,7 @@ from network.checkpoint import load_checkpoint
 from tests.conftest import phantom_volume
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow  # processes that import torch
 
 
 def calibrate(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -52,7 +53,6 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_a_variant_is_written_only_if_it_passes_and_all_is_recorded(
     coarse_bundle: Path, volumes: Path, tmp_path: Path
 ) -> None:

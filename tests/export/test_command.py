@@ -12,6 +12,7 @@ from cnnres_infer.verification.agreement import load_reference
 from network.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow  # processes that import torch
 
 
 def export(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -19,7 +20,6 @@ def export(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
 
 
-@pytest.mark.slow
 def test_a_bundle_from_a_bundles_weights(default_bundle: Path, tmp_path: Path) -> None:
     description = json.loads((ROOT / "export" / "cnnres-dwi-flair.json").read_text())
     description["name"] = "mine"
@@ -42,7 +42,6 @@ def test_a_bundle_from_a_bundles_weights(default_bundle: Path, tmp_path: Path) -
     assert "--overwrite" in again.stderr
 
 
-@pytest.mark.slow
 def test_an_own_model_is_not_published_as_ours(default_bundle: Path, tmp_path: Path) -> None:
     done = export(default_bundle / "model.fp32.onnx", "--out", tmp_path / "mine")
     assert done.returncode == 0, done.stderr

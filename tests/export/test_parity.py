@@ -130,6 +130,7 @@ def test_a_checkpoint_in_place_of_the_bundles_weights(
         torch_engine(bundle, checkpoint)
 
 
+@pytest.mark.slow
 def test_errors_are_one_line(volume: Path, tmp_path: Path) -> None:
     for arguments in (
         ("reference", volume, "--out", tmp_path / "r.npz", "--modality", "ct"),
