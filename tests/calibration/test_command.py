@@ -90,7 +90,7 @@ def test_a_variant_that_stands_is_not_replaced_unasked(
     (bundle / "model.json").write_text(json.dumps(manifest))
     done = calibrate(bundle, "--data", volumes)
     assert done.returncode == 3
-    assert "--overwrite" in done.stderr
+    assert "overwrite" in done.stderr
 
 
 @pytest.mark.parametrize(
