@@ -32,7 +32,7 @@ __all__ = [
     "__version__",
 ]
 
-_HOMES = {
+_DEFINED_IN = {
     "Bundle": "cnnres_infer.bundle.bundle",
     "Case": "cnnres_infer.core.case",
     "CnnresError": "cnnres_infer.errors",
@@ -47,6 +47,6 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _DEFINED_IN:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_DEFINED_IN[name]), name)

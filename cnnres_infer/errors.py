@@ -1,25 +1,25 @@
-"""The one error tree of the package.
+"""The exceptions that this package raises on purpose.
 
-::
+```text
+CnnresError                          1  base class of all of them
+├── UsageError                       2  contradictory options or arguments
+├── InputError                       3  an input that must not be segmented
+│   ├── VolumeError                     not a valid 3-D volume
+│   ├── GeometryError                   position in patient space unknown
+│   ├── BundleError                     a model bundle that cannot be trusted
+│   ├── ReferenceFileError              stored outputs of another volume or model
+│   └── LimitError                      more bytes, voxels, memory or time than allowed
+├── OutputError                      3  an output that cannot be written
+│   └── OutputExistsError               an output that already exists
+├── VerificationError                4  an engine that disagrees with the network
+└── EngineError                      5  a backend that cannot be used
+    ├── BackendUnavailableError         not installed, or unusable on this machine
+    │   └── PrecisionUnavailableError   not supported by this machine's processor
+    └── EngineRunError                  failed while running
+```
 
-    CnnresError                    1  an error of ours: the base of all below
-    ├── UsageError                 2  options that contradict each other
-    ├── InputError                 3  an input that must not be segmented
-    │   ├── VolumeError               a file that is no sound 3-D volume
-    │   ├── GeometryError             a grid whose place in space is unknown
-    │   ├── BundleError               a model bundle that cannot be trusted
-    │   ├── ReferenceFileError        stored outputs that belong to something else
-    │   └── LimitError                more bytes, voxels, memory or time than allowed
-    ├── OutputError                3  an output that cannot be written
-    │   └── OutputExistsError         ... since something stands there already
-    ├── VerificationError          4  an engine that disagrees with the network
-    └── EngineError                5  a backend that cannot be used
-        ├── BackendUnavailableError   not installed, or refused by its check
-        │   └── PrecisionUnavailableError ... for lack of hardware
-        └── EngineRunError            failed while it ran
-
-The numbers are the exit statuses of the command line. Every error carries one
-of the stable codes of codes.py.
+The numbers are the exit statuses of the command line. Every exception carries
+one of the stable codes of `cnnres_infer.codes`.
 """
 
 from typing import ClassVar
@@ -28,14 +28,15 @@ from cnnres_infer.codes import ErrorCode
 
 
 class CnnresError(Exception):
-    """Base of all errors that this package raises on purpose.
+    """Base class of the exceptions that this package raises on purpose.
 
     Parameters
     ----------
     message
-        What is wrong, where, and how to mend it.
+        What is wrong, where, and how to fix it. Arguments are named in
+        backticks; the command line shows its options instead.
     code
-        One of `cnnres_infer.codes.ErrorCode`; by default that of the class.
+        A member of `cnnres_infer.codes.ErrorCode`; defaults to the class's own.
     """
 
     exit_status: ClassVar[int] = 1
@@ -47,32 +48,32 @@ class CnnresError(Exception):
 
 
 class UsageError(CnnresError, ValueError):
-    """Options or arguments that contradict each other."""
+    """Options or arguments that contradict each other or the model."""
 
     exit_status = 2
     default_code = ErrorCode.USAGE
 
 
 class InputError(CnnresError, ValueError):
-    """An input that must not be segmented; nothing was written."""
+    """An input that must not be segmented; no mask was written."""
 
     exit_status = 3
 
 
 class VolumeError(InputError):
-    """A file or array that is no sound 3-D image."""
+    """A file or array that is not a valid 3-D volume."""
 
     default_code = ErrorCode.ARRAY
 
 
 class GeometryError(InputError):
-    """A grid whose place in the patient's space is unknown or contradictory."""
+    """A grid whose position in patient space is unknown or contradictory."""
 
     default_code = ErrorCode.GRID_AFFINE
 
 
 class BundleError(InputError):
-    """A model bundle that is incomplete, altered or not understood."""
+    """A model bundle that is incomplete, modified or of an unknown format."""
 
     default_code = ErrorCode.BUNDLE
 
@@ -84,72 +85,69 @@ class LimitError(InputError):
 
 
 class ReferenceFileError(InputError):
-    """A file of PyTorch's outputs that is damaged, or belongs to something else."""
+    """A file of PyTorch outputs that is damaged or belongs to another volume or model."""
 
     default_code = ErrorCode.REFERENCE
 
 
 class OutputError(CnnresError, OSError):
-    """An output that cannot be written; nothing was."""
+    """An output that cannot be written; nothing was written."""
 
     exit_status = 3
     default_code = ErrorCode.OUTPUT_WRITE
 
 
 class OutputExistsError(OutputError, FileExistsError):
-    """An output that stands already and may not be overwritten.
+    """An output that already exists and may not be overwritten.
 
     Parameters
     ----------
     path
-        What stands.
+        The existing file or folder.
     """
 
     default_code = ErrorCode.OUTPUT_EXISTS
 
     def __init__(self, path: object) -> None:
-        super().__init__(
-            f"{path} exists already: name another place, or add --overwrite "
-            "(in Python overwrite=True)"
-        )
+        super().__init__(f"{path} already exists; choose another path or set `overwrite`")
 
 
 class VerificationError(CnnresError, ArithmeticError):
-    """An engine's output that differs too much from the network's."""
+    """An engine whose output differs too much from the network's."""
 
     exit_status = 4
     default_code = ErrorCode.VERIFY
 
 
 class EngineError(CnnresError, RuntimeError):
-    """A backend that cannot do what was asked of it."""
+    """A backend that cannot do what was requested."""
 
     exit_status = 5
     default_code = ErrorCode.BACKEND
 
 
 class BackendUnavailableError(EngineError):
-    """A backend that is not installed, not usable here, or not the one asked for.
+    """A backend that is not installed, or cannot run as requested on this machine.
 
     Parameters
     ----------
     reason
-        Why not.
+        Why it is unavailable.
     remedy
-        The command or step that mends it, where one is known.
+        The command or step that fixes it, if known.
     """
 
     def __init__(self, reason: str, remedy: str = "") -> None:
-        super().__init__(f"{reason}; to mend it: {remedy}" if remedy else reason)
+        super().__init__(f"{reason}; to fix it: {remedy}" if remedy else reason)
         self.reason = reason
         self.remedy = remedy
 
 
 class PrecisionUnavailableError(BackendUnavailableError):
-    """A precision that this machine's processor does not have."""
+    """A precision that this machine's processor does not support."""
 
 
 class EngineRunError(EngineError):
-    """A backend that failed in the middle of its work."""
+    """A backend that failed while running."""
 
     default_code = ErrorCode.ENGINE_RUN

@@ -159,10 +159,10 @@ class Predictor:
         clock = Stopwatch(self.limits.timeout)
         if isinstance(source, Case):
             case = source
-            self.bundle.spec.check_suits(case.modality, case.flair is not None)
+            self.bundle.spec.check_modalities(case.modality, case.flair is not None)
         else:
             shown = Modality.parse(modality)
-            self.bundle.spec.check_suits(shown, flair is not None)
+            self.bundle.spec.check_modalities(shown, flair is not None)
             with clock("read"):
                 case = read_case(
                     source,

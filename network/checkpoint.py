@@ -1,4 +1,4 @@
-"""Reading trained weights, without ever unpickling anything."""
+"""Loading of trained weights, without unpickling."""
 
 from pathlib import Path
 
@@ -20,18 +20,24 @@ _FIRST_KERNEL = "translations.0.conv.weight"
 def load_checkpoint(
     path: Path, epsilon: float = KERAS_EPSILON, widths: Widths = PUBLISHED
 ) -> CNNRes:
-    """Read weights of CNN-Res, in eval mode.
+    """Load weights of CNN-Res.
 
     Parameters
     ----------
     path
-        ``.safetensors`` as written by ``python -m training``, ``.h5`` as
-        written by Keras 3, or the ``.onnx`` of a bundle's fp32 variant, whose
-        batch norms are folded already.
+        ``.safetensors`` as written by ``python -m training``, ``.h5`` as written
+        by Keras, or the ``.onnx`` of a bundle's fp32 variant, whose batch norms
+        are already folded.
     epsilon
-        The batch norms' epsilon, for Keras files that do not hold it.
+        Epsilon of the batch norms, for Keras files that do not contain it.
     widths
-        The network's, where it is not the paper's; those of Keras files always are.
+        Widths of the network, if they are not the paper's; those of Keras files
+        always are.
+
+    Returns
+    -------
+    CNNRes
+        The network in evaluation mode.
 
     Raises
     ------
@@ -50,7 +56,9 @@ def load_checkpoint(
             network = without_folded_norms(network)
         network.load_state_dict({**_counters(network), **tensors})
     except (SafetensorError, DecodeError, OSError, KeyError, RuntimeError) as error:
-        raise BundleError(f"{path}: no weights of CNN-Res ({error})") from error
+        raise BundleError(
+            f"{path}: not weights of CNN-Res ({error}); give a checkpoint of this network"
+        ) from error
     return network.eval()
 
 
@@ -64,6 +72,6 @@ def _onnx_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _counters(network: CNNRes) -> dict[str, Tensor]:
-    """The batch norms' step counters, which an ONNX file does not hold."""
+    """The step counters of the batch norms, which an ONNX file does not contain."""
     state: dict[str, Tensor] = network.state_dict()
     return {name: value for name, value in state.items() if name.endswith("num_batches_tracked")}

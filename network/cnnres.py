@@ -1,9 +1,13 @@
-"""CNN-Res, the residual U-Net, in PyTorch.
+"""CNN-Res, a residual U-Net, in PyTorch.
 
-Layer by layer as in Gheibi, Shirini, Razavi et al., "CNN-Res: deep learning
-framework for segmentation of acute ischemic stroke lesions on multimodal MRI
-images", BMC Med Inform Decis Mak 23:192 (2023): 6,465,153 trainable parameters
-and 5,952 running statistics for one input channel.
+The layers are those of the paper below: 6,465,153 trainable parameters and 5,952
+running statistics for one input channel.
+
+References
+----------
+Gheibi, Shirini, Razavi et al., "CNN-Res: deep learning framework for segmentation
+of acute ischemic stroke lesions on multimodal MRI images", BMC Med Inform Decis
+Mak 23:192 (2023), https://doi.org/10.1186/s12911-023-02289-y.
 """
 
 import copy
@@ -40,7 +44,7 @@ PUBLISHED = Widths()
 
 
 class TranslationBlock(nn.Module):
-    """Convolution, batch norm, ReLU, pooling: halves the image, changes its width."""
+    """Convolution, batch norm, ReLU and max pooling; halves the resolution."""
 
     def __init__(self, width_in: int, width_out: int) -> None:
         super().__init__()
@@ -52,7 +56,7 @@ class TranslationBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + [norm, ReLU, conv 1x1, norm, ReLU, conv 3x3](x), width unchanged."""
+    """x + f(x), where f is batch norm, ReLU, conv 1x1, batch norm, ReLU, conv 3x3."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -68,7 +72,7 @@ class ResidualBlock(nn.Module):
 
 
 class ExpansionBlock(nn.Module):
-    """Nearest upsampling, concatenation with the encoder's output, convolution, ReLU."""
+    """Nearest-neighbour upsampling, concatenation with the skip connection, convolution, ReLU."""
 
     def __init__(self, width_in: int, width_skip: int, width_out: int) -> None:
         super().__init__()
@@ -83,15 +87,15 @@ class ExpansionBlock(nn.Module):
 
 
 class CNNRes(nn.Module):
-    """CNN-Res; see the module's text.
+    """CNN-Res; see the module's documentation.
 
     Parameters
     ----------
     in_channels
-        Channels of the input: 1 for one modality at a time (the paper), 2 for
-        DWI and FLAIR stacked.
+        Number of input channels: 1 for one modality at a time, as in the paper;
+        2 for DWI and FLAIR stacked.
     widths
-        The paper's, unless a test is to be quick.
+        Widths of the layers: the paper's, or smaller ones for quick tests.
     """
 
     def __init__(self, in_channels: int = 1, widths: Widths = PUBLISHED) -> None:
@@ -116,7 +120,7 @@ class CNNRes(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Images (N, C, H, W), H and W multiples of 32, to logits (N, 1, H, W)."""
+        """Compute logits (N, 1, H, W) of images (N, C, H, W), H and W multiples of 32."""
         skips: list[Tensor] = []
         for translation, residual in zip(self.translations, self.residuals, strict=True):
             x = residual(translation(x))
@@ -128,15 +132,15 @@ class CNNRes(nn.Module):
         return logits
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (N, C, H, W) to probabilities of lesion (N, 1, H, W)."""
+        """Compute lesion probabilities (N, 1, H, W) of images (N, C, H, W)."""
         return torch.sigmoid(self.logits(x))
 
 
 def folded(network: CNNRes) -> CNNRes:
-    """Copy of a network whose batch norms are folded where that is exact.
+    """Copy of a network with batch norms folded into the preceding convolutions.
 
-    A batch norm behind a convolution becomes part of it; the first one of a
-    residual block, whose input is the shortcut too, stays.
+    The first batch norm of a residual block stays, since it does not follow a
+    convolution.
     """
     network = copy.deepcopy(network).eval()
     for translation in [*network.translations, network.bottleneck_translation]:
@@ -149,7 +153,7 @@ def folded(network: CNNRes) -> CNNRes:
 
 
 def without_folded_norms(network: CNNRes) -> CNNRes:
-    """Take out, in place, the batch norms that `folded` folds."""
+    """Remove, in place, the batch norms that `folded` folds."""
     for translation in [*network.translations, network.bottleneck_translation]:
         translation.norm = nn.Identity()
     for residual in [*network.residuals, network.bottleneck_residual]:
@@ -158,7 +162,7 @@ def without_folded_norms(network: CNNRes) -> CNNRes:
 
 
 class _SingleBlock(nn.Module):
-    """A block in float32 within a network in float16."""
+    """A block that computes in float32 within a network in float16."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -172,8 +176,8 @@ class _SingleBlock(nn.Module):
 class HalfCNNRes(nn.Module):
     """CNN-Res in float16, with float32 in the first block and in the sigmoid.
 
-    Images are told apart by less than float16 can hold near 1, and the first
-    block has few of the multiply-adds.
+    Differences between intensities near 1 may be smaller than float16 resolves,
+    and the first block has few of the multiply-adds.
     """
 
     def __init__(self, network: CNNRes) -> None:
@@ -182,5 +186,5 @@ class HalfCNNRes(nn.Module):
         self.network.translations[0] = _SingleBlock(copy.deepcopy(network.translations[0]).eval())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (N, C, H, W) to probabilities of lesion (N, 1, H, W), both float32."""
+        """Compute lesion probabilities (N, 1, H, W) of images (N, C, H, W), both float32."""
         return torch.sigmoid(self.network.logits(x).float())

@@ -1,4 +1,4 @@
-"""CNN-Res in PyTorch behind the engine protocol: what all fast engines are measured by."""
+"""CNN-Res in PyTorch as an engine, the reference for all other engines."""
 
 from typing import ClassVar, Self
 
@@ -14,13 +14,17 @@ from network.cnnres import CNNRes, HalfCNNRes
 
 
 class TorchEngine(ClosedOnExit):
-    """PyTorch eager; see `cnnres_infer.engines.Engine`.
+    """PyTorch in eager mode; see `cnnres_infer.engines.base.Engine`.
 
     Parameters
     ----------
+    network
+        The network.
+    threads
+        Number of CPU threads.
     precision
-        ``"fp32"``, or ``"fp16"`` for all but the first block and the sigmoid in float16, which ONNX
-        Runtime does not compute on a CPU.
+        ``"fp32"``, or ``"fp16"`` for `HalfCNNRes`, as a reference for the fp16
+        variant, which ONNX Runtime cannot compute on a CPU.
     """
 
     VARIANTS: ClassVar[Variants] = {
@@ -44,7 +48,7 @@ class TorchEngine(ClosedOnExit):
 
     @classmethod
     def open(cls, model: ModelFile, precision: Precision, threads: int) -> Self:
-        raise BackendUnavailableError("PyTorch runs a CNNRes, not an ONNX file")
+        raise BackendUnavailableError("PyTorch runs a CNNRes network, not an ONNX file")
 
     def run(self, images: FloatArray) -> FloatArray:
         with torch.inference_mode():

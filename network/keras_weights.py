@@ -1,17 +1,19 @@
-"""Weights of a CNN-Res trained in Keras, read into the PyTorch network.
+"""Loading the weights of a CNN-Res that was trained in Keras.
 
-Keras writes HDF5 in two layouts, told apart by what lies at the top of the file:
+Keras writes HDF5 in two layouts, which differ at the top level of the file:
 
-- ``model.save_weights("x.weights.h5")`` of Keras 3: the group ``layers``, in it one
-  group per layer, named after the layer's class and counted per class in the order
-  of the model (``conv2d``, ``conv2d_1``, …), with the tensors ``vars/0``, ``vars/1``, …
-- ``model.save("x.h5")``: the group ``model_weights``, whose attribute ``layer_names``
-  lists the layers in the order of the model, and the model's configuration as JSON.
-  ``save_weights("x.h5")`` of Keras 2 has the same without the group around it.
+- ``model.save_weights("x.weights.h5")`` in Keras 3: a group ``layers`` with one
+  group per layer, named after the layer's class and numbered per class in the
+  order of the model (``conv2d``, ``conv2d_1``, …), with tensors ``vars/0``,
+  ``vars/1``, …
+- ``model.save("x.h5")``: a group ``model_weights``, whose attribute
+  ``layer_names`` lists the layers in the order of the model, and the model's
+  configuration as JSON. ``save_weights("x.h5")`` in Keras 2 writes the same
+  without the enclosing group.
 
-Keras sorts a functional model's layers by their depth in the graph, and in CNN-Res
-every layer with weights feeds the next one: both orders are that of the data's way
-through the network, in whatever order and under whatever names the layers were made.
+Keras sorts the layers of a functional model by their depth in the graph, and in
+CNN-Res each layer with weights feeds the next. So both orders are that of the data
+flow, whatever the names of the layers and the order in which they were created.
 """
 
 import json
@@ -30,8 +32,8 @@ from torch import Tensor, nn
 from cnnres_infer.errors import BundleError
 from network.cnnres import CNNRes
 
-# Keras' name of each tensor, in the order in which Keras stores them, and PyTorch's.
 KERAS_EPSILON = 1e-3
+# Keras's names of the tensors, in the order in which Keras stores them, and PyTorch's.
 _CONVOLUTION = {"kernel": "weight", "bias": "bias"}
 _BATCH_NORM = {
     "gamma": "weight",
@@ -42,15 +44,16 @@ _BATCH_NORM = {
 
 
 @dataclass(frozen=True)
-class _Stored:
-    """One Keras layer as it lies in the file.
+class _StoredLayer:
+    """A Keras layer as stored in the file.
 
     Attributes
     ----------
     name
-        The layer's name in the file.
+        Name of the layer in the file.
     tensors
-        What lies where its tensors should, in Keras' order; not yet checked.
+        The objects in the places of its tensors, in Keras's order; not yet
+        checked.
     """
 
     name: str
@@ -58,23 +61,26 @@ class _Stored:
 
 
 def load_keras_weights(path: Path, epsilon: float = KERAS_EPSILON) -> CNNRes:
-    """Read the weights of a functional Keras model of CNN-Res.
+    """Load the weights of a functional Keras model of CNN-Res.
 
-    Nothing in the file is executed: it is read as numbers and JSON. Shapes cannot tell
-    everything: that the Keras model concatenates [upsampled, skip] in this order, and
-    normalises its input as the bundle says, is for the caller to know.
+    Nothing in the file is executed: it is read as numbers and JSON. Two properties
+    of the model cannot be checked by the shapes, so the caller has to make sure
+    that it concatenates [upsampled, skip] in this order, and that its input is
+    normalised as the bundle says.
 
     Parameters
     ----------
     path
-        HDF5 file in one of the layouts of the module's text.
+        HDF5 file in one of the layouts described in the module's documentation.
     epsilon
-        Epsilon of the batch norms, where the file does not state it; Keras' default.
+        Epsilon of the batch norms if the file does not contain it; by default,
+        Keras's own.
 
     Returns
     -------
     CNNRes
-        The network in evaluation mode, with as many input channels as the first kernel.
+        The network in evaluation mode, with as many input channels as the first
+        kernel.
 
     Raises
     ------
@@ -85,7 +91,7 @@ def load_keras_weights(path: Path, epsilon: float = KERAS_EPSILON) -> CNNRes:
         with h5py.File(path, "r") as file:
             return _network(file, epsilon)
     except (OSError, RuntimeError, TypeError, ValueError) as error:
-        raise BundleError(f"{path} is not usable as Keras weights of CNN-Res: {error}") from error
+        raise BundleError(f"{path} cannot be used as Keras weights of CNN-Res: {error}") from error
 
 
 def _network(file: h5py.File, epsilon: float) -> CNNRes:
@@ -100,7 +106,7 @@ def _network(file: h5py.File, epsilon: float) -> CNNRes:
 
 
 def _modules(network: CNNRes) -> Iterator[nn.Module]:
-    """Convolutions and batch norms in the order in which the data passes them."""
+    """Convolutions and batch norms in the order of the data flow."""
     stages = zip(network.translations, network.residuals, strict=True)
     blocks = [
         *(block for stage in stages for block in stage),
@@ -116,8 +122,8 @@ def _modules(network: CNNRes) -> Iterator[nn.Module]:
                 yield module
 
 
-def _layers(file: h5py.File) -> list[_Stored]:
-    """The stored layers that have weights, one for each of the network's modules."""
+def _layers(file: h5py.File) -> list[_StoredLayer]:
+    """Stored layers with weights, one for each of the network's modules."""
     modules = list(_modules(CNNRes()))
     if "layers" in file:
         return _counted_layers(_group(file, "layers"), modules)
@@ -125,19 +131,19 @@ def _layers(file: h5py.File) -> list[_Stored]:
     if "layer_names" not in listed.attrs:
         raise BundleError(
             "it has neither a group 'layers' nor a list of layer names; "
-            "write it from a functional model with model.save_weights('name.weights.h5')"
+            "save a functional model with model.save_weights('name.weights.h5')"
         )
     layers = _listed_layers(listed)
     if len(layers) != len(modules):
         raise BundleError(
-            f"it has {len(layers)} layers with weights, CNN-Res has {len(modules)}; "
+            f"it has {len(layers)} layers with weights, but CNN-Res has {len(modules)}; "
             f"found: {', '.join(layer.name for layer in layers)}"
         )
     return layers
 
 
-def _counted_layers(group: h5py.Group, modules: list[nn.Module]) -> list[_Stored]:
-    """Layers of a file of weights, looked up by class and count."""
+def _counted_layers(group: h5py.Group, modules: list[nn.Module]) -> list[_StoredLayer]:
+    """Layers of a weights file, looked up by class and number."""
     numbers: defaultdict[str, Iterator[int]] = defaultdict(count)
     layers = []
     for module in modules:
@@ -145,10 +151,10 @@ def _counted_layers(group: h5py.Group, modules: list[nn.Module]) -> list[_Stored
         number = next(numbers[stem])
         name = f"{stem}_{number}" if number else stem
         tensors = _group(group, f"{name}/vars")
-        layers.append(_Stored(name, [_child(tensors, str(i)) for i in range(len(tensors))]))
+        layers.append(_StoredLayer(name, [_child(tensors, str(i)) for i in range(len(tensors))]))
     unknown = _names_with_tensors(group) - {layer.name for layer in layers}
     if unknown:
-        raise BundleError(f"it has layers that CNN-Res has not: {', '.join(sorted(unknown))}")
+        raise BundleError(f"it has layers that CNN-Res lacks: {', '.join(sorted(unknown))}")
     return layers
 
 
@@ -157,14 +163,14 @@ def _names_with_tensors(group: h5py.Group) -> set[str]:
     return {name for name, found in tensors.items() if isinstance(found, h5py.Group) and len(found)}
 
 
-def _listed_layers(group: h5py.Group) -> list[_Stored]:
-    """Layers of a whole model's file, in the order of its list; those without weights left out."""
+def _listed_layers(group: h5py.Group) -> list[_StoredLayer]:
+    """Layers of a model file that have weights, in the order in which it lists them."""
     layers = []
     for name in _strings(group, "layer_names"):
         layer = _group(group, name)
         tensors = [_child(layer, tensor) for tensor in _strings(layer, "weight_names")]
         if tensors:
-            layers.append(_Stored(name, tensors))
+            layers.append(_StoredLayer(name, tensors))
     return layers
 
 
@@ -176,7 +182,7 @@ def _group(parent: h5py.Group, name: str) -> h5py.Group:
 
 
 def _child(parent: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
-    """What lies under a name; refused if it lies in another file that this one links to."""
+    """Look up an object by name, and refuse it if it is a link to another file."""
     child = parent.get(name)
     if child is not None and child.file.filename != parent.file.filename:
         raise BundleError(f"'{name}' is a link to another file, {child.file.filename}")
@@ -184,13 +190,13 @@ def _child(parent: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
 
 
 def _strings(group: h5py.Group, attribute: str) -> list[str]:
-    """Strings of an attribute; Keras 2 wrote them as bytes."""
+    """Read an attribute that is a list of strings, which Keras 2 wrote as bytes."""
     values = np.atleast_1d(group.attrs.get(attribute, []))
     return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
 
 
 def _epsilons(file: h5py.File) -> dict[str, float]:
-    """Epsilon of each batch norm by layer name; empty if the file has no configuration."""
+    """Epsilon of each batch norm by layer name; empty if the file contains no configuration."""
     if "model_config" not in file.attrs:
         return {}
     try:
@@ -198,10 +204,10 @@ def _epsilons(file: h5py.File) -> dict[str, float]:
         configs = [layer["config"] for layer in config["layers"]]
         return {c["name"]: float(c["epsilon"]) for c in configs if "epsilon" in c}
     except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"its model_config is not understood: {error!r}") from error
+        raise BundleError(f"its model_config is malformed: {error!r}") from error
 
 
-def _in_channels(layer: _Stored) -> int:
+def _in_channels(layer: _StoredLayer) -> int:
     kernel = layer.tensors[0] if layer.tensors else None
     shape = kernel.shape if isinstance(kernel, h5py.Dataset) else None
     if shape is None or len(shape) != 4 or shape[2] < 1:
@@ -211,8 +217,8 @@ def _in_channels(layer: _Stored) -> int:
     return int(shape[2])
 
 
-def _fill(module: nn.Module, layer: _Stored) -> None:
-    """Copy a stored layer into a module, each tensor checked before it is read."""
+def _fill(module: nn.Module, layer: _StoredLayer) -> None:
+    """Copy a stored layer into a module; each tensor is checked before it is read."""
     targets = _targets(module)
     if len(layer.tensors) != len(targets):
         raise BundleError(
@@ -228,7 +234,7 @@ def _fill(module: nn.Module, layer: _Stored) -> None:
 
 
 def _targets(module: nn.Module) -> dict[str, Tensor]:
-    """Views of the module's tensors by Keras' names, kernels with Keras' axes HWIO."""
+    """Views of the module's tensors by Keras's names; kernels with Keras's axes, HWIO."""
     names = _CONVOLUTION if isinstance(module, nn.Conv2d) else _BATCH_NORM
     state = module.state_dict()
     targets = {theirs: state[ours] for theirs, ours in names.items()}

@@ -1,4 +1,4 @@
-"""What the tests share: a tiny model with known answers, phantoms, the real data."""
+"""Shared by the tests: a tiny model with known outputs, synthetic volumes, real data."""
 
 import hashlib
 import importlib.util
@@ -28,7 +28,7 @@ from cnnres_infer.phantom.head import Phantom
 # program; read when torch is first imported, here and in the processes that tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-# How long an example takes says nothing on a busy machine.
+# On a busy machine, the time that an example takes means nothing.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
@@ -73,7 +73,7 @@ def pytest_pycollect_makemodule(
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the user's cache out of it; one for all tests, so that each check happens once."""
+    """Use a temporary cache, shared by all tests, so that each self-check runs only once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(cache.FOLDER, str(tmp_path_factory.mktemp("cache")))
         yield
@@ -81,11 +81,11 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The collections of real MRI, which are not part of the project."""
+    """Folder with collections of real MRI, which are not part of the project."""
     if not SHARED_DATA.is_dir():
         if os.environ.get(DATA_FOLDER):
-            pytest.fail(f"{DATA_FOLDER} is {SHARED_DATA}, which is no folder")
-        pytest.skip(f"the collections of real MRI are not here; {DATA_FOLDER} names their folder")
+            pytest.fail(f"{DATA_FOLDER} is {SHARED_DATA}, which is not a folder")
+        pytest.skip(f"the collections of real MRI are missing; set {DATA_FOLDER} to their folder")
     return SHARED_DATA
 
 
@@ -95,7 +95,7 @@ def default_bundle() -> Path:
 
 
 def bright_model(channels: int = 1, level: float = 0.8) -> bytes:
-    """A network whose answer is known: lesion where the mean channel is above the level."""
+    """A network with a known output: lesion where the mean of the channels exceeds the level."""
     nodes = [
         helper.make_node("ReduceMean", ["images", "axes"], ["mean"], keepdims=1),
         helper.make_node("Sub", ["mean", "level"], ["above"]),
@@ -120,7 +120,7 @@ def bright_model(channels: int = 1, level: float = 0.8) -> bytes:
 
 
 def bright_reference(channels: int = 1) -> bytes:
-    """Ten slices, eight of them with bright squares, and the network's answer to them."""
+    """Ten slices, eight of them with bright squares, and the network's output for them."""
     images = np.full((10, channels, 160, 160), 100, np.uint8)
     for image, side in zip(images[2:], range(4, 36, 4), strict=True):
         image[:, 20 : 20 + side, 30 : 30 + side] = 230
@@ -137,7 +137,7 @@ BundleMaker = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> BundleMaker:
-    """Write a bundle around `bright_model`; keywords replace parts of its manifest."""
+    """Write a bundle with `bright_model`; keyword arguments replace parts of its manifest."""
 
     def make(channels: int = 1, **changes: object) -> Path:
         folder = tmp_path_factory.mktemp("bundle")
@@ -176,7 +176,7 @@ def bright_bundle(make_bundle: BundleMaker) -> Path:
 
 @pytest.fixture(scope="session")
 def broken_int8_bundle(make_bundle: BundleMaker) -> Path:
-    """A bundle whose int8 variant, the preferred one, overlooks most lesions."""
+    """A bundle whose int8 variant, the preferred one, misses most lesions."""
     folder = make_bundle()
     model = bright_model(level=0.95)
     (folder / "model.int8-cpu.onnx").write_bytes(model)
@@ -201,7 +201,7 @@ def oriented_affine(
 ) -> NDArray[np.float64]:
     """Affine whose voxel axis ``order[i]`` runs along world axis i, tilted by angles in rad.
 
-    The grid's centre lies at the origin.
+    The centre of the grid is at the origin.
     """
     matrix = np.zeros((3, 3))
     for world, (axis, sign) in enumerate(zip(order, signs, strict=True)):
@@ -228,7 +228,7 @@ def blob_volume(
     centre_mm: tuple[float, float, float] = (20.0, 10.0, 5.0),
     radius_mm: float = 9.0,
 ) -> tuple[Volume, NDArray[np.bool_]]:
-    """A brain-sized ellipsoid of 100 with a ball of 190 in it, placed in mm; and the ball."""
+    """A brain-sized ellipsoid of intensity 100 with a ball of 190, and the mask of the ball."""
     if affine is None:
         affine = oriented_affine((0, 1, 2), (-1, 1, 1), (2.5, 2.5, 5.0), shape=shape)
     grid = Grid(shape, affine)

@@ -1,4 +1,4 @@
-"""At run time: no network, no shell, nothing unpickled or evaluated, inputs only read."""
+"""Confinement: no network, no shell, no unpickling or evaluation, and inputs are only read."""
 
 import ast
 import os
@@ -21,7 +21,7 @@ FORBIDDEN_MODULES = {
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_OF_OS = {"system", "popen", "spawnv", "execv", "fork"}
 
-# Refuses what the operating system would be asked for, at whatever depth in Python.
+# Ends the process at a forbidden request to the operating system, from any Python code.
 GUARD = """
 import os, sys
 source, writable = sys.argv[1], os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -41,7 +41,7 @@ cli.run()
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_the_source_has_no_way_out(path: Path) -> None:
+def test_the_source_uses_no_forbidden_modules_or_calls(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             assert not {alias.name.split(".")[0] for alias in node.names} & FORBIDDEN_MODULES
@@ -75,7 +75,7 @@ def test_a_run_opens_no_socket_and_starts_no_process(bright_bundle: Path, tmp_pa
     )  # fmt: skip
 
 
-def test_the_guard_would_notice(tmp_path: Path) -> None:
+def test_the_guard_detects_violations(tmp_path: Path) -> None:
     code = GUARD.replace(
         "from cnnres_infer.cli import app as cli", "import socket; socket.socket()"
     )
@@ -91,7 +91,7 @@ def test_the_guard_would_notice(tmp_path: Path) -> None:
 
 
 def unshared() -> list[str]:
-    """Command that runs another without any network, where the system lets us."""
+    """Command that runs another one without a network; empty if the system does not allow it."""
     command = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--user", "--net"]
     try:
         allowed = subprocess.run([*command, "true"], capture_output=True, check=False)
@@ -103,7 +103,7 @@ def unshared() -> list[str]:
 def test_a_run_without_any_network_succeeds(tmp_path: Path) -> None:
     prefix = unshared()
     if not prefix:
-        pytest.skip("this system does not let a process do without its network")
+        pytest.skip("this system does not allow a process to run without its network")
     run = [sys.executable, "-m", "cnnres_infer", "demo", "-o", str(tmp_path / "demo")]
     done = subprocess.run([*prefix, *run], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

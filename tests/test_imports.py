@@ -1,4 +1,4 @@
-"""Imports stay light: heavy libraries load when they are used, not before."""
+"""Imports stay light: heavy libraries are loaded only when they are used."""
 
 import json
 import pkgutil
@@ -32,7 +32,7 @@ def submodules() -> list[str]:
 
 @pytest.fixture(scope="module")
 def loaded() -> dict[str, list[str]]:
-    """Libraries that each submodule loads besides those of the ones before it."""
+    """Libraries that each submodule loads in addition to those before it."""
     command = [sys.executable, "-c", PROBE, *submodules()]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[str, list[str]] = json.loads(run.stdout)
@@ -44,7 +44,7 @@ def test_no_submodule_loads_heavy_libraries(module: str, loaded: dict[str, list[
     assert not HEAVY & set(loaded[module])
 
 
-def test_the_package_itself_needs_nothing() -> None:
+def test_importing_the_package_loads_no_library() -> None:
     code = "import sys, cnnres_infer; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "numpy" not in run.stdout.split()

@@ -1,4 +1,4 @@
-"""The rooms stand on each other in one order, and nothing imports upwards or in a circle."""
+"""Sub-packages are layers: none imports from a higher one, and there are no circular imports."""
 
 import ast
 from graphlib import TopologicalSorter
@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "cnnres_infer"
 
-# From the lowest to the highest; a room imports only what stands before it, and itself.
+# From the lowest to the highest; each imports only from itself and from those before it.
 ROOMS = (
     "codes",
     "errors",
@@ -32,7 +32,7 @@ ROOMS = (
 )
 TOOLS = ("network", "export", "training", "calibration", "benchmarks")
 
-# Narrower than the order allows: what a room is to know nothing of.
+# Some may import less than the order allows.
 ONLY = {
     "core": {"codes", "errors"},
     "engines": {"codes", "errors", "core", "host"},
@@ -55,7 +55,7 @@ MODULES = {name: path for top in (PACKAGE, *TOOLS) for name, path in sources(top
 
 
 def imports(path: Path) -> set[str]:
-    """Modules that a file imports anywhere in it, for types too."""
+    """Modules that a file imports anywhere, including for type checking."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -69,7 +69,7 @@ def imports(path: Path) -> set[str]:
 
 
 IMPORTS = {name: imports(path) for name, path in MODULES.items()}
-# The package's own module holds the version, and the public names, which it imports when asked.
+# Without the package's own module: it has the version, and imports public names lazily.
 OURS = {
     name: {each for each in found if each in MODULES and each != PACKAGE}
     for name, found in IMPORTS.items()
@@ -82,12 +82,12 @@ def room(name: str) -> str:
     return name.split(".")[1]
 
 
-def test_every_room_has_its_place() -> None:
+def test_every_sub_package_is_listed() -> None:
     assert {room(name) for name in INSIDE} == set(ROOMS)
 
 
 @pytest.mark.parametrize("name", INSIDE)
-def test_a_module_imports_only_what_stands_below(name: str) -> None:
+def test_a_module_imports_only_lower_layers(name: str) -> None:
     here = room(name)
     for each in OURS[name]:
         assert each.startswith(f"{PACKAGE}."), f"{name} imports {each}, which is not in the wheel"
@@ -97,7 +97,7 @@ def test_a_module_imports_only_what_stands_below(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in INSIDE if room(name) in LIBRARIES])
-def test_core_needs_numpy_alone(name: str) -> None:
+def test_core_imports_only_numpy(name: str) -> None:
     import sys
 
     others = {each.split(".")[0] for each in IMPORTS[name]} - {PACKAGE}
@@ -105,12 +105,12 @@ def test_core_needs_numpy_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(name for name in OURS if name.split(".")[0] in TOOLS))
-def test_the_tools_stand_on_each_other_in_order(name: str) -> None:
+def test_the_checkout_only_tools_import_in_order(name: str) -> None:
     here = TOOLS.index(name.split(".")[0])
     for each in OURS[name]:
         top = each.split(".")[0]
         assert top == PACKAGE or TOOLS.index(top) <= here, f"{name} imports {each}"
 
 
-def test_nothing_imports_in_a_circle() -> None:
+def test_there_are_no_circular_imports() -> None:
     assert len(list(TopologicalSorter(OURS).static_order())) >= len(OURS)

@@ -12,19 +12,19 @@ def test_sizes(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "G", "-1", "1.5G", "1T", "1e9", "²"])
-def test_what_is_no_size(text: str) -> None:
+def test_invalid_sizes_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="no size"):
         parse_size(text)
 
 
 @pytest.mark.parametrize("name", ["max_voxels", "max_bytes", "max_memory", "timeout"])
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
-def test_a_limit_of_nothing_is_refused(name: str, value: float) -> None:
+def test_limits_that_are_not_positive_are_refused(name: str, value: float) -> None:
     with pytest.raises(UsageError, match=name):
         Limits(**{name: value})  # type: ignore[arg-type]
 
 
-def test_a_batch_is_never_smaller_than_the_least() -> None:
+def test_a_batch_is_never_smaller_than_the_minimum() -> None:
     resident = 100_000_000
     limits = Limits(max_memory=resident + 9_900_000)
     assert 1 <= limits.batch_size("a", (1, 64), 0, 1000, resident) < 12

@@ -1,4 +1,4 @@
-"""The built-in model on whole real volumes."""
+"""The default bundle on real volumes."""
 
 from pathlib import Path
 

@@ -1,8 +1,8 @@
-"""Bundles: a model with all that is needed to run it and to check it.
+"""Bundles: a model with everything needed to run and verify it.
 
 A bundle is a folder with ``model.json``, the ONNX variants, ``reference.npz``
-and ``MODEL_CARD.md``. Every file is read once and checked against the SHA-256
-in ``model.json`` before anything is made of it.
+and ``MODEL_CARD.md``. Every file is read once, and checked against the SHA-256
+in ``model.json`` before it is parsed.
 """
 
 import hashlib
@@ -20,28 +20,27 @@ from cnnres_infer.errors import BundleError
 
 FORMAT = 1
 REFERENCE = "reference.npz"
-MODALITIES = ("dwi", "flair")
-_LARGEST_MANIFEST = 1 << 22
-_LARGEST_FILE = 1 << 30
+_MAX_MANIFEST_BYTES = 1 << 22
+_MAX_FILE_BYTES = 1 << 30
 DEFAULT_BUNDLE = Path(__file__).parents[1] / "models" / "cnnres"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle.
+    """A model bundle.
 
     Attributes
     ----------
     folder
-        Where its files are.
+        The folder with its files.
     spec
-        What the model expects.
+        What the model expects as input, and how its output is interpreted.
     variants
         File name of each variant (``"fp32"``, ``"fp16"``, ...).
     sha256
-        Expected hash of every file.
+        Expected SHA-256 of each file, in hex.
     manifest
-        The whole of ``model.json``.
+        Content of ``model.json``.
     digest
         SHA-256 of ``model.json``, which pins all other files.
     """
@@ -55,68 +54,57 @@ class Bundle:
 
     @classmethod
     def open(cls, folder: Path | str | None = None, trusted_key: Path | str | None = None) -> Self:
-        """Open a bundle, by default the one that comes with the package.
+        """Open a bundle; by default, the one included in the package.
 
         Parameters
         ----------
         folder
-            Where it is.
+            The bundle's folder.
         trusted_key
-            File of the public key that must have signed it; by default no
-            signature is asked for.
+            File of the public key that the bundle must be signed with; by
+            default, no signature is required.
 
         Raises
         ------
         BundleError
-            If ``model.json`` is missing, malformed, of another format, names
-            files outside the folder, or is not signed as asked.
+            If ``model.json`` is missing, malformed or of another format, names
+            files outside the folder, or lacks the required signature.
         """
         folder = DEFAULT_BUNDLE if folder is None else Path(folder)
         try:
-            raw = _read(folder / MANIFEST, _LARGEST_MANIFEST)
+            raw = _read(folder / MANIFEST, _MAX_MANIFEST_BYTES)
         except OSError as error:
             raise BundleError(
-                f"{folder}: no bundle here ({MANIFEST}: {error.strerror}); "
-                "make one with: python -m export CHECKPOINT --out FOLDER",
+                f"{folder}: no bundle found ({MANIFEST}: {error.strerror}); "
+                "create one with: python -m export CHECKPOINT --out FOLDER",
                 code=ErrorCode.BUNDLE_MANIFEST,
             ) from error
         if trusted_key is not None:
             check_signature(raw, folder, Path(trusted_key))
-        try:
-            manifest = json.loads(raw)
-            found = manifest.get("format")
-        except (ValueError, AttributeError, RecursionError) as error:
-            raise BundleError(
-                f"{folder / MANIFEST}: not a JSON object ({error}); export the bundle again",
-                code=ErrorCode.BUNDLE_MANIFEST,
-            ) from error
-        if found != FORMAT:
-            raise BundleError(
-                f"{folder}: bundle format {found!r}, this version reads {FORMAT}; export it again",
-                code=ErrorCode.BUNDLE_MANIFEST,
-            )
+        manifest = _parse_manifest(raw, folder)
         spec = spec_from_json(manifest)
         variants, sha256 = _names(manifest, "variants"), _names(manifest, "sha256")
         for name in (*variants.values(), *sha256):
             if name in ("", ".", "..") or Path(name).name != name:
                 raise BundleError(
-                    f"{MANIFEST} names a file outside the bundle: {name!r}; do not use it",
+                    f"{folder / MANIFEST}: names a file outside the bundle, {name!r}; "
+                    "do not use this bundle",
                     code=ErrorCode.BUNDLE_MANIFEST,
                 )
         return cls(folder, spec, variants, sha256, manifest, hashlib.sha256(raw).hexdigest())
 
     def model(self, variant: str) -> bytes:
-        """Content of an ONNX variant, checked.
+        """Read and check an ONNX variant.
 
         Raises
         ------
         BundleError
-            If the bundle has no such variant, or its file was altered, is cut
-            off or refers to other files.
+            If the bundle has no such variant, or if its file was modified, is
+            truncated or refers to other files.
         """
         if variant not in self.variants:
             raise BundleError(
-                f"{self.folder}: no variant {variant!r}; it has {', '.join(self.variants)}",
+                f"{self.folder}: no variant {variant!r}; choose from {', '.join(self.variants)}",
                 code=ErrorCode.BUNDLE_FILE,
             )
         content = self.read(self.variants[variant])
@@ -124,45 +112,65 @@ class Bundle:
         return content
 
     def read(self, name: str) -> bytes:
-        """Content of one of the bundle's files, checked.
+        """Read one of the bundle's files and check its SHA-256.
 
         Raises
         ------
         BundleError
-            If the file is missing, not listed, or not what was exported.
+            If the file is missing, not listed, too large or modified.
         """
         path = self.folder / name
         try:
-            content = _read(path, _LARGEST_FILE)
+            content = _read(path, _MAX_FILE_BYTES)
         except OSError as error:
             raise BundleError(
-                f"{path}: {error.strerror}; the bundle is incomplete", code=ErrorCode.BUNDLE_FILE
+                f"{path}: {error.strerror}; the bundle is incomplete, export or copy it again",
+                code=ErrorCode.BUNDLE_FILE,
             ) from error
         if hashlib.sha256(content).hexdigest() != self.sha256.get(name):
             raise BundleError(
                 f"{path}: not the file that was exported (its SHA-256 differs); "
-                "install the package or export the bundle again",
+                "reinstall the package or export the bundle again",
                 code=ErrorCode.BUNDLE_HASH,
             )
         return content
 
 
-def _read(path: Path, most: int) -> bytes:
-    """Content of a file of the bundle, unless it is larger than any can be."""
+def _read(path: Path, max_bytes: int) -> bytes:
     with path.open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
         raise BundleError(
-            f"{path}: larger than {most} bytes; do not use it", code=ErrorCode.BUNDLE_FILE
+            f"{path}: larger than {max_bytes} bytes; do not use this bundle",
+            code=ErrorCode.BUNDLE_FILE,
         )
     return content
+
+
+def _parse_manifest(raw: bytes, folder: Path) -> dict[str, Any]:
+    """Parse ``model.json`` and check its format version."""
+    try:
+        manifest: dict[str, Any] = json.loads(raw)
+        version = manifest.get("format")
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise BundleError(
+            f"{folder / MANIFEST}: not a JSON object ({error}); export the bundle again",
+            code=ErrorCode.BUNDLE_MANIFEST,
+        ) from error
+    if version != FORMAT:
+        raise BundleError(
+            f"{folder}: bundle format {version!r}, but this version reads format {FORMAT}; "
+            "export the bundle again",
+            code=ErrorCode.BUNDLE_MANIFEST,
+        )
+    return manifest
 
 
 def _names(manifest: dict[str, Any], key: str) -> dict[str, str]:
     names = manifest.get(key)
     if not isinstance(names, dict) or not all(isinstance(v, str) for v in names.values()):
         raise BundleError(
-            f"{MANIFEST}: {key!r} is not a table of names; export the bundle again",
+            f"{MANIFEST}: {key!r} is not an object of strings; export the bundle again",
             code=ErrorCode.BUNDLE_MANIFEST,
         )
     return names

@@ -1,4 +1,4 @@
-"""The part of ``model.json`` that the runtime needs, to and from `ModelSpec`."""
+"""Conversion between ``model.json`` and `ModelSpec`."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ MANIFEST = "model.json"
 
 
 def spec_from_json(content: dict[str, Any]) -> ModelSpec:
-    """Read what a model expects.
+    """Read a model's specification from the content of ``model.json``.
 
     Raises
     ------
     BundleError
-        If something is missing, malformed, or outside what any model can have.
+        If a value is missing, malformed or out of range.
     """
     try:
         image, mask, fusion = content["input"], content["mask"], content["fusion"]
@@ -39,7 +39,7 @@ def spec_from_json(content: dict[str, Any]) -> ModelSpec:
 
 
 def spec_to_json(spec: ModelSpec) -> dict[str, Any]:
-    """The inverse of `spec_from_json`."""
+    """Convert a model's specification to JSON; the inverse of `spec_from_json`."""
     return {
         "name": spec.name,
         "version": spec.version,

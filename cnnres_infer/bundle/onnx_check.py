@@ -1,7 +1,9 @@
-"""Whether an ONNX file is whole and keeps all its weights within itself.
+"""Checks that an ONNX file is complete and contains all of its weights.
 
-A runtime that is handed a model with external data reads whatever files it
-names. Message layouts and field numbers after onnx.proto
+A runtime that loads a model with external data reads any file that the model
+names, so such models are refused before a runtime sees them. The protobuf
+messages are walked with this module's own parser, since the runtime does not
+depend on the onnx package. Field numbers are those of onnx.proto
 (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto).
 """
 
@@ -21,60 +23,72 @@ _NESTED: dict[str, dict[int, str]] = {
     "tensor": {},
 }  # fmt: skip
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
+# Protobuf wire types (https://protobuf.dev/programming-guides/encoding/).
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_LONGEST_VARINT = 10
+_MAX_VARINT_BYTES = 10
 
 
 def check_model(content: bytes, name: str) -> None:
-    """Refuse an ONNX file that is cut off, is none, or refers to other files.
+    """Check that an ONNX file is complete and does not refer to other files.
+
+    Parameters
+    ----------
+    content
+        Content of the file.
+    name
+        Name of the file in messages.
 
     Raises
     ------
     BundleError
-        If it is.
+        If the file is truncated, is not an ONNX model, or keeps weights in
+        other files.
     """
     graphs = 0
     messages = [("model", 0, len(content))]
     while messages:
-        kind, at, end = messages.pop()
-        while at < end:
-            key, at = _varint(content, at, end, name)
-            field, wire = key >> 3, key & 7
-            value, start, at = _value(content, wire, at, end, name)
+        kind, position, end = messages.pop()
+        while position < end:
+            key, position = _varint(content, position, end, name)
+            field, wire_type = key >> 3, key & 7
+            value, start, position = _value(content, wire_type, position, end, name)
             if kind == "tensor" and (
                 field == _EXTERNAL_DATA or (field == _DATA_LOCATION and value)
             ):
                 raise _refusal(name, "keeps weights in another file")
-            inner = _NESTED[kind].get(field)
-            if inner and wire == _BYTES:
-                messages.append((inner, start, at))
-                graphs += inner == "graph" and kind == "model"
+            nested = _NESTED[kind].get(field)
+            if nested and wire_type == _BYTES:
+                messages.append((nested, start, position))
+                graphs += nested == "graph" and kind == "model"
     if graphs != 1:
-        raise _refusal(name, "holds no network")
+        raise _refusal(name, "contains no network")
 
 
-def _value(content: bytes, wire: int, at: int, end: int, name: str) -> tuple[int, int, int]:
-    """Number, begin and end of a field's value."""
-    if wire == _VARINT:
-        number, after = _varint(content, at, end, name)
-        return number, at, after
-    if wire == _BYTES:
-        length, at = _varint(content, at, end, name)
+def _value(
+    content: bytes, wire_type: int, position: int, end: int, name: str
+) -> tuple[int, int, int]:
+    """Parse a field's value: the number or length, and where the value starts and ends."""
+    if wire_type == _VARINT:
+        number, after = _varint(content, position, end, name)
+        return number, position, after
+    if wire_type == _BYTES:
+        length, position = _varint(content, position, end, name)
     else:
-        length = {_FIXED64: 8, _FIXED32: 4}.get(wire, -1)
-    if length < 0 or length > end - at:
-        raise _refusal(name, "is cut off or damaged")
-    return length, at, at + length
+        length = {_FIXED64: 8, _FIXED32: 4}.get(wire_type, -1)
+    if length < 0 or length > end - position:
+        raise _refusal(name, "is truncated or damaged")
+    return length, position, position + length
 
 
-def _varint(content: bytes, at: int, end: int, name: str) -> tuple[int, int]:
+def _varint(content: bytes, position: int, end: int, name: str) -> tuple[int, int]:
+    """Parse a varint, and return it with the position after it."""
     number = 0
-    for place in range(min(_LONGEST_VARINT, end - at)):
-        byte = content[at + place]
-        number |= (byte & 0x7F) << (7 * place)
+    for i in range(min(_MAX_VARINT_BYTES, end - position)):
+        byte = content[position + i]
+        number |= (byte & 0x7F) << (7 * i)
         if byte < 0x80:
-            return number, at + place + 1
-    raise _refusal(name, "is cut off or damaged")
+            return number, position + i + 1
+    raise _refusal(name, "is truncated or damaged")
 
 
 def _refusal(name: str, fault: str) -> BundleError:

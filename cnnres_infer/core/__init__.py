@@ -1,1 +1,1 @@
-"""The types that every other room shares: no files, no formats, numpy alone."""
+"""Types shared by all sub-packages: no I/O, no file formats, only numpy."""

@@ -1,4 +1,4 @@
-"""Names for the kinds of arrays that the package passes around."""
+"""Type aliases for arrays."""
 
 from typing import TypeAlias
 

@@ -1,4 +1,4 @@
-"""What belongs to one patient's scan and is segmented together."""
+"""The volumes of one patient that are segmented together."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,44 +9,46 @@ from cnnres_infer.errors import UsageError
 
 
 class Modality(StrEnum):
-    """What a volume shows."""
+    """The MRI contrast of a volume."""
 
     DWI = "dwi"
     FLAIR = "flair"
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The modality of a name.
+        """Look up a modality by name.
 
         Raises
         ------
         UsageError
-            If there is none of that name.
+            If no modality has that name.
         """
         if text not in list(cls):
-            raise UsageError(f"modality {str(text)!r} is none of {', '.join(cls)}")
+            raise UsageError(f"unknown modality {str(text)!r}; choose from {', '.join(cls)}")
         return cls(text)
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """The volumes that are segmented together.
+    """The volumes of one patient that are segmented together.
 
     Attributes
     ----------
     modality
-        What `volume` is.
+        The modality of `volume`.
     volume
-        The volume on whose grid the mask will lie.
+        The volume that is segmented; the mask lies on its grid.
     flair
-        The FLAIR to be merged with it, on any grid; None without one.
+        A FLAIR of the same session, on any grid, to combine with a DWI; None
+        if there is none.
     brain_mask
-        The brain on the grid of `volume`; None where it is to be found.
+        A brain mask on the grid of `volume`; None to find the brain
+        automatically.
 
     Raises
     ------
     UsageError
-        If the modality is unknown, or a FLAIR is given beside a FLAIR.
+        If the modality is unknown, or a FLAIR is combined with a FLAIR.
     """
 
     modality: Modality
@@ -57,16 +59,16 @@ class Case:
     def __post_init__(self) -> None:
         object.__setattr__(self, "modality", Modality.parse(self.modality))
         if self.flair is not None and self.modality is Modality.FLAIR:
-            raise UsageError("give the DWI first: two FLAIR volumes cannot be merged")
+            raise UsageError("two FLAIR volumes cannot be combined; give the DWI first")
 
     @property
     def name(self) -> str:
-        """What to call the case in messages and output names."""
+        """Name used in messages and for output files."""
         return self.volume.name
 
     @property
     def volumes(self) -> dict[str, Volume]:
-        """Every volume by its part in the case: its modality, or ``"brain mask"``."""
+        """All volumes by their role: a modality, or ``"brain mask"``."""
         named = {str(self.modality): self.volume}
         if self.flair is not None:
             named[str(Modality.FLAIR)] = self.flair

@@ -1,4 +1,4 @@
-"""Where the voxels of a volume lie in the patient, and which way its axes run."""
+"""The position and orientation of a volume's voxels in patient space."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,16 +14,17 @@ from cnnres_infer.errors import GeometryError
 
 T = TypeVar("T", bound=np.generic)
 
-# Beyond these no scanner makes an image of a head.
-_SMALLEST_MM, _LARGEST_MM = 0.01, 100.0
-FARTHEST_MM = 1e7
-# Least determinant of direction cosines: below it two axes are as good as parallel.
-_PARALLEL = 1e-3
+# No scanner produces an image of a head with voxels outside this range.
+_MIN_SPACING_MM, _MAX_SPACING_MM = 0.01, 100.0
+# Larger numbers in an affine are certainly wrong, and could overflow.
+MAX_AFFINE_MM = 1e7
+# If the determinant of the direction cosines is smaller, two axes are practically parallel.
+_MIN_COSINE_DETERMINANT = 1e-3
 
 
 @dataclass(frozen=True)
 class Orientation:
-    """How the axes of a grid become those of axial slices in radiological orientation.
+    """How the voxel axes of a grid map to axial slices in radiological convention.
 
     Row 0 of a slice is anterior, column 0 is the patient's right, and slice 0
     is the most inferior one.
@@ -31,45 +32,45 @@ class Orientation:
     Attributes
     ----------
     axes
-        Voxel axis of the rows, of the columns, and of the slices.
+        Voxel axes of the rows, the columns and the slices.
     flips
-        Whether each of these three runs against its voxel axis.
+        Whether rows, columns and slices run against their voxel axis.
     """
 
     axes: tuple[int, int, int]
     flips: tuple[bool, bool, bool]
 
     def view(self, data: NDArray[T]) -> NDArray[T]:
-        """View voxels (X, Y, Z) as (rows, columns, slices)."""
+        """View an array (X, Y, Z) as (rows, columns, slices), without copying."""
         steps = tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
         return data.transpose(self.axes)[steps]
 
     def planes(self, data: NDArray[T]) -> NDArray[T]:
-        """View voxels (X, Y, Z) as (slices, rows, columns)."""
+        """View an array (X, Y, Z) as (slices, rows, columns), without copying."""
         return np.moveaxis(self.view(data), 2, 0)
 
     def slice_index(self, z: int, count: int) -> int:
-        """Voxel index, along the slice axis of `count` voxels, of the z-th slice from below."""
+        """Voxel index of the z-th slice from inferior, on a slice axis of `count` voxels."""
         return count - 1 - z if self.flips[2] else z
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where the voxels of a volume lie in the patient.
+    """The position of a volume's voxels in patient space.
 
     Attributes
     ----------
     shape
-        Voxels along each of the three axes.
+        Number of voxels along each of the three axes.
     affine
-        float64 (4, 4), read-only: voxel indices to mm in RAS+ (right, anterior
-        and superior are positive). A copy of what was given.
+        float64 (4, 4): voxel indices to mm in RAS+ (right, anterior and
+        superior are positive). Copied, and read-only.
 
     Raises
     ------
     GeometryError
-        If the affine is no transform of finite numbers, is singular, or gives
-        voxels of a size that no scanner makes.
+        If the affine is not a 4 x 4 matrix of finite numbers, is singular, or
+        has an implausible voxel size.
     """
 
     shape: tuple[int, int, int]
@@ -78,17 +79,17 @@ class Grid:
     @np.errstate(all="ignore")
     def __post_init__(self) -> None:
         affine = np.array(self.affine, np.float64)
-        if affine.shape != (4, 4) or not (np.abs(affine) < FARTHEST_MM).all():
+        if affine.shape != (4, 4) or not (np.abs(affine) < MAX_AFFINE_MM).all():
             raise GeometryError("the affine is not a 4 x 4 matrix of finite numbers in mm")
         if not np.linalg.norm(affine[:3, :3], axis=0).all() or not np.linalg.det(affine[:3, :3]):
             raise GeometryError(
                 "the affine is singular: the volume has no extent in some direction"
             )
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
-        if not ((spacing >= _SMALLEST_MM) & (spacing <= _LARGEST_MM)).all():
+        if not ((spacing >= _MIN_SPACING_MM) & (spacing <= _MAX_SPACING_MM)).all():
+            size = " x ".join(f"{step:.3g}" for step in spacing)
             raise GeometryError(
-                "voxels of " + " x ".join(f"{step:.3g}" for step in spacing) + " mm are no image "
-                "of a head; correct the header or the affine",
+                f"implausible voxel size of {size} mm; correct the header or the affine",
                 code=ErrorCode.GRID_SPACING,
             )
         affine.setflags(write=False)
@@ -96,22 +97,22 @@ class Grid:
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Distance between voxel centres along each axis, in mm."""
+        """Distance between voxel centres along each voxel axis, in mm."""
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(x), float(y), float(z)
 
     @property
     def voxel_ml(self) -> float:
-        """Volume of one voxel in ml, from the determinant (right for sheared grids too)."""
+        """Volume of one voxel in ml, by the determinant; correct for sheared grids as well."""
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
 
     @cached_property
     def orientation(self) -> Orientation:
-        """The voxel axes that run closest to posterior, left and superior.
+        """The voxel axes that are closest to posterior, left and superior.
 
-        Of the six ways to assign three voxel axes to three directions, the one
-        with the largest sum of direction cosines is taken, so that oblique
-        grids too get three different axes.
+        Of the six ways to assign the voxel axes to these directions, the one
+        with the largest sum of absolute direction cosines is used, so that
+        oblique grids get three different axes as well.
 
         Raises
         ------
@@ -119,8 +120,8 @@ class Grid:
             If two axes of the grid are parallel.
         """
         cosines = self.affine[:3, :3] / np.asarray(self.spacing)
-        if abs(np.linalg.det(cosines)) < _PARALLEL:
-            raise GeometryError("two axes of the volume are parallel: its sform or qform is broken")
+        if abs(np.linalg.det(cosines)) < _MIN_COSINE_DETERMINANT:
+            raise GeometryError("two axes of the volume are parallel; correct its sform or qform")
         left, posterior, superior = max(
             permutations(range(3)),
             key=lambda p: sum(abs(cosines[world, p[world]]) for world in range(3)),
@@ -133,11 +134,11 @@ class Grid:
         return Orientation((posterior, left, superior), flips)
 
     def to_mm(self, index: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Voxel indices (..., 3) to RAS+ positions in mm (..., 3)."""
+        """Convert voxel indices (..., 3) to RAS+ positions in mm (..., 3)."""
         return index @ self.affine[:3, :3].T + self.affine[:3, 3]
 
     def matches(self, other: Self, tolerance: float = 1e-3) -> bool:
-        """Tell whether two grids are one, to `tolerance` in mm."""
+        """Whether two grids have the same shape and affine, within `tolerance` in mm."""
         return self.shape == other.shape and bool(
             np.allclose(self.affine, other.affine, rtol=0, atol=tolerance)
         )

@@ -1,4 +1,4 @@
-"""The mask that comes of probabilities, and the lesions in it."""
+"""Lesion masks, and how they are derived from probabilities."""
 
 from dataclasses import dataclass
 
@@ -12,39 +12,39 @@ from cnnres_infer.core.volume import read_only
 
 @dataclass(frozen=True)
 class MaskSpec:
-    """How probabilities become a mask.
+    """How probabilities are turned into a mask.
 
     Attributes
     ----------
     threshold
-        What has at least this probability is lesion.
+        Voxels with at least this probability are lesion.
     smallest_ml
-        Lesions of less than this volume in ml are dropped.
+        Lesions smaller than this volume in ml are removed.
     """
 
     threshold: float
     smallest_ml: float
 
     def apply(self, probabilities: FloatArray) -> BoolArray:
-        """Tell, for probabilities of any shape, which are lesion; lesions of any size stay."""
+        """Threshold probabilities of any shape, without removing small lesions."""
         lesion: BoolArray = probabilities >= self.threshold
         return lesion
 
 
 @dataclass(frozen=True)
 class Lesion:
-    """One connected lesion (26 neighbours).
+    """A connected component of the mask (26-connectivity).
 
     Attributes
     ----------
     voxels
-        Number of its voxels.
+        Number of voxels.
     volume_ml
-        Their volume in ml.
+        Volume in ml.
     centre_voxel
-        Centre of mass, voxel indices (i, j, k).
+        Centre of mass in voxel indices (i, j, k).
     centre_mm
-        The same place in mm, RAS+.
+        Centre of mass in mm, RAS+.
     """
 
     voxels: int
@@ -55,15 +55,15 @@ class Lesion:
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """Lesion or not, for each voxel.
+    """A binary lesion mask.
 
     Attributes
     ----------
     data
-        uint8 (X, Y, Z), 1 in lesions; a read-only view of the array that was
-        given, which is not copied.
+        uint8 (X, Y, Z), 1 in lesions. A read-only view; the array passed in is
+        not copied.
     grid
-        Where the voxels lie.
+        The grid of the voxels.
     """
 
     data: NDArray[np.uint8]
@@ -74,5 +74,5 @@ class Mask:
 
     @property
     def volume_ml(self) -> float:
-        """Volume of all lesions in ml."""
+        """Total lesion volume in ml."""
         return int(np.count_nonzero(self.data)) * self.grid.voxel_ml

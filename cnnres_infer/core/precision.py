@@ -1,10 +1,10 @@
-"""The number formats that the network can be computed in."""
+"""The numerical precisions that the network can run in."""
 
 from enum import StrEnum
 
 
 class Precision(StrEnum):
-    """What most of an engine's convolutions are computed in."""
+    """The numerical precision of most of an engine's convolutions."""
 
     FP32 = "fp32"
     FP16 = "fp16"

@@ -1,4 +1,4 @@
-"""What made a result: model, engine, and what shows that the engine can be trusted."""
+"""Where a result comes from: the model, the engine and the engine's verification."""
 
 from dataclasses import dataclass
 
@@ -7,21 +7,25 @@ from cnnres_infer.core.precision import Precision
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What an open engine is; goes into every report.
+    """Description of an open engine, part of every report.
 
     Attributes
     ----------
-    backend, provider, precision
-        What computes: the name in the table of backends, the runtime's own
-        name for its device code, and the precision of the convolutions.
+    backend
+        Name in the table of backends.
+    provider
+        The runtime's own name of its device code, such as
+        ``"CPUExecutionProvider"``.
+    precision
+        Precision of the convolutions.
     variant
-        The bundle's variant that was loaded.
+        Variant of the bundle that was loaded.
     threads
-        Threads that it computes with.
+        Number of CPU threads.
     versions
-        Versions of the runtime.
+        Versions of the runtime, by library.
     warnings
-        What a reader of its results should know.
+        What anyone who uses its results should know.
     """
 
     backend: str
@@ -35,17 +39,18 @@ class EngineInfo:
 
 @dataclass(frozen=True)
 class Skipped:
-    """What would have been preferred to the engine that runs.
+    """A backend and precision that would have been preferred, but was skipped.
 
     Attributes
     ----------
     backend, precision
-        What was tried; ``"auto"`` where the backend can run none.
+        What was tried; the precision is ``"auto"`` if the backend is unusable
+        in all of them.
     reason
         Why it was skipped.
     expected
-        Whether it should have run here: the backend is usable, and the bundle
-        has a variant for it.
+        Whether it should have run on this machine: the backend is usable, and
+        the bundle has a variant for it.
     """
 
     backend: str
@@ -56,24 +61,25 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Verification:
-    """A comparison of an engine on this machine with PyTorch's outputs.
+    """The outcome of comparing an engine on this machine with PyTorch.
 
     Attributes
     ----------
     when
-        Date and time of it, in UTC.
+        Date and time of the comparison in UTC, ISO 8601.
     passed
-        Whether the precision's gate was reached.
+        Whether the acceptance thresholds of the precision were met.
     slices
-        How many reference slices were compared.
+        Number of reference slices compared.
     dice_mean, dice_min, dice_pooled, largest_difference
-        As in `cnnres_infer.verification.agreement.Agreement`.
+        See `cnnres_infer.verification.agreement.Agreement`.
     key
-        Hash of what it holds for: machine, package, runtime, precision, bundle.
+        Hash of the conditions under which it is valid: machine, package,
+        runtime, precision and bundle.
     cached
-        Whether it is of an earlier run.
+        Whether it is the result of an earlier run.
     unsaved
-        Why it could not be kept for later runs; empty where it was.
+        Why it could not be saved for later runs; empty if it was saved.
     """
 
     when: str
@@ -90,27 +96,29 @@ class Verification:
     def __post_init__(self) -> None:
         figures = (self.dice_mean, self.dice_min, self.dice_pooled, self.largest_difference)
         if not isinstance(self.passed, bool) or not all(isinstance(f, float) for f in figures):
-            raise TypeError("the figures of a verification are numbers, and passed is a boolean")
+            raise TypeError("the figures of a verification must be numbers and `passed` a boolean")
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What made a result.
+    """How a result was produced.
 
     Attributes
     ----------
-    model, version, bundle_sha256
-        The model, and the hash of its bundle's ``model.json``.
+    model, version
+        Name and version of the model.
+    bundle_sha256
+        SHA-256 of the bundle's ``model.json``.
     engine
-        What computed.
+        The engine that ran the network.
     verification
-        What shows that it computes what the network does; None if unchecked.
+        The check that the engine agrees with PyTorch; None if it was not checked.
     skipped
-        What would have been preferred to it.
+        What would have been preferred to the engine.
     inputs
         Name of the volume of each modality.
     brain
-        Where the brain mask came from; see `cnnres_infer.pipeline.brain.Brain`.
+        Origin of the brain mask; see `cnnres_infer.pipeline.brain.Brain`.
     """
 
     model: str

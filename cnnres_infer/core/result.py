@@ -1,4 +1,4 @@
-"""What comes out of a case."""
+"""The result of segmenting a case."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,12 +13,12 @@ from cnnres_infer.core.volume import Probabilities, Volume
 
 @dataclass(frozen=True)
 class Saved:
-    """Where the outputs of one case were written.
+    """The files written for a case.
 
     Attributes
     ----------
     paths
-        By the name of their format, the mask last: where it exists, all is written.
+        Paths by output format. The mask comes last: if it exists, so do all others.
     """
 
     paths: dict[str, Path]
@@ -28,7 +28,7 @@ class Saved:
 
 
 class Saver(Protocol):
-    """Writes a result; see `cnnres_infer.outputs.save.save`."""
+    """Writes a result to files; see `cnnres_infer.outputs.save.save`."""
 
     def __call__(
         self, result: "Result", folder: Path, formats: Sequence[str], *, overwrite: bool
@@ -40,25 +40,25 @@ DEFAULT_FORMATS = ("mask", "report", "overlay")
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A segmented case.
+    """The segmentation of a case.
 
     Attributes
     ----------
     volume
-        The volume that was segmented (the DWI where there are two).
+        The segmented volume (the DWI if there is also a FLAIR).
     mask, probabilities
-        On the volume's own grid.
+        Lesion mask and lesion probabilities on the volume's own grid.
     lesions
-        The largest first.
+        The lesions in descending order of size.
     timings
-        Seconds spent in each stage; those of the engine are what was waited for
-        it, since slices are cut and put back while it computes.
+        Seconds per stage. The time of the engine is the time spent waiting for
+        it: slices are prepared and reassembled while it computes.
     provenance
-        What made it.
+        How the result was produced.
     warnings
-        What a reader of the mask should know, with its stable code.
+        What anyone who uses the mask should know, each with a stable code.
     saver
-        Writes it to files.
+        Writes the result to files.
     """
 
     volume: Volume
@@ -77,15 +77,18 @@ class Result:
         *,
         overwrite: bool = False,
     ) -> Saved:
-        """Write outputs into a folder, all of them or none.
+        """Write outputs to a folder: all of them or none.
 
         Parameters
         ----------
+        folder
+            Output folder; created if it does not exist.
         formats
-            Names of what to write: ``"mask"``, ``"probabilities"``,
-            ``"report"``, ``"overlay"``.
+            Output formats: ``"mask"``, ``"probabilities"``, ``"report"``,
+            ``"overlay"``.
         overwrite
-            Whether existing outputs may be replaced.
+            Overwrite existing outputs of the case, and delete those in other
+            formats.
 
         Returns
         -------
@@ -95,7 +98,7 @@ class Result:
         Raises
         ------
         UsageError
-            If there is no such format.
+            If a format is unknown.
         OutputExistsError
             If an output already exists and `overwrite` is False.
         OutputError

@@ -1,4 +1,4 @@
-"""What a model expects of its input, and how its output is to be read."""
+"""What a model expects as input, and how its output is interpreted."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,18 +21,18 @@ FUSION_RULES: dict[str, Callable[[FloatArray, FloatArray, np.float32], FloatArra
 
 @dataclass(frozen=True)
 class SliceSpec:
-    """What the network expects of its images.
+    """Size, spacing and normalisation of the network's input images.
 
     Attributes
     ----------
     size
         Height and width in pixels.
     spacing
-        Pixel size in mm, the same for rows and columns.
+        Pixel spacing in mm, the same for rows and columns.
     ceiling
-        The intensity that becomes 1.0, in multiples of the tissue median (see
-        `cnnres_infer.pipeline.slices.normalisation`); what is brighter is cut
-        off there.
+        Intensity that is mapped to 1.0, as a multiple of the tissue median (see
+        `cnnres_infer.pipeline.slices.normalisation`); brighter voxels are
+        clipped.
     """
 
     size: int
@@ -42,15 +42,20 @@ class SliceSpec:
 
 @dataclass(frozen=True)
 class FusionSpec:
-    """How the probabilities for DWI and for FLAIR become one.
+    """How the probabilities for DWI and FLAIR are combined.
 
     Attributes
     ----------
     rule
-        ``"dwi"`` (FLAIR has no say), ``"mean"`` or ``"geometric"`` (weighted
-        means), or ``"max"``.
+        ``"dwi"`` (the FLAIR is ignored), ``"mean"`` or ``"geometric"``
+        (weighted arithmetic or geometric mean), or ``"max"``.
     dwi_weight
-        Share of DWI in the weighted means, 0 to 1.
+        Weight of the DWI in the weighted means, 0 to 1.
+
+    Raises
+    ------
+    BundleError
+        If the rule is unknown or the weight out of range.
     """
 
     rule: str
@@ -59,7 +64,7 @@ class FusionSpec:
     def __post_init__(self) -> None:
         if self.rule not in FUSION_RULES:
             raise BundleError(
-                f"fusion rule {self.rule!r} is none of {', '.join(FUSION_RULES)}",
+                f"unknown fusion rule {self.rule!r}; choose from {', '.join(FUSION_RULES)}",
                 code=ErrorCode.BUNDLE_MANIFEST,
             )
         if not 0 <= self.dwi_weight <= 1:
@@ -69,33 +74,34 @@ class FusionSpec:
             )
 
     def merge(self, dwi: FloatArray, flair: FloatArray) -> FloatArray:
-        """Merge probabilities of one shape."""
+        """Combine two probability arrays of the same shape."""
         return FUSION_RULES[self.rule](dwi, flair, np.float32(self.dwi_weight))
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a model expects and how its output is to be read.
+    """What a model expects as input, and how its output is interpreted.
 
     Attributes
     ----------
     name, version
-        What to call the model.
+        Name and version of the model.
     channels
-        1: the network sees one modality at a time; 2: DWI and FLAIR stacked.
+        Input channels of the network. 1: one modality at a time; 2: DWI and
+        FLAIR stacked.
     modalities
-        Which modalities it was trained on.
+        Modalities that the model was trained on.
     slices
-        The images that it expects, cut from a skull-stripped volume.
+        The network's input images, extracted from a skull-stripped volume.
     fusion
-        How its answers for DWI and FLAIR are merged (one channel only).
+        How the probabilities for DWI and FLAIR are combined (one channel only).
     mask
-        How its probabilities become a mask.
+        How probabilities are turned into a mask.
 
     Raises
     ------
     BundleError
-        If a value is outside what any model can have.
+        If a value is out of range.
     """
 
     name: str
@@ -114,38 +120,51 @@ class ModelSpec:
                 "name or version is empty, longer than 200 characters or not printable",
             ),
             (self.channels in (1, 2), f"channels is {self.channels}, not 1 or 2"),
-            (bool(self.modalities), f"modalities are not among {', '.join(Modality)}"),
+            (bool(self.modalities), f"no modality is given; choose from {', '.join(Modality)}"),
             (
                 0 < self.slices.size <= 1024 and self.slices.size % 32 == 0,
                 f"size is {self.slices.size}, not a multiple of 32 up to 1024",
             ),
-            (0.1 <= self.slices.spacing <= 10, f"spacing is {self.slices.spacing} mm"),
-            (0 < self.slices.ceiling < 100, f"ceiling is {self.slices.ceiling}"),
-            (0 < self.mask.threshold < 1, f"threshold is {self.mask.threshold}"),
-            (0 <= self.mask.smallest_ml < 100, f"smallest lesion is {self.mask.smallest_ml} ml"),
+            (
+                0.1 <= self.slices.spacing <= 10,
+                f"spacing is {self.slices.spacing} mm, not 0.1 to 10 mm",
+            ),
+            (
+                0 < self.slices.ceiling < 100,
+                f"ceiling is {self.slices.ceiling}, not between 0 and 100",
+            ),
+            (
+                0 < self.mask.threshold < 1,
+                f"threshold is {self.mask.threshold}, not between 0 and 1",
+            ),
+            (
+                0 <= self.mask.smallest_ml < 100,
+                f"smallest lesion is {self.mask.smallest_ml} ml, not 0 to below 100 ml",
+            ),
         ):
             if not holds:
                 raise BundleError(message, code=ErrorCode.BUNDLE_MANIFEST)
 
-    def check_suits(self, modality: Modality, with_flair: bool) -> None:
-        """Refuse volumes that the model does not know.
+    def check_modalities(self, modality: Modality, with_flair: bool) -> None:
+        """Check that the model can segment the given modalities.
 
         Parameters
         ----------
         modality
-            What the volume is that is to be segmented.
+            Modality of the volume to segment.
         with_flair
-            Whether a FLAIR belongs to it.
+            Whether it is combined with a FLAIR.
 
         Raises
         ------
         UsageError
-            If the model cannot take these, or needs more.
+            If the model does not support these modalities, or needs more.
         """
         if with_flair and modality is Modality.FLAIR:
-            raise UsageError("give the DWI first: two FLAIR volumes cannot be merged")
+            raise UsageError("two FLAIR volumes cannot be combined; give the DWI first")
         needed = {modality, Modality.FLAIR} if with_flair else {modality}
         if not needed <= set(self.modalities):
-            raise UsageError(f"the model {self.name} knows {' and '.join(self.modalities)} only")
+            supported = " and ".join(self.modalities)
+            raise UsageError(f"the model {self.name} supports only {supported}")
         if self.channels == 2 and not with_flair:
-            raise UsageError(f"the model {self.name} needs DWI and FLAIR: add --flair FILE")
+            raise UsageError(f"the model {self.name} needs DWI and FLAIR; give `flair` as well")

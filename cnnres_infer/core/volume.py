@@ -1,4 +1,4 @@
-"""Intensities and probabilities on their grids."""
+"""Image intensities and lesion probabilities on a grid."""
 
 import math
 from dataclasses import dataclass, field
@@ -12,29 +12,28 @@ from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.errors import VolumeError
 
-# Beyond these, sums and ratios of voxels leave what 32 bits hold.
-_SMALLEST, _LARGEST = 1e-30, 1e30
+# Outside this range, sums and ratios of voxels may overflow or underflow float32.
+_MIN_MAGNITUDE, _MAX_MAGNITUDE = 1e-30, 1e30
 
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """Intensities on a grid.
+    """Image intensities on a grid.
 
     Attributes
     ----------
     data
-        float32 (X, Y, Z), finite: a read-only view of the array that was given,
-        which is not copied, so it must not change afterwards; `from_array`
-        copies.
+        float32 (X, Y, Z), finite. A read-only view: the array passed in is not
+        copied, so it must not be modified afterwards. `from_array` copies.
     grid
-        Where they lie.
+        The grid of the voxels.
     name
-        What to call the volume in messages and output names.
+        Name used in messages and for output files.
     warnings
-        What was odd about the input and how it was read.
+        What was unusual about the input, and how it was handled.
     source
-        What its reader needs in order to write the same header again; opaque
-        to everything but that reader's own writer.
+        What the reader's own writer needs to reproduce the header; opaque to
+        everything else.
 
     Raises
     ------
@@ -51,10 +50,12 @@ class Volume:
     def __post_init__(self) -> None:
         if self.data.shape != self.grid.shape:
             raise VolumeError(
-                f"{self.name}: the data have the shape {self.data.shape}, not {self.grid.shape}"
+                f"{self.name}: the data have shape {self.data.shape}, the grid {self.grid.shape}"
             )
         if self.data.dtype != np.float32 or not np.isfinite(self.data).all():
-            raise VolumeError(f"{self.name}: the data are not float32 and finite throughout")
+            raise VolumeError(
+                f"{self.name}: the data must be float32 and finite; use Volume.from_array"
+            )
         object.__setattr__(self, "data", read_only(self.data))
 
     @classmethod
@@ -68,27 +69,35 @@ class Volume:
         may_be_zero: bool = False,
         source: object = None,
     ) -> Self:
-        """Copy an array (X, Y, Z) with its grid, or with its RAS+ affine in mm (4, 4).
+        """Create a volume from a copy of an array.
 
         Parameters
         ----------
+        data
+            (X, Y, Z), of any real type.
+        grid
+            The grid, or an affine (4, 4) from voxel indices to mm in RAS+.
+        name
+            Name used in messages and for output files.
+        warnings
+            What was unusual about the input.
         may_be_zero
-            Whether all voxels may be zero, as in the mask of a scan without lesion.
+            Whether all voxels may be zero, as in the mask of a scan without lesions.
+        source
+            See `Volume`.
 
         Raises
         ------
         VolumeError
-            If the array is not 3-D, or holds no two different finite numbers
-            (unless all are zero and may be).
+            If the array is not 3-D or not of real numbers, or if all its finite
+            values are equal (unless all voxels are zero and `may_be_zero` is set).
         GeometryError
-            If the affine is singular or not finite.
+            If the affine is singular, not finite or implausible.
         """
         if data.ndim != 3:
-            raise VolumeError(f"{name}: an array of {data.ndim} dimensions; give one (X, Y, Z)")
+            raise VolumeError(f"{name}: the array has {data.ndim} dimensions; give one (X, Y, Z)")
         if data.dtype.kind not in "biuf":
-            raise VolumeError(
-                f"{name}: voxels of type {data.dtype}; one real number each is needed"
-            )
+            raise VolumeError(f"{name}: voxels of type {data.dtype}; give real numbers")
         if not isinstance(grid, Grid):
             shape = (int(data.shape[0]), int(data.shape[1]), int(data.shape[2]))
             grid = Grid(shape, np.asarray(grid, np.float64))
@@ -117,40 +126,43 @@ class Volume:
         may_be_zero: bool,
         source: object = None,
     ) -> Self:
-        """Take over float32 voxels that nobody else holds, if they can be an image.
+        """Create a volume from a float32 array that nothing else refers to, without copying.
 
         Parameters
         ----------
         values
-            (X, Y, Z); those that are not finite become zero, in place.
+            (X, Y, Z); values that are not finite are set to zero, in place.
+        grid, name, warnings, may_be_zero, source
+            See `from_array`.
         overflowed
-            Whether a finite number was too large for float32.
+            Whether a finite value was too large for float32.
 
         Raises
         ------
         VolumeError
-            If there is no image in them.
+            If the values cannot be image intensities.
         """
-        # One voxel that is not finite makes an extreme that is not; so no mask of them is needed.
-        least, most = _extremes(values)
-        lost = not (math.isfinite(least) and math.isfinite(most))
-        if lost:
+        # NaN and infinity show up in the extremes, so most volumes need no array of flags.
+        lowest, highest = _value_range(values)
+        has_invalid = not (math.isfinite(lowest) and math.isfinite(highest))
+        if has_invalid:
             invalid = ~np.isfinite(values)
             values[invalid] = 0.0
-            text = f"{np.count_nonzero(invalid)} voxels are not finite and were taken as zero"
+            text = f"{np.count_nonzero(invalid)} voxels are not finite and were set to zero"
             warnings += (Notice(WarningCode.VOXELS_LOST, text),)
-            least, most = _extremes(values)
-        largest = max(most, -least)
-        if overflowed or largest > _LARGEST or 0 < largest < _SMALLEST:
+            lowest, highest = _value_range(values)
+        largest = max(highest, -lowest)
+        if overflowed or largest > _MAX_MAGNITUDE or 0 < largest < _MIN_MAGNITUDE:
             raise VolumeError(
-                f"{name}: values up to {largest:.2g}, which are no intensities; correct the scale "
-                "factor",
+                f"{name}: values are too large or too small for intensities (up to "
+                f"{largest:.2g}); correct the scale factor",
                 code=ErrorCode.VOXELS_RANGE,
             )
-        all_zero = may_be_zero and largest == 0 and not lost
-        if values.size == 0 or (least == most and not all_zero):
+        all_zero = may_be_zero and largest == 0 and not has_invalid
+        if values.size == 0 or (lowest == highest and not all_zero):
             raise VolumeError(
-                f"{name}: all voxels are the same or not finite; there is no image in it",
+                f"{name}: all voxels are the same or not finite; check that this is the right "
+                "volume",
                 code=ErrorCode.VOXELS_EMPTY,
             )
         return cls(values, grid, name, warnings, source)
@@ -158,15 +170,15 @@ class Volume:
 
 @dataclass(frozen=True, eq=False)
 class Probabilities:
-    """The network's opinion on each voxel.
+    """The network's probability of lesion for each voxel.
 
     Attributes
     ----------
     data
-        float32 (X, Y, Z) in [0, 1]: probability of lesion; a read-only view of
-        the array that was given, which is not copied.
+        float32 (X, Y, Z) in [0, 1]. A read-only view; the array passed in is
+        not copied.
     grid
-        Where they lie.
+        The grid of the voxels.
     """
 
     data: FloatArray
@@ -177,20 +189,28 @@ class Probabilities:
 
 
 def read_only(data: NDArray[Any]) -> NDArray[Any]:
-    """View an array read-only; whoever holds the array itself may still write to it."""
+    """Return a read-only view of an array, which itself remains writable."""
     view = data.view()
     view.setflags(write=False)
     return view
 
 
 def overflows(exact: NDArray[Any], values: FloatArray) -> bool:
-    """Tell whether numbers that were finite no longer are as float32."""
-    lost = ~np.isfinite(values)
-    return bool(lost.any() and np.isfinite(exact[lost]).any())
+    """Whether the conversion to float32 made any finite value infinite.
+
+    Parameters
+    ----------
+    exact
+        The original values.
+    values
+        The same values as float32.
+    """
+    invalid = ~np.isfinite(values)
+    return bool(invalid.any() and np.isfinite(exact[invalid]).any())
 
 
-def _extremes(values: FloatArray) -> tuple[float, float]:
-    """The least and the most of some values, zero where there are none."""
+def _value_range(values: FloatArray) -> tuple[float, float]:
+    """Minimum and maximum of an array, zero if it is empty."""
     if values.size == 0:
         return 0.0, 0.0
     with np.errstate(invalid="ignore"):

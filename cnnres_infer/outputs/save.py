@@ -1,4 +1,4 @@
-"""Writing what a result leaves behind: all of it or nothing, the mask last."""
+"""Writing the outputs of a case: all of them or none, the mask last."""
 
 import json
 import os
@@ -12,23 +12,32 @@ from cnnres_infer.host.atomic import check_free, exclusive, unfinished, write_al
 from cnnres_infer.outputs.writers import WRITERS
 from cnnres_infer.outputs.writers.report import refusal, to_json
 
-# Where each output of one case goes, by the name of its format, in the order of writing.
+# Path of each output of a case by its format, in the order of writing.
 Paths: TypeAlias = Mapping[str, Path]
 
-_LARGEST_REPORT = 1 << 24
+_MAX_REPORT_BYTES = 1 << 24
 
 
 def plan(folder: Path, name: str, formats: Sequence[str]) -> Paths:
-    """Name the outputs of a case.
+    """Paths of the outputs of a case.
+
+    Parameters
+    ----------
+    folder
+        Output folder.
+    name
+        Name of the case.
+    formats
+        Output formats; see `WRITERS`.
 
     Raises
     ------
     UsageError
-        If there is no such format.
+        If a format is unknown.
     """
     unknown = [each for each in formats if each not in WRITERS]
     if unknown:
-        raise UsageError(f"no output format {unknown[0]!r}; choose from {', '.join(WRITERS)}")
+        raise UsageError(f"unknown output format {unknown[0]!r}; choose from {', '.join(WRITERS)}")
     return {
         each: folder / f"{name}{writer.suffix}"
         for each, writer in WRITERS.items()
@@ -37,54 +46,80 @@ def plan(folder: Path, name: str, formats: Sequence[str]) -> Paths:
 
 
 def save(result: Result, folder: Path, formats: Sequence[str], *, overwrite: bool) -> Saved:
-    """Write the outputs of a result, all of them or none, the mask last.
+    """Write the outputs of a result: all of them or none, the mask last.
 
-    With `overwrite`, whatever an earlier run left for this case goes first.
+    Parameters
+    ----------
+    result
+        The result.
+    folder, formats
+        See `plan`.
+    overwrite
+        Replace all outputs of an earlier run of the case, in any format.
 
     Raises
     ------
     UsageError
-        If there is no such format.
+        If a format is unknown.
     OutputExistsError
-        If an output already exists and `overwrite` is False; none is written then.
+        If an output already exists and `overwrite` is False; nothing is written.
     OutputError
         If the folder cannot be written to.
     """
     name = result.volume.name
     outputs = make_room(folder, name, formats, overwrite=overwrite)
     contents = {path: WRITERS[each].render(result) for each, path in outputs.items()}
-    every = plan_all(folder, name)
-    with exclusive(folder, every.values()):
-        _remove_leftovers(every)
-        write_all(contents, overwrite, former=every.values())
+    all_outputs = plan_all(folder, name)
+    with exclusive(folder, all_outputs.values()):
+        _remove_leftovers(all_outputs)
+        write_all(contents, overwrite, former=all_outputs.values())
     return Saved(dict(outputs))
 
 
 def make_room(folder: Path, name: str, formats: Sequence[str], *, overwrite: bool) -> Paths:
-    """Plan the outputs of a case, and remove what a refused or killed run left of them.
+    """Delete what a failed or killed run left of a case, and check that nothing else exists.
+
+    Parameters
+    ----------
+    folder, name, formats
+        See `plan`.
+    overwrite
+        Whether outputs of a completed run may exist.
+
+    Returns
+    -------
+    Paths
+        Paths of the outputs to write.
 
     Raises
     ------
     UsageError
-        If there is no such format.
+        If a format is unknown.
     OutputExistsError
         If an output already exists and `overwrite` is False.
     OutputError
-        If one cannot be a path here.
+        If a path is invalid on this file system.
     """
     outputs = plan(folder, name, formats)
-    every = plan_all(folder, name)
-    if folder.is_dir() and _leftovers(every):
-        with exclusive(folder, every.values()):
-            _remove_leftovers(every)
+    all_outputs = plan_all(folder, name)
+    if folder.is_dir() and _leftovers(all_outputs):
+        with exclusive(folder, all_outputs.values()):
+            _remove_leftovers(all_outputs)
     check_free(outputs.values(), overwrite)
     return outputs
 
 
 def save_refusal(folder: Path, name: str, entry: dict[str, Any]) -> None:
-    """Leave a report of why a case has no mask, unless outputs of it exist.
+    """Write a report that says why a case has no mask, unless the case already has outputs.
 
-    The next run of the case replaces it.
+    The next run of the case replaces the report.
+
+    Parameters
+    ----------
+    folder, name
+        See `plan`.
+    entry
+        The input, the status and the error.
 
     Raises
     ------
@@ -100,7 +135,7 @@ def save_refusal(folder: Path, name: str, entry: dict[str, Any]) -> None:
 
 
 def plan_all(folder: Path, name: str) -> Paths:
-    """Name every output that a case may have."""
+    """Paths of the outputs of a case in all formats."""
     return plan(folder, name, tuple(WRITERS))
 
 
@@ -110,22 +145,22 @@ def _remove_leftovers(outputs: Paths) -> None:
 
 
 def _leftovers(outputs: Paths) -> tuple[Path, ...]:
-    """Name what may go unasked: the report of a refusal, or what a killed run left.
+    """Files that may be deleted without `overwrite`: those of a failed or killed run.
 
-    A finished run whose mask was taken away since has a report as a killed one
-    has, but no unfinished mask.
+    A killed run is recognised by its unfinished mask; a report without a mask
+    may also belong to a completed run whose mask was moved or deleted.
     """
     report, mask = outputs["report"], outputs["mask"]
     if os.path.lexists(mask):
         return ()
     try:
         with report.open("rb") as file:
-            found = json.loads(file.read(_LARGEST_REPORT))
+            content = json.loads(file.read(_MAX_REPORT_BYTES))
     except (OSError, ValueError, RecursionError):
         return ()
-    if not isinstance(found, dict) or "research_use_only" not in found:
+    if not isinstance(content, dict) or "research_use_only" not in content:
         return ()
-    if found.get("status") == "failed":
+    if content.get("status") == "failed":
         return (report,)
-    masks = unfinished([mask])
-    return (*masks, *outputs.values()) if masks else ()
+    unfinished_masks = unfinished([mask])
+    return (*unfinished_masks, *outputs.values()) if unfinished_masks else ()

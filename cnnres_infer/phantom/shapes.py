@@ -1,4 +1,4 @@
-"""Smooth shapes and fields in space, of which phantoms are made.
+"""Signed distances of shapes and smooth random fields, from which phantoms are composed.
 
 Positions are arrays (3, N) in mm.
 """
@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 FloatArray: TypeAlias = NDArray[np.float32]
-Place: TypeAlias = tuple[float, float, float]
-Tube: TypeAlias = tuple[Place, Place, float, float]
+Point: TypeAlias = tuple[float, float, float]
+Tube: TypeAlias = tuple[Point, Point, float, float]
 
 BLUR_MM = 0.5
 
 
 class Waves:
-    """A smooth random field of unit variance: plane waves of about one length (mm)."""
+    """A smooth random field of unit variance: a sum of plane waves of similar wavelengths (mm)."""
 
     def __init__(self, rng: np.random.Generator, count: int, length: float) -> None:
         lengths = length * rng.uniform(0.8, 1.25, count)
@@ -32,46 +32,47 @@ class Waves:
 
 
 def random_vector(rng: np.random.Generator, length: float) -> FloatArray:
-    """A vector (3,) of a length, in any direction."""
+    """Vector (3,) of a given length in a random direction."""
     vector = rng.normal(size=3)
     return (vector * (length / np.linalg.norm(vector))).astype(np.float32)
 
 
 def column(numbers: ArrayLike) -> FloatArray:
-    """Three numbers as (3, 1), to meet positions (3, N)."""
+    """Three numbers as a column (3, 1), which broadcasts with positions (3, N)."""
     return np.asarray(numbers, np.float32)[:, None]
 
 
 def mirrored(p: FloatArray) -> FloatArray:
-    """Positions (3, N) brought to the right side."""
+    """Positions (3, N) mirrored to the right side."""
     return np.stack([abs(p[0]), p[1], p[2]])
 
 
 def norm(p: FloatArray) -> FloatArray:
-    """Lengths (N,) of vectors (3, N), never zero."""
+    """Norms (N,) of vectors (3, N), never zero."""
     length: FloatArray = np.sqrt(p[0] ** 2 + p[1] ** 2 + p[2] ** 2 + np.float32(1e-12))
     return length
 
 
-def below(distance: FloatArray, blur: float = BLUR_MM) -> FloatArray:
-    """From 1 well below a distance of zero to 0 well above, as a scanner blurs an edge."""
-    share: FloatArray = 0.5 - 0.5 * np.tanh(distance * np.float32(0.5 / blur))
-    return share
+def coverage(distance: FloatArray, blur: float = BLUR_MM) -> FloatArray:
+    """Fraction inside a shape with a blurred edge, 0 to 1, by its signed distance (mm)."""
+    fraction: FloatArray = 0.5 - 0.5 * np.tanh(distance * np.float32(0.5 / blur))
+    return fraction
 
 
 def ellipsoid(p: FloatArray, centre: ArrayLike, radii: ArrayLike) -> FloatArray:
-    """Distance (mm) to an ellipsoid, to first order; negative inside."""
+    """Signed distance (mm) to an ellipsoid, to first order; negative inside."""
     scaled = (p - column(centre)) / column(radii)
     length = norm(scaled)
     return length * (length - 1) / norm(scaled / column(radii))
 
 
 def tubes(p: FloatArray, parts: Sequence[Tube]) -> FloatArray:
-    """Distance (mm) to the nearest of some tubes; negative inside."""
+    """Signed distance (mm) to the nearest of several tapered tubes; negative inside."""
     nearest = np.full(p.shape[1], np.inf, np.float32)
-    for start, end, first, last in parts:
-        axis, away = column(end) - column(start), p - column(start)
-        along = (axis[:, 0] @ away / (axis**2).sum()).clip(0, 1)
-        distance = norm(away - axis * along) - first - (last - first) * along
+    for start, end, start_radius, end_radius in parts:
+        axis, offset = column(end) - column(start), p - column(start)
+        along = (axis[:, 0] @ offset / (axis**2).sum()).clip(0, 1)
+        radial = norm(offset - axis * along)
+        distance = radial - start_radius - (end_radius - start_radius) * along
         nearest = np.minimum(nearest, distance)
     return nearest

@@ -1,4 +1,4 @@
-"""Finding the brain: take over a skull-stripped volume, or strip it."""
+"""Brain masks: of skull-stripped volumes, by skull stripping, or given by the caller."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,46 +10,48 @@ from cnnres_infer.codes import ErrorCode
 from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import GeometryError, VolumeError
-from cnnres_infer.pipeline.resample import resampling
+from cnnres_infer.pipeline.resample import resampling_matrix
 from cnnres_infer.pipeline.slices.normalisation import tissue_median
 
-# Of what is visible in a stripped volume 0.9 is found to be brain; in a head
-# at most 0.7, even in slices through the brain's widest part.
-_STRIPPED_SHARE = 0.75
+# Fraction of the visible voxels that lies in the extracted brain: 0.9 in stripped volumes,
+# but at most 0.7 in whole heads, even in slices through the widest part of the brain.
+_MIN_STRIPPED_FRACTION = 0.75
 
-# Intensities as multiples of the brain's.
+# Intensity thresholds, as fractions of the intensity of brain tissue.
 _VISIBLE = 0.03
 _BRIGHT = 0.5
 
-# Lengths in mm: pixels to work on, half the width of the head's middle, half
-# the widths of bridges to break, folds to close.
-_WORKING_STEP = 3.0
-_MIDDLE = 35.0
-_BRIDGES = (7.5, 9.0, 12.0)
-_REGROWTH = 1.5
-_FOLD = 9.0
+# Voxel spacing at which the brain is extracted, and half the width of the central region
+# whose intensity is taken as the brain's.
+_COARSE_SPACING_MM = 3.0
+_CENTRE_RADIUS_MM = 35.0
 
-_MAIN_PIECE = 0.2
-_LARGEST_BRAIN_ML = 1900.0
+# Erosion by these radii, in turn, separates the brain from scalp, face and eyes; dilation
+# by slightly more restores it, and a closing fills sulci.
+_EROSION_RADII_MM = (7.5, 9.0, 12.0)
+_EXTRA_DILATION_MM = 1.5
+_CLOSING_RADIUS_MM = 9.0
 
-# Below one half: part of a lesion at the surface costs more than some skull.
-_EDGE = 0.25
+_MIN_COMPONENT_FRACTION = 0.2
+_MAX_BRAIN_ML = 1900.0
 
-# Slices that are resampled at once.
-_AT_ONCE = 16
+# Less than one half: losing part of a lesion at the surface is worse than keeping some skull.
+_MASK_THRESHOLD = 0.25
+
+_CHUNK_SLICES = 16
 
 
 @dataclass(frozen=True, eq=False)
 class Brain:
-    """Where the brain lies in a volume.
+    """The brain mask of a volume.
 
     Attributes
     ----------
     mask
         bool (X, Y, Z), read-only.
     source
-        ``"stripped"`` (the volume came without skull), ``"extracted"`` (found
-        here) or ``"given"``.
+        Where the mask comes from: ``"stripped"`` (the volume was already
+        skull-stripped), ``"extracted"`` (by `extract_brain`) or ``"given"``.
     """
 
     mask: BoolArray
@@ -57,73 +59,83 @@ class Brain:
 
 
 def find_brain(volume: Volume) -> Brain:
-    """Find the brain of a DWI or FLAIR volume.
+    """Find the brain in a DWI or FLAIR volume.
 
-    If hardly more than the brain is visible, the volume was stripped before:
-    all that is visible is taken, holes filled. Otherwise the brain is what
-    `extract_brain` finds.
+    If little else is visible, the volume has already been skull-stripped, and
+    all visible voxels are taken, with holes filled. Otherwise, the mask is that
+    of `extract_brain`.
 
     Raises
     ------
     VolumeError
-        If there is none.
+        If no brain is found.
     """
-    brain = _checked(extract_brain(volume), volume.name)
+    brain = _nonempty(extract_brain(volume), volume.name)
     positive = volume.data > 0
     positive &= brain
     tissue = tissue_median(volume, positive)
     del positive
     visible = volume.data > _VISIBLE * tissue
-    every = np.count_nonzero(visible)
+    total = np.count_nonzero(visible)
     visible &= brain
-    if np.count_nonzero(visible) < _STRIPPED_SHARE * every:
+    if np.count_nonzero(visible) < _MIN_STRIPPED_FRACTION * total:
         return Brain(brain, "extracted")
     del brain, visible
     return stripped_brain(volume, tissue)
 
 
 def stripped_brain(volume: Volume, tissue: float | None = None) -> Brain:
-    """Take all that is visible in a volume known to be stripped, holes filled.
+    """Brain mask of a skull-stripped volume: all visible voxels, with holes filled.
 
     Parameters
     ----------
+    volume
+        A skull-stripped volume.
     tissue
-        Intensity of brain tissue; by default the median of what is positive.
+        Intensity of brain tissue; by default, the `tissue_median` of the
+        positive voxels.
 
     Raises
     ------
     VolumeError
-        If nothing is visible.
+        If no voxel is visible.
     """
     tissue = tissue_median(volume, volume.data > 0) if tissue is None else tissue
     visible = volume.data > _VISIBLE * tissue
-    _fill(volume.grid.orientation.planes(visible))
-    return Brain(_checked(visible, volume.name), "stripped")
+    _fill_holes(volume.grid.orientation.planes(visible))
+    return Brain(_nonempty(visible, volume.name), "stripped")
 
 
-def given_brain(mask: Volume, volume: Volume) -> Brain:
-    """Take a brain mask from a file: all that is above one half.
+def brain_from_mask(mask: Volume, volume: Volume) -> Brain:
+    """Brain mask given by the caller: all voxels above one half.
+
+    Parameters
+    ----------
+    mask
+        The mask.
+    volume
+        The volume whose brain it is.
 
     Raises
     ------
     GeometryError
-        If it does not lie on the volume's grid.
+        If the mask is not on the volume's grid.
     VolumeError
-        If it is empty.
+        If the mask is empty.
     """
     if not mask.grid.matches(volume.grid):
         raise GeometryError(
             f"{mask.name}: the brain mask is on another grid than {volume.name}; resample it first",
             code=ErrorCode.GRID_MASK,
         )
-    return Brain(_checked(mask.data > 0.5, mask.name), "given")
+    return Brain(_nonempty(mask.data > 0.5, mask.name), "given")
 
 
 def extract_brain(volume: Volume) -> BoolArray:
-    """Strip skull and scalp from a DWI or FLAIR volume.
+    """Extract the brain from a DWI or FLAIR volume of the head (skull stripping).
 
-    Works on voxels of about 3 mm, which drowns noise and is fast, yet leaves
-    the dark gap around the brain.
+    The brain is segmented at a voxel spacing of about 3 mm, which is fast and
+    suppresses noise, but preserves the dark gap around the brain.
 
     Returns
     -------
@@ -132,95 +144,109 @@ def extract_brain(volume: Volume) -> BoolArray:
     rows, columns, slices = volume.grid.orientation.axes
     planes = volume.grid.orientation.planes(volume.data)
     spacing = np.array(volume.grid.spacing)[[slices, rows, columns]]
-    steps = np.maximum(1.0, _WORKING_STEP / spacing)
-    samplings = [_samplings(n, step) for n, step in zip(planes.shape, steps, strict=True)]
-    shrink, grow = zip(*samplings, strict=True)
+    steps = np.maximum(1.0, _COARSE_SPACING_MM / spacing)
+    matrices = [_coarsening(n, step) for n, step in zip(planes.shape, steps, strict=True)]
+    to_coarse, to_fine = zip(*matrices, strict=True)
 
-    # Some slices at a time: coarse images are small, those of the volume need not be.
-    # One order in memory for all orientations: sums then round the same way.
-    small = [_in_plane(np.ascontiguousarray(planes[part]), shrink) for part in _parts(len(planes))]
-    brain = _brain(np.tensordot(shrink[0], np.concatenate(small), 1), spacing * steps)
-    coarse = np.tensordot(grow[0], brain.astype(np.float32), 1)
+    # In chunks, since temporary arrays of the whole volume would be large; contiguous, so
+    # that sums are rounded the same way in all orientations.
+    reduced = [
+        _resample_in_plane(np.ascontiguousarray(planes[chunk]), to_coarse)
+        for chunk in _chunks(len(planes))
+    ]
+    coarse_image = np.tensordot(to_coarse[0], np.concatenate(reduced), 1)
+    coarse_brain = _segment_coarse(coarse_image, spacing * steps).astype(np.float32)
+    restored = np.tensordot(to_fine[0], coarse_brain, 1)
     mask = np.empty_like(volume.data, np.bool_)
-    inside = volume.grid.orientation.planes(mask)
-    for part in _parts(len(planes)):
-        np.greater(_in_plane(coarse[part], grow), _EDGE, inside[part])
+    mask_planes = volume.grid.orientation.planes(mask)
+    for chunk in _chunks(len(planes)):
+        fine = _resample_in_plane(restored[chunk], to_fine)
+        np.greater(fine, _MASK_THRESHOLD, mask_planes[chunk])
     return mask
 
 
-def _brain(image: FloatArray, spacing: NDArray[np.float64]) -> BoolArray:
-    """Brain in coarse (slices, rows, columns): what is bright, parted from scalp, face and eyes.
+def _segment_coarse(image: FloatArray, spacing: NDArray[np.float64]) -> BoolArray:
+    """Segment the brain in a coarse image (slices, rows, columns).
 
-    Erosion breaks the bridges between them; what remains of the brain is
-    regrown, its folds are closed and its holes filled. Deep erosion loses thin
-    parts, so it goes deeper only while the rest is larger than any brain.
+    Bright voxels are eroded until the brain is separated from scalp, face and
+    eyes. The main components are dilated again, sulci closed and holes filled.
+    Erosion by a large radius loses thin parts, so the radius is increased only
+    while the result is larger than any brain.
     """
-    bright = brain = image > _BRIGHT * _brightness(image, spacing)
-    for depth in _BRIDGES:
-        core = _eroded(bright, _ball(depth, spacing))
+    bright = brain = image > _BRIGHT * _brain_intensity(image, spacing)
+    for radius in _EROSION_RADII_MM:
+        core = _erode(bright, _ball(radius, spacing))
         if not core.any():
             break
-        brain = _dilated(_main_pieces(core), _ball(depth + _REGROWTH, spacing)) & bright
-        if np.count_nonzero(brain) * spacing.prod() / 1000 <= _LARGEST_BRAIN_ML:
+        brain = _dilate(_main_components(core), _ball(radius + _EXTRA_DILATION_MM, spacing))
+        brain &= bright
+        if np.count_nonzero(brain) * spacing.prod() / 1000 <= _MAX_BRAIN_ML:
             break
-    disc = _ball(_FOLD, spacing * (np.inf, 1, 1))
-    closed = _eroded(_dilated(brain, disc), disc)
-    _fill(closed)
+    disc = _ball(_CLOSING_RADIUS_MM, spacing * (np.inf, 1, 1))
+    closed = _erode(_dilate(brain, disc), disc)
+    _fill_holes(closed)
     return closed
 
 
-def _brightness(image: FloatArray, spacing: NDArray[np.float64]) -> float:
-    """Typical intensity of the brain, whatever the brightness of lesions, scalp and eyes.
+def _brain_intensity(image: FloatArray, spacing: NDArray[np.float64]) -> float:
+    """Typical intensity of brain tissue, independent of lesions, scalp and eyes.
 
-    The middle of the head holds hardly anything but brain, save for the slices
-    below and above it. A median withstands lesions, and the middle is sought
-    with intensities clipped, so that nothing bright attracts it.
+    Except in the lowest and highest slices, the centre of the head contains
+    little but brain. Its median is robust to lesions, and it is located with
+    clipped intensities, which are robust to bright structures.
     """
-    head = np.clip(image, 0.0, max(0.0, float(image.mean())))
-    middle = image
+    clipped = np.clip(image, 0.0, max(0.0, float(image.mean())))
+    centre = image
     for axis in (1, 2):
-        share = np.cumsum(head.sum(axis=(0, 3 - axis)))
-        centre = int(np.searchsorted(share, share[-1] / 2))
-        reach = int(_MIDDLE / spacing[axis])
-        around = np.arange(max(0, centre - reach), min(image.shape[axis], centre + reach + 1))
-        middle = middle.take(around, axis)
-    return float(np.percentile(np.median(middle, axis=(1, 2)), 75))
+        cumulative = np.cumsum(clipped.sum(axis=(0, 3 - axis)))
+        middle = int(np.searchsorted(cumulative, cumulative[-1] / 2))
+        radius = int(_CENTRE_RADIUS_MM / spacing[axis])
+        indices = np.arange(max(0, middle - radius), min(image.shape[axis], middle + radius + 1))
+        centre = centre.take(indices, axis)
+    return float(np.percentile(np.median(centre, axis=(1, 2)), 75))
 
 
-def _checked(mask: BoolArray, name: str) -> BoolArray:
+def _nonempty(mask: BoolArray, name: str) -> BoolArray:
+    """Make a mask read-only, unless it is empty."""
     if not mask.any():
         raise VolumeError(
-            f"{name}: no brain was found; give its mask with --brain-mask",
-            code=ErrorCode.BRAIN_NONE,
+            f"{name}: no brain was found; give one with `brain_mask`", code=ErrorCode.BRAIN_NONE
         )
     mask.setflags(write=False)
     return mask
 
 
-def _samplings(extent: int, step: float) -> tuple[FloatArray, FloatArray]:
-    """Matrices from a line of voxels to one `step` times as coarse, and back.
+def _coarsening(extent: int, step: float) -> tuple[FloatArray, FloatArray]:
+    """Matrices that resample a line of voxels to a `step` times larger spacing, and back.
 
-    Their rows sum to 1, so that nothing fades where a volume ends in the head.
+    The rows sum to 1, so that intensities do not fade where a volume cuts off
+    the head.
     """
-    coarse = int(np.ceil(extent / step))
-    shrink = resampling(extent, coarse, (step - 1) / 2, step)
-    grow = resampling(coarse, extent, (1 / step - 1) / 2, 1 / step)
-    return shrink / shrink.sum(axis=1, keepdims=True), grow / grow.sum(axis=1, keepdims=True)
+    coarse_extent = int(np.ceil(extent / step))
+    to_coarse = resampling_matrix(extent, coarse_extent, (step - 1) / 2, step)
+    to_fine = resampling_matrix(coarse_extent, extent, (1 / step - 1) / 2, 1 / step)
+    return (
+        to_coarse / to_coarse.sum(axis=1, keepdims=True),
+        to_fine / to_fine.sum(axis=1, keepdims=True),
+    )
 
 
-def _in_plane(planes: FloatArray, samplings: Sequence[FloatArray]) -> FloatArray:
-    """Resample (slices, rows, columns) along rows and columns, not across slices."""
-    _, rows, columns = samplings
+def _resample_in_plane(planes: FloatArray, matrices: Sequence[FloatArray]) -> FloatArray:
+    """Resample (slices, rows, columns) along rows and columns, but not across slices."""
+    _, rows, columns = matrices
     resampled: FloatArray = np.matmul(np.matmul(rows, planes), columns.T)
     return resampled
 
 
-def _parts(count: int) -> list[slice]:
-    return [slice(first, first + _AT_ONCE) for first in range(0, count, _AT_ONCE)]
+def _chunks(count: int) -> list[slice]:
+    return [slice(first, first + _CHUNK_SLICES) for first in range(0, count, _CHUNK_SLICES)]
 
 
 def _ball(radius: float, spacing: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Voxel offsets (K, 3) within `radius` mm; none along an axis of infinite spacing."""
+    """Structuring element: voxel offsets (K, 3) within `radius` in mm.
+
+    Along an axis of infinite spacing, the only offset is zero.
+    """
     reach = (radius / spacing).astype(np.intp)
     offsets = np.argwhere(np.ones(2 * reach + 1)) - reach
     distance = np.linalg.norm(offsets * np.where(reach, spacing, 0.0), axis=1)
@@ -228,39 +254,47 @@ def _ball(radius: float, spacing: NDArray[np.float64]) -> NDArray[np.intp]:
     return ball
 
 
-def _dilated(mask: BoolArray, ball: NDArray[np.intp]) -> BoolArray:
-    """Dilate by a ball, whose lines along the last axis are centred and of odd length."""
+def _dilate(mask: BoolArray, ball: NDArray[np.intp]) -> BoolArray:
+    """Dilate by a ball, decomposed into lines along the last axis.
+
+    The lines are centred, so the mask is dilated once for each length of line,
+    and the results are shifted along the other two axes.
+    """
     reach = ball.max(axis=0)
-    lines = [np.pad(mask, [(n, n) for n in reach])]
+    padded = np.pad(mask, [(n, n) for n in reach])
+    by_line = [padded]
     for n in range(1, reach[2] + 1):
-        lines.append(lines[-1] | np.roll(lines[0], n, axis=2) | np.roll(lines[0], -n, axis=2))
-    grown = np.zeros_like(mask)
-    for plane, row, half in ball[np.r_[np.any(np.diff(ball[:, :2], axis=0), axis=1), True]]:
+        by_line.append(by_line[-1] | np.roll(padded, n, axis=2) | np.roll(padded, -n, axis=2))
+    dilated = np.zeros_like(mask)
+    is_line_end = np.r_[np.any(np.diff(ball[:, :2], axis=0), axis=1), True]
+    for plane, row, half_length in ball[is_line_end]:
         start = (plane + reach[0], row + reach[1], reach[2])
         window = tuple(slice(i, i + n) for i, n in zip(start, mask.shape, strict=True))
-        grown |= lines[half][window]
-    return grown
+        dilated |= by_line[half_length][window]
+    return dilated
 
 
-def _eroded(mask: BoolArray, ball: NDArray[np.intp]) -> BoolArray:
-    return ~_dilated(~mask, ball)
+def _erode(mask: BoolArray, ball: NDArray[np.intp]) -> BoolArray:
+    return ~_dilate(~mask, ball)
 
 
-def _main_pieces(mask: BoolArray) -> BoolArray:
-    """The largest piece and others of its order, as the hemispheres are in high slices."""
+def _main_components(mask: BoolArray) -> BoolArray:
+    """The largest component and those of similar size, such as both hemispheres in high slices."""
     import cc3d
 
-    pieces = cc3d.connected_components(mask, connectivity=6)
-    sizes = np.bincount(pieces.ravel())
+    labels = cc3d.connected_components(mask, connectivity=6)
+    sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    kept: BoolArray = (sizes >= _MAIN_PIECE * sizes.max())[pieces]
+    kept: BoolArray = (sizes >= _MIN_COMPONENT_FRACTION * sizes.max())[labels]
     return kept
 
 
-def _fill(mask: BoolArray) -> None:
-    """Fill in place what a mask (slices, rows, columns) encloses within a slice."""
+def _fill_holes(mask: BoolArray) -> None:
+    """Fill the holes in each slice of a mask (slices, rows, columns), in place."""
     import cc3d
 
     for plane in mask:
-        pieces = cc3d.connected_components(np.pad(~plane, 1, constant_values=True), connectivity=4)
-        np.not_equal(pieces[1:-1, 1:-1], pieces[0, 0], out=plane)
+        # The padding makes the background connected, and its label that of the first pixel.
+        background = np.pad(~plane, 1, constant_values=True)
+        labels = cc3d.connected_components(background, connectivity=4)
+        np.not_equal(labels[1:-1, 1:-1], labels[0, 0], out=plane)

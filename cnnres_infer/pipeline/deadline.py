@@ -1,4 +1,4 @@
-"""Where the time goes, and when there is none left."""
+"""Timing of stages, and the time limit."""
 
 import time
 from collections.abc import Iterator
@@ -9,12 +9,15 @@ from cnnres_infer.errors import LimitError
 
 
 class Stopwatch:
-    """Adds up the seconds of named stages; an inner stage's time counts for it alone.
+    """Measures the time spent in named stages, and enforces a time limit.
+
+    Stages may be nested; the time of an inner stage does not count towards the
+    outer one.
 
     Parameters
     ----------
     timeout
-        Seconds after which no further stage begins; None for no limit.
+        Seconds after which no further stage may begin; None for no limit.
 
     Attributes
     ----------
@@ -25,8 +28,8 @@ class Stopwatch:
     def __init__(self, timeout: float | None = None) -> None:
         self.seconds: dict[str, float] = {}
         self._timeout = timeout
-        self._begun = time.perf_counter()
-        self._inner = 0.0
+        self._started = time.perf_counter()
+        self._inner_seconds = 0.0
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -35,22 +38,24 @@ class Stopwatch:
         Raises
         ------
         LimitError
-            If the time was up before it began.
+            If the time limit was exceeded before the stage began.
         """
-        self._check()
-        before, self._inner = self._inner, 0.0
+        self._check_timeout()
+        siblings, self._inner_seconds = self._inner_seconds, 0.0
         started = time.perf_counter()
         try:
             yield
         finally:
-            spent = time.perf_counter() - started
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent - self._inner
-            self._inner = before + spent
+            elapsed = time.perf_counter() - started
+            own = elapsed - self._inner_seconds
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + own
+            self._inner_seconds = siblings + elapsed
 
-    def _check(self) -> None:
-        spent = time.perf_counter() - self._begun
-        if self._timeout is not None and spent > self._timeout:
+    def _check_timeout(self) -> None:
+        elapsed = time.perf_counter() - self._started
+        if self._timeout is not None and elapsed > self._timeout:
             raise LimitError(
-                f"stopped after {spent:.1f} s, more than --timeout {self._timeout:g}",
+                f"stopped after {elapsed:.1f} s, more than `timeout` ({self._timeout:g} s); "
+                "increase it",
                 code=ErrorCode.LIMIT_TIME,
             )

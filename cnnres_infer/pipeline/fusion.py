@@ -1,4 +1,4 @@
-"""Merging what the network says of DWI and of FLAIR."""
+"""Combination of the probabilities for DWI and FLAIR."""
 
 import numpy as np
 
@@ -10,12 +10,17 @@ from cnnres_infer.core.volume import Probabilities
 def fuse(
     dwi: Probabilities, flair: Probabilities, covered: BoolArray, spec: FusionSpec
 ) -> Probabilities:
-    """Merge two answers on one grid; where the FLAIR has no voxels, the DWI alone decides.
+    """Combine probabilities for DWI and FLAIR on the same grid.
 
     Parameters
     ----------
+    dwi, flair
+        The probabilities for each modality.
     covered
-        bool (X, Y, Z): where the FLAIR has voxels.
+        bool (X, Y, Z), True where the FLAIR has voxels; elsewhere, the
+        probabilities for the DWI are used unchanged.
+    spec
+        The fusion rule.
     """
     merged = spec.merge(dwi.data, flair.data)
     return Probabilities(np.where(covered, merged, dwi.data), dwi.grid)

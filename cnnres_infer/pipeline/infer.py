@@ -1,4 +1,4 @@
-"""Running the network over all slices of a case, while a worker cuts and puts back."""
+"""Inference over all slices of a case, overlapped with pre- and postprocessing."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -13,9 +13,9 @@ from cnnres_infer.pipeline.prepare import Prepared
 from cnnres_infer.pipeline.slices.back import VolumeAssembler
 from cnnres_infer.pipeline.slices.batches import SliceBatch, to_batches
 
-# Images (N, C, H, W) in [0, 1] to probabilities (N, 1, H, W), both float32.
+# Maps images (N, C, H, W) in [0, 1] to probabilities (N, 1, H, W), both float32.
 Network: TypeAlias = Callable[[FloatArray], FloatArray]
-# Is shown every batch with the network's output for it.
+# Called with each batch and the network's output for it.
 Observer: TypeAlias = Callable[[SliceBatch, FloatArray], None]
 
 
@@ -27,17 +27,23 @@ def infer(
     clock: Stopwatch,
     observer: Observer | None = None,
 ) -> Probabilities:
-    """Let the network answer for all slices of a case.
+    """Run the network on all slices of a case.
 
     Parameters
     ----------
+    prepared
+        The preprocessed case.
+    spec
+        The model's specification.
     network
-        What computes; it runs on the caller's thread.
+        The network; called on the caller's thread.
     batch_size
-        Slices that it gets at once.
+        Maximum number of slices per batch.
+    clock
+        Measures the time of each stage, and enforces the time limit.
     observer
-        Is shown every batch with its output; where DWI and FLAIR are merged,
-        all of the DWI first.
+        Called with each batch and its output. If DWI and FLAIR are run
+        separately, all batches of the DWI come first.
 
     Returns
     -------
@@ -47,57 +53,57 @@ def infer(
     Raises
     ------
     LimitError
-        If time is up.
+        If the time limit is exceeded.
     EngineRunError
         If the network fails.
     """
 
-    def answer(channels: tuple[Volume, ...]) -> Probabilities:
+    def run_channels(channels: tuple[Volume, ...]) -> Probabilities:
         batches = to_batches(
             channels, prepared.brain.mask, prepared.geometry, spec.slices, batch_size
         )
         assembler = VolumeAssembler(channels[0].grid, prepared.geometry)
-        _run(batches, network, assembler, clock, observer)
+        _run_batches(batches, network, assembler, clock, observer)
         return assembler.finish()
 
     if prepared.covered is None or spec.channels == 2:
-        return answer(prepared.volumes)
-    dwi, flair = (answer((volume,)) for volume in prepared.volumes)
+        return run_channels(prepared.volumes)
+    dwi, flair = (run_channels((volume,)) for volume in prepared.volumes)
     with clock("fuse"):
         return fuse(dwi, flair, prepared.covered, spec.fusion)
 
 
-def _run(
+def _run_batches(
     batches: Iterator[SliceBatch],
     network: Network,
     assembler: VolumeAssembler,
     clock: Stopwatch,
     observer: Observer | None,
 ) -> None:
-    """Run all batches; while one is computed, a worker cuts the next and puts back the last."""
+    """Run all batches, while a worker extracts the next one and reassembles the previous one."""
     with clock("restore"), ThreadPoolExecutor(1) as worker:
-        put: Future[None] | None = None
+        pending: Future[None] | None = None
         for batch, output in _outputs(batches, network, worker, clock):
             if observer is not None:
                 observer(batch, output)
-            if put is not None:
-                put.result()
-            put = worker.submit(assembler.put, batch, output)
-    if put is not None:
-        put.result()
+            if pending is not None:
+                pending.result()
+            pending = worker.submit(assembler.put, batch, output)
+    if pending is not None:
+        pending.result()
 
 
 def _outputs(
     batches: Iterator[SliceBatch], network: Network, worker: Executor, clock: Stopwatch
 ) -> Iterator[tuple[SliceBatch, FloatArray]]:
-    """Each batch, cut by the worker, with its output."""
-    coming = worker.submit(next, batches, None)
+    """Yield each batch, extracted by the worker, with the network's output."""
+    upcoming = worker.submit(next, batches, None)
     while True:
         with clock("slices"):
-            batch = coming.result()
+            batch = upcoming.result()
         if batch is None:
             return
-        coming = worker.submit(next, batches, None)
+        upcoming = worker.submit(next, batches, None)
         with clock("engine"):
             output = network(batch.images)
         yield batch, output

@@ -1,4 +1,4 @@
-"""From probabilities to a mask, and what its lesions measure."""
+"""Thresholding of probabilities, and measurement of the lesions."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,14 +9,14 @@ from cnnres_infer.core.volume import Probabilities
 
 
 def binarize(probabilities: Probabilities, spec: MaskSpec) -> tuple[Mask, tuple[Lesion, ...]]:
-    """Cut probabilities at the threshold and drop what is too small.
+    """Threshold probabilities, remove small lesions and measure the others.
 
     Returns
     -------
     mask
         On the grid of the probabilities.
     lesions
-        The largest first.
+        The lesions in descending order of size.
     """
     import cc3d
 
@@ -34,8 +34,9 @@ def binarize(probabilities: Probabilities, spec: MaskSpec) -> tuple[Mask, tuple[
     data[box] = keep[labels]
     mask = Mask(data, grid)
     lesions = []
+    origin = np.array([extent.start for extent in box], np.float64)
     for label in np.flatnonzero(keep):
-        centre = statistics["centroids"][label] + np.array([edge.start for edge in box], np.float64)
+        centre = statistics["centroids"][label] + origin
         lesions.append(
             Lesion(
                 int(voxels[label]),
@@ -48,10 +49,10 @@ def binarize(probabilities: Probabilities, spec: MaskSpec) -> tuple[Mask, tuple[
 
 
 def _bounding_box(mask: BoolArray) -> tuple[slice, slice, slice]:
-    """The smallest box of voxels that holds all of a mask (X, Y, Z) that is not empty."""
-    across = ((1, 2), (0, 2), (0, 1))
-    places = [np.flatnonzero(mask.any(axis=axes)) for axes in across]
-    x, y, z = (slice(int(place[0]), int(place[-1]) + 1) for place in places)
+    """Bounding box of a mask (X, Y, Z) that is not empty."""
+    other_axes = ((1, 2), (0, 2), (0, 1))
+    occupied = [np.flatnonzero(mask.any(axis=axes)) for axes in other_axes]
+    x, y, z = (slice(int(indices[0]), int(indices[-1]) + 1) for indices in occupied)
     return x, y, z
 
 

@@ -1,4 +1,4 @@
-"""What is done to a case before the network sees it: brain, slice geometry, FLAIR on its grid."""
+"""Preprocessing of a case: brain mask, slice geometry, and the FLAIR on the volume's grid."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from cnnres_infer.core.case import Case
 from cnnres_infer.core.spec import ModelSpec
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import GeometryError
-from cnnres_infer.pipeline.brain import Brain, find_brain, given_brain
+from cnnres_infer.pipeline.brain import Brain, brain_from_mask, find_brain
 from cnnres_infer.pipeline.deadline import Stopwatch
 from cnnres_infer.pipeline.quality import grid_notices, input_notices, read_notices
 from cnnres_infer.pipeline.resample import regrid
@@ -19,20 +19,20 @@ from cnnres_infer.pipeline.slices.geometry import SliceGeometry
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A case that is ready for the network.
+    """A preprocessed case.
 
     Attributes
     ----------
     brain
-        The brain in the case's volume.
+        The brain mask of the case's volume.
     geometry
         How the volume's voxels map to the network's images.
     volumes
-        The volume, and the FLAIR on its grid where the case has one.
+        The volume, and the FLAIR on its grid if the case has one.
     covered
-        bool (X, Y, Z): where that FLAIR has voxels; None without one.
+        bool (X, Y, Z), True where the FLAIR has voxels; None without a FLAIR.
     notices
-        What is odd about the input.
+        What is unusual about the input.
     """
 
     brain: Brain
@@ -43,30 +43,39 @@ class Prepared:
 
 
 def prepare(case: Case, spec: ModelSpec, clock: Stopwatch) -> Prepared:
-    """Find the brain, lay the network's images over it, and bring the FLAIR onto the grid.
+    """Find the brain, place the network's images on it, and resample the FLAIR to the grid.
+
+    Parameters
+    ----------
+    case
+        The case.
+    spec
+        The model's specification.
+    clock
+        Measures the time of each stage, and enforces the time limit.
 
     Raises
     ------
     UsageError
-        If the case does not suit the model.
+        If the model does not support the case's modalities.
     InputError
-        If there is no brain, or the volumes do not belong together.
+        If no brain is found, or the volumes do not overlap.
     LimitError
-        If time is up.
+        If the time limit is exceeded.
     """
-    spec.check_suits(case.modality, case.flair is not None)
+    spec.check_modalities(case.modality, case.flair is not None)
     volume = case.volume
     with clock("brain"):
         given = case.brain_mask
-        brain = find_brain(volume) if given is None else given_brain(given, volume)
+        brain = find_brain(volume) if given is None else brain_from_mask(given, volume)
         geometry = SliceGeometry.of(volume.grid, brain.mask, spec.slices)
         notices = input_notices(volume, brain, case.modality, spec.slices)
     volumes: tuple[Volume, ...] = (volume,)
-    covered, share_covered = None, 1.0
+    covered, fraction_covered = None, 1.0
     if case.flair is not None:
         with clock("register"):
             aligned, covered = regrid(case.flair, volume.grid)
-            share_covered = _share_covered(case.flair, covered, brain)
+            fraction_covered = _fraction_covered(case.flair, covered, brain)
         volumes = (volume, aligned)
     return Prepared(
         brain,
@@ -76,17 +85,17 @@ def prepare(case: Case, spec: ModelSpec, clock: Stopwatch) -> Prepared:
         (
             *read_notices(case),
             *notices,
-            *grid_notices(geometry.share_outside(brain.mask), 1 - share_covered),
+            *grid_notices(geometry.fraction_outside(brain.mask), 1 - fraction_covered),
         ),
     )
 
 
-def _share_covered(flair: Volume, covered: BoolArray, brain: Brain) -> float:
-    """Share of the brain where a FLAIR has voxels, 0 to 1."""
-    share = np.count_nonzero(covered & brain.mask) / np.count_nonzero(brain.mask)
-    if not share:
+def _fraction_covered(flair: Volume, covered: BoolArray, brain: Brain) -> float:
+    """Fraction of the brain where a FLAIR has voxels, 0 to 1."""
+    fraction = np.count_nonzero(covered & brain.mask) / np.count_nonzero(brain.mask)
+    if not fraction:
         raise GeometryError(
-            f"{flair.name} shows nothing of the brain: are they of one session?",
+            f"{flair.name}: the FLAIR does not cover the brain; give volumes of the same session",
             code=ErrorCode.GRID_OVERLAP,
         )
-    return share
+    return fraction

@@ -1,8 +1,8 @@
-"""Whether what goes in and what comes out can be true; nothing here changes a mask.
+"""Plausibility checks of inputs and masks; they produce warnings, but never change a mask.
 
-The bounds were derived from five DWI volumes and their ADC maps, of three
-sources, and from slices of 97 patients of ISLES'22; docs/errors.md tells how
-well they part them.
+The bounds were derived from five DWI volumes and their ADC maps, from three
+sources, and from slices of 97 patients of ISLES'22. docs/errors.md reports how
+well they separate the two.
 """
 
 from collections.abc import Iterator
@@ -18,137 +18,151 @@ from cnnres_infer.core.volume import Volume
 from cnnres_infer.pipeline.brain import Brain
 from cnnres_infer.pipeline.slices.normalisation import saturation
 
-# mm: of the images that the network was trained on, and a quarter beyond.
-_PIXELS = (0.18, 2.5)
-_SLICES = (0.55, 12.0)
+# The range of the training data, extended by a quarter, in mm.
+_PIXEL_SPACING_MM = (0.18, 2.5)
+_SLICE_SPACING_MM = (0.55, 12.0)
 
-# ml: brains of adults, and hardly less where a volume shows part of one.
+# Brains of adults; the lower bound allows for volumes that show only part of the brain.
 _BRAIN_ML = (300.0, 2300.0)
 
-# Diffusivity of brain tissue in the three units that ADC maps come in, and its
-# spread: fluid diffuses three times as fast, and little is slower.
-_ADC_UNITS = {
+# Diffusivity of brain tissue in each unit that ADC maps are stored in.
+_ADC_TISSUE = {
     "mm2/s": (3e-4, 3e-3),
     "10^-3 mm2/s": (0.3, 3.0),
     "10^-6 mm2/s": (300.0, 3000.0),
 }
-_ADC_FLUID = 2.2
-_ADC_DARK = 0.45
+# The 95th and 5th percentile relative to the median: the diffusivity of fluid is three times
+# that of tissue, and little is far below that of tissue.
+_ADC_MIN_P95 = 2.2
+_ADC_MIN_P5 = 0.45
 
-# Shares of the brain: brighter than the network can see, and below zero.
-_MOST_SATURATED = 0.10
-_MOST_NEGATIVE = 0.05
+# Fractions of the brain.
+_MAX_SATURATED = 0.10
+_MAX_NEGATIVE = 0.05
+_MAX_LESION = 0.5
+_NEGLIGIBLE = 0.002
 
-_LARGEST_SHARE = 0.5
-_NEGLIGIBLE_SHARE = 0.002
-
-# In the type of voxels: to search for another, numpy would convert them all.
+# A float32, since numpy would convert all voxels to search for a zero of another type.
 _ZERO = np.float32(0)
 
 
 def read_notices(case: Case) -> Iterator[Notice]:
-    """Repeat what was odd about the files, and tell whether the FLAIR was resampled."""
-    for each in case.volumes.values():
-        for notice in each.warnings:
-            yield Notice(notice.code, f"{each.name}: {notice.text}")
+    """Collect the warnings of a case's volumes, and warn if the FLAIR has to be resampled."""
+    for volume in case.volumes.values():
+        for notice in volume.warnings:
+            yield Notice(notice.code, f"{volume.name}: {notice.text}")
     if case.flair is not None and not case.flair.grid.matches(case.volume.grid):
         text = f"{case.flair.name} was resampled to the grid of {case.name}"
         yield Notice(WarningCode.GRID_RESAMPLED, text)
 
 
-def grid_notices(share_outside: float, share_without: float) -> Iterator[Notice]:
-    """Warn of shares of the brain (0 to 1) outside the images, and without a FLAIR."""
-    if share_without > _NEGLIGIBLE_SHARE:
-        text = f"{share_without:.1%} of the brain has no FLAIR: there the DWI alone decides"
+def grid_notices(fraction_outside: float, fraction_uncovered: float) -> Iterator[Notice]:
+    """Warn if part of the brain is outside the images or not covered by the FLAIR.
+
+    Parameters
+    ----------
+    fraction_outside
+        Fraction of the brain outside the network's field of view, 0 to 1.
+    fraction_uncovered
+        Fraction of the brain without FLAIR, 0 to 1.
+    """
+    if fraction_uncovered > _NEGLIGIBLE:
+        text = f"{fraction_uncovered:.1%} of the brain has no FLAIR; only the DWI is used there"
         yield Notice(WarningCode.GRID_UNCOVERED, text)
-    if share_outside > _NEGLIGIBLE_SHARE:
-        text = f"{share_outside:.1%} of the brain lies outside the network's field of view"
-        yield Notice(WarningCode.GRID_OUTSIDE, f"{text} and was not searched")
+    if fraction_outside > _NEGLIGIBLE:
+        text = f"{fraction_outside:.1%} of the brain is outside the network's field of view"
+        yield Notice(WarningCode.GRID_OUTSIDE, f"{text} and was not segmented")
 
 
 def input_notices(
     volume: Volume, brain: Brain, modality: Modality, spec: SliceSpec
 ) -> tuple[Notice, ...]:
-    """Judge a volume whose brain is known.
+    """Check the plausibility of a volume.
 
     Parameters
     ----------
+    volume
+        The volume.
+    brain
+        Its brain mask.
     modality
-        What it is taken for.
+        The modality that it is said to be.
     spec
-        What the network expects of its images.
+        Normalisation of the network's images.
     """
-    values = volume.data[brain.mask]
-    values.sort()
-    found = (
-        *_spacing(volume),
-        *_brain_size(volume, brain),
-        *_adc(values, modality),
-        *_intensities(values, saturation(volume, brain.mask, spec)),
+    sorted_values = volume.data[brain.mask]
+    sorted_values.sort()
+    notices = (
+        *_check_spacing(volume),
+        *_check_brain_size(volume, brain),
+        *_check_adc(sorted_values, modality),
+        *_check_intensities(sorted_values, saturation(volume, brain.mask, spec)),
     )
-    return tuple(Notice(notice.code, f"{volume.name}: {notice.text}") for notice in found)
+    return tuple(Notice(notice.code, f"{volume.name}: {notice.text}") for notice in notices)
 
 
 def output_notices(mask: Mask, brain: Brain) -> tuple[Notice, ...]:
-    """Judge a mask against the brain that it lies in."""
-    lesion = np.count_nonzero(mask.data)
-    if not lesion:
+    """Check the plausibility of a lesion mask, given the brain mask."""
+    lesion_voxels = np.count_nonzero(mask.data)
+    if not lesion_voxels:
         return (Notice(WarningCode.MASK_EMPTY, "no lesion was found: the mask is empty"),)
-    share = lesion / np.count_nonzero(brain.mask)
-    if share <= _LARGEST_SHARE:
+    fraction = lesion_voxels / np.count_nonzero(brain.mask)
+    if fraction <= _MAX_LESION:
         return ()
-    text = f"lesions take {share:.0%} of the brain, which no stroke does: look at the picture"
+    text = f"lesions cover {fraction:.0%} of the brain, which is implausible; check the overlay"
     return (Notice(WarningCode.MASK_LARGE, text),)
 
 
-def _spacing(volume: Volume) -> Iterator[Notice]:
+def _check_spacing(volume: Volume) -> Iterator[Notice]:
     rows, columns, slices = volume.grid.orientation.axes
     spacing = volume.grid.spacing
-    for what, steps, (least, most) in (
-        ("pixels", (spacing[rows], spacing[columns]), _PIXELS),
-        ("slices", (spacing[slices],), _SLICES),
+    for label, steps, (lowest, highest) in (
+        ("pixel spacing", (spacing[rows], spacing[columns]), _PIXEL_SPACING_MM),
+        ("slice spacing", (spacing[slices],), _SLICE_SPACING_MM),
     ):
-        if min(steps) < least or max(steps) > most:
-            found = " x ".join(f"{step:.3g}" for step in steps)
-            text = f"{what} of {found} mm; the training data's range is {least:g} to {most:g}"
+        if min(steps) < lowest or max(steps) > highest:
+            size = " x ".join(f"{step:.3g}" for step in steps)
+            text = f"{label} of {size} mm; the training data have {lowest:g} to {highest:g} mm"
             yield Notice(WarningCode.INPUT_SPACING, text)
 
 
-def _brain_size(volume: Volume, brain: Brain) -> Iterator[Notice]:
-    size = np.count_nonzero(brain.mask) * volume.grid.voxel_ml
-    if not _BRAIN_ML[0] <= size <= _BRAIN_ML[1]:
-        text = f"the brain found is of {size:.0f} ml: give its mask with --brain-mask, or look"
+def _check_brain_size(volume: Volume, brain: Brain) -> Iterator[Notice]:
+    size_ml = np.count_nonzero(brain.mask) * volume.grid.voxel_ml
+    if not _BRAIN_ML[0] <= size_ml <= _BRAIN_ML[1]:
+        text = (
+            f"implausible brain size of {size_ml:.0f} ml; check the overlay, or give `brain_mask`"
+        )
         yield Notice(WarningCode.BRAIN_SIZE, text)
 
 
-def _adc(values: FloatArray, modality: Modality) -> Iterator[Notice]:
-    """Recognise an ADC map by the value of tissue, by bright fluid and by the lack of dark.
+def _check_adc(sorted_values: FloatArray, modality: Modality) -> Iterator[Notice]:
+    """Recognise ADC maps by the value of tissue, and by fluid being brighter than tissue.
 
-    `values` are those of the brain, the least first.
-
-    In DWI fluid is darker than tissue, so hardly anything but lesions is
-    brighter, and much is darker.
+    In DWI, fluid is darker than tissue: little besides lesions is much brighter
+    than tissue, and much is darker.
     """
-    positive = values[np.searchsorted(values, _ZERO, side="right") :]
+    positive = sorted_values[np.searchsorted(sorted_values, _ZERO, side="right") :]
     if not positive.size:
         return
-    dark, middle, bright = np.percentile(positive, (5, 50, 95))
-    unit = next((u for u, (least, most) in _ADC_UNITS.items() if least <= middle <= most), None)
-    shaped = bright >= _ADC_FLUID * middle and dark >= _ADC_DARK * middle
-    if unit and (shaped or unit == "mm2/s"):
+    p5, median, p95 = np.percentile(positive, (5, 50, 95))
+    units = (unit for unit, (low, high) in _ADC_TISSUE.items() if low <= median <= high)
+    unit = next(units, None)
+    has_adc_histogram = p95 >= _ADC_MIN_P95 * median and p5 >= _ADC_MIN_P5 * median
+    if unit and (has_adc_histogram or unit == "mm2/s"):
         yield Notice(
             WarningCode.INPUT_ADC,
-            f"looks like an ADC map in {unit} (brain at {middle:.3g}), not a {modality.upper()}: "
-            "the mask is worth nothing if it is one",
+            f"looks like an ADC map in {unit} (median of the brain {median:.3g}), not like a "
+            f"{modality.upper()}; if it is one, the mask is worthless",
         )
 
 
-def _intensities(values: FloatArray, most: float) -> Iterator[Notice]:
-    """Judge the brain's values, the least first, of which those above `most` are cut off."""
-    saturated = 1 - np.searchsorted(values, np.float32(most), side="right") / values.size
-    negative = np.searchsorted(values, _ZERO) / values.size
-    if saturated > _MOST_SATURATED:
-        text = f"{saturated:.0%} of the brain is brighter than the network can see"
+def _check_intensities(sorted_values: FloatArray, ceiling: float) -> Iterator[Notice]:
+    """Warn if many voxels of the brain are clipped at `ceiling` or negative."""
+    count = sorted_values.size
+    saturated = 1 - np.searchsorted(sorted_values, np.float32(ceiling), side="right") / count
+    negative = np.searchsorted(sorted_values, _ZERO) / count
+    if saturated > _MAX_SATURATED:
+        text = f"{saturated:.0%} of the brain is brighter than the network's input range"
         yield Notice(WarningCode.INPUT_INTENSITY, text)
-    if negative > _MOST_NEGATIVE:
-        yield Notice(WarningCode.INPUT_INTENSITY, f"{negative:.0%} of the brain is below zero")
+    if negative > _MAX_NEGATIVE:
+        yield Notice(WarningCode.INPUT_INTENSITY, f"{negative:.0%} of the brain is negative")

@@ -1,4 +1,4 @@
-"""Bringing a volume onto another volume's grid, by their places in the patient."""
+"""Resampling, along lines of voxels and between grids."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,23 +10,31 @@ from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import GeometryError
 
 
-def resampling(
+def resampling_matrix(
     n_in: int, n_out: int, start: float, step: float, width: float | None = None
 ) -> FloatArray:
-    """Matrix that samples a line of `n_in` values at ``start + step * i``.
+    """Matrix that samples a line of values at the positions ``start + step * i``.
 
-    A triangle kernel: linear interpolation where `step` is at most 1, and
-    widened to `step` where samples are dropped, against aliasing. Beyond the
-    ends the line is taken as zero.
+    The kernel is a triangle: linear interpolation if `step` is at most 1,
+    otherwise widened to `step` to prevent aliasing. Beyond its ends, the line is
+    taken as zero.
 
     Parameters
     ----------
+    n_in
+        Number of values.
+    n_out
+        Number of samples.
+    start, step
+        Position of the first sample and distance between samples, as indices
+        of the values.
     width
-        Half the kernel's base, by default ``max(1, step)``.
+        Half the base of the kernel, by default ``max(1, step)``.
 
     Returns
     -------
-    float32 (n_out, n_in), rows summing to 1 inside the line.
+    float32 (n_out, n_in)
+        The rows of samples inside the line sum to 1.
     """
     width = max(1.0, step) if width is None else width
     pad = int(np.ceil(width)) + 1
@@ -40,73 +48,100 @@ def resampling(
 
 
 def regrid(volume: Volume, grid: Grid) -> tuple[Volume, BoolArray]:
-    """Resample trilinearly to another grid, smoothed first where that is coarser.
+    """Resample a volume to another grid by trilinear interpolation.
+
+    Along axes on which the grid is coarser, the volume is smoothed first, to
+    prevent aliasing.
+
+    Parameters
+    ----------
+    volume
+        The volume to resample.
+    grid
+        The target grid.
 
     Returns
     -------
     volume
-        On `grid`; zero where the source has nothing.
+        On `grid`; zero where the original has no voxels.
     covered
-        bool, shape of `grid`: where the source has voxels.
+        bool, of the grid's shape: True where the original has voxels.
 
     Raises
     ------
     GeometryError
-        If the two do not overlap in space.
+        If the volume and the grid do not overlap in space.
     """
     if volume.grid.matches(grid):
         return volume, np.ones(grid.shape, np.bool_)
     to_source = np.linalg.inv(volume.grid.affine) @ grid.affine
-    data = _smoothed(volume.data, to_source)
-    out = np.zeros(grid.shape, np.float32)
+    data = _smooth(volume.data, to_source)
+    resampled = np.zeros(grid.shape, np.float32)
     covered = np.zeros(grid.shape, np.bool_)
-    row, column = np.indices(grid.shape[:2], np.float32)
-    flat = to_source.astype(np.float32)
+    i, j = np.indices(grid.shape[:2], np.float32)
+    matrix = to_source.astype(np.float32)
     for k in range(grid.shape[2]):
-        position = [
-            flat[i, 0] * row + flat[i, 1] * column + (flat[i, 2] * k + flat[i, 3]) for i in range(3)
-        ]
+        # Positions in the original volume of the voxels (:, :, k), as voxel indices.
+        position = [row[0] * i + row[1] * j + (row[2] * k + row[3]) for row in matrix[:3]]
         inside = np.ones(grid.shape[:2], np.bool_)
         for coordinate, extent in zip(position, data.shape, strict=True):
             inside &= (coordinate >= -0.5) & (coordinate <= extent - 0.5)
         if inside.any():
-            out[inside, k] = _interpolated(data, [p[inside] for p in position])
+            resampled[inside, k] = _interpolate(data, [p[inside] for p in position])
             covered[:, :, k] = inside
     if not covered.any():
         raise GeometryError(
-            f"{volume.name} and the DWI do not overlap in space: are they of one session?",
+            f"{volume.name}: does not overlap with the DWI in space; give volumes of the same "
+            "session",
             code=ErrorCode.GRID_OVERLAP,
         )
-    return Volume(out, grid, volume.name), covered
+    return Volume(resampled, grid, volume.name), covered
 
 
-def _smoothed(data: FloatArray, to_source: NDArray[np.float64]) -> FloatArray:
-    """Widen each voxel to what one step of the target grid covers, against aliasing."""
+def _smooth(data: FloatArray, to_source: NDArray[np.float64]) -> FloatArray:
+    """Smooth along each axis on which a voxel of the target grid is larger than one of `data`.
+
+    Parameters
+    ----------
+    data
+        (X, Y, Z).
+    to_source
+        (4, 4), voxel indices of the target grid to those of `data`.
+    """
     for axis in range(3):
-        reach = float(np.abs(to_source[axis, :3]).max())
-        if reach > 1.0:
+        width = float(np.abs(to_source[axis, :3]).max())
+        if width > 1.0:
             extent = data.shape[axis]
-            kernel = resampling(extent, extent, 0.0, 1.0, width=reach)
+            kernel = resampling_matrix(extent, extent, 0.0, 1.0, width=width)
             kernel /= kernel.sum(axis=1, keepdims=True)
             data = np.moveaxis(np.tensordot(kernel, data, (1, axis)), 0, axis)
     return data
 
 
-def _interpolated(data: FloatArray, position: list[FloatArray]) -> FloatArray:
-    lower, upper, share = [], [], []
+def _interpolate(data: FloatArray, position: list[FloatArray]) -> FloatArray:
+    """Interpolate trilinearly; positions beyond the outermost voxel centres are clamped.
+
+    Parameters
+    ----------
+    data
+        (X, Y, Z).
+    position
+        Three coordinates (N,), as voxel indices.
+    """
+    lower, upper, fraction = [], [], []
     for coordinate, extent in zip(position, data.shape, strict=True):
-        clipped = np.clip(coordinate, 0, extent - 1)
-        floor = np.minimum(clipped.astype(np.intp), max(extent - 2, 0))
+        clamped = np.clip(coordinate, 0, extent - 1)
+        floor = np.minimum(clamped.astype(np.intp), max(extent - 2, 0))
         lower.append(floor)
         upper.append(np.minimum(floor + 1, extent - 1))
-        share.append(clipped - floor)
+        fraction.append(clamped - floor)
     value = np.zeros_like(position[0])
     for corner in range(8):
         index: list[NDArray[np.intp]] = []
         weight = np.ones_like(value)
         for axis in range(3):
-            high = corner >> axis & 1
-            index.append(upper[axis] if high else lower[axis])
-            weight = weight * (share[axis] if high else 1 - share[axis])
+            is_upper = corner >> axis & 1
+            index.append(upper[axis] if is_upper else lower[axis])
+            weight = weight * (fraction[axis] if is_upper else 1 - fraction[axis])
         value += weight * data[tuple(index)]
     return value

@@ -1,4 +1,4 @@
-"""The table of readers: which formats are read, told apart by content."""
+"""The table of readers: the supported file formats, recognised by content."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,31 +15,31 @@ Load: TypeAlias = Callable[..., Volume]
 
 @dataclass(frozen=True)
 class Reader:
-    """A format that volumes are read from.
+    """A file format.
 
     Attributes
     ----------
     module
-        Has ``recognises(head: bytes) -> bool``, told by a file's first bytes, and
-        ``load_volume`` with the parameters of `load_volume`; imported only when
-        a file is read.
+        Name of a module with ``recognises(head: bytes) -> bool``, which is
+        given the first bytes of a file, and ``load_volume``, with the parameters
+        of `load_volume`. It is imported only when a file is read.
     """
 
     module: str
 
     def recognises(self, head: bytes) -> bool:
-        """Tell whether a file that begins so is of this format."""
+        """Whether a file that starts with `head` is of this format."""
         return bool(import_module(self.module).recognises(head))
 
     @property
     def load(self) -> Load:
-        """Read and check a file."""
+        """The module's ``load_volume``."""
         load: Load = import_module(self.module).load_volume
         return load
 
 
 READERS = {"nifti": Reader("cnnres_infer.readers.nifti.read")}
-# Reads what no reader recognises, and so explains what is wrong with it.
+# Files that no reader recognises go to this one, whose errors say what is wrong with them.
 FALLBACK = "nifti"
 _HEAD_BYTES = 1 << 12
 
@@ -51,26 +51,29 @@ def load_volume(
     *,
     may_be_zero: bool = False,
 ) -> Volume:
-    """Read a file that holds one 3-D volume, or several of which one can be chosen.
+    """Read and check a file with a 3-D volume, or with a series from which one can be selected.
 
     Parameters
     ----------
+    path
+        The file.
     limits
-        What the file may hold at most.
+        The maximum size of the file and the volume.
     affine
-        (4, 4), voxels to mm in RAS+, for a file that does not say where it
-        lies; otherwise of no effect.
+        (4, 4), voxel indices to mm in RAS+. Used only if the file itself does
+        not say where the volume lies.
     may_be_zero
-        Whether all voxels may be zero, as in the mask of a scan without lesion.
+        Whether all voxels may be zero, as in the mask of a scan without lesions.
 
     Raises
     ------
     VolumeError
-        If the file cannot be read, is damaged, or is no 3-D image of numbers.
+        If the file cannot be read, is damaged, or is not a 3-D volume of real
+        numbers.
     GeometryError
-        If it does not say where the voxels lie.
+        If the position of the voxels is unknown or contradictory.
     LimitError
-        If it holds or claims more than the limits.
+        If the file exceeds a limit, or its header says so.
     """
     path = Path(path)
     return _reader(path).load(path, limits, affine, may_be_zero=may_be_zero)
@@ -83,7 +86,7 @@ def _reader(path: Path) -> Reader:
 
 
 def _head(path: Path) -> bytes:
-    """First bytes of a regular file; none of what cannot be read, which the fallback explains."""
+    """First bytes of a regular file; empty if it cannot be read, which the fallback reports."""
     try:
         if not path.is_file():
             return b""

@@ -1,4 +1,4 @@
-"""A case from whatever a caller has: paths, nibabel images, arrays with their affines."""
+"""Cases from paths, nibabel images, or arrays with their affines."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
@@ -17,9 +17,9 @@ from cnnres_infer.readers.nifti.read import volume_from_image
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image
 
-Placed: TypeAlias = tuple[Path | str | NDArray[Any], NDArray[Any]]
-# Not by `|`, which cannot join a type that is only named.
-Source: TypeAlias = Union[Path, str, Volume, "Nifti1Image", NDArray[Any], Placed]
+WithAffine: TypeAlias = tuple[Path | str | NDArray[Any], NDArray[Any]]
+# Union, since `|` does not accept a forward reference.
+Source: TypeAlias = Union[Path, str, Volume, "Nifti1Image", NDArray[Any], WithAffine]
 
 
 def read_case(
@@ -37,20 +37,26 @@ def read_case(
     ----------
     source, flair, brain_mask
         A path, a `Volume`, a nibabel image, or a pair of an array (X, Y, Z) and
-        its affine (4, 4), voxels to mm in RAS+. A pair of a path and an affine
-        places a file that does not say where it lies. An array without an
-        affine is taken for a brain mask only, on the grid of `source`.
+        its affine (4, 4), voxel indices to mm in RAS+. A pair of a path and an
+        affine is for a file that does not say where it lies. Only `brain_mask`
+        may be an array without an affine; it then lies on the grid of `source`.
     affine
-        The affine of `source`, in place of a pair.
+        The affine of `source`, as an alternative to a pair.
     modality
-        What `source` is.
+        The modality of `source`.
     limits
-        What each volume may cost.
+        The maximum size of each volume.
+
+    Returns
+    -------
+    Case
 
     Raises
     ------
     InputError
-        If one must not be segmented.
+        If a volume must not be segmented.
+    UsageError
+        If a FLAIR is combined with a FLAIR.
     """
     volume = read_volume(source, str(modality), limits, affine)
     mask_affine = volume.grid.affine if isinstance(brain_mask, np.ndarray) else None
@@ -65,12 +71,19 @@ def read_case(
 def read_volume(
     source: Source, name: str, limits: Limits = DEFAULT_LIMITS, affine: Affine | None = None
 ) -> Volume:
-    """Read or copy one volume; see `read_case`.
+    """Read or copy a single volume.
 
     Parameters
     ----------
+    source, limits, affine
+        See `read_case`.
     name
-        What to call it where it has no name of its own.
+        Name of the volume if `source` has none of its own.
+
+    Raises
+    ------
+    InputError
+        If the volume must not be segmented.
     """
     if isinstance(source, tuple):
         source, affine = source
@@ -81,8 +94,8 @@ def read_volume(
     if isinstance(source, np.ndarray):
         if affine is None:
             raise VolumeError(
-                f"{name}: an array needs its affine, voxels to mm in RAS+ (4, 4): give the pair "
-                "(array, affine)"
+                f"{name}: an array needs an affine (4, 4), voxel indices to mm in RAS+; give the "
+                "pair (array, affine)"
             )
         return Volume.from_array(source, affine, name)
     return volume_from_image(source, name, affine)

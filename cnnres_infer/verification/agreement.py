@@ -1,7 +1,7 @@
 """Agreement of an engine with the trained network, slice by slice.
 
-The reference is what PyTorch computed in float32: for the slices that come with
-every bundle, or for a whole volume (`cnnres_infer.verification.reference`).
+The reference is PyTorch's output in float32, either for the slices included in
+every bundle or for a whole volume (`cnnres_infer.verification.reference`).
 """
 
 import io
@@ -17,25 +17,28 @@ from cnnres_infer.core.mask import MaskSpec
 from cnnres_infer.engines.base import Engine, run_all
 from cnnres_infer.errors import BundleError
 
+# Reference slices are stored as uint8; this value is an intensity of 1.0.
 LEVELS = 255
-_LARGE_PIXELS = 50
+_LARGE_LESION_PIXELS = 50
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What an engine must reach to be trusted.
+    """Acceptance thresholds for the figures of an `Agreement`.
 
     Attributes
     ----------
     mean
-        Mean Dice over the slices where either mask has lesion.
+        Minimum mean Dice over the slices in which either mask has lesion.
     tail
-        5th percentile of Dice over the slices with more than 50 lesion pixels.
+        Minimum 5th percentile of Dice over the slices with more than 50 lesion
+        pixels.
     pooled
-        Dice over the pixels of all slices.
+        Minimum Dice over the pixels of all slices.
     off
-        Most that the probabilities of lesion pixels may be off, on average:
-        masks alone would not show it, but maps and merged modalities need them.
+        Maximum `Agreement.lesion_difference`. Masks do not reveal such
+        differences, but probability maps and the fusion of modalities depend on
+        them. The name is a key of the verification's JSON.
     """
 
     mean: float
@@ -59,20 +62,20 @@ class Agreement:
     Attributes
     ----------
     slices
-        Dice of each slice; None where both masks are empty, 0 where one is.
+        Dice of each slice; None if both masks are empty, 0 if only one is.
     large
-        Whether the reference mask of each slice has more than 50 pixels.
+        Whether the reference mask of each slice has more than 50 lesion pixels.
     pooled
         Dice over the pixels of all slices.
     largest_difference, mean_difference
-        Absolute differences of probabilities.
+        Maximum and mean absolute difference of probabilities.
     lesion_difference
         Mean absolute difference of probabilities over the pixels that are
         lesion in either mask; 0.0 if there are none.
     flipped_pixels
-        Pixels that are lesion in one mask and not in the other.
+        Number of pixels that are lesion in only one of the masks.
     one_empty
-        Slices in which one mask is empty and the other is not.
+        Number of slices in which only one of the masks is empty.
     """
 
     slices: tuple[float | None, ...]
@@ -86,9 +89,16 @@ class Agreement:
 
     @classmethod
     def of(cls, output: FloatArray, reference: FloatArray, spec: MaskSpec) -> Self:
-        """Compare probabilities (N, 1, H, W) with their reference, as masks too.
+        """Compare probabilities, and the masks derived from them, with their reference.
 
-        A pixel whose probability is no finite number counts as wrong as can be.
+        Probabilities that are not finite count as maximally wrong.
+
+        Parameters
+        ----------
+        output, reference
+            float32 (N, 1, H, W): probabilities of the engine and of PyTorch.
+        spec
+            How probabilities are turned into masks.
         """
         expected = spec.apply(reference)
         output = np.where(np.isfinite(output), output, np.where(expected, 0, 1).astype(np.float32))
@@ -98,7 +108,7 @@ class Agreement:
         lesion = masks | expected
         return cls(
             slices=tuple(dice(a, b) if a.any() or b.any() else None for a, b in pairs),
-            large=tuple(bool(b.sum() > _LARGE_PIXELS) for _, b in pairs),
+            large=tuple(bool(b.sum() > _LARGE_LESION_PIXELS) for _, b in pairs),
             pooled=dice(masks, expected),
             largest_difference=float(difference.max()),
             mean_difference=float(difference.mean()),
@@ -109,33 +119,37 @@ class Agreement:
 
     @property
     def both_empty(self) -> int:
-        """Slices in which both masks are empty; they count nowhere else."""
+        """Number of slices in which both masks are empty; all Dice figures ignore them."""
         return sum(value is None for value in self.slices)
 
     @property
     def counted(self) -> list[float]:
-        """Dice of the slices where either mask has lesion."""
+        """Dice of the slices in which either mask has lesion."""
         return [value for value in self.slices if value is not None]
 
     @property
     def mean(self) -> float:
-        """Mean Dice over `counted`; 1.0 if there are none."""
+        """Mean of `counted`; 1.0 if it is empty."""
         return float(np.mean(self.counted)) if self.counted else 1.0
 
     @property
     def tail(self) -> float:
-        """5th percentile of Dice over the large slices; 1.0 if there are none."""
+        """5th percentile of Dice over the slices that are `large`; 1.0 if there are none."""
         pairs = zip(self.slices, self.large, strict=True)
         large = [value for value, is_large in pairs if is_large and value is not None]
         return float(np.percentile(large, 5)) if large else 1.0
 
     def passes(self, gate: Gate) -> bool:
-        """Tell whether all figures of the gate are reached."""
-        alike = self.mean >= gate.mean and self.tail >= gate.tail and self.pooled >= gate.pooled
-        return alike and self.lesion_difference <= gate.off
+        """Whether all figures meet the acceptance thresholds."""
+        return (
+            self.mean >= gate.mean
+            and self.tail >= gate.tail
+            and self.pooled >= gate.pooled
+            and self.lesion_difference <= gate.off
+        )
 
     def to_json(self) -> dict[str, Any]:
-        """The figures, ready for JSON."""
+        """Convert the figures to JSON."""
         return {
             "slices": len(self.slices),
             "both_empty": self.both_empty,
@@ -155,23 +169,23 @@ class Agreement:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What an engine made of images, beside what PyTorch made of them.
+    """Outputs of an engine and of PyTorch for the same images.
 
     Attributes
     ----------
     subject
-        What was compared, in words.
+        Description of what was compared.
     names
-        What to call each image.
+        Name of each image.
     images
         float32 (N, C, H, W) in [0, 1].
     output, reference
         float32 (N, 1, H, W): probabilities of the engine and of PyTorch.
     mask
-        How probabilities become masks.
+        How probabilities are turned into masks.
     mask_dice
-        Dice of the two final masks on the volume's own grid; None where the
-        images are of no one volume.
+        Dice of the final masks on the volume's own grid; None if the images are
+        not those of a volume.
     """
 
     subject: str
@@ -184,22 +198,22 @@ class Comparison:
 
     @cached_property
     def agreement(self) -> Agreement:
-        """The figures over the images."""
+        """The agreement over all images."""
         return Agreement.of(self.output, self.reference, self.mask)
 
     def passes(self, gate: Gate) -> bool:
-        """Tell whether the gate is reached, by the volume's mask too (as `Gate.pooled`)."""
-        whole = self.mask_dice is None or self.mask_dice >= gate.pooled
-        return self.agreement.passes(gate) and whole
+        """Whether the images, and the volume's mask by `Gate.pooled`, meet the thresholds."""
+        mask_passes = self.mask_dice is None or self.mask_dice >= gate.pooled
+        return self.agreement.passes(gate) and mask_passes
 
     def to_json(self) -> dict[str, Any]:
-        """The figures, ready for JSON."""
+        """Convert the figures to JSON."""
         volume = {} if self.mask_dice is None else {"dice_volume_mask": self.mask_dice}
         return {**self.agreement.to_json(), **volume, "slice_names": list(self.names)}
 
 
 def dice(a: BoolArray, b: BoolArray) -> float:
-    """Dice coefficient of two masks of one shape; 1.0 where both are empty.
+    """Dice coefficient of two masks of the same shape; 1.0 if both are empty.
 
     References
     ----------
@@ -211,7 +225,7 @@ def dice(a: BoolArray, b: BoolArray) -> float:
 
 
 def load_reference(bundle: Bundle) -> tuple[FloatArray, FloatArray]:
-    """Reference slices of a bundle and PyTorch's probabilities for them.
+    """Load a bundle's reference slices and PyTorch's probabilities for them.
 
     Returns
     -------
@@ -223,24 +237,26 @@ def load_reference(bundle: Bundle) -> tuple[FloatArray, FloatArray]:
     Raises
     ------
     BundleError
-        If the file was altered, or holds something else.
+        If the file is missing, was modified, or contains something else.
     """
     content = bundle.read(REFERENCE)
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             images, probabilities = archive["images"], archive["probabilities"]
     except (KeyError, ValueError, OSError) as error:
-        raise BundleError(f"{bundle.folder / REFERENCE}: no reference slices ({error})") from error
+        raise BundleError(
+            f"{bundle.folder / REFERENCE}: no reference slices ({error}); export the bundle again"
+        ) from error
     return images.astype(np.float32) / np.float32(LEVELS), probabilities
 
 
 def compare(engine: Engine, bundle: Bundle) -> Comparison:
-    """Run a bundle's reference slices through an engine.
+    """Compare an engine with PyTorch on a bundle's reference slices.
 
     Raises
     ------
     BundleError
-        If the bundle's reference cannot be trusted.
+        If the reference slices cannot be trusted.
     EngineRunError
         If the engine fails.
     """

@@ -1,4 +1,4 @@
-"""Segmenting a case while keeping what the network saw and said."""
+"""Segmentation of a case with a record of the network's inputs and outputs."""
 
 from dataclasses import dataclass
 
@@ -20,19 +20,19 @@ from cnnres_infer.pipeline.slices.batches import SliceBatch
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """What a network saw of a case and what it said.
+    """The network's inputs and outputs for a case.
 
     Attributes
     ----------
     names
         Modality and voxel index of each image's slice.
     images
-        float32 (N, C, H, W) in [0, 1], from inferior to superior; where DWI
-        and FLAIR are merged, those of the DWI first.
+        float32 (N, C, H, W) in [0, 1], from inferior to superior. If DWI and
+        FLAIR are run separately, those of the DWI come first.
     output
-        float32 (N, 1, H, W): the probabilities.
+        float32 (N, 1, H, W): the network's probabilities.
     mask
-        What became of them, on the volume's own grid.
+        The final mask, on the volume's own grid.
     """
 
     names: tuple[str, ...]
@@ -42,9 +42,19 @@ class Recording:
 
 
 def record_case(bundle: Bundle, engine: Engine, case: Case) -> Recording:
-    """Segment a case with an engine, as `Predictor.predict` does, and keep all of it.
+    """Segment a case as `Predictor.predict` does, and record inputs and outputs.
 
-    The engine may say what it likes: whoever compares it will judge it.
+    The engine's output is not checked, since the recording is made to be
+    compared with a reference.
+
+    Parameters
+    ----------
+    bundle
+        The bundle that the engine has loaded.
+    engine
+        The engine.
+    case
+        The case.
 
     Raises
     ------
@@ -53,32 +63,34 @@ def record_case(bundle: Bundle, engine: Engine, case: Case) -> Recording:
     EngineRunError
         If the engine fails.
     """
-    seen: list[tuple[SliceBatch, FloatArray]] = []
+    recorded: list[tuple[SliceBatch, FloatArray]] = []
 
     def observe(batch: SliceBatch, output: FloatArray) -> None:
-        seen.append((batch, output))
+        recorded.append((batch, output))
 
     clock = Stopwatch()
     with single_blas_thread():
         prepared = prepare(case, bundle.spec, clock)
         probabilities = infer(prepared, bundle.spec, engine.run, engine.BATCH, clock, observe)
         mask, _ = binarize(probabilities, bundle.spec.mask)
-    batches, outputs = zip(*seen, strict=True)
+    batches, outputs = zip(*recorded, strict=True)
     return Recording(
-        _names(np.concatenate([batch.z for batch in batches]), case),
+        _slice_names(np.concatenate([batch.z for batch in batches]), case),
         np.concatenate([batch.images for batch in batches]),
         np.concatenate(outputs),
         mask,
     )
 
 
-def _names(z: NDArray[np.intp], case: Case) -> tuple[str, ...]:
+def _slice_names(z: NDArray[np.intp], case: Case) -> tuple[str, ...]:
+    """Names of images whose slices, counted from inferior, are `z`, once for each pass."""
     orientation, shape = case.volume.grid.orientation, case.volume.grid.shape
+    slices = shape[orientation.axes[2]]
     modalities = [str(case.modality)] + (["flair"] if case.flair else [])
     passes = len(z) // len(np.unique(z))
     labels = modalities if passes == len(modalities) else [" and ".join(modalities)]
-    count = len(z) // passes
+    images_per_pass = len(z) // passes
     return tuple(
-        f"{labels[i // count]} slice {orientation.slice_index(int(k), shape[orientation.axes[2]])}"
+        f"{labels[i // images_per_pass]} slice {orientation.slice_index(int(k), slices)}"
         for i, k in enumerate(z)
     )

@@ -1,7 +1,7 @@
-"""What PyTorch makes of a whole volume, stored for machines without torch.
+"""PyTorch's outputs for a whole volume, stored for machines without PyTorch.
 
-The file holds probabilities and the mask, and hashes that bind them to the
-network and the volumes they belong to; no image is in it, and no name.
+The file contains probabilities and the mask, and hashes that bind them to the
+network and the volumes that they belong to. It contains no images and no names.
 """
 
 import hashlib
@@ -27,9 +27,9 @@ from cnnres_infer.verification.agreement import Comparison, dice
 from cnnres_infer.verification.recording import Recording, record_case
 
 FORMAT = 1
-_EXACT = "fp32"
+_WEIGHTS_VARIANT = "fp32"
 _SPEC_PARTS = ("input", "fusion", "mask")
-_AGAIN = "store one for it with: python -m export reference VOLUME --out REF.npz"
+_CREATE = "create one with: python -m export reference VOLUME --out REF.npz"
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,18 +39,18 @@ class VolumeReference:
     Attributes
     ----------
     network
-        What computed: the SHA-256 of the bundle's fp32 file, and the parts of
-        ``model.json`` that say how images and masks are made. Other variants
-        of the bundle and its card may change without harm.
+        The SHA-256 of the bundle's fp32 variant, and the parts of
+        ``model.json`` that define images and masks. The reference stays valid
+        if other variants of the bundle or its model card change.
     modality
-        What the segmented volume is.
+        Modality of the segmented volume.
     volumes
-        For each volume of the case: its shape, its affine, and the SHA-256 of
-        its voxels (`voxel_hash`). How the file was compressed does not matter.
+        Shape, affine and SHA-256 of the voxels (`voxel_hash`) of each volume of
+        the case, so that the file format and its compression do not matter.
     made_by
-        Versions of what computed.
+        Versions of the libraries that computed the outputs.
     probabilities
-        float32 (N, 1, H, W) for each of the network's images.
+        float32 (N, 1, H, W), one for each of the network's images.
     mask
         uint8 (X, Y, Z).
     """
@@ -64,7 +64,7 @@ class VolumeReference:
 
     @classmethod
     def of(cls, recording: Recording, bundle: Bundle, engine: Engine, case: Case) -> Self:
-        """Bind a recording of PyTorch's work to its bundle and case."""
+        """Create a reference from a recording of PyTorch, bound to its bundle and case."""
         return cls(
             _network(bundle),
             case.modality,
@@ -76,21 +76,21 @@ class VolumeReference:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `to_bytes` made.
+        """Load a file with the content returned by `to_bytes`.
 
         Raises
         ------
         ReferenceFileError
-            If the file cannot be read or holds something else.
+            If the file cannot be read, is damaged, or contains something else.
         """
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
                 about = json.loads(str(archive["about"]))
                 probabilities, mask = archive["probabilities"], archive["mask"]
             if about["format"] != FORMAT:
-                raise ValueError(f"its format is {about['format']!r}, this version reads {FORMAT}")
+                raise ValueError(f"format {about['format']!r}, but this version reads {FORMAT}")
             if probabilities.ndim != 4 or probabilities.dtype != np.float32 or mask.ndim != 3:
-                raise ValueError("its arrays have other shapes or types")
+                raise ValueError("unexpected shapes or types of arrays")
             return cls(
                 dict(about["network"]),
                 Modality.parse(str(about["modality"])),
@@ -103,11 +103,11 @@ class VolumeReference:
             raise ReferenceFileError(f"{path}: {error.strerror or error}") from error
         except Exception as error:
             raise ReferenceFileError(
-                f"{path}: no PyTorch outputs of a volume ({error}); {_AGAIN}"
+                f"{path}: not a file of PyTorch outputs for a volume ({error}); {_CREATE}"
             ) from error
 
     def to_bytes(self) -> bytes:
-        """Content of an ``.npz`` file, without pickled objects."""
+        """Return the content of an ``.npz`` file, without pickled objects."""
         about = {
             "format": FORMAT,
             "network": self.network,
@@ -125,55 +125,69 @@ class VolumeReference:
         return buffer.getvalue()
 
     def check(self, bundle: Bundle, case: Case) -> None:
-        """Refuse a bundle or a case that the outputs do not belong to.
+        """Check that the outputs belong to a bundle and a case.
 
         Raises
         ------
         ReferenceFileError
-            If network, modality, or a volume's voxels or grid differ.
+            If the network, the modality, or the voxels or grid of a volume
+            differ.
         """
-        here = _network(bundle)
-        different = [part for part in here if here[part] != self.network.get(part)]
+        network = _network(bundle)
+        different = [part for part in network if network[part] != self.network.get(part)]
         if different:
             raise ReferenceFileError(
-                f"the reference was made with another model than {bundle.folder} (what differs: "
-                f"{', '.join(different)}): give that one with --bundle, or {_AGAIN}"
+                f"the reference was made with a model other than {bundle.folder} (different: "
+                f"{', '.join(different)}); give its bundle with `bundle`, or {_CREATE}"
             )
         if case.modality != self.modality:
             raise ReferenceFileError(
-                f"the reference is of a volume read as {self.modality}, not as {case.modality}"
+                f"the reference was made for a {self.modality} volume, not for {case.modality}; "
+                f"give the same volume, or {_CREATE}"
             )
         given = case.volumes
         if set(given) != set(self.volumes):
             raise ReferenceFileError(
-                f"the reference was made of {_list(self.volumes)}, not of {_list(given)}: "
-                "give the same volumes, or make it again"
+                f"the reference was made for {_join(self.volumes)}, not for {_join(given)}; "
+                f"give the same volumes, or {_CREATE}"
             )
         for role, volume in given.items():
-            if fault := _difference(volume, self.volumes[role]):
+            if difference := _difference(volume, self.volumes[role]):
                 raise ReferenceFileError(
-                    f"{volume.name} is not the {role} that the reference was made of "
-                    f"({fault}): give that one, or {_AGAIN}"
+                    f"{volume.name} is not the {role} that the reference was made for "
+                    f"({difference}); give that volume, or {_CREATE}"
                 )
 
 
 def load_case(
     volume: Path | None, reference: Path | None, flair: Path | None, brain_mask: Path | None
 ) -> "tuple[Case, VolumeReference] | None":
-    """Read a case and PyTorch's outputs for it; None where no volume is given.
+    """Load a case and PyTorch's outputs for it.
+
+    Parameters
+    ----------
+    volume, flair, brain_mask
+        Files of the case.
+    reference
+        File with PyTorch's outputs.
+
+    Returns
+    -------
+    tuple or None
+        The case and the outputs; None if no file is given.
 
     Raises
     ------
     UsageError
-        If a volume or its reference is missing.
+        If only one of `volume` and `reference` is given.
     InputError
-        If a file cannot be taken for what it should be.
+        If a file cannot be used.
     """
     if volume is None or reference is None:
         if any((volume, reference, flair, brain_mask)):
             raise UsageError(
-                "a volume and the outputs stored for it belong together: "
-                "give VOLUME --reference REF.npz"
+                "a volume is verified against the outputs stored for it; give both `volume` and "
+                "`reference`"
             )
         return None
     stored = VolumeReference.load(reference)
@@ -183,18 +197,29 @@ def load_case(
 def compare_volume(
     engine: Engine, bundle: Bundle, case: Case, stored: VolumeReference
 ) -> Comparison:
-    """Segment a case, and compare all with what PyTorch made of it.
+    """Segment a case, and compare the result with PyTorch's.
 
-    The probabilities are compared on the network's images, before they are put
-    back onto the volume's grid; the masks as they come out in the end. So
-    everything is compared that this machine computed, brain and slices too.
+    Probabilities are compared on the network's images, masks on the volume's
+    own grid. This covers everything that is computed on this machine, including
+    the brain mask and the extraction of slices.
+
+    Parameters
+    ----------
+    engine
+        The engine.
+    bundle
+        The bundle that the engine has loaded.
+    case
+        The case.
+    stored
+        PyTorch's outputs for the case.
 
     Raises
     ------
     ReferenceFileError
-        If the stored outputs belong to something else.
+        If the stored outputs belong to another volume or model.
     VerificationError
-        If this machine cuts other slices from the volume.
+        If other slices are extracted from the volume on this machine.
     EngineRunError
         If the engine fails.
     """
@@ -202,8 +227,8 @@ def compare_volume(
     recording = record_case(bundle, engine, case)
     if recording.output.shape != stored.probabilities.shape:
         raise VerificationError(
-            f"{case.volume.name}: {len(recording.output)} slices were cut here, and "
-            f"{len(stored.probabilities)} for the reference: this machine finds another brain"
+            f"{case.volume.name}: {len(recording.output)} slices contain brain, but "
+            f"{len(stored.probabilities)} in the reference; the brain mask differs on this machine"
         )
     return compare_recordings(
         case.volume.name, recording, stored.probabilities, stored.mask, bundle
@@ -217,7 +242,21 @@ def compare_recordings(
     mask: NDArray[np.uint8],
     bundle: Bundle,
 ) -> Comparison:
-    """Compare a recording with PyTorch's probabilities (N, 1, H, W) and mask (X, Y, Z)."""
+    """Compare a recording with PyTorch's outputs.
+
+    Parameters
+    ----------
+    name
+        Name of the volume.
+    recording
+        The engine's outputs.
+    probabilities
+        float32 (N, 1, H, W): PyTorch's probabilities for the network's images.
+    mask
+        uint8 (X, Y, Z): PyTorch's mask.
+    bundle
+        The bundle.
+    """
     return Comparison(
         f"the {len(recording.names)} network slices of {name}",
         recording.names,
@@ -230,16 +269,20 @@ def compare_recordings(
 
 
 def voxel_hash(volume: Volume) -> str:
-    """SHA-256 of the voxels as float32, little-endian, the last axis fastest."""
+    """SHA-256 of the voxels as little-endian float32 in C order."""
     return hashlib.sha256(np.ascontiguousarray(volume.data, "<f4").tobytes()).hexdigest()
 
 
 def _network(bundle: Bundle) -> dict[str, Any]:
-    if _EXACT not in bundle.variants:
-        raise BundleError(f"{bundle.folder}: no variant {_EXACT}, which names the network")
+    """What identifies a network: its weights, and how images and masks are made."""
+    if _WEIGHTS_VARIANT not in bundle.variants:
+        raise BundleError(
+            f"{bundle.folder}: no variant {_WEIGHTS_VARIANT}, which identifies the network; "
+            "export the bundle again"
+        )
     spec = spec_to_json(bundle.spec)
     parts: dict[str, Any] = {part: spec[part] for part in _SPEC_PARTS}
-    return {"weights": bundle.sha256.get(bundle.variants[_EXACT]), **parts}
+    return {"weights": bundle.sha256.get(bundle.variants[_WEIGHTS_VARIANT]), **parts}
 
 
 def _identity(volume: Volume) -> dict[str, Any]:
@@ -251,16 +294,18 @@ def _identity(volume: Volume) -> dict[str, Any]:
 
 
 def _difference(volume: Volume, identity: dict[str, Any]) -> str:
-    """What of a volume is not as stored; empty if nothing."""
+    """How a volume differs from a stored one; empty if it does not."""
     try:
         x, y, z = identity["shape"]
         grid = Grid((x, y, z), np.array(identity["affine"], np.float64))
     except (KeyError, TypeError, ValueError) as error:
-        raise ReferenceFileError(f"the reference's grid is malformed ({error!r})") from error
+        raise ReferenceFileError(
+            f"the grid stored in the reference is malformed ({error!r}); {_CREATE}"
+        ) from error
     if not grid.matches(volume.grid):
         return "its grid differs"
     return "" if voxel_hash(volume) == identity.get("voxels_sha256") else "its voxels differ"
 
 
-def _list(names: dict[str, Any]) -> str:
+def _join(names: dict[str, Any]) -> str:
     return " and ".join(sorted(names))

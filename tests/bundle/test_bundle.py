@@ -16,12 +16,12 @@ def test_open_and_read(bright_bundle: Path) -> None:
     assert len(bundle.digest) == 64
 
 
-def test_the_spec_survives_json(bright_bundle: Path) -> None:
+def test_the_spec_survives_a_round_trip_through_json(bright_bundle: Path) -> None:
     bundle = Bundle.open(bright_bundle)
     assert spec_from_json(spec_to_json(bundle.spec)) == bundle.spec
 
 
-def test_one_byte_changed_is_refused(make_bundle: BundleMaker) -> None:
+def test_a_changed_byte_is_refused(make_bundle: BundleMaker) -> None:
     folder = make_bundle()
     path = folder / "model.fp32.onnx"
     content = bytearray(path.read_bytes())
@@ -38,13 +38,13 @@ def test_a_missing_file_is_refused(make_bundle: BundleMaker) -> None:
         Bundle.open(folder).model("fp32")
 
 
-def test_no_bundle_says_how_to_make_one(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_bundle_says_how_to_create_one(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="python -m export"):
         Bundle.open(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"text"'])
-def test_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_manifest_that_is_not_a_json_object_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / MANIFEST).write_text(text)
     with pytest.raises(BundleError, match=r"model\.json"):
         Bundle.open(tmp_path)
@@ -84,13 +84,13 @@ def test_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
         ("sha256", {"..": "0"}),
     ],
 )
-def test_an_absurd_manifest_is_refused(make_bundle: BundleMaker, key: str, value: object) -> None:
+def test_an_invalid_manifest_is_refused(make_bundle: BundleMaker, key: str, value: object) -> None:
     folder = make_bundle(**{key: value})
     with pytest.raises(BundleError):
         Bundle.open(folder)
 
 
-def test_an_absent_variant_is_named(bright_bundle: Path) -> None:
+def test_a_missing_variant_is_named(bright_bundle: Path) -> None:
     with pytest.raises(BundleError, match="int8"):
         Bundle.open(bright_bundle).model("int8-cpu")
 

@@ -28,7 +28,7 @@ def graph(name: str, **parts: object) -> onnx.GraphProto:
 
 
 def hidden(tensor: TensorProto, where: str) -> bytes:
-    """A model with a tensor in one of the places that tensors can be."""
+    """A model with a tensor in one of the places where ONNX allows them."""
     model = onnx.load_from_string(MODEL)
     main = model.graph
     if where == "initializer":
@@ -73,21 +73,21 @@ def hidden(tensor: TensorProto, where: str) -> bytes:
         "training",
     ],
 )
-def test_weights_in_another_file_are_refused_wherever_they_are(kind: str, where: str) -> None:
+def test_external_weights_are_refused_wherever_they_are_referenced(kind: str, where: str) -> None:
     with pytest.raises(BundleError, match="another file") as caught:
         check_model(hidden(external(kind), where), "m")
     assert caught.value.code == "E-BUNDLE-MODEL"
     check_model(hidden(helper.make_tensor("axes", TensorProto.INT64, [1], [1]), where), "m")
 
 
-def test_the_models_that_come_with_the_package_pass(default_bundle: Path) -> None:
+def test_the_models_in_the_package_pass(default_bundle: Path) -> None:
     for path in default_bundle.glob("*.onnx"):
         check_model(path.read_bytes(), path.name)
 
 
 @given(st.integers(0, len(MODEL) - 1))
-def test_a_model_that_is_cut_off_is_refused(length: int) -> None:
-    """Anywhere but between two top-level fields, behind the network itself."""
+def test_a_truncated_model_is_refused(length: int) -> None:
+    """Unless the rest, after the network itself, is only other top-level fields."""
     try:
         check_model(MODEL[:length], "m")
     except BundleError:
@@ -96,6 +96,6 @@ def test_a_model_that_is_cut_off_is_refused(length: int) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\3\4", b"\x80\x04", bytes(100), b"\x3a\x00\x3a\x00"])
-def test_what_is_no_model_is_refused(content: bytes) -> None:
+def test_files_that_are_not_models_are_refused(content: bytes) -> None:
     with pytest.raises(BundleError, match="ONNX"):
         check_model(content, "m")

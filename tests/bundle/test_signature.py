@@ -27,14 +27,14 @@ def public(key: Path) -> Path:
     return key.with_name(key.name + ".pub")
 
 
-def test_a_signed_bundle_is_taken(make_bundle: BundleMaker, key: Path) -> None:
+def test_a_signed_bundle_is_accepted(make_bundle: BundleMaker, key: Path) -> None:
     folder = make_bundle()
     assert sign_bundle(folder, key) == folder / SIGNATURE
     assert (folder / SIGNATURE).stat().st_size == 64
     Predictor.load(folder, threads=1, trusted_key=public(key)).close()
 
 
-def test_the_private_key_is_its_owners(key: Path) -> None:
+def test_only_the_owner_can_read_the_private_key(key: Path) -> None:
     assert key.stat().st_mode & 0o077 == 0
     assert b"PRIVATE" in key.read_bytes()
     assert b"PRIVATE" not in public(key).read_bytes()
@@ -45,7 +45,7 @@ def test_the_private_key_is_its_owners(key: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["none", "changed", "cut", "other key", "manifest", "long"])
-def test_what_is_not_signed_by_the_key_is_refused(
+def test_a_bundle_not_signed_with_the_key_is_refused(
     make_bundle: BundleMaker, key: Path, tmp_path: Path, fault: str
 ) -> None:
     folder = make_bundle()
@@ -84,7 +84,7 @@ def test_a_key_of_another_kind_is_refused(make_bundle: BundleMaker, tmp_path: Pa
         Bundle.open(make_bundle(), path)
 
 
-def test_an_altered_bundle_is_not_signed(make_bundle: BundleMaker, key: Path) -> None:
+def test_a_modified_bundle_is_not_signed(make_bundle: BundleMaker, key: Path) -> None:
     folder = make_bundle()
     with (folder / "model.fp32.onnx").open("ab") as file:
         file.write(b"x")

@@ -91,7 +91,7 @@ def test_a_variant_that_stands_is_not_replaced_unasked(
     done = calibrate(bundle, "--data", tmp_path)
     assert (bundle / "model.int8-cpu.onnx").read_bytes() == before
     assert done.returncode == 3
-    assert "--overwrite" in done.stderr
+    assert "overwrite" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_a_bundle_from_a_bundles_weights(default_bundle: Path, tmp_path: Path) -
     assert "ISLES" in card
     again = export(checkpoint, *options)
     assert again.returncode == 3
-    assert "--overwrite" in again.stderr
+    assert "overwrite" in again.stderr
 
 
 def test_an_own_model_is_not_published_as_ours(default_bundle: Path, tmp_path: Path) -> None:

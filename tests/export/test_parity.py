@@ -56,7 +56,7 @@ def test_outputs_stored_with_torch_verify_without(volume: Path, tmp_path: Path) 
     assert "torch" in VolumeReference.load(stored).made_by
     again = export("reference", volume, "--out", stored)
     assert again.returncode == 3
-    assert "--overwrite" in again.stderr
+    assert "overwrite" in again.stderr
     checked = run("verify", volume, "--reference", stored, "--precision", "fp32", "--json")
     assert checked.returncode == 0, checked.stderr
     agreement = json.loads(checked.stdout)["agreement"]

@@ -1,4 +1,4 @@
-"""Files with one fault each, made from a sound one, by the code that each must give."""
+"""Files with one fault each, derived from a valid one, by the code that each must cause."""
 
 import functools
 import gzip
@@ -26,7 +26,7 @@ def nifti(
     extension: bytes = b"\0\0\0\0",
     **fields: Any,
 ) -> bytes:
-    """A NIfTI file by hand: nothing here checks what it writes."""
+    """Compose a NIfTI file without any checks."""
     kind = nibabel.nifti2 if wide else nibabel.nifti1
     header = np.zeros((), kind.header_dtype.newbyteorder(order))
     header["sizeof_hdr"] = 540 if wide else 348
@@ -42,7 +42,7 @@ def nifti(
     affine = VOXELS.grid.affine
     for row, name in enumerate(("srow_x", "srow_y", "srow_z")):
         header[name] = affine[row]
-    # Half a turn about the second axis, third axis reversed: x runs to the left.
+    # A rotation by 180 degrees about the second axis, with the third axis reversed.
     header["quatern_c"] = 1
     header["qoffset_x"], header["qoffset_y"], header["qoffset_z"] = affine[:3, 3]
     for name, value in fields.items():
@@ -78,13 +78,13 @@ def flipped(content: bytes, place: int) -> bytes:
 
 
 def stored(content: bytes) -> bytes:
-    """A gzip file without compression, so that a flipped byte is a flipped voxel."""
+    """A gzip file without compression, in which a flipped byte is a flipped voxel."""
     return gzip.compress(content, 0, mtime=0)
 
 
 @functools.cache
 def bomb(after: bytes, size: int = GIB) -> bytes:
-    """A gzip file of `after` and zeros to `size` bytes, made without holding them."""
+    """A gzip file of `after` and `size` zeros, made without keeping them in memory."""
     packer = zlib.compressobj(1, wbits=31)
     zeros, parts = bytes(1 << 24), [packer.compress(after)]
     parts += [packer.compress(zeros) for _ in range(size // len(zeros))]
@@ -282,7 +282,7 @@ def sprinkled(value: float) -> np.ndarray:
 
 
 def marked(value: int, side: int) -> np.ndarray:
-    """The brain with a block of another intensity in its middle."""
+    """The brain with a central block of another intensity."""
     data = DATA.copy()
     first = 30 - side // 2
     data[first : first + side, first : first + side, 4:16] = value
@@ -290,14 +290,14 @@ def marked(value: int, side: int) -> np.ndarray:
 
 
 def speckled(factor: int) -> np.ndarray:
-    """One voxel in eight brighter."""
+    """The volume with every eighth voxel brighter."""
     data = DATA.copy()
     data[::2, ::2, ::2] *= factor
     return data
 
 
 def turned(degrees: float) -> dict[str, float]:
-    """The qform's half turn, and a little more about the third axis."""
+    """The qform's rotation, followed by another one about the third axis."""
     half = np.deg2rad(degrees) / 2
     return {"quatern_b": float(np.sin(half)), "quatern_c": float(np.cos(half))}
 

@@ -1,4 +1,4 @@
-"""Faults that are not those of one file, by the code that each must give."""
+"""Faults other than those of a single file, by the code that each must cause."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ from tests.faults.files import DATA
 
 @dataclass(frozen=True)
 class Scene:
-    """What a situation is made of."""
+    """What a situation needs."""
 
     folder: Path
     make_bundle: BundleMaker
@@ -40,7 +40,7 @@ class Scene:
 
 
 class Engine:
-    """Answers the same whatever it is asked."""
+    """Returns the same probability for all images."""
 
     VARIANTS = {Precision.FP32: ("fp32",)}  # noqa: RUF012
     BATCH = 4
@@ -72,7 +72,7 @@ def moved(volume: Volume, millimetres: float) -> Volume:
 
 
 def adc_map() -> Volume:
-    """Tissue at 0.8, fluid at 3.0 x 10^-3 mm2/s in one voxel of eight."""
+    """Tissue of 0.8, and fluid of 3.0 x 10^-3 mm2/s in every eighth voxel."""
     volume, _ = blob_volume(radius_mm=0.1)
     data = volume.data * np.float32(8.0)
     fluid = data[::2, ::2, ::2]
@@ -81,7 +81,7 @@ def adc_map() -> Volume:
 
 
 def altered(scene: Scene, change: Callable[[bytes], bytes], seal: bool) -> Path:
-    """A bundle whose model was changed, its hash with it or not."""
+    """A bundle with a modified model, and its hash updated or not."""
     folder = scene.make_bundle()
     path = folder / "model.fp32.onnx"
     path.write_bytes(change(path.read_bytes()))
@@ -151,7 +151,7 @@ NOTED: dict[str, Callable[[Scene], Result]] = {
     "W-MASK-LARGE": lambda scene: answering(scene, 1.0),
 }
 
-# Codes whose test needs more than a scene.
+# Codes whose tests need more than a scene.
 ELSEWHERE = {
     "E-VERIFY": "tests/export/test_bundle_writer.py",
     "E-BUNDLE": "tests/export/test_command.py",

@@ -1,4 +1,4 @@
-"""Every fault of a file: refused, warned about or accepted, as the tables of files.py say."""
+"""Files with faults are refused, warned about or accepted, as the tables in files.py say."""
 
 import gzip
 import json
@@ -38,7 +38,7 @@ def flat(table: dict[str, dict[str, Builder]]) -> list[object]:
 
 
 def states(folder: Path) -> dict[Path, tuple[int, ...]]:
-    """What would change if somebody wrote into a folder or its files."""
+    """Properties that change when anything is written to a folder or its files."""
     stats = {path: path.stat() for path in (folder, *folder.iterdir())}
     return {path: (s.st_mode, s.st_ino, s.st_size, s.st_mtime_ns) for path, s in stats.items()}
 
@@ -75,7 +75,9 @@ def test_accepted(predictor: Predictor, tmp_path: Path, build: Builder) -> None:
     assert result.save(tmp_path / "out")["mask"].exists()
 
 
-def test_the_command_line_says_why_and_leaves_no_mask(bright_bundle: Path, tmp_path: Path) -> None:
+def test_the_command_line_reports_each_error_and_writes_no_mask(
+    bright_bundle: Path, tmp_path: Path
+) -> None:
     paths, expected = [], []
     for code, cases in REFUSED.items():
         for number, build in enumerate(cases.values()):
@@ -102,10 +104,10 @@ def test_the_command_line_says_why_and_leaves_no_mask(bright_bundle: Path, tmp_p
 
 
 @pytest.mark.parametrize("name", ["E-NIFTI-EXCESS", "E-LIMIT-BYTES"])
-def test_a_bomb_is_refused_in_bounded_memory(tmp_path: Path, name: str) -> None:
+def test_a_decompression_bomb_is_refused_in_bounded_memory(tmp_path: Path, name: str) -> None:
     (path,) = (build(tmp_path) for label, build in REFUSED[name].items() if "bomb" in label)
     code = (
-        "import sys; from pathlib import Path; from cnnres_infer.core.volume import load_volume\n"
+        "import sys; from pathlib import Path; from cnnres_infer.readers import load_volume\n"
         "from cnnres_infer.errors import InputError; from cnnres_infer.host.machine import *\n"
         "before = peak_memory_mb()\n"
         "try: load_volume(Path(sys.argv[1]))\n"
@@ -118,15 +120,16 @@ def test_a_bomb_is_refused_in_bounded_memory(tmp_path: Path, name: str) -> None:
     assert float(grown) < 20
 
 
-def test_no_permission(tmp_path: Path) -> None:
+def test_a_file_without_read_permission_is_refused(tmp_path: Path) -> None:
     path = written(SOUND, "a.nii")(tmp_path)
     path.chmod(0)
     code = (
-        "import os, sys; from pathlib import Path; from cnnres_infer import volume\n"
+        "import os, sys; from pathlib import Path\n"
+        "from cnnres_infer.readers.nifti.read import load_volume\n"
         "from cnnres_infer.errors import InputError\n"
         "os.chdir(Path(sys.argv[1]).parent)\n"
         "if os.getuid() == 0: os.setresuid(65534, 65534, 65534)\n"
-        "try: volume.load_volume(Path('a.nii'))\n"
+        "try: load_volume(Path('a.nii'))\n"
         "except InputError as error: print(error.code, error)"
     )
     tmp_path.chmod(0o755)
@@ -135,15 +138,13 @@ def test_no_permission(tmp_path: Path) -> None:
     assert done.stdout.startswith("E-FILE-ACCESS a.nii: Permission denied")
 
 
-def test_the_chosen_volume_is_the_one_that_is_segmented(
-    predictor: Predictor, tmp_path: Path
-) -> None:
+def test_the_volume_selected_by_b_value_is_segmented(predictor: Predictor, tmp_path: Path) -> None:
     one = predictor.predict(series(3, "0 1000 3000")(tmp_path))
     assert np.array_equal(one.volume.data, DATA + 1)
-    assert "volume 1 was taken: b = 1000" in str(one.warnings[0])
+    assert "volume 1 of 3 volumes was used: b = 1000" in str(one.warnings[0])
     several = predictor.predict(series(4, "0 1000 995 1005")(tmp_path))
     np.testing.assert_allclose(several.volume.data, DATA + 2.0, rtol=1e-6)
-    assert "the mean of the volumes 1, 2, 3" in str(several.warnings[0])
+    assert "the mean of volumes 1, 2, 3 of 4" in str(several.warnings[0])
     scaled = predictor.predict(series(2, "0 800", scl_slope=2, scl_inter=5)(tmp_path))
     np.testing.assert_allclose(scaled.volume.data, (DATA + 1.0) * 2 + 5, rtol=1e-6)
 
@@ -151,7 +152,7 @@ def test_the_chosen_volume_is_the_one_that_is_segmented(
 @pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("label", ["plain", "odd pixdim", "odd qform", "qform only", "series"])
-def test_a_mask_repeats_the_transforms_as_they_stood(
+def test_a_mask_has_the_transforms_of_its_volume_bit_for_bit(
     predictor: Predictor, tmp_path: Path, wide: bool, order: Literal["<", ">"], label: str
 ) -> None:
     odd: dict[str, dict[str, Any]] = {
@@ -176,7 +177,7 @@ def test_a_mask_repeats_the_transforms_as_they_stood(
     assert mask.shape == DATA.shape
 
 
-def test_an_affine_of_the_caller_places_a_file_that_says_nothing(
+def test_the_affine_argument_is_used_for_a_file_without_transform(
     predictor: Predictor, tmp_path: Path
 ) -> None:
     path = changed(sform_code=0, qform_code=0)(tmp_path)
@@ -187,9 +188,7 @@ def test_an_affine_of_the_caller_places_a_file_that_says_nothing(
     assert np.array_equal(nibabel.load(saved["mask"]).affine, affine)
 
 
-def test_a_sheared_volume_is_measured_by_its_determinant(
-    predictor: Predictor, tmp_path: Path
-) -> None:
+def test_lesion_volumes_are_correct_on_a_sheared_grid(predictor: Predictor, tmp_path: Path) -> None:
     result = predictor.predict(changed(srow_x=[-2.5, 1.5, 0, 73.75], qform_code=0)(tmp_path))
     voxels = int(result.mask.data.sum())
     assert result.mask.volume_ml == pytest.approx(voxels * 2.5 * 2.5 * 5 / 1000)

@@ -1,4 +1,4 @@
-"""Faults while running: killed, ended, no room, no permission, two at once, a failing engine."""
+"""Faults while running: signals, full disks, permissions, concurrency, failing engines, limits."""
 
 import json
 import os
@@ -33,7 +33,7 @@ from tests.conftest import blob_volume
 KILLS = int(os.environ.get("CNNRES_INFER_KILLS", "25"))
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals and limits of Linux")
 
-# Imports once; then each process of its own segments into a folder of its own.
+# Imports once, then forks a process for each folder to write to.
 WORKER = """
 import os, sys
 from pathlib import Path
@@ -119,7 +119,7 @@ def test_killed_at_any_moment_all_stands_or_nothing(
             killed_after(folder, moments.uniform(0, whole))
         finished = [f for f in folders if (f / "dwi_lesion_mask.nii.gz").exists()]
         for folder in finished:
-            # Killed right after the mask got its name, its hidden one stands as well.
+            # If it was killed right after the mask got its name, the hidden file still exists.
             for hidden in folder.glob(".*.cnnres-part"):
                 hidden.unlink()
             assert_complete(folder)
@@ -133,18 +133,19 @@ def test_killed_at_any_moment_all_stands_or_nothing(
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_a_run_killed_between_two_outputs_makes_room_for_the_next(
+def test_what_a_run_killed_between_two_outputs_left_is_replaced(
     volume: Path, bright_bundle: Path, tmp_path: Path, steps: int
 ) -> None:
     code = (
-        "import os, sys; from cnnres_infer import Predictor, atomic\n"
+        "import os, sys; from cnnres_infer import Predictor\n"
+        "from cnnres_infer.host import atomic\n"
         "commit, count = atomic._Staged.commit, []\n"
         "def killed(self, overwrite):\n"
         "    count.append(1)\n"
         f"    len(count) > {steps} and os.kill(os.getpid(), 9)\n"
         "    commit(self, overwrite)\n"
         "atomic._Staged.commit = killed\n"
-        # What a self-check would write is not to be counted.
+        # Without a self-check, since its own file would be counted.
         "predictor = Predictor.load(sys.argv[1], threads=1, self_check=False)\n"
         "predictor.predict(sys.argv[2]).save(sys.argv[3])"
     )
@@ -158,7 +159,7 @@ def test_a_run_killed_between_two_outputs_makes_room_for_the_next(
     assert_complete(out)
 
 
-def test_a_report_of_somebody_else_makes_no_room(
+def test_a_report_of_another_program_is_kept(
     volume: Path, bright_bundle: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "dwi_report.json").write_text('{"status": "mine"}')
@@ -167,7 +168,7 @@ def test_a_report_of_somebody_else_makes_no_room(
     assert (tmp_path / "dwi_report.json").read_text() == '{"status": "mine"}'
 
 
-def test_after_a_refusal_the_mended_volume_is_taken(
+def test_a_refused_volume_can_be_segmented_once_it_is_repaired(
     volume: Path, bright_bundle: Path, tmp_path: Path
 ) -> None:
     sound, out = volume.read_bytes(), tmp_path / "out"
@@ -185,7 +186,7 @@ def test_after_a_refusal_the_mended_volume_is_taken(
     assert_complete(out)
 
 
-# Computes for minutes without letting Python in, as a compiling backend may.
+# Computes for minutes without returning to the interpreter, as a compiling backend may.
 STUCK = """
 import hashlib, sys
 from cnnres_infer.cli import app as cli
@@ -198,7 +199,7 @@ cli.run()
 """
 
 
-def test_sigterm_ends_a_process_that_is_stuck_in_a_library(
+def test_sigterm_stops_a_process_that_is_stuck_in_a_library(
     volume: Path, bright_bundle: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -224,13 +225,13 @@ def test_sigterm_at_any_moment_leaves_all_or_nothing(
         with subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             time.sleep(moments.uniform(0.2, 0.8))
             process.terminate()
-            # The last is what it is before Python has come to set a handler.
+            # The last is the status if Python has not installed the handler yet.
             assert process.wait(timeout=30) in (0, 143, -signal.SIGTERM)
         if out.exists() and list(out.iterdir()):
             assert_complete(out)
 
 
-def test_no_room_on_the_disk(volume: Path, bright_bundle: Path, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_outputs(volume: Path, bright_bundle: Path, tmp_path: Path) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 
@@ -242,13 +243,13 @@ def test_no_room_on_the_disk(volume: Path, bright_bundle: Path, tmp_path: Path) 
     assert_complete(out)
 
 
-def test_a_folder_that_may_not_be_written(volume: Path, bright_bundle: Path) -> None:
+def test_a_read_only_folder_is_refused(volume: Path, bright_bundle: Path) -> None:
     out = volume.parent / "out"
     out.mkdir()
     out.chmod(0o555)
     with Predictor.load(bright_bundle, threads=1) as predictor:
         result = predictor.predict(volume)
-    # What is imported late would not be readable for the other user.
+    # Import everything now, since the other user may not read the package.
     result.save(volume.parent / "elsewhere")
     child = os.fork()
     if child == 0:
@@ -267,7 +268,7 @@ def test_a_folder_that_may_not_be_written(volume: Path, bright_bundle: Path) -> 
     assert not list(out.iterdir())
 
 
-def test_of_two_processes_on_one_volume_one_wins(
+def test_only_one_of_two_processes_on_the_same_volume_succeeds(
     volume: Path, bright_bundle: Path, tmp_path: Path
 ) -> None:
     arguments = command(volume, "-o", tmp_path / "out", "--bundle", bright_bundle)
@@ -285,7 +286,7 @@ def test_of_two_processes_on_one_volume_one_wins(
 
 
 class FailingEngine:
-    """Answers one batch, then fails in the way that it is told."""
+    """Computes one batch, then fails in the given way."""
 
     VARIANTS: ClassVar[Variants] = {Precision.FP32: ("fp32",)}
     BATCH: ClassVar[int] = 4
@@ -325,7 +326,9 @@ def with_engine(bundle: Path, failure: str, **limits: Any) -> tuple[Predictor, F
     ("failure", "code"),
     [("raises", "E-ENGINE-RUN"), ("nan", "E-ENGINE-OUTPUT"), ("short", "E-ENGINE-OUTPUT")],
 )
-def test_an_engine_that_fails_in_mid_volume(bright_bundle: Path, failure: str, code: str) -> None:
+def test_an_engine_that_fails_in_the_middle_of_a_volume(
+    bright_bundle: Path, failure: str, code: str
+) -> None:
     predictor, engine = with_engine(bright_bundle, failure)
     with pytest.raises(EngineRunError) as caught:
         predictor.predict(blob_volume()[0])
@@ -333,15 +336,15 @@ def test_an_engine_that_fails_in_mid_volume(bright_bundle: Path, failure: str, c
     assert len(engine.batches) == 2
 
 
-def test_a_volume_that_takes_too_long_is_given_up(bright_bundle: Path) -> None:
+def test_a_volume_that_exceeds_the_time_limit_is_refused(bright_bundle: Path) -> None:
     predictor, engine = with_engine(bright_bundle, "slow", timeout=0.06)
-    with pytest.raises(LimitError, match="--timeout") as caught:
+    with pytest.raises(LimitError, match="timeout") as caught:
         predictor.predict(blob_volume()[0])
     assert caught.value.code == "E-LIMIT-TIME"
     assert len(engine.batches) < 5
 
 
-def test_batches_shrink_where_memory_is_short(bright_bundle: Path) -> None:
+def test_batches_are_smaller_if_memory_is_limited(bright_bundle: Path) -> None:
     resident = resident_memory_mb()
     assert resident is not None
     free = int(resident * 1e6) + 60_000_000
@@ -353,12 +356,12 @@ def test_batches_shrink_where_memory_is_short(bright_bundle: Path) -> None:
     full.predict(volume)
     assert sum(engine.batches) == sum(whole.batches)
     none, _ = with_engine(bright_bundle, "none", max_memory=int(resident * 1e6))
-    with pytest.raises(LimitError, match="--max-memory") as caught:
+    with pytest.raises(LimitError, match=r"max.memory") as caught:
         none.predict(volume)
     assert caught.value.code == "E-LIMIT-MEMORY"
 
 
-def test_what_cannot_shrink_to_the_limit_of_memory_refuses(bright_bundle: Path) -> None:
+def test_a_memory_limit_below_the_smallest_batch_is_refused(bright_bundle: Path) -> None:
     pytest.importorskip("openvino")
     volume, slice_bytes = blob_volume()[0], 1100 * 160**2
     with Predictor.load(bright_bundle, "openvino", threads=1) as predictor:
@@ -371,7 +374,7 @@ def test_what_cannot_shrink_to_the_limit_of_memory_refuses(bright_bundle: Path) 
             if fits:
                 predictor.predict(volume)
                 continue
-            with pytest.raises(LimitError, match=r"--backend ort.* 4 slices") as caught:
+            with pytest.raises(LimitError, match=r"backend.*ort.* 4 slices") as caught:
                 predictor.predict(volume)
             assert caught.value.code == "E-LIMIT-MEMORY"
 
@@ -416,7 +419,8 @@ def test_memory_does_not_grow_over_many_volumes(bright_bundle: Path, volume: Pat
         "predictor = Predictor.load(sys.argv[1], threads=1)\n"
         "for number in range(1, 201):\n"
         "    with tempfile.TemporaryDirectory() as folder:\n"
-        "        predictor.predict(sys.argv[2]).save(folder, overlay=number % 20 == 0)\n"
+        "        formats = ('mask', 'report') + ('overlay',) * (number % 20 == 0)\n"
+        "        predictor.predict(sys.argv[2]).save(folder, formats)\n"
         "    if number in (50, 200): print(resident_memory_mb())"
     )
     arguments = [sys.executable, "-c", code, str(bright_bundle), str(volume)]

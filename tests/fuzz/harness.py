@@ -1,4 +1,4 @@
-"""What must hold for any bytes: a clean refusal or a sound volume, nothing else.
+"""What must hold for any input: it is refused with an error, or read as a valid object.
 
 Run for longer with ``python tests/fuzz/run.py -max_total_time=3600``.
 """
@@ -44,7 +44,7 @@ SMALL = np.asfortranarray(np.arange(60, dtype="<i2").reshape(3, 4, 5))
 
 
 def check(data: bytes) -> str:
-    """Read bytes as the file that their first byte says; tell what became of them."""
+    """Read bytes as a file of the kind given by the first byte; return the outcome."""
     warnings.simplefilter("error")
     kind, content = (data[0] % 5, data[1:]) if data else (PLAIN, b"")
     if kind == ONNX:
@@ -86,7 +86,7 @@ def check(data: bytes) -> str:
 
 
 def seeds() -> list[bytes]:
-    """Sound files and broken ones, small, as `check` takes them."""
+    """Small valid and invalid files, as inputs of `check`."""
     odd: list[dict[str, Any]] = [
         {},
         {"wide": True},

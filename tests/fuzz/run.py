@@ -13,7 +13,7 @@ with atheris.instrument_imports(include=["cnnres_infer"]):
 
 
 def main() -> None:
-    """Write the seeds into a corpus and fuzz."""
+    """Write the seeds to the corpus and start fuzzing."""
     given = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
     options = [argument for argument in sys.argv[1:] if argument.startswith("-")]
     folder = Path(given[0] if given else tempfile.mkdtemp(prefix="cnnres-corpus-"))

@@ -4,7 +4,7 @@ import torch
 from network.cnnres import CNNRes
 
 
-def test_the_published_counts() -> None:
+def test_parameter_counts_are_those_of_the_paper() -> None:
     network = CNNRes()
     trainable = sum(p.numel() for p in network.parameters())
     running = sum(b.numel() for name, b in network.named_buffers() if "running" in name)
@@ -22,7 +22,7 @@ def test_output_shape(channels: int) -> None:
     assert 0 <= output.min() <= output.max() <= 1
 
 
-def test_levels_have_the_published_sizes() -> None:
+def test_feature_maps_have_the_sizes_in_the_paper() -> None:
     network, sizes = CNNRes().eval(), []
     for module in [*network.residuals, network.bottleneck_out, *network.expansions]:
         module.register_forward_hook(lambda _m, _i, output: sizes.append(tuple(output.shape[1:])))

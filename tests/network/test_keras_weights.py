@@ -39,7 +39,7 @@ def stage(x: Any, width: int, epsilon: float) -> Any:
 
 
 def keras_network(channels: int, epsilon: float = 1e-3) -> Any:
-    """CNN-Res as a user would write it: names and dropout of their own."""
+    """CNN-Res as a user might write it, with custom names and dropout."""
     x = images = keras.Input((None, None, channels))
     skips = []
     for width in PUBLISHED.encoder:
@@ -55,7 +55,7 @@ def keras_network(channels: int, epsilon: float = 1e-3) -> Any:
 
 
 def randomise(model: Any) -> None:
-    """Draw all weights such that activations stay of order one and no two layers agree."""
+    """Draw all weights so that activations stay of order one and no two layers are equal."""
     rng = np.random.default_rng(7)
     for layer in model.layers:
         shapes = [weight.shape for weight in layer.weights]
@@ -69,7 +69,7 @@ def randomise(model: Any) -> None:
 
 
 def largest_difference(model: Any, path: Path, **options: float) -> float:
-    """Of the probabilities of Keras and of ours, after a check that they vary at all."""
+    """Largest difference of Keras's and our probabilities, which must vary."""
     network = load_keras_weights(path, **options)
     assert not network.training
     shape = (2, network.in_channels, 64, 96)
@@ -84,7 +84,7 @@ def largest_difference(model: Any, path: Path, **options: float) -> float:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
-    """A model of one channel, and the folder with a file of each layout."""
+    """A model with one input channel, and a folder with a file of each layout."""
     folder = tmp_path_factory.mktemp("keras")
     model = keras_network(channels=1)
     randomise(model)
@@ -177,10 +177,10 @@ def test_layers_are_ordered_by_number_not_by_text(saved: tuple[Any, Path]) -> No
     np.testing.assert_array_equal(weight[:, :, 0, 0], kernel[0, 0].T)
 
 
-def test_refuses_what_is_no_hdf5(tmp_path: Path) -> None:
+def test_refuses_files_that_are_not_hdf5(tmp_path: Path) -> None:
     path = tmp_path / "model.weights.h5"
     path.write_bytes(b"PK\x03\x04, say, a .keras archive")
-    with pytest.raises(BundleError, match=r"model\.weights\.h5 is not usable.*signature"):
+    with pytest.raises(BundleError, match=r"model\.weights\.h5 cannot be used.*signature"):
         load_keras_weights(path)
 
 
@@ -239,7 +239,7 @@ def test_refuses_other_hdf5(tmp_path: Path) -> None:
         ),
         (
             lambda file: file.copy("layers/conv2d_21", "layers/conv2d_22"),
-            "layers that CNN-Res has not: conv2d_22",
+            "layers that CNN-Res lacks: conv2d_22",
         ),
     ],
 )
@@ -264,7 +264,7 @@ def test_refuses_weights_of_another_network(
         (renamed("layer_names", lambda names: names[::-1]), "layer head: kernel has shape"),
         (
             lambda file: file.attrs.__setitem__("model_config", json.dumps({"config": []})),
-            "model_config is not understood",
+            "model_config is malformed",
         ),
     ],
 )

@@ -8,8 +8,8 @@ from cnnres_infer.outputs.writers.overlay import OUTLINE, _caption, draw_overlay
 from tests.conftest import ORIENTATIONS, blob_volume, oriented_affine
 
 
-def outlined(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    lines: NDArray[np.bool_] = (picture == np.array(OUTLINE)).all(axis=2)
+def outlined(overlay: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    lines: NDArray[np.bool_] = (overlay == np.array(OUTLINE)).all(axis=2)
     return lines
 
 
@@ -18,29 +18,29 @@ def test_the_patients_right_is_on_the_left(order: tuple[int, ...], signs: tuple[
     shape = (30, 30, 30)
     affine = oriented_affine(order, signs, (5.0, 5.0, 5.0), shape=shape)
     volume, ball = blob_volume(shape, affine, centre_mm=(35.0, 30.0, 0.0))
-    picture = np.asarray(draw_overlay(volume, Mask(ball.astype(np.uint8), volume.grid)))
-    tile = outlined(picture[:224, :224])
+    overlay = np.asarray(draw_overlay(volume, Mask(ball.astype(np.uint8), volume.grid)))
+    tile = outlined(overlay[:224, :224])
     rows, columns = np.nonzero(tile)
     assert columns.mean() < 100
     assert rows.mean() < 100
 
 
-def test_an_outline_encloses_the_lesion_and_hides_nothing() -> None:
+def test_lesions_are_outlined_and_not_covered() -> None:
     volume, ball = blob_volume()
-    picture = np.asarray(draw_overlay(volume, Mask(ball.astype(np.uint8), volume.grid)))
-    lines = outlined(picture)
+    overlay = np.asarray(draw_overlay(volume, Mask(ball.astype(np.uint8), volume.grid)))
+    lines = outlined(overlay)
     assert lines.any()
     tiles = int(ball.any(axis=(0, 1)).sum())
-    assert picture.shape == (-(-tiles // 5) * 224 + 26, 5 * 224, 3)
+    assert overlay.shape == (-(-tiles // 5) * 224 + 26, 5 * 224, 3)
     assert lines.sum() < 0.02 * lines.size
 
 
-def test_many_slices_are_thinned_and_none_is_shown_without_lesion() -> None:
+def test_only_some_of_many_slices_are_drawn_and_all_of_them_have_lesion() -> None:
     shape = (20, 20, 60)
     affine = oriented_affine((0, 1, 2), (-1, 1, 1), (8.0, 8.0, 2.0), shape=shape)
     volume, ball = blob_volume(shape, affine, centre_mm=(0.0, 0.0, 0.0), radius_mm=50)
-    picture = draw_overlay(volume, Mask(ball.astype(np.uint8), volume.grid))
-    assert picture.size == (5 * 224, 4 * 224 + 26)
+    overlay = draw_overlay(volume, Mask(ball.astype(np.uint8), volume.grid))
+    assert overlay.size == (5 * 224, 4 * 224 + 26)
     assert _caption(Mask(ball.astype(np.uint8), volume.grid), ball, [0] * 20).endswith(
         f"20 of {ball.any(axis=(0, 1)).sum()} slices with lesion"
     )
@@ -52,5 +52,5 @@ def test_many_slices_are_thinned_and_none_is_shown_without_lesion() -> None:
 def test_a_single_dark_slice() -> None:
     grid = Grid((8, 8, 1), np.eye(4))
     volume, _ = blob_volume((8, 8, 1), np.eye(4), (0.0, 0.0, 0.0), 1.0)
-    picture = draw_overlay(volume, Mask(np.zeros((8, 8, 1), np.uint8), grid))
-    assert picture.size[1] == 224 + 26
+    overlay = draw_overlay(volume, Mask(np.zeros((8, 8, 1), np.uint8), grid))
+    assert overlay.size[1] == 224 + 26

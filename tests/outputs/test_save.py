@@ -43,14 +43,16 @@ def test_all_outputs_are_written(result: Result, tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(probabilities.dataobj), result.probabilities.data)
 
 
-def test_what_is_not_asked_for_is_not_written(result: Result, tmp_path: Path) -> None:
+def test_only_requested_formats_are_written(result: Result, tmp_path: Path) -> None:
     result.save(tmp_path, ("mask", "report"))
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"blob_report.json", "blob_lesion_mask.nii.gz"}
 
 
 @pytest.mark.parametrize("standing", ["blob_lesion_mask.nii.gz", "blob_report.json"])
-def test_nothing_is_overwritten_unasked(result: Result, tmp_path: Path, standing: str) -> None:
+def test_outputs_are_overwritten_only_on_request(
+    result: Result, tmp_path: Path, standing: str
+) -> None:
     (tmp_path / standing).write_text("precious")
     with pytest.raises(OutputExistsError, match=standing):
         result.save(tmp_path)
@@ -60,14 +62,14 @@ def test_nothing_is_overwritten_unasked(result: Result, tmp_path: Path, standing
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_finished_run_whose_mask_was_taken_away_is_not_cleared(
+def test_outputs_of_a_completed_run_without_its_mask_are_kept(
     result: Result, tmp_path: Path
 ) -> None:
     saved = result.save(tmp_path, ALL)
     saved["mask"].unlink()
     left = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert len(left) == 3
-    with pytest.raises(OutputExistsError, match="--overwrite"):
+    with pytest.raises(OutputExistsError, match="`overwrite`"):
         result.save(tmp_path)
     outputs.save_refusal(tmp_path, "blob", {"status": "failed"})
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == left
@@ -75,7 +77,7 @@ def test_a_finished_run_whose_mask_was_taken_away_is_not_cleared(
     assert saved["mask"].exists()
 
 
-def test_an_overwrite_that_fails_leaves_the_former_outputs(
+def test_a_failed_overwrite_keeps_the_previous_outputs(
     result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved = result.save(tmp_path, ALL)
@@ -96,7 +98,9 @@ def test_an_overwrite_that_fails_leaves_the_former_outputs(
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_only_the_report_of_a_refusal_goes_unasked(result: Result, tmp_path: Path) -> None:
+def test_only_the_report_of_a_failed_run_is_replaced_without_overwrite(
+    result: Result, tmp_path: Path
+) -> None:
     (tmp_path / "blob_overlay.png").write_text("precious")
     outputs.save_refusal(tmp_path, "blob", {"status": "failed"})
     with pytest.raises(OutputExistsError, match="overlay"):
@@ -105,20 +109,20 @@ def test_only_the_report_of_a_refusal_goes_unasked(result: Result, tmp_path: Pat
     assert (tmp_path / "blob_overlay.png").read_text() == "precious"
 
 
-def test_a_file_in_place_of_the_folder(result: Result, tmp_path: Path) -> None:
+def test_a_file_instead_of_the_folder_is_refused(result: Result, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="cannot be written"):
         result.save(tmp_path / "file")
 
 
-def test_overwriting_leaves_nothing_of_a_former_run(result: Result, tmp_path: Path) -> None:
+def test_overwriting_deletes_all_outputs_of_an_earlier_run(result: Result, tmp_path: Path) -> None:
     result.save(tmp_path, ALL)
     result.save(tmp_path, ("mask", "report"), overwrite=True)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"blob_report.json", "blob_lesion_mask.nii.gz"}
 
 
-def test_the_report_says_what_was_found(result: Result) -> None:
+def test_the_report_describes_the_lesions(result: Result) -> None:
     report = json.loads(json.dumps(report_of(result)))
     lesions = report["lesions"]
     assert lesions["count"] == 1

@@ -1,4 +1,4 @@
-"""The phantom: one brain per seed on any grid, with lesions of a known volume."""
+"""Phantoms: the same brain for a seed on any grid, with lesions of known volume."""
 
 import subprocess
 import sys
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from cnnres_infer.core.arrays import Affine
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.errors import GeometryError, UsageError
-from cnnres_infer.phantom.head import Phantom, PhantomLesion, make_phantom
+from cnnres_infer.phantom.head import Phantom, make_phantom
+from cnnres_infer.phantom.lesion import PhantomLesion
 from cnnres_infer.pipeline.brain import find_brain
 from tests.conftest import phantom_volume
 
@@ -38,7 +39,7 @@ def around(
     size: int,
     angles: tuple[float, float] = (0.0, 0.0),
 ) -> Affine:
-    """A cubic grid about a place, its axes to inferior, left and posterior, then turned."""
+    """A cubic grid around a position, with axes to inferior, left and posterior, then rotated."""
     (a, b), (c, d) = ((np.cos(angle), np.sin(angle)) for angle in angles)
     turn = np.array([[a, -b, 0], [b, a, 0], [0, 0, 1]]) @ [[1, 0, 0], [0, c, -d], [0, d, c]]
     affine = np.eye(4)
@@ -84,7 +85,7 @@ def test_draws_one_to_three_lesions_brighter_than_tissue(seed: int) -> None:
     assert 1.3 < np.median(phantom.data[phantom.truth > 0]) / tissue < 2.8
 
 
-def test_a_seed_gives_the_same_again() -> None:
+def test_a_seed_is_reproducible() -> None:
     first, again, other = phantom_of(), make_phantom(), phantom_of(1)
     assert (first.data == again.data).all()
     assert (first.truth == again.truth).all()
@@ -110,7 +111,7 @@ def test_healthy_twin_differs_only_near_lesions(modality: str) -> None:
     outline=st.integers(0, 2**31),
     side=st.sampled_from((-1, 1)),
 )
-def test_truth_has_the_volume_asked_for(
+def test_truth_has_the_requested_volume(
     radius: float, irregularity: float, outline: int, side: int
 ) -> None:
     place = (side * PLACE[0], PLACE[1], PLACE[2])
@@ -120,7 +121,7 @@ def test_truth_has_the_volume_asked_for(
     assert held == pytest.approx(lesion.volume_ml, rel=0.15)
 
 
-def test_truth_of_each_lesion_has_its_volume() -> None:
+def test_truth_of_several_lesions_has_their_volumes() -> None:
     lesions = (PhantomLesion((-36, -20, 22), 12), PhantomLesion((22, -52, -36), 8))
     phantom = make_phantom(2, lesions=lesions)
     right = (
@@ -132,7 +133,7 @@ def test_truth_of_each_lesion_has_its_volume() -> None:
         assert held == pytest.approx(lesion.volume_ml, rel=0.15)
 
 
-def test_tiny_lesion_shows() -> None:
+def test_tiny_lesion_appears_in_the_truth() -> None:
     lesion = PhantomLesion(PLACE, 2.5)
     phantom = make_phantom(0, (9, 9, 9), lesions=[lesion], affine=around(PLACE, 2.0, 9))
     assert 1 <= phantom.truth.sum() <= 20
@@ -202,7 +203,7 @@ def test_brain_is_found_in_a_head(modality: str) -> None:
     assert dice(brain.mask, phantom.brain) > 0.9
 
 
-def test_head_holds_the_same_brain() -> None:
+def test_brain_is_the_same_with_and_without_skull() -> None:
     bare, phantom = thick(), thick(skull=True)
     assert (phantom.data > 0).all()
     assert (phantom.brain == bare.brain).all()

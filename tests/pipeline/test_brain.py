@@ -1,4 +1,4 @@
-"""Finding the brain, in synthetic heads of known anatomy and in real volumes."""
+"""Brain masks of synthetic heads with known anatomy and of real volumes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from cnnres_infer.core.arrays import BoolArray
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import GeometryError, VolumeError
-from cnnres_infer.pipeline.brain import extract_brain, find_brain, given_brain
+from cnnres_infer.pipeline.brain import brain_from_mask, extract_brain, find_brain
 from cnnres_infer.readers import load_volume
 from cnnres_infer.verification.agreement import dice
 from tests.conftest import oriented_affine
@@ -24,7 +24,7 @@ LESION_MM = (-38.0, 10.0, 15.0)
 
 @dataclass(frozen=True)
 class Contrast:
-    """Intensities as multiples of the brain's."""
+    """Intensities relative to the brain."""
 
     fluid: float
     scalp: float
@@ -53,10 +53,10 @@ def ball(mm: NDArray[np.float64], centre: tuple[float, ...], radii: tuple[float,
 def make_head(
     grid: Grid = THICK, contrast: str = "dwi", air: float = NOISE, lesion: float = 1.0
 ) -> Head:
-    """An ellipsoid of a brain with ventricles, dark skull, scalp, eyes, optic nerves.
+    """An ellipsoidal brain with ventricles, dark skull, scalp, eyes and optic nerves.
 
-    `air` is the noise outside the head, zero as some scanners mask it; `lesion`
-    the brightness of a ball at the surface.
+    `air` is the noise outside the head, which is zero if the scanner masks the
+    background; `lesion` is the brightness of a ball at the surface.
     """
     look = CONTRASTS[contrast]
     mm = grid.to_mm(np.moveaxis(np.indices(grid.shape), 0, -1).astype(float))
@@ -125,7 +125,7 @@ def test_a_sheared_grid() -> None:
 
 @pytest.mark.parametrize("contrast", CONTRASTS)
 @pytest.mark.parametrize("slices", [32, 3, 1])
-def test_blank_air_makes_no_stripped_volume(contrast: str, slices: int) -> None:
+def test_a_head_with_a_zero_background_is_not_taken_as_stripped(contrast: str, slices: int) -> None:
     shape = (100, 116, slices)
     grid = Grid(shape, oriented_affine(*LAS, (2.0, 2.0, 5.0), shape=shape))
     head = make_head(grid, contrast, air=0.0)
@@ -136,7 +136,7 @@ def test_blank_air_makes_no_stripped_volume(contrast: str, slices: int) -> None:
 
 @pytest.mark.parametrize("contrast", CONTRASTS)
 @pytest.mark.parametrize("rest", [0.0, 1e-14, 1.0])
-def test_a_stripped_volume_is_taken_over(contrast: str, rest: float) -> None:
+def test_a_stripped_volume_is_recognised(contrast: str, rest: float) -> None:
     head = make_head(contrast=contrast)
     brain = find_brain(stripped(head, rest))
     assert brain.source == "stripped"
@@ -157,7 +157,7 @@ def test_holes_are_filled() -> None:
 
 
 @pytest.mark.parametrize("brightness", [0.3, 2.5, 6.0])
-def test_a_large_lesion_at_the_surface_stays_in(brightness: float) -> None:
+def test_a_large_lesion_at_the_surface_is_kept(brightness: float) -> None:
     head = make_head(lesion=brightness)
     assert find_brain(stripped(head)).mask[head.lesion].all()
     if brightness > 1:
@@ -166,7 +166,7 @@ def test_a_large_lesion_at_the_surface_stays_in(brightness: float) -> None:
         assert found.mask[head.lesion].mean() > 0.99
 
 
-def test_extracting_a_stripped_volume_does_little_harm() -> None:
+def test_extraction_hardly_changes_a_stripped_volume() -> None:
     head = make_head()
     assert dice(extract_brain(stripped(head)), head.brain) > 0.95
 
@@ -190,7 +190,7 @@ def test_a_last_slice_with_the_tips_of_gyri() -> None:
 
 
 def test_an_empty_image_is_refused() -> None:
-    with pytest.raises(VolumeError, match="--brain-mask"):
+    with pytest.raises(VolumeError, match="`brain_mask`"):
         find_brain(Volume(np.zeros(THICK.shape, np.float32), THICK, "empty"))
 
 
@@ -200,16 +200,16 @@ def test_a_negative_image_is_refused() -> None:
         find_brain(Volume(data, THICK, "negative"))
 
 
-def test_the_mask_cannot_be_changed() -> None:
+def test_the_mask_is_read_only() -> None:
     head = make_head()
     for brain in (find_brain(head.volume), find_brain(stripped(head))):
         assert not brain.mask.flags.writeable
 
 
-def test_a_given_mask_is_taken() -> None:
+def test_a_given_mask_is_used() -> None:
     head = make_head()
     mask = Volume(np.where(head.brain, np.float32(0.9), np.float32(0.4)), THICK, "mask")
-    brain = given_brain(mask, head.volume)
+    brain = brain_from_mask(mask, head.volume)
     assert brain.source == "given"
     assert (brain.mask == head.brain).all()
 
@@ -219,13 +219,13 @@ def test_a_given_mask_must_lie_on_the_grid() -> None:
     affine[0, 3] += 2.0
     mask = Volume(np.ones(THICK.shape, np.float32), Grid(THICK.shape, affine), "mask")
     with pytest.raises(GeometryError, match="another grid"):
-        given_brain(mask, make_head().volume)
+        brain_from_mask(mask, make_head().volume)
 
 
 def test_a_given_mask_must_not_be_empty() -> None:
     mask = Volume(np.zeros(THICK.shape, np.float32), THICK, "mask")
     with pytest.raises(VolumeError):
-        given_brain(mask, make_head().volume)
+        brain_from_mask(mask, make_head().volume)
 
 
 def real(shared_data: Path, name: str) -> Volume:

@@ -5,7 +5,9 @@ import pytest
 from cnnres_infer.pipeline.deadline import Stopwatch
 
 
-def test_an_inner_stage_counts_for_itself_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_of_an_inner_stage_is_not_added_to_the_outer_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = 0.0
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     clock = Stopwatch()
@@ -22,7 +24,7 @@ def test_an_inner_stage_counts_for_itself_alone(monkeypatch: pytest.MonkeyPatch)
     assert clock.seconds == {"outer": 7, "inner": 20, "innermost": 200}
 
 
-def test_a_failing_stage_is_counted() -> None:
+def test_the_time_of_a_failed_stage_is_recorded() -> None:
     clock = Stopwatch()
     with pytest.raises(RuntimeError), clock("a"):
         raise RuntimeError

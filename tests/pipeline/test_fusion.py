@@ -31,7 +31,7 @@ def test_merged_probabilities_lie_between_the_two(rule: str, weight: float) -> N
     assert (merged <= np.maximum(A, B) + 1e-6).all()
 
 
-def test_other_rules_are_refused() -> None:
+def test_invalid_rules_are_refused() -> None:
     with pytest.raises(BundleError, match="vote"):
         FusionSpec("vote")
     with pytest.raises(BundleError, match="weight"):

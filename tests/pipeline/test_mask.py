@@ -17,7 +17,7 @@ def probabilities() -> Probabilities:
     return Probabilities(data, GRID)
 
 
-def test_lesions_are_measured_largest_first() -> None:
+def test_lesions_are_measured_and_sorted_by_size() -> None:
     mask, lesions = binarize(probabilities(), MaskSpec(0.5, 0.0))
     assert [lesion.voxels for lesion in lesions] == [32, 2]
     assert lesions[0].volume_ml == pytest.approx(32 * 0.02)
@@ -29,7 +29,7 @@ def test_lesions_are_measured_largest_first() -> None:
     assert not mask.data.flags.writeable
 
 
-def test_small_lesions_are_dropped() -> None:
+def test_small_lesions_are_removed() -> None:
     mask, lesions = binarize(probabilities(), MaskSpec(0.5, 0.05))
     assert [lesion.voxels for lesion in lesions] == [32]
     assert mask.data.sum() == 32

@@ -1,4 +1,4 @@
-"""A volume says the same however its voxel axes run."""
+"""The result does not depend on the orientation of the voxel axes."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ REAL = sorted(SHARED_DATA.glob("volumes/sub-[cr]*/*_dwi.nii.gz"))
 
 
 def reoriented(volume: Volume, order: tuple[int, ...], signs: Signs) -> Volume:
-    """The same voxels at the same places, their axes permuted and reversed."""
+    """The same voxels at the same positions, with axes permuted and reversed."""
     data = np.ascontiguousarray(turned(volume.data, order, signs))
     affine = volume.grid.affine.copy()
     for axis, sign in enumerate(signs):

@@ -1,4 +1,4 @@
-"""What is warned about, on phantoms and on real MRI."""
+"""Plausibility warnings, on phantoms and on real MRI."""
 
 import csv
 from dataclasses import replace
@@ -30,7 +30,7 @@ def codes(volume: Volume, modality: Modality = Modality.DWI) -> set[str]:
 
 @pytest.mark.parametrize("path", SCANS or [Path("none")], ids=lambda path: path.name)
 @pytest.mark.usefixtures("shared_data")
-def test_every_adc_map_is_recognised_and_nothing_else(path: Path) -> None:
+def test_adc_maps_are_recognised_among_real_volumes(path: Path) -> None:
     kind = path.name.removesuffix(".nii.gz").rpartition("_")[2]
     if kind not in ("dwi", "adc", "flair", "b0"):
         pytest.skip("a mask")
@@ -47,14 +47,14 @@ def test_an_adc_map_is_recognised_in_each_unit(unit: float) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 3])
-def test_a_phantoms_dwi_is_no_adc_map(seed: int) -> None:
+def test_a_dwi_phantom_is_not_taken_for_an_adc_map(seed: int) -> None:
     volume = phantom_volume(make_phantom(seed))
     for scale in (0.01, 1.0, 7.0):
         assert codes(replace(volume, data=volume.data * np.float32(scale))) == set()
 
 
-def test_slices_of_patients_are_no_adc_maps(shared_data: Path) -> None:
-    """At any scale: only the shape of their histograms can tell, as for real maps."""
+def test_slices_of_patients_are_not_taken_for_adc_maps(shared_data: Path) -> None:
+    """Scaled like ADC maps, they can be recognised only by the shape of their histograms."""
     folder = shared_data / "isles22_slices"
     warned = tested = 0
     for row in csv.DictReader((folder / "index.csv").open()):
@@ -76,7 +76,7 @@ def test_slices_of_patients_are_no_adc_maps(shared_data: Path) -> None:
     assert warned <= 2, f"{warned} of {tested}"
 
 
-def test_warnings_stand_in_the_picture(bright_bundle: Path, tmp_path: Path) -> None:
+def test_warnings_are_written_on_the_overlay(bright_bundle: Path, tmp_path: Path) -> None:
     for name, volume in (("plain", blob_volume()[0]), ("empty", blob_volume(radius_mm=0.1)[0])):
         with Predictor.load(bright_bundle, threads=1) as predictor:
             result = predictor.predict(replace(volume, name=name))

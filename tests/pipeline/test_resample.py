@@ -10,7 +10,7 @@ from cnnres_infer.pipeline.resample import regrid
 from tests.conftest import ORIENTATIONS, blob_volume, oriented_affine
 
 
-def test_the_same_grid_is_left_alone() -> None:
+def test_a_volume_on_the_same_grid_is_returned_unchanged() -> None:
     volume, _ = blob_volume()
     same, covered = regrid(volume, volume.grid)
     assert same is volume
@@ -19,7 +19,7 @@ def test_the_same_grid_is_left_alone() -> None:
 
 @settings(max_examples=20)
 @given(st.sampled_from(ORIENTATIONS), st.tuples(*[st.floats(-0.3, 0.3)] * 3))
-def test_what_is_at_a_place_in_the_patient_stays_there(
+def test_positions_in_patient_space_are_preserved(
     orientation: tuple[tuple[int, ...], tuple[int, ...]], tilt: tuple[float, float, float]
 ) -> None:
     volume, _ = blob_volume(
@@ -54,7 +54,7 @@ def test_a_constant_stays_constant_to_the_edge(step: float) -> None:
     np.testing.assert_allclose(moved.data, 100.0, rtol=1e-5)
 
 
-def test_without_overlap_it_is_refused() -> None:
+def test_grids_that_do_not_overlap_are_refused() -> None:
     volume, _ = blob_volume()
     far = np.eye(4)
     far[:3, 3] = 1000

@@ -7,7 +7,7 @@ from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.spec import SliceSpec
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import GeometryError, VolumeError
-from cnnres_infer.pipeline.resample import resampling
+from cnnres_infer.pipeline.resample import resampling_matrix
 from cnnres_infer.pipeline.slices.back import VolumeAssembler
 from cnnres_infer.pipeline.slices.batches import to_batches
 from cnnres_infer.pipeline.slices.geometry import SliceGeometry
@@ -38,7 +38,7 @@ def test_parallel_axes_are_refused() -> None:
 
 
 @given(orientations, tilts, st.floats(1.25, 3.0), st.floats(1.25, 3.0), st.data())
-def test_a_marked_voxel_comes_back_on_its_own_place(
+def test_a_marked_voxel_returns_to_its_position(
     orientation: tuple[tuple[int, ...], tuple[int, ...]],
     tilt: tuple[float, float, float],
     across: float,
@@ -59,7 +59,7 @@ def test_a_marked_voxel_comes_back_on_its_own_place(
 
 
 @given(st.floats(0.4, 3.0), st.floats(0.4, 3.0), st.floats(-20, 20), st.floats(-20, 20), tilts)
-def test_a_smooth_image_comes_back_as_it_was(
+def test_a_smooth_image_survives_a_round_trip(
     across: float, along: float, x: float, y: float, tilt: tuple[float, float, float]
 ) -> None:
     shape = (int(150 / across), int(150 / along), 3)
@@ -82,7 +82,7 @@ def test_the_inverse_is_exact_at_the_networks_spacing(shape: tuple[int, int, int
     assert np.array_equal(geometry.to_voxels(images), geometry.planes(values))
 
 
-def test_the_brain_is_in_the_middle_of_the_image() -> None:
+def test_the_brain_is_centred_in_the_image() -> None:
     shape = (100, 100, 2)
     grid = Grid(shape, oriented_affine((0, 1, 2), (-1, 1, 1), (2.0, 2.0, 5.0), shape=shape))
     brain = np.zeros(shape, np.bool_)
@@ -93,17 +93,17 @@ def test_the_brain_is_in_the_middle_of_the_image() -> None:
     assert abs(columns.mean() - 80) <= 2
 
 
-def test_without_brain_there_is_no_geometry() -> None:
+def test_an_empty_brain_mask_is_refused() -> None:
     grid = Grid((4, 4, 4), np.eye(4))
     with pytest.raises(VolumeError, match="brain"):
         SliceGeometry.of(grid, np.zeros((4, 4, 4), np.bool_), SPEC)
 
 
 @given(st.integers(1, 80), st.integers(1, 80), st.floats(-9, 9), st.floats(0.2, 4.0))
-def test_resampling_weighs_to_one_inside_and_zero_outside(
+def test_resampling_weights_sum_to_one_inside_and_zero_outside(
     n_in: int, n_out: int, start: float, step: float
 ) -> None:
-    matrix = resampling(n_in, n_out, start, step)
+    matrix = resampling_matrix(n_in, n_out, start, step)
     position = start + step * np.arange(n_out)
     reach = max(1.0, step)
     inside = (position >= reach) & (position <= n_in - 1 - reach)
@@ -151,11 +151,11 @@ def test_slices_in_no_batch_are_exactly_zero() -> None:
     brain = volume.data > 0
     geometry = SliceGeometry.of(volume.grid, brain, SPEC)
     batches = to_batches((volume,), brain, geometry, SPEC, 5)
-    canvas = VolumeAssembler(volume.grid, geometry)
+    assembler = VolumeAssembler(volume.grid, geometry)
     for batch in batches:
         if batch.z[0] != 5:
-            canvas.put(batch, np.ones_like(batch.images))
-    probabilities = canvas.finish().data
+            assembler.put(batch, np.ones_like(batch.images))
+    probabilities = assembler.finish().data
     filled = np.asarray(probabilities.any(axis=(0, 1)))
     assert filled.any()
     assert not probabilities[:, :, ~brain.any(axis=(0, 1))].any()
@@ -169,9 +169,9 @@ def test_odd_sizes_keep_their_shape(shape: tuple[int, int, int]) -> None:
     volume = Volume(np.full(shape, 7.0, np.float32), grid)
     brain = np.ones(shape, np.bool_)
     geometry = SliceGeometry.of(grid, brain, SPEC)
-    canvas = VolumeAssembler(grid, geometry)
+    assembler = VolumeAssembler(grid, geometry)
     for batch in to_batches((volume,), brain, geometry, SPEC, 2):
-        canvas.put(batch, batch.images)
-    probabilities = canvas.finish()
+        assembler.put(batch, batch.images)
+    probabilities = assembler.finish()
     assert probabilities.data.shape == shape
     assert 0.1 < float(np.median(probabilities.data)) <= 0.5

@@ -40,7 +40,7 @@ def probabilities(*areas: int) -> FloatArray:
     return output
 
 
-def test_empty_slices_do_not_flatter() -> None:
+def test_empty_slices_do_not_inflate_the_mean() -> None:
     agreement = Agreement.of(
         probabilities(0, 0, 100, 5), probabilities(0, 3, 60, 5), MaskSpec(0.5, 0.0)
     )
@@ -54,14 +54,14 @@ def test_empty_slices_do_not_flatter() -> None:
     assert not agreement.passes(GATES["int8"])
 
 
-def test_nothing_anywhere_agrees() -> None:
+def test_masks_that_are_all_empty_agree() -> None:
     agreement = Agreement.of(probabilities(0, 0), probabilities(0, 0), HALF)
     assert agreement.passes(GATES["fp32"])
     assert agreement.both_empty == 2
 
 
 @pytest.mark.parametrize("precision", ["fp32"])
-def test_the_built_in_model_agrees_here(default_bundle: Path, precision: str) -> None:
+def test_the_default_bundle_agrees_on_this_machine(default_bundle: Path, precision: str) -> None:
     bundle = Bundle.open(default_bundle)
     with open_engine(bundle, "ort", precision) as engine:
         agreement = compare(engine, bundle).agreement
@@ -71,7 +71,7 @@ def test_the_built_in_model_agrees_here(default_bundle: Path, precision: str) ->
     assert len(agreement.counted) >= 30
 
 
-def test_the_reference_covers_none_tiny_large_and_several(default_bundle: Path) -> None:
+def test_the_reference_includes_no_tiny_large_and_multiple_lesions(default_bundle: Path) -> None:
     import cc3d
 
     _, reference = load_reference(Bundle.open(default_bundle))
@@ -114,7 +114,7 @@ def test_the_command(default_bundle: Path) -> None:
     assert "passed" in run("verify").stdout
 
 
-def test_a_bundle_whose_model_is_another_fails(
+def test_a_bundle_with_the_reference_of_another_model_fails(
     default_bundle: Path, make_bundle: BundleMaker
 ) -> None:
     folder = make_bundle()

@@ -26,7 +26,7 @@ from tests.conftest import BundleMaker, blob_volume, oriented_affine
 
 
 def store(folder: Path, case: Case, path: Path) -> Path:
-    """Store what a bundle's network makes of a case, with ONNX Runtime in PyTorch's place."""
+    """Store the outputs of a bundle's network for a case, with ONNX Runtime in place of PyTorch."""
     bundle = Bundle.open(folder)
     with open_engine(bundle, "ort", "fp32") as engine:
         stored = VolumeReference.of(record_case(bundle, engine, case), bundle, engine, case)
@@ -47,7 +47,7 @@ def reference(volume: Path, bright_bundle: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("order", "signs"), [((0, 1, 2), (-1, 1, 1)), ((2, 0, 1), (1, -1, -1))])
-def test_a_recording_is_what_predict_does(
+def test_a_recording_contains_the_slices_with_their_outputs(
     bright_bundle: Path, order: tuple[int, ...], signs: tuple[int, ...]
 ) -> None:
     shape = (30, 30, 30)
@@ -66,7 +66,7 @@ def test_a_recording_is_what_predict_does(
     assert recording.mask.data.any()
 
 
-def test_two_modalities_are_recorded_one_after_the_other(bright_bundle: Path) -> None:
+def test_two_modalities_are_recorded_in_sequence(bright_bundle: Path) -> None:
     image, _ = blob_volume()
     bundle = Bundle.open(bright_bundle)
     with open_engine(bundle, "ort", "fp32") as engine:
@@ -76,7 +76,7 @@ def test_two_modalities_are_recorded_one_after_the_other(bright_bundle: Path) ->
     assert [n.split()[-1] for n in names[:half]] == [n.split()[-1] for n in names[half:]]
 
 
-def test_two_channels_are_recorded_once(make_bundle: BundleMaker) -> None:
+def test_two_channels_are_recorded_in_one_pass(make_bundle: BundleMaker) -> None:
     image, _ = blob_volume()
     bundle = Bundle.open(make_bundle(channels=2))
     with open_engine(bundle, "ort", "fp32") as engine:
@@ -85,7 +85,7 @@ def test_two_channels_are_recorded_once(make_bundle: BundleMaker) -> None:
     assert recording.names[0].startswith("dwi and flair slice ")
 
 
-def test_what_is_stored_comes_back(reference: Path) -> None:
+def test_a_reference_survives_a_round_trip(reference: Path) -> None:
     stored = VolumeReference.load(reference)
     assert stored.to_bytes() == VolumeReference.load(reference).to_bytes()
     assert stored.mask.any()
@@ -95,7 +95,9 @@ def test_what_is_stored_comes_back(reference: Path) -> None:
         assert set(archive) == {"about", "probabilities", "mask"}
 
 
-def test_the_right_volume_passes(volume: Path, reference: Path, bright_bundle: Path) -> None:
+def test_the_volume_of_the_reference_passes(
+    volume: Path, reference: Path, bright_bundle: Path
+) -> None:
     done = run("verify", volume, "--reference", reference, "--bundle", bright_bundle, "--json")
     assert done.returncode == 0, done.stderr
     entry = json.loads(done.stdout)
@@ -106,7 +108,7 @@ def test_the_right_volume_passes(volume: Path, reference: Path, bright_bundle: P
     assert "dwi" in entry["subject"]
 
 
-def test_a_file_compressed_otherwise_is_the_same_volume(
+def test_file_format_and_compression_do_not_matter(
     volume: Path, reference: Path, bright_bundle: Path, tmp_path: Path
 ) -> None:
     image, _ = blob_volume()
@@ -153,13 +155,13 @@ def test_another_model_is_refused(volume: Path, reference: Path, make_bundle: Bu
     threshold = make_bundle(mask={"threshold": 0.4, "smallest_lesion_ml": 0.0})
     done = run("verify", volume, "--reference", reference, "--bundle", threshold)
     assert done.returncode == 3
-    assert "what differs: mask)" in done.stderr
+    assert "different: mask)" in done.stderr
     weights = run("verify", volume, "--reference", reference)
     assert weights.returncode == 3
-    assert "what differs: weights" in weights.stderr
+    assert "different: weights" in weights.stderr
 
 
-def test_a_new_variant_or_card_does_no_harm(
+def test_a_change_outside_the_network_does_not_matter(
     volume: Path, reference: Path, make_bundle: BundleMaker
 ) -> None:
     later = make_bundle(accuracy={"patients": 1})
@@ -168,15 +170,17 @@ def test_a_new_variant_or_card_does_no_harm(
 
 def test_other_modalities_are_refused(reference: Path, volume: Path, bright_bundle: Path) -> None:
     stored, bundle = VolumeReference.load(reference), Bundle.open(bright_bundle)
-    with pytest.raises(ReferenceFileError, match="read as dwi, not as flair"):
+    with pytest.raises(ReferenceFileError, match="made for a dwi volume, not for flair"):
         stored.check(bundle, read_case(volume, modality=Modality.FLAIR))
-    with pytest.raises(ReferenceFileError, match="made of dwi, not of dwi and flair"):
+    with pytest.raises(ReferenceFileError, match="made for dwi, not for dwi and flair"):
         stored.check(bundle, read_case(volume, flair=volume))
     with pytest.raises(ReferenceFileError, match="brain mask"):
         stored.check(bundle, read_case(volume, brain_mask=volume))
 
 
-def test_the_stored_modalities_are_taken(volume: Path, bright_bundle: Path, tmp_path: Path) -> None:
+def test_the_modalities_of_the_reference_are_used(
+    volume: Path, bright_bundle: Path, tmp_path: Path
+) -> None:
     options = ("--bundle", bright_bundle, "--json")
     flair = store(bright_bundle, read_case(volume, modality=Modality.FLAIR), tmp_path / "flair.npz")
     alone = run("verify", volume, "--reference", flair, *options)
@@ -189,10 +193,11 @@ def test_the_stored_modalities_are_taken(volume: Path, bright_bundle: Path, tmp_
 
 
 @pytest.mark.parametrize("extra", [["--flair", "x.nii"], ["--reference", "x.npz"], ["x.nii"]])
-def test_a_volume_and_its_reference_belong_together(extra: list[str]) -> None:
+def test_a_volume_and_its_reference_are_needed_together(extra: list[str]) -> None:
     done = run("verify", *extra)
     assert done.returncode == 2
-    assert "VOLUME --reference" in done.stderr
+    assert "both" in done.stderr
+    assert "reference" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -221,7 +226,9 @@ def test_a_broken_engine_fails(
     assert "Failed: ort in fp32" in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
-def test_other_slices_fail(volume: Path, reference: Path, bright_bundle: Path) -> None:
+def test_other_slices_than_in_the_reference_fail(
+    volume: Path, reference: Path, bright_bundle: Path
+) -> None:
     bundle, case = Bundle.open(bright_bundle), read_case(volume)
     stored = VolumeReference.load(reference)
     fewer = VolumeReference(
@@ -229,7 +236,7 @@ def test_other_slices_fail(volume: Path, reference: Path, bright_bundle: Path) -
     )
     with (
         open_engine(bundle, "ort", "fp32") as engine,
-        pytest.raises(VerificationError, match="another brain"),
+        pytest.raises(VerificationError, match="brain mask differs"),
     ):
         compare_volume(engine, bundle, case, fewer)
 
@@ -241,7 +248,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 @given(st.data())
-def test_a_damaged_file_is_refused_or_read_right(
+def test_a_damaged_file_is_refused_or_read_correctly(
     tmp_path_factory: pytest.TempPathFactory, damaged: st.DataObject
 ) -> None:
     stored = VolumeReference(
@@ -271,5 +278,5 @@ def test_pickles_and_other_formats_are_refused(reference: Path, tmp_path: Path) 
     }.items():
         path = tmp_path / f"{name}.npz"
         np.savez(path, **changed)
-        with pytest.raises(ReferenceFileError, match="no PyTorch outputs"):
+        with pytest.raises(ReferenceFileError, match="not a file of PyTorch outputs"):
             VolumeReference.load(path)

@@ -1,8 +1,8 @@
-"""The table of output formats: what each is called, and what renders it.
+"""The table of output formats.
 
-A writer's module has ``render(result) -> bytes``. All that a case leaves behind
-is written together in the order of the table, the mask last: where it exists,
-everything is there.
+A writer is a module with ``render(result) -> bytes``. The outputs of a case are
+written in the order of the table, with the mask last: if it exists, so do all
+others.
 """
 
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ class Writer:
     Attributes
     ----------
     suffix
-        What follows the case's name in the name of the file.
+        End of the file name, after the name of the case.
     module
-        Has the function ``render``; imported only when it is used.
+        Name of the module with ``render``; imported only when it is used.
     """
 
     suffix: str
     module: str
 
     def render(self, result: Result) -> bytes:
-        """Content of the file."""
+        """Render a result as the content of a file."""
         content: bytes = import_module(self.module).render(result)
         return content
 

@@ -1,9 +1,9 @@
-"""The mask, as NIfTI on the volume's own grid."""
+"""The lesion mask as NIfTI, on the volume's own grid."""
 
 from cnnres_infer.core.result import Result
 from cnnres_infer.readers.nifti.write import volume_bytes
 
 
 def render(result: Result) -> bytes:
-    """Gzipped NIfTI, uint8: 1 in lesions."""
+    """Render the mask as compressed NIfTI, uint8, 1 in lesions."""
     return volume_bytes(result.mask.data, result.mask.grid, result.volume.source)

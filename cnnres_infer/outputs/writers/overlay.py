@@ -1,4 +1,4 @@
-"""The picture of a result: slices with lesion, outlined, in radiological convention."""
+"""The overlay: slices with outlined lesions, in radiological convention."""
 
 import io
 from collections.abc import Sequence
@@ -8,112 +8,132 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnres_infer.core.arrays import BoolArray, FloatArray
+from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.mask import Mask
 from cnnres_infer.core.result import Result
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.host.blas import single_blas_thread
-from cnnres_infer.pipeline.resample import resampling
+from cnnres_infer.pipeline.resample import resampling_matrix
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
 
-# As small as the usual 6 makes these pictures, in less time.
+# Makes these images as small as the default level, 6, but faster.
 _PNG_LEVEL = 3
-_TILE = 224
-_COLUMNS = 5
-_MOST_TILES = 20
-_EMPTY_TILES = 10
+# In pixels, except for the margin around the brain.
+_TILE_SIZE = 224
+_LINE_HEIGHT = 26
 _MARGIN_MM = 8.0
-_CAPTION = 26
+_COLUMNS = 5
+_MAX_TILES = 20
+_MAX_TILES_WITHOUT_LESION = 10
 OUTLINE = (255, 64, 48)
 _TEXT = (235, 235, 235)
 _WARNING = (255, 200, 60)
 
 
 def render(result: Result) -> bytes:
-    """The picture as PNG."""
-    picture = io.BytesIO()
+    """Render the overlay as PNG."""
     warnings = [str(notice) for notice in result.warnings]
-    drawn = draw_overlay(result.volume, result.mask, warnings)
-    drawn.save(picture, format="PNG", compress_level=_PNG_LEVEL)
-    return picture.getvalue()
+    overlay = draw_overlay(result.volume, result.mask, warnings)
+    content = io.BytesIO()
+    overlay.save(content, format="PNG", compress_level=_PNG_LEVEL)
+    return content.getvalue()
 
 
 def draw_overlay(volume: Volume, mask: Mask, warnings: Sequence[str] = ()) -> "Image":
-    """Draw a mosaic of the slices with lesion, from inferior to superior.
+    """Draw a mosaic of the slices with lesions, from inferior to superior.
 
-    The patient's right is on the left of each tile, anterior is up. Of more
-    slices than the mosaic holds, an even choice is shown, the one with the
-    largest lesion area among them. Without a lesion, slices through the whole
-    volume are shown. Warnings stand below, one a line.
+    The patient's right is on the left of each tile, anterior is at the top. If
+    there are too many slices, an even selection is drawn, which includes the
+    slice with the largest lesion area. If there is no lesion, slices through the
+    whole volume are drawn.
+
+    Parameters
+    ----------
+    volume
+        The segmented volume.
+    mask
+        The lesion mask, on the volume's grid.
+    warnings
+        Warnings, written below the mosaic, one per line.
     """
     from PIL import Image, ImageDraw
 
     orientation = volume.grid.orientation
     image, lesion = orientation.view(volume.data), orientation.view(mask.data) > 0
-    spacing = [volume.grid.spacing[axis] for axis in orientation.axes]
-    chosen = _choose(lesion)
-    window = _window(image, chosen, spacing)
-    white = float(np.percentile(image[image > 0], 99.5)) if (image > 0).any() else 1.0
-    rows = -(-len(chosen) // _COLUMNS)
-    height = rows * _TILE + _CAPTION * (1 + len(warnings))
-    picture = Image.new("RGB", (_COLUMNS * _TILE, height))
-    with single_blas_thread():
-        tiles = [_tile(image[:, :, z], lesion[:, :, z], window, white) for z in chosen]
-    for place, (z, tile) in enumerate(zip(chosen, tiles, strict=True)):
-        row, column = divmod(place, _COLUMNS)
-        picture.paste(Image.fromarray(tile), (column * _TILE, row * _TILE))
+    selected = _select_slices(lesion)
+    tiles = _draw_tiles(image, lesion, selected, volume.grid)
+    rows = -(-len(selected) // _COLUMNS)
+    size = (_COLUMNS * _TILE_SIZE, rows * _TILE_SIZE + _LINE_HEIGHT * (1 + len(warnings)))
+    overlay = Image.new("RGB", size)
+    draw = ImageDraw.Draw(overlay)
+    for position, (z, tile) in enumerate(zip(selected, tiles, strict=True)):
+        row, column = divmod(position, _COLUMNS)
+        corner = (column * _TILE_SIZE, row * _TILE_SIZE)
+        overlay.paste(Image.fromarray(tile), corner)
         index = orientation.slice_index(z, image.shape[2])
-        _label(ImageDraw.Draw(picture), column * _TILE, row * _TILE, f"slice {index}")
-    caption = f"{volume.name}: {_caption(mask, lesion, chosen)}"
-    ImageDraw.Draw(picture).text(
-        (6, rows * _TILE + 6), f"{caption} | research use only, no medical device", fill=_TEXT
-    )
-    for line, warning in enumerate(warnings, start=1):
-        below = rows * _TILE + 6 + line * _CAPTION
-        ImageDraw.Draw(picture).text((6, below), warning, fill=_WARNING)
-    return picture
+        _draw_labels(draw, *corner, f"slice {index}")
+    caption = f"{volume.name}: {_caption(mask, lesion, selected)}"
+    lines = [(f"{caption} | research use only, not a medical device", _TEXT)]
+    lines += [(warning, _WARNING) for warning in warnings]
+    for i, (text, colour) in enumerate(lines):
+        draw.text((6, rows * _TILE_SIZE + 6 + i * _LINE_HEIGHT), text, fill=colour)
+    return overlay
 
 
-def _caption(mask: Mask, lesion: BoolArray, chosen: list[int]) -> str:
+def _caption(mask: Mask, lesion: BoolArray, selected: list[int]) -> str:
     if not lesion.any():
         return "no lesion found"
     count = int(lesion.any(axis=(0, 1)).sum())
-    return f"{mask.volume_ml:.1f} ml, {len(chosen)} of {count} slices with lesion"
+    return f"{mask.volume_ml:.1f} ml, {len(selected)} of {count} slices with lesion"
 
 
-def _choose(lesion: BoolArray) -> list[int]:
+def _select_slices(lesion: BoolArray) -> list[int]:
+    """Indices of the slices to draw, from a mask (rows, columns, slices)."""
     area = lesion.sum(axis=(0, 1))
     candidates = np.flatnonzero(area)
     if not len(candidates):
         count = lesion.shape[2]
-        return sorted(set(np.linspace(0, count - 1, min(count, _EMPTY_TILES)).astype(int).tolist()))
-    if len(candidates) <= _MOST_TILES:
+        even = np.linspace(0, count - 1, min(count, _MAX_TILES_WITHOUT_LESION))
+        return sorted(set(even.astype(int).tolist()))
+    if len(candidates) <= _MAX_TILES:
         return [int(z) for z in candidates]
-    even = np.linspace(0, len(candidates) - 1, _MOST_TILES - 1).astype(int)
+    even = np.linspace(0, len(candidates) - 1, _MAX_TILES - 1).astype(int)
     return sorted({*(int(z) for z in candidates[even]), int(area.argmax())})
 
 
-def _window(image: FloatArray, chosen: list[int], spacing: list[float]) -> tuple[FloatArray, ...]:
-    """Resampling matrices from voxels to a square tile around what is shown."""
-    shown = image[:, :, chosen].max(axis=2)
-    occupied = shown > 0.05 * shown.max()
+def _draw_tiles(
+    image: FloatArray, lesion: BoolArray, selected: list[int], grid: Grid
+) -> list[NDArray[np.uint8]]:
+    """RGB tiles of the selected slices of an image (rows, columns, slices)."""
+    spacing = [grid.spacing[axis] for axis in grid.orientation.axes]
+    window = _window(image, selected, spacing)
+    white = float(np.percentile(image[image > 0], 99.5)) if (image > 0).any() else 1.0
+    with single_blas_thread():
+        return [_draw_tile(image[:, :, z], lesion[:, :, z], window, white) for z in selected]
+
+
+def _window(image: FloatArray, selected: list[int], spacing: list[float]) -> tuple[FloatArray, ...]:
+    """Resampling matrices from voxels to the pixels of a square tile around the brain."""
+    projection = image[:, :, selected].max(axis=2)
+    occupied = projection > 0.05 * projection.max()
     ranges = []
     for axis in (0, 1):
-        where = np.flatnonzero(occupied.any(axis=1 - axis))
-        first, last = (where[0], where[-1]) if len(where) else (0, image.shape[axis] - 1)
+        indices = np.flatnonzero(occupied.any(axis=1 - axis))
+        first, last = (indices[0], indices[-1]) if len(indices) else (0, image.shape[axis] - 1)
         ranges.append((float(first + last) / 2, (last - first + 1) * spacing[axis]))
     side = max(extent for _, extent in ranges) + 2 * _MARGIN_MM
     matrices = []
     for axis, (centre, _) in enumerate(ranges):
-        step = side / _TILE / spacing[axis]
-        start = centre - step * (_TILE - 1) / 2
-        matrices.append(resampling(image.shape[axis], _TILE, start, step))
+        step = side / _TILE_SIZE / spacing[axis]
+        start = centre - step * (_TILE_SIZE - 1) / 2
+        matrices.append(resampling_matrix(image.shape[axis], _TILE_SIZE, start, step))
     return tuple(matrices)
 
 
-def _tile(
+def _draw_tile(
     image: FloatArray,
     lesion: BoolArray,
     window: tuple[FloatArray, ...],
@@ -128,15 +148,15 @@ def _tile(
 
 
 def outline(inside: BoolArray) -> BoolArray:
-    """Pixels of a mask (H, W) that touch its outside."""
+    """Pixels of a mask (H, W) that have a neighbour outside of it (4-connectivity)."""
     padded = np.pad(inside, 1)
-    core = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    edge: BoolArray = inside & ~core
+    interior = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    edge: BoolArray = inside & ~interior
     return edge
 
 
-def _label(draw: "ImageDraw", x: int, y: int, text: str) -> None:
-    middle = y + _TILE // 2
+def _draw_labels(draw: "ImageDraw", x: int, y: int, text: str) -> None:
+    middle = y + _TILE_SIZE // 2
     draw.text((x + 4, middle), "R", fill=_TEXT)
-    draw.text((x + _TILE - 12, middle), "L", fill=_TEXT)
+    draw.text((x + _TILE_SIZE - 12, middle), "L", fill=_TEXT)
     draw.text((x + 6, y + 4), text, fill=_TEXT)

@@ -1,4 +1,4 @@
-"""The report: all that is known of a result, as JSON."""
+"""The report: lesions, warnings and provenance of a result, as JSON."""
 
 import json
 from dataclasses import asdict
@@ -15,22 +15,22 @@ _LIBRARIES = ("numpy", "nibabel", "connected-components-3d")
 
 
 def render(result: Result) -> bytes:
-    """The report as indented JSON."""
+    """Render the report as indented JSON."""
     return to_json(report(result))
 
 
 def to_json(entry: dict[str, Any]) -> bytes:
-    """An entry as the content of a report's file."""
+    """Convert a report to the content of a file."""
     return (json.dumps(entry, indent=2) + "\n").encode()
 
 
 def refusal(entry: dict[str, Any]) -> dict[str, Any]:
-    """What a report says of a volume that was refused.
+    """Report of a case that could not be segmented.
 
     Parameters
     ----------
     entry
-        Its input, status and error.
+        The input, the status and the error.
     """
     return {
         "format": REPORT_FORMAT,
@@ -41,7 +41,7 @@ def refusal(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def report(result: Result) -> dict[str, Any]:
-    """All that is known of a result, ready for JSON."""
+    """Report of a result, ready to be converted to JSON."""
     provenance = result.provenance
     return {
         "format": REPORT_FORMAT,
@@ -57,7 +57,7 @@ def report(result: Result) -> dict[str, Any]:
             "count": len(result.lesions),
             "volume_ml": result.mask.volume_ml,
             "each": [asdict(lesion) for lesion in result.lesions],
-            "area_mm2_by_slice": _areas(result),
+            "area_mm2_by_slice": _area_by_slice(result),
         },
         "warnings": [asdict(notice) for notice in result.warnings],
         "model": {
@@ -79,10 +79,10 @@ def report(result: Result) -> dict[str, Any]:
     }
 
 
-def _areas(result: Result) -> dict[str, float]:
-    """Lesion area in mm2 of each axial slice that has any, by its voxel index."""
+def _area_by_slice(result: Result) -> dict[str, float]:
+    """Lesion area in mm2 by voxel index of the axial slice, without slices that have none."""
     rows, columns, _ = result.mask.grid.orientation.axes
     vectors = result.mask.grid.affine[:3, :3]
-    pixel = float(np.linalg.norm(np.cross(vectors[:, rows], vectors[:, columns])))
+    pixel_mm2 = float(np.linalg.norm(np.cross(vectors[:, rows], vectors[:, columns])))
     counts = np.count_nonzero(result.mask.data, axis=(rows, columns))
-    return {str(k): round(float(counts[k] * pixel), 3) for k in np.flatnonzero(counts)}
+    return {str(k): round(float(counts[k] * pixel_mm2), 3) for k in np.flatnonzero(counts)}

@@ -1,6 +1,6 @@
-"""From a volume to the images that the network sees, and exactly back.
+"""Conversion of volumes to the network's input images, and of its outputs back to volumes.
 
-An image of the network is an axial slice in radiological orientation: row 0 is
-anterior, column 0 is the patient's right. Training, export and inference all
-come through here, so that all of them see the same images.
+An image is an axial slice in radiological convention: row 0 is anterior, column
+0 is the patient's right. Training, export and inference all use this code, so
+that they see the same images.
 """

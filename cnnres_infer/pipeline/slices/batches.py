@@ -1,4 +1,4 @@
-"""From a volume to batches of the images that the network sees."""
+"""Extraction of the network's input images from a volume."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from cnnres_infer.pipeline.slices.normalisation import saturation
 
 @dataclass(frozen=True, eq=False)
 class SliceBatch:
-    """Some images of one volume.
+    """A batch of images from one volume.
 
     Attributes
     ----------
@@ -23,7 +23,8 @@ class SliceBatch:
         float32 (N, C, H, W) in [0, 1]; rows run from anterior to posterior,
         columns from the patient's right to left.
     z
-        (N,) index of each image along the grid's slice axis.
+        (N,), index of each image among the volume's slices, counted from
+        inferior.
     """
 
     images: FloatArray
@@ -37,20 +38,26 @@ def to_batches(
     spec: SliceSpec,
     batch_size: int,
 ) -> Iterator[SliceBatch]:
-    """Cut volumes on one grid into normalised batches of the slices with brain.
+    """Extract batches of normalised images of all slices that contain brain.
 
     Parameters
     ----------
     channels
-        The network's input channels, all on one grid.
+        The volumes of the network's input channels, all on the same grid.
     brain
-        bool (X, Y, Z); voxels outside become 0, slices without any are left out.
+        bool (X, Y, Z); voxels outside are set to zero, slices without brain are
+        omitted.
     geometry
-        The mapping of that grid.
+        The slice geometry of the grid.
     spec
-        What the network expects.
+        Size, spacing and normalisation of the images.
     batch_size
-        Most slices in a batch.
+        Maximum number of slices in a batch.
+
+    Raises
+    ------
+    VolumeError
+        If the brain has no positive intensities.
     """
     occupied = np.flatnonzero(geometry.orientation.view(brain).any(axis=(0, 1)))
     scales = [1.0 / saturation(volume, brain, spec) for volume in channels]
@@ -60,7 +67,7 @@ def to_batches(
         outside = ~geometry.planes(brain)[z]
         for channel, (volume, scale) in enumerate(zip(channels, scales, strict=True)):
             planes = geometry.planes(volume.data)[z]
-            # What overflows is brighter than the ceiling, and cut off there.
+            # Values that overflow are above the ceiling, and clipped there.
             with np.errstate(over="ignore"):
                 planes *= np.float32(scale)
             np.clip(planes, 0.0, 1.0, out=planes)
@@ -72,7 +79,7 @@ def to_batches(
 def all_slices(
     channels: tuple[Volume, ...], brain: BoolArray, spec: SliceSpec
 ) -> tuple[SliceGeometry, SliceBatch]:
-    """Cut all slices with brain in one batch; see `to_batches`."""
+    """Extract all slices that contain brain as a single batch; see `to_batches`."""
     grid = channels[0].grid
     geometry = SliceGeometry.of(grid, brain, spec)
     (batch,) = to_batches(channels, brain, geometry, spec, max(grid.shape))

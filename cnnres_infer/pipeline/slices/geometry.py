@@ -1,4 +1,4 @@
-"""How the voxels of a grid map to the pixels of the network's images."""
+"""The mapping between the voxels of a grid and the pixels of the network's images."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -11,23 +11,24 @@ from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.grid import Grid, Orientation, T
 from cnnres_infer.core.spec import SliceSpec
 from cnnres_infer.errors import VolumeError
-from cnnres_infer.pipeline.resample import resampling
+from cnnres_infer.pipeline.resample import resampling_matrix
 
-_BRAIN_EXTENT_TAIL = 0.005
+# Fraction of the brain that is ignored at either end of its extent: eyes and noise.
+_TAIL_FRACTION = 0.005
 
 
 @dataclass(frozen=True, eq=False)
 class SliceGeometry:
-    """How the voxels of a grid map to the pixels of the network's images.
+    """The mapping between the voxels of a grid and the pixels of the network's images.
 
     Attributes
     ----------
     orientation
-        How the grid's axes become those of the images.
+        How the grid's axes map to those of the images.
     rows, columns
-        float32 (size, extent): resampling from voxels to pixels.
+        float32 (size, extent): resampling matrices from voxels to pixels.
     rows_back, columns_back
-        float32 (extent, size): resampling from pixels to voxels.
+        float32 (extent, size): resampling matrices from pixels to voxels.
     """
 
     orientation: Orientation
@@ -38,16 +39,18 @@ class SliceGeometry:
 
     @classmethod
     def of(cls, grid: Grid, brain: BoolArray, spec: SliceSpec) -> Self:
-        """Lay the network's field of view over the brain.
+        """Centre the network's field of view on the brain.
+
+        The centre is that of the brain's in-plane extent, rounded to a whole
+        voxel, so that a grid with the network's spacing is only shifted, never
+        interpolated.
 
         Parameters
         ----------
         grid
             The grid of the volume.
         brain
-            bool (X, Y, Z), True in the brain. The field of view is centred on
-            its in-plane extent, on a whole voxel, so that a grid which has the
-            network's spacing already is only shifted, never interpolated.
+            bool (X, Y, Z), True in the brain.
         spec
             Size and spacing of the images.
 
@@ -60,7 +63,7 @@ class SliceGeometry:
         inside = orientation.view(brain)
         if not inside.any():
             raise VolumeError(
-                "no brain was found in the volume: give its mask with --brain-mask",
+                "no brain was found in the volume; give one with `brain_mask`",
                 code=ErrorCode.BRAIN_NONE,
             )
         occupied = inside.sum(axis=2)
@@ -68,21 +71,21 @@ class SliceGeometry:
         pairs = []
         for image_axis in (0, 1):
             extent = inside.shape[image_axis]
-            centre = _middle(occupied.sum(axis=1 - image_axis))
+            centre = _profile_centre(occupied.sum(axis=1 - image_axis))
             step = spec.spacing / spacing[orientation.axes[image_axis]]
             start = centre - step * (spec.size // 2)
-            forward = resampling(extent, spec.size, start, step)
-            back = resampling(spec.size, extent, -start / step, 1 / step)
+            forward = resampling_matrix(extent, spec.size, start, step)
+            back = resampling_matrix(spec.size, extent, -start / step, 1 / step)
             pairs.append((forward, back))
         (rows, rows_back), (columns, columns_back) = pairs
         return cls(orientation, rows, columns, rows_back, columns_back)
 
     def planes(self, data: NDArray[T]) -> NDArray[T]:
-        """View voxels (X, Y, Z) as (slices, rows, columns) of the images."""
+        """View an array (X, Y, Z) as (slices, rows, columns), without copying."""
         return self.orientation.planes(data)
 
-    def share_outside(self, brain: BoolArray) -> float:
-        """Share of the brain (X, Y, Z) that lies beyond the images' edges, 0 to 1."""
+    def fraction_outside(self, brain: BoolArray) -> float:
+        """Fraction of the brain, bool (X, Y, Z), beyond the edges of the images, 0 to 1."""
         rows = self.rows_back.sum(axis=1) > 0.5
         columns = self.columns_back.sum(axis=1) > 0.5
         occupied = np.count_nonzero(self.orientation.view(brain), axis=2)
@@ -99,8 +102,8 @@ class SliceGeometry:
         return planes
 
 
-def _middle(occupied: NDArray[np.intp]) -> int:
-    """Whole index in the middle of a profile, thin tails (eyes, noise) left out."""
-    share = np.cumsum(occupied) / occupied.sum()
-    first, last = np.searchsorted(share, (_BRAIN_EXTENT_TAIL, 1 - _BRAIN_EXTENT_TAIL))
+def _profile_centre(profile: NDArray[np.intp]) -> int:
+    """Index of the centre of a profile (N,), ignoring its tails."""
+    cumulative = np.cumsum(profile) / profile.sum()
+    first, last = np.searchsorted(cumulative, (_TAIL_FRACTION, 1 - _TAIL_FRACTION))
     return int(first + last + 1) // 2

@@ -1,4 +1,4 @@
-"""The unit of the network's intensities."""
+"""Normalisation of intensities."""
 
 import numpy as np
 
@@ -8,43 +8,63 @@ from cnnres_infer.core.spec import SliceSpec
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import VolumeError
 
+# As a fraction of the upper quartile.
 _TISSUE_FLOOR = 0.5
 
 
 def tissue_median(volume: Volume, brain: BoolArray) -> float:
-    """Median intensity of brain tissue, the unit of the network's intensities.
+    """Median intensity of brain tissue, the unit in which intensities are normalised.
 
-    The median over brain voxels brighter than half of the brain's upper
-    quartile: without fluid and edges it hardly differs between one slice in
-    the middle of a brain and the whole of it.
+    The median is taken over the voxels brighter than half of the brain's upper
+    quartile. Without fluid and edges, it hardly differs between a central slice
+    and the whole brain.
+
+    Parameters
+    ----------
+    volume
+        The volume.
+    brain
+        bool (X, Y, Z), True in the brain.
 
     Raises
     ------
     VolumeError
-        If the brain holds no positive intensities.
+        If most of the brain is not positive.
     """
-    # numpy sorts with vector instructions; in what is sorted, quantiles are found at once.
+    # Vectorised sorting is fast, and quantiles of sorted values cost nothing.
     values = volume.data[brain]
     values.sort()
-    quartile = np.percentile(values, 75) if values.size else 0.0
-    if not quartile > 0:
+    upper_quartile = np.percentile(values, 75) if values.size else 0.0
+    if not upper_quartile > 0:
         raise VolumeError(
-            f"{volume.name}: the brain is dark, most of its voxels are not positive; give an image "
+            f"{volume.name}: the brain is dark: most of its voxels are not positive; give an image "
             "with positive intensities",
             code=ErrorCode.BRAIN_NONE,
         )
-    first = np.searchsorted(values, _TISSUE_FLOOR * quartile, side="right")
+    first = np.searchsorted(values, _TISSUE_FLOOR * upper_quartile, side="right")
     return float(np.median(values[first:]))
 
 
 def saturation(volume: Volume, brain: BoolArray, spec: SliceSpec) -> float:
-    """Intensity that becomes 1.0; voxels of zero, which stripping leaves, do not count.
+    """Intensity that is mapped to 1.0.
+
+    Voxels of zero are ignored, since skull stripping may leave some inside the
+    brain mask.
+
+    Parameters
+    ----------
+    volume
+        The volume.
+    brain
+        bool (X, Y, Z), True in the brain.
+    spec
+        Normalisation of the network's images.
 
     Raises
     ------
     VolumeError
-        If the brain holds no positive intensities.
+        If most of the brain is not positive.
     """
-    seen = volume.data != 0
-    seen &= brain
-    return spec.ceiling * tissue_median(volume, seen)
+    nonzero = volume.data != 0
+    nonzero &= brain
+    return spec.ceiling * tissue_median(volume, nonzero)

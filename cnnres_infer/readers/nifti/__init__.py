@@ -1,1 +1,1 @@
-"""NIfTI-1 and NIfTI-2 files, compressed or not."""
+"""NIfTI-1 and NIfTI-2 files, with or without gzip compression."""

@@ -1,82 +1,99 @@
-"""Choosing the diffusion-weighted volume of a series, by its ``.bval`` file."""
+"""Selection of the diffusion-weighted volume of a series by its ``.bval`` file."""
 
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cnnres_infer.codes import ErrorCode, Notice, WarningCode
 from cnnres_infer.errors import VolumeError
 from cnnres_infer.readers.nifti.stream import volume_name
 
-# s/mm2: what clinics call b = 1000, and how far scanners round within a shell.
-_CLINICAL = (700.0, 1500.0)
-_SHELL = 50.0
-_MOST_BYTES = 1 << 16
+# In s/mm2: the range of clinical stroke protocols (nominally b = 1000), and how much the
+# b-values of one shell vary.
+_CLINICAL_RANGE = (700.0, 1500.0)
+_SHELL_WIDTH = 50.0
+_MAX_BYTES = 1 << 16
 
 
-def choose_volumes(path: Path, count: int) -> tuple[tuple[int, ...], Notice]:
-    """Choose the trace image of the highest clinical b-value, or the directions that make it.
+def select_volumes(path: Path, count: int) -> tuple[tuple[int, ...], Notice]:
+    """Select the volumes of the highest clinical b-value.
+
+    This is either a single trace image, or the diffusion directions whose mean
+    replaces it.
 
     Parameters
     ----------
     path
-        The NIfTI file; its b-values are in ``NAME.bval`` beside it, numbers
-        apart by white space, as dcm2niix writes them (FSL's form).
+        The NIfTI file. The b-values are read from ``NAME.bval`` next to it, as
+        numbers separated by whitespace (the FSL format, which dcm2niix writes).
     count
-        Volumes in the file.
+        Number of volumes in the file.
 
     Returns
     -------
     indices
-        Which volumes to average: one or more.
+        Indices of the volumes to average, in ascending order.
     notice
-        What was chosen.
+        A warning that says what was selected.
 
     Raises
     ------
     VolumeError
-        If there are no b-values, or none of 700 to 1500 s/mm2.
+        If the b-values are missing or malformed, or if none is between 700 and
+        1500 s/mm2.
     """
     table = path.parent / f"{volume_name(path)}.bval"
     try:
         with table.open("rb") as file:
-            text = file.read(_MOST_BYTES)
+            text = file.read(_MAX_BYTES)
     except FileNotFoundError as error:
         raise VolumeError(
-            f"{path}: {count} volumes; give one, or lay their b-values beside it ({table.name})",
+            f"{path}: contains {count} volumes; give a single volume, or put the b-values next "
+            f"to it ({table.name})",
             code=ErrorCode.NIFTI_SERIES,
         ) from error
     except OSError as error:
         raise VolumeError(f"{table}: {error.strerror}", code=ErrorCode.NIFTI_BVAL) from error
-    values = _numbers(text, table)
+    values = _parse_bvalues(text, table)
     if len(values) != count:
         raise VolumeError(
-            f"{table}: {len(values)} b-values for {count} volumes", code=ErrorCode.NIFTI_BVAL
-        )
-    clinical = values[(values >= _CLINICAL[0]) & (values <= _CLINICAL[1])]
-    if not clinical.size:
-        raise VolumeError(
-            f"{table}: no b-value of {_CLINICAL[0]:g} to {_CLINICAL[1]:g} s/mm2; give one volume",
+            f"{table}: {len(values)} b-values for {count} volumes; correct the list, or give a "
+            "single volume",
             code=ErrorCode.NIFTI_BVAL,
         )
-    highest = float(clinical.max())
-    inside = (values <= highest) & (values >= highest - _SHELL)
-    indices = tuple(int(i) for i in np.flatnonzero(inside))
+    lowest, highest = _CLINICAL_RANGE
+    clinical = values[(values >= lowest) & (values <= highest)]
+    if not clinical.size:
+        raise VolumeError(
+            f"{table}: no b-value between {lowest:g} and {highest:g} s/mm2; give a single volume",
+            code=ErrorCode.NIFTI_BVAL,
+        )
+    bvalue = float(clinical.max())
+    in_shell = (values <= bvalue) & (values >= bvalue - _SHELL_WIDTH)
+    indices = tuple(int(i) for i in np.flatnonzero(in_shell))
+    return indices, _selection_notice(indices, count, bvalue)
+
+
+def _selection_notice(indices: tuple[int, ...], count: int, bvalue: float) -> Notice:
     listed = ", ".join(map(str, indices))
-    taken = f"volume {listed}" if len(indices) == 1 else f"the mean of the volumes {listed}"
-    text_of = f"of {count} volumes {taken} was taken: b = {highest:g} s/mm2"
-    return indices, Notice(WarningCode.NIFTI_VOLUME, text_of)
+    selected = f"volume {listed}" if len(indices) == 1 else f"the mean of volumes {listed}"
+    text = f"{selected} of {count} volumes was used: b = {bvalue:g} s/mm2"
+    return Notice(WarningCode.NIFTI_VOLUME, text)
 
 
-def _numbers(text: bytes, table: Path) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+def _parse_bvalues(text: bytes, table: Path) -> NDArray[np.float64]:
     try:
         values = np.array([float(word) for word in text.split()])
     except ValueError as error:
         raise VolumeError(
-            f"{table}: not a list of numbers ({error})", code=ErrorCode.NIFTI_BVAL
+            f"{table}: not a list of numbers ({error}); correct it, or give a single volume",
+            code=ErrorCode.NIFTI_BVAL,
         ) from error
     if not np.isfinite(values).all() or (values < 0).any():
         raise VolumeError(
-            f"{table}: b-values must be finite and positive", code=ErrorCode.NIFTI_BVAL
+            f"{table}: b-values must be finite and not negative; correct them, or give a single "
+            "volume",
+            code=ErrorCode.NIFTI_BVAL,
         )
     return values

@@ -1,6 +1,6 @@
-"""The NIfTI header, read from its bytes and checked before anything is made of it.
+"""Parsing and checking of NIfTI headers.
 
-Layouts after nifti1.h and nifti2.h (https://nifti.nimh.nih.gov).
+The layouts are those of nifti1.h and nifti2.h (https://nifti.nimh.nih.gov).
 """
 
 import math
@@ -34,29 +34,38 @@ TRANSFORM_FIELDS = (
 )
 
 
-def _layout(size: int, places: dict[str, tuple[str, int]]) -> np.dtype[np.void]:
-    formats, offsets = zip(*places.values(), strict=True)
+def _layout(size: int, fields: dict[str, tuple[str, int]]) -> np.dtype[np.void]:
+    """Build a structured dtype from the format and byte offset of each field."""
+    formats, offsets = zip(*fields.values(), strict=True)
     return np.dtype(
-        {"names": list(places), "formats": formats, "offsets": offsets, "itemsize": size}
+        {"names": list(fields), "formats": formats, "offsets": offsets, "itemsize": size}
     )
 
 
-def _transforms(number: str, code: str, start: int, units: int) -> dict[str, tuple[str, int]]:
-    """Where both transforms stand: codes, then 6 and 12 numbers without a gap."""
-    codes = np.dtype(code).itemsize
-    width = np.dtype(number).itemsize
-    at = start + 2 * codes
-    places = {"qform_code": (code, start), "sform_code": (code, start + codes)}
-    for place, name in enumerate(TRANSFORM_FIELDS[4:10]):
-        places[name] = (number, at + place * width)
+def _transform_layout(
+    float_format: str, code_format: str, codes_offset: int, units_offset: int
+) -> dict[str, tuple[str, int]]:
+    """Formats and offsets of `TRANSFORM_FIELDS`: two codes, then 6 and 12 contiguous floats."""
+    code_size = np.dtype(code_format).itemsize
+    float_size = np.dtype(float_format).itemsize
+    floats_offset = codes_offset + 2 * code_size
+    fields = {
+        "qform_code": (code_format, codes_offset),
+        "sform_code": (code_format, codes_offset + code_size),
+    }
+    for i, name in enumerate(TRANSFORM_FIELDS[4:10]):
+        fields[name] = (float_format, floats_offset + i * float_size)
     for row, name in enumerate(TRANSFORM_FIELDS[10:]):
-        places[name] = (f"(4,){number}", at + (6 + 4 * row) * width)
-    places["xyzt_units"] = ("u1" if code == "<i2" else "<i4", units)
-    return places
+        fields[name] = (f"(4,){float_format}", floats_offset + (6 + 4 * row) * float_size)
+    fields["xyzt_units"] = ("u1" if code_format == "<i2" else "<i4", units_offset)
+    return fields
 
 
+_NIFTI1_BYTES, _NIFTI2_BYTES = 348, 540
+HEADER_SIZES = (_NIFTI1_BYTES, _NIFTI2_BYTES)
+MAX_HEADER_BYTES = _NIFTI2_BYTES
 _NIFTI1 = _layout(
-    348,
+    _NIFTI1_BYTES,
     {
         "dim": ("(8,)<i2", 40),
         "datatype": ("<i2", 70),
@@ -66,11 +75,11 @@ _NIFTI1 = _layout(
         "scl_slope": ("<f4", 112),
         "scl_inter": ("<f4", 116),
         "magic": ("S4", 344),
-        **_transforms("<f4", "<i2", 252, 123),
+        **_transform_layout("<f4", "<i2", 252, 123),
     },
 )
 _NIFTI2 = _layout(
-    540,
+    _NIFTI2_BYTES,
     {
         "magic": ("S8", 4),
         "datatype": ("<i2", 12),
@@ -80,12 +89,12 @@ _NIFTI2 = _layout(
         "vox_offset": ("<i8", 168),
         "scl_slope": ("<f8", 176),
         "scl_inter": ("<f8", 184),
-        **_transforms("<f8", "<i4", 344, 500),
+        **_transform_layout("<f8", "<i4", 344, 500),
     },
 )
-_MAGIC = {348: b"n+1", 540: b"n+2\0\r\n\x1a\n"}
-_PAIR = (b"ni1", b"ni2\0\r\n\x1a\n")
-_TYPES = {
+_MAGIC = {_NIFTI1_BYTES: b"n+1", _NIFTI2_BYTES: b"n+2\0\r\n\x1a\n"}
+_PAIR_MAGIC = (b"ni1", b"ni2\0\r\n\x1a\n")
+_DTYPES = {
     2: "u1",
     4: "i2",
     8: "i4",
@@ -97,7 +106,7 @@ _TYPES = {
     1024: "i8",
     1280: "u8",
 }
-_NO_NUMBERS = {
+_UNSUPPORTED_DATATYPES = {
     1: "single bits",
     32: "complex numbers",
     128: "colours",
@@ -107,36 +116,36 @@ _NO_NUMBERS = {
     2304: "colours",
 }
 _UNITS = {1: "metres", 3: "micrometres"}
-HEADER_BYTES = 540
+_REWRITE = "write the file again with the program that created it"
 
 
 @dataclass(frozen=True, eq=False)
 class Header:
-    """A header whose fields agree with each other.
+    """A parsed header whose fields are consistent.
 
     Attributes
     ----------
     size
-        Bytes of the header itself: 348 (NIfTI-1) or 540 (NIfTI-2).
+        Size of the header itself in bytes: 348 (NIfTI-1) or 540 (NIfTI-2).
     big_endian
-        Byte order of the file.
+        Whether the file is big-endian.
     shape
-        Voxels along each axis.
+        Number of voxels of a volume along each axis.
     volumes
-        How many volumes follow each other.
+        Number of volumes in the file.
     dtype
-        Of the stored voxels, in the file's byte order.
+        Type of the stored voxels, in the file's byte order.
     scale
-        Factor and summand that make the voxels' values of what is stored;
-        None where that is the value already.
+        Slope and intercept from stored to actual values; None if they are the
+        same.
     offset
-        Where the voxels begin, in bytes.
+        Start of the voxel data, in bytes.
     end
-        Where they end.
+        End of the voxel data, in bytes.
     transforms
-        The fields that place the volume, as they stand in the file.
+        `TRANSFORM_FIELDS`, unchanged, in native byte order.
     notices
-        What is odd.
+        What is unusual about the header.
     """
 
     size: int
@@ -152,74 +161,83 @@ class Header:
 
 
 def parse_header(raw: bytes, name: str, limits: Limits) -> Header:
-    """Read a header and check its fields against each other.
+    """Parse a header and check that its fields are consistent.
 
     Parameters
     ----------
     raw
-        The first bytes of the file, inflated: `HEADER_BYTES` or all there are.
+        The first `MAX_HEADER_BYTES` bytes of the decompressed file, or the whole
+        file if it is shorter.
     name
-        What to call the file in messages.
+        Name of the file in messages.
     limits
-        What it may claim.
+        The maximum size that the header may declare.
 
     Raises
     ------
     VolumeError
-        If it is no header of a NIfTI file, or its fields contradict each other.
+        If this is not the header of a NIfTI file, or its fields are invalid or
+        contradict each other.
     LimitError
-        If it claims more than the limits.
+        If the declared size exceeds a limit.
     GeometryError
-        If its lengths are not in mm.
+        If lengths are not in mm.
     """
     size, big_endian = _version(raw, name)
-    layout = _NIFTI1 if size == 348 else _NIFTI2
+    layout = _NIFTI1 if size == _NIFTI1_BYTES else _NIFTI2
     stored = np.frombuffer(raw[:size], layout.newbyteorder(">") if big_endian else layout)[0]
     fields: Fields = {key: np.array(stored[key]) for key in layout.names or ()}
     fields = {key: value.astype(value.dtype.newbyteorder("=")) for key, value in fields.items()}
     _check_magic(fields["magic"].item(), size, name)
     shape, volumes = _dimensions(fields["dim"].tolist(), name)
-    kind = _kind(int(fields["datatype"]), int(fields["bitpix"]), name)
-    offset = _offset(float(fields["vox_offset"]), size, name, limits)
+    dtype = _voxel_dtype(int(fields["datatype"]), int(fields["bitpix"]), name)
+    offset = _voxel_offset(float(fields["vox_offset"]), size, name, limits)
     voxels = math.prod(shape)
-    end = offset + voxels * volumes * kind.itemsize
+    end = offset + voxels * volumes * dtype.itemsize
     limits.check_header(name, voxels, end, resident_bytes())
     check_units(int(fields["xyzt_units"]), name)
     scale, notices = _scale(float(fields["scl_slope"]), float(fields["scl_inter"]), name)
     transforms = {key: fields[key] for key in TRANSFORM_FIELDS}
-    dtype = kind.newbyteorder(">" if big_endian else "<")
+    dtype = dtype.newbyteorder(">" if big_endian else "<")
     return Header(size, big_endian, shape, volumes, dtype, scale, offset, end, transforms, notices)
 
 
 def check_extensions(raw: bytes, header: Header, name: str) -> None:
-    """Refuse header extensions that do not fit between header and voxels.
+    """Check that the header extensions fit between the header and the voxel data.
 
     Parameters
     ----------
     raw
-        The file's bytes up to the voxels.
+        The file's bytes up to the voxel data.
+    header
+        The parsed header.
+    name
+        Name of the file in messages.
 
     Raises
     ------
     VolumeError
-        If one is of impossible size.
+        If an extension has an impossible size.
     """
-    at = header.size + 4
+    position = header.size + 4
     if not raw[header.size]:
         return
-    while at < header.offset:
-        length = int(np.frombuffer(raw[at : at + 4], ">i4" if header.big_endian else "<i4")[0])
-        if not 8 <= length <= header.offset - at:
+    int32 = ">i4" if header.big_endian else "<i4"
+    while position < header.offset:
+        length = int(np.frombuffer(raw[position : position + 4], int32)[0])
+        available = header.offset - position
+        if not 8 <= length <= available:
             raise VolumeError(
-                f"{name}: a header extension of {length} bytes where {header.offset - at} are; "
-                "write the file again with its source program",
+                f"{name}: a header extension of {length} bytes, but there is room for "
+                f"{available}; {_REWRITE}",
                 code=ErrorCode.NIFTI_EXTENSION,
             )
-        at += length
+        position += length
 
 
 def _version(raw: bytes, name: str) -> tuple[int, bool]:
-    for size in (348, 540):
+    """Size of the header, which identifies the version, and whether it is big-endian."""
+    for size in HEADER_SIZES:
         for big_endian in (False, True):
             if len(raw) >= size and raw[:4] == size.to_bytes(4, "big" if big_endian else "little"):
                 return size, big_endian
@@ -232,80 +250,90 @@ def _version(raw: bytes, name: str) -> tuple[int, bool]:
 def _check_magic(magic: bytes, size: int, name: str) -> None:
     if magic == _MAGIC[size]:
         return
-    if magic in _PAIR:
+    if magic in _PAIR_MAGIC:
         raise VolumeError(
-            f"{name}: the header of a pair of files (.hdr, .img); convert it to one .nii.gz",
+            f"{name}: the header of a pair of files (.hdr, .img); convert them to one .nii.gz",
             code=ErrorCode.NIFTI_PAIR,
         )
     raise VolumeError(
-        f"{name}: an Analyze or broken header (magic {magic!r}); convert it to NIfTI-1",
+        f"{name}: an Analyze or damaged header (magic {magic!r}); convert it to NIfTI-1",
         code=ErrorCode.NIFTI_HEADER,
     )
 
 
 def _dimensions(dim: list[int], name: str) -> tuple[tuple[int, int, int], int]:
-    count = dim[0]
-    if not 1 <= count <= 7:
+    """Shape of a volume, and the number of volumes."""
+    ndim = dim[0]
+    if not 1 <= ndim <= 7:
         raise VolumeError(
-            f"{name}: the header claims {count} dimensions", code=ErrorCode.NIFTI_NDIM
+            f"{name}: the header declares {ndim} dimensions, not 1 to 7; {_REWRITE}",
+            code=ErrorCode.NIFTI_NDIM,
         )
-    if count < 3:
+    if ndim < 3:
         raise VolumeError(
-            f"{name}: an image of {count} dimensions; give a 3-D volume", code=ErrorCode.NIFTI_FLAT
+            f"{name}: an image of {ndim} dimensions; give a 3-D volume", code=ErrorCode.NIFTI_FLAT
         )
-    extents = dim[1 : count + 1]
+    extents = dim[1 : ndim + 1]
     if min(extents) < 1:
         raise VolumeError(
-            f"{name}: dimensions {extents} are not all positive", code=ErrorCode.NIFTI_DIM
+            f"{name}: dimensions {extents} are not all positive; {_REWRITE}",
+            code=ErrorCode.NIFTI_DIM,
         )
     if any(n > 1 for n in extents[4:]):
         raise VolumeError(
-            f"{name}: an image of {count} dimensions ({extents}); give a 3-D volume",
+            f"{name}: an image of {ndim} dimensions ({extents}); give a 3-D volume",
             code=ErrorCode.NIFTI_NDIM,
         )
-    return (extents[0], extents[1], extents[2]), extents[3] if count > 3 else 1
+    return (extents[0], extents[1], extents[2]), extents[3] if ndim > 3 else 1
 
 
-def _kind(datatype: int, bitpix: int, name: str) -> np.dtype[Any]:
-    if datatype not in _TYPES:
-        what = _NO_NUMBERS.get(datatype, "unknown")
+def _voxel_dtype(datatype: int, bitpix: int, name: str) -> np.dtype[Any]:
+    if datatype not in _DTYPES:
+        description = _UNSUPPORTED_DATATYPES.get(datatype, "unknown")
         raise VolumeError(
-            f"{name}: voxels of type {datatype} ({what}); one real number each is needed",
+            f"{name}: voxels of type {datatype} ({description}); convert them to real numbers",
             code=ErrorCode.NIFTI_DATATYPE,
         )
-    kind = np.dtype(_TYPES[datatype])
-    if bitpix != 8 * kind.itemsize:
+    dtype = np.dtype(_DTYPES[datatype])
+    if bitpix != 8 * dtype.itemsize:
         raise VolumeError(
-            f"{name}: voxels of type {datatype} have {8 * kind.itemsize} bits, "
-            f"but the header says {bitpix}",
+            f"{name}: voxels of type {datatype} have {8 * dtype.itemsize} bits, "
+            f"but the header says {bitpix}; {_REWRITE}",
             code=ErrorCode.NIFTI_BITPIX,
         )
-    return kind
+    return dtype
 
 
-def _offset(offset: float, size: int, name: str, limits: Limits) -> int:
+def _voxel_offset(offset: float, size: int, name: str, limits: Limits) -> int:
     if not size + 4 <= offset <= limits.max_bytes or offset != int(offset):
         raise VolumeError(
-            f"{name}: the header says that the voxels begin at byte {offset:g}; "
-            f"{size + 4} is the first that can be",
+            f"{name}: the header says that the voxel data start at byte {offset:g}, but they "
+            f"cannot start before byte {size + 4} or after byte {limits.max_bytes}; {_REWRITE}",
             code=ErrorCode.NIFTI_OFFSET,
         )
     return int(offset)
 
 
 def check_units(units: int, name: str) -> None:
-    """Refuse lengths in another unit than mm (or none named), by the field ``xyzt_units``.
+    """Check that lengths are in mm.
+
+    Parameters
+    ----------
+    units
+        The field ``xyzt_units``; lengths without a unit are taken as mm.
+    name
+        Name of the file in messages.
 
     Raises
     ------
     GeometryError
-        If the unit is another, or not defined.
+        If the unit is another one, or undefined.
     """
     code = units & 7
     if code not in (0, 2):
-        unit = _UNITS.get(code, f"a unit that is not defined ({code})")
+        unit = _UNITS.get(code, f"an undefined unit ({code})")
         raise GeometryError(
-            f"{name}: the header gives lengths in {unit}; convert it to mm",
+            f"{name}: lengths in the header are in {unit}; convert them to mm",
             code=ErrorCode.NIFTI_UNITS,
         )
 
@@ -313,13 +341,14 @@ def check_units(units: int, name: str) -> None:
 def _scale(
     slope: float, intercept: float, name: str
 ) -> tuple[tuple[float, float] | None, tuple[Notice, ...]]:
+    """Slope and intercept, or None if the stored values need no scaling."""
     if not math.isfinite(slope):
-        return None, (Notice(WarningCode.NIFTI_SCALE, f"the scale factor {slope} was left out"),)
+        return None, (Notice(WarningCode.NIFTI_SCALE, f"the scale factor {slope} was ignored"),)
     if not slope:
         return None, ()
     if not math.isfinite(intercept):
         raise VolumeError(
-            f"{name}: the voxels are to be shifted by {intercept}; write the file again",
+            f"{name}: the intercept (scl_inter) is {intercept}; {_REWRITE}",
             code=ErrorCode.NIFTI_SCALE,
         )
     return None if (slope, intercept) == (1, 0) else (slope, intercept), ()

@@ -1,4 +1,4 @@
-"""What a volume keeps of its NIfTI header, so that outputs repeat it bit for bit."""
+"""The part of a NIfTI header that outputs reproduce bit for bit."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ from cnnres_infer.readers.nifti.header import Fields
 
 @dataclass(frozen=True, eq=False)
 class NiftiSource:
-    """The source of a volume that was read from NIfTI.
+    """`Volume.source` of a volume that was read from NIfTI.
 
     Attributes
     ----------
     transforms
-        `cnnres_infer.readers.nifti.header.TRANSFORM_FIELDS` as they stood in the
-        file.
+        `cnnres_infer.readers.nifti.header.TRANSFORM_FIELDS` of the input,
+        unchanged.
     """
 
     transforms: Fields

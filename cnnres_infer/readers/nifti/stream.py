@@ -1,7 +1,7 @@
-"""NIfTI files, read to their end and verified before they are parsed.
+"""Reading NIfTI files to their end, and verifying them before they are used.
 
-A file is inflated once, piece by piece, and never past what its header claims;
-the bytes that passed are what is parsed.
+A file is decompressed once, in chunks, and never beyond the size that its header
+declares. What is parsed are the very bytes that were verified.
 """
 
 import io
@@ -15,28 +15,34 @@ from typing import BinaryIO
 from cnnres_infer.codes import ErrorCode
 from cnnres_infer.errors import LimitError, VolumeError
 from cnnres_infer.limits import Limits
-from cnnres_infer.readers.nifti.header import HEADER_BYTES, Header, check_extensions, parse_header
+from cnnres_infer.readers.nifti.header import (
+    MAX_HEADER_BYTES,
+    Header,
+    check_extensions,
+    parse_header,
+)
 
 SUFFIXES = (".nii.gz", ".nii")
 GZIP = b"\x1f\x8b"
-_GZIP_WITH_CRC = 31
-_CHUNK = 1 << 16
-_PIECE = 1 << 20
-# Every member costs a copy of a chunk; block-wise compressors make one per 64 KiB.
-_MOST_MEMBERS = 1 << 16
-_AGAIN = "copy it again from its source"
+# zlib's `wbits` for a gzip stream with the largest window.
+_GZIP_WBITS = 31
+_READ_BYTES = 1 << 16
+_CHUNK_BYTES = 1 << 20
+# Each gzip member costs a copy of the bytes read; block compressors write one per 64 KiB.
+_MAX_MEMBERS = 1 << 16
+_COPY_AGAIN = "copy it again from its source"
 
 
 @dataclass(frozen=True, eq=False)
 class VerifiedStream:
-    """The content of a NIfTI file, whole and in agreement with its header.
+    """The complete content of a NIfTI file, consistent with its header.
 
     Attributes
     ----------
     content
-        The inflated bytes, in memory, from their start.
+        The decompressed bytes, in memory, positioned at the start.
     header
-        What they say of themselves.
+        The parsed header.
     """
 
     content: io.BytesIO
@@ -44,7 +50,7 @@ class VerifiedStream:
 
 
 def stem(path: Path) -> str:
-    """Name of a volume without its suffixes, in lower case; never fails."""
+    """File name without ``.nii`` and ``.gz``, in lower case, whatever its suffix is."""
     return path.name.lower().removesuffix(".gz").removesuffix(".nii")
 
 
@@ -54,7 +60,7 @@ def volume_name(path: Path) -> str:
     Raises
     ------
     VolumeError
-        If the suffix is not one of NIfTI's.
+        If the name does not end in ``.nii`` or ``.nii.gz``.
     """
     for suffix in SUFFIXES:
         if path.name.lower().endswith(suffix) and len(path.name) > len(suffix):
@@ -65,35 +71,35 @@ def volume_name(path: Path) -> str:
             code=ErrorCode.NIFTI_PAIR,
         )
     raise VolumeError(
-        f"{path}: not a NIfTI file name; give a file that ends in .nii or .nii.gz",
+        f"{path}: not a NIfTI file name; give a file whose name ends in .nii or .nii.gz",
         code=ErrorCode.FILE_NAME,
     )
 
 
 def read_verified(path: Path, limits: Limits) -> VerifiedStream:
-    """Read a NIfTI file completely, and refuse it if anything in it is amiss.
+    """Read a NIfTI file completely and verify it.
 
     Raises
     ------
     VolumeError
-        If it cannot be read, is damaged, or contradicts its header.
+        If the file cannot be read, is damaged, or contradicts its header.
     LimitError
-        If it holds or claims more than the limits.
+        If its size, or the size that its header declares, exceeds a limit.
     GeometryError
-        If its lengths are not in mm.
+        If lengths are not in mm.
     """
     volume_name(path)
-    _check_kind(path, limits)
+    _check_file(path, limits)
     try:
         with path.open("rb") as file:
-            return _verified(_pieces(file, path), path, limits)
+            return _verify(_chunks(file, path), path, limits)
     except OSError as error:
         raise VolumeError(
             f"{path}: {error.strerror or error}", code=ErrorCode.FILE_ACCESS
         ) from error
 
 
-def _check_kind(path: Path, limits: Limits) -> None:
+def _check_file(path: Path, limits: Limits) -> None:
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -105,102 +111,112 @@ def _check_kind(path: Path, limits: Limits) -> None:
         kind = "directory" if stat.S_ISDIR(status.st_mode) else "device or pipe"
         raise VolumeError(f"{path}: a {kind}; give a file", code=ErrorCode.FILE_KIND)
     if not status.st_size:
-        raise VolumeError(f"{path}: the file is empty; {_AGAIN}", code=ErrorCode.FILE_EMPTY)
+        raise VolumeError(f"{path}: the file is empty; {_COPY_AGAIN}", code=ErrorCode.FILE_EMPTY)
     if status.st_size > limits.max_bytes:
         raise LimitError(
-            f"{path}: {status.st_size} bytes, more than --max-bytes {limits.max_bytes}",
+            f"{path}: {status.st_size} bytes, more than `max_bytes` ({limits.max_bytes})",
             code=ErrorCode.LIMIT_BYTES,
         )
 
 
-def _verified(pieces: Iterator[bytes], path: Path, limits: Limits) -> VerifiedStream:
+def _verify(chunks: Iterator[bytes], path: Path, limits: Limits) -> VerifiedStream:
     content, name = io.BytesIO(), str(path)
     header = None
-    for piece in pieces:
-        content.write(piece)
-        if header is None and content.tell() >= HEADER_BYTES:
-            header = parse_header(content.getvalue()[:HEADER_BYTES], name, limits)
+    for chunk in chunks:
+        content.write(chunk)
+        if header is None and content.tell() >= MAX_HEADER_BYTES:
+            header = parse_header(content.getvalue()[:MAX_HEADER_BYTES], name, limits)
         if header is not None and content.tell() > header.end:
-            raise VolumeError(
-                f"{path}: more than the {header.end} bytes that its header describes; "
-                "the header is wrong, or something was added",
-                code=ErrorCode.NIFTI_EXCESS,
-            )
-    length = content.tell()
+            raise _excess(path, header)
     if header is None:
         header = parse_header(content.getvalue(), name, limits)
-    if length < header.offset:
-        raise VolumeError(
-            f"{path}: ends at byte {length}, before its voxels at {header.offset}",
-            code=ErrorCode.NIFTI_OFFSET,
-        )
-    if length != header.end:
-        fault, code = (
-            ("of voxels are missing", ErrorCode.NIFTI_TRUNCATED)
-            if length < header.end
-            else ("are too many", ErrorCode.NIFTI_EXCESS)
-        )
-        raise VolumeError(f"{path}: {abs(header.end - length)} bytes {fault}; {_AGAIN}", code=code)
+    _check_length(content.tell(), header, path)
     with content.getbuffer() as raw:
         check_extensions(bytes(raw[: header.offset]), header, name)
     content.seek(0)
     return VerifiedStream(content, header)
 
 
-def _pieces(file: BinaryIO, path: Path) -> Iterator[bytes]:
-    first = file.read(_CHUNK)
-    compressed = path.name.lower().endswith(".gz")
-    if first.startswith(GZIP) != compressed:
-        fault = "not compressed with gzip" if compressed else "compressed with gzip"
-        right = ".nii" if compressed else ".nii.gz"
+def _check_length(length: int, header: Header, path: Path) -> None:
+    if length < header.offset:
         raise VolumeError(
-            f"{path}: {fault}, against its name; if it is sound, name it {right}",
+            f"{path}: ends at byte {length}, before its voxel data at byte {header.offset}; "
+            f"{_COPY_AGAIN}",
+            code=ErrorCode.NIFTI_OFFSET,
+        )
+    if length < header.end:
+        raise VolumeError(
+            f"{path}: {header.end - length} bytes of voxel data are missing; {_COPY_AGAIN}",
+            code=ErrorCode.NIFTI_TRUNCATED,
+        )
+    if length > header.end:
+        raise _excess(path, header)
+
+
+def _excess(path: Path, header: Header) -> VolumeError:
+    return VolumeError(
+        f"{path}: more than the {header.end} bytes that its header describes; correct the header, "
+        "or remove what was appended",
+        code=ErrorCode.NIFTI_EXCESS,
+    )
+
+
+def _chunks(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    """Decompressed content of a file, which must be compressed as its name says."""
+    chunk = file.read(_READ_BYTES)
+    compressed = path.name.lower().endswith(".gz")
+    if chunk.startswith(GZIP) != compressed:
+        found = "not compressed with gzip" if compressed else "compressed with gzip"
+        suffix = ".nii" if compressed else ".nii.gz"
+        raise VolumeError(
+            f"{path}: {found}, which contradicts its name; if it is intact, rename it to {suffix}",
             code=ErrorCode.NIFTI_GZIP,
         )
     if compressed:
-        yield from _inflated(file, first, path)
+        yield from _decompress(file, chunk, path)
         return
-    while first:
-        yield first
-        first = file.read(_PIECE)
+    while chunk:
+        yield chunk
+        chunk = file.read(_CHUNK_BYTES)
 
 
-def _inflated(file: BinaryIO, pending: bytes, path: Path) -> Iterator[bytes]:
-    for _ in range(_MOST_MEMBERS):
-        member = zlib.decompressobj(wbits=_GZIP_WITH_CRC)
+def _decompress(file: BinaryIO, pending: bytes, path: Path) -> Iterator[bytes]:
+    """Decompress all gzip members of a file whose first bytes, `pending`, were already read."""
+    for _ in range(_MAX_MEMBERS):
+        member = zlib.decompressobj(wbits=_GZIP_WBITS)
         while not member.eof:
-            fed = pending or file.read(_CHUNK)
+            compressed = pending or file.read(_READ_BYTES)
             try:
-                piece = member.decompress(fed, _PIECE)
+                chunk = member.decompress(compressed, _CHUNK_BYTES)
             except zlib.error as error:
                 raise VolumeError(
-                    f"{path}: damaged ({error}); {_AGAIN}", code=_zlib_code(error)
+                    f"{path}: damaged ({error}); {_COPY_AGAIN}", code=_zlib_code(error)
                 ) from error
-            if not fed and not piece and not member.eof:
+            if not compressed and not chunk and not member.eof:
                 raise VolumeError(
-                    f"{path}: the compressed data end too early; {_AGAIN}",
+                    f"{path}: the compressed data are truncated; {_COPY_AGAIN}",
                     code=ErrorCode.NIFTI_TRUNCATED,
                 )
             pending = member.unconsumed_tail
-            yield piece
+            yield chunk
         pending = member.unused_data
         if len(pending) < len(GZIP):
-            pending += file.read(_CHUNK)
+            pending += file.read(_READ_BYTES)
         if not pending:
             return
         if not pending.startswith(GZIP):
             raise VolumeError(
-                f"{path}: something follows the compressed data; {_AGAIN}",
+                f"{path}: extra bytes after the compressed data; {_COPY_AGAIN}",
                 code=ErrorCode.NIFTI_TRAILING,
             )
     raise VolumeError(
-        f"{path}: compressed in more than {_MOST_MEMBERS} parts; compress it again",
+        f"{path}: more than {_MAX_MEMBERS} gzip members; compress it again",
         code=ErrorCode.NIFTI_GZIP,
     )
 
 
 def _zlib_code(error: zlib.error) -> ErrorCode:
-    """Tell by zlib's message what is damaged: only that parts the four."""
+    """Classify the damage by zlib's message; all its errors have the same type."""
     text = str(error)
     if "data check" in text:
         return ErrorCode.NIFTI_CRC

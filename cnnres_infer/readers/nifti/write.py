@@ -1,4 +1,4 @@
-"""Arrays on a grid to NIfTI files, with the header of the file that the grid came from."""
+"""Writing NIfTI files whose transforms are those of the input's header."""
 
 import gzip
 from pathlib import Path
@@ -20,12 +20,23 @@ def save_volume(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write an array on a grid as NIfTI, completely or not at all; see `volume_bytes`.
+    """Write an array to a NIfTI file, completely or not at all.
+
+    Parameters
+    ----------
+    path
+        The file; compressed if the name ends in ``.gz``.
+    data, grid, source
+        See `volume_bytes`.
+    overwrite
+        Overwrite an existing file.
 
     Raises
     ------
     OutputExistsError
         If the file exists and `overwrite` is False.
+    OutputError
+        If the file cannot be written.
     """
     content = volume_bytes(data, grid, source, compressed=path.name.endswith(".gz"))
     write_all({path: content}, overwrite)
@@ -34,22 +45,26 @@ def save_volume(
 def volume_bytes(
     data: NDArray[np.generic], grid: Grid, source: object = None, *, compressed: bool = True
 ) -> bytes:
-    """Content of a NIfTI file that holds an array on a grid.
+    """Render an array as the content of a NIfTI file.
 
     Parameters
     ----------
     data
         (X, Y, Z).
+    grid
+        The grid of the voxels.
     source
-        `Volume.source` of the volume whose grid it is. Where that came from
-        NIfTI, the transforms of its header (sform, qform, their codes, units)
-        are repeated as they stood there, in the same version of NIfTI.
+        `Volume.source` of the volume on that grid. If it was read from NIfTI,
+        the transforms of its header (sform, qform, their codes, units) are
+        reproduced unchanged, in the same version of NIfTI.
+    compressed
+        Whether to compress the content with gzip.
     """
     import nibabel
 
     transforms = source.transforms if isinstance(source, NiftiSource) else {}
-    wide = transforms and transforms["srow_x"].dtype.itemsize == 8
-    header = (nibabel.Nifti2Header if wide else nibabel.Nifti1Header)()
+    is_nifti2 = transforms and transforms["srow_x"].dtype.itemsize == 8
+    header = (nibabel.Nifti2Header if is_nifti2 else nibabel.Nifti1Header)()
     header.set_data_dtype(data.dtype)
     header.set_data_shape(data.shape)
     header["vox_offset"] = header.single_vox_offset
@@ -62,7 +77,7 @@ def volume_bytes(
         header.set_zooms(grid.spacing)
         if not is_sheared(grid.affine):
             header.set_qform(grid.affine, code="scanner")
-    # Not by nibabel's images, which repair odd transforms that are to be repeated.
+    # nibabel's image classes would repair unusual transforms instead of reproducing them.
     voxels = data.astype(header.get_data_dtype(), copy=False).tobytes(order="F")
     content: bytes = header.binaryblock.ljust(header.single_vox_offset, b"\0") + voxels
     return gzip.compress(content, compresslevel=4, mtime=0) if compressed else content

@@ -210,7 +210,7 @@ def test_rtx_is_taken_where_tensorrt_is_missing(
         (passed,) = predictor.selection.skipped
         predictor.predict(blob_volume()[0])
     assert (passed.backend, passed.expected) == ("tensorrt", False)
-    assert "tensorrt is not installed; to mend it: pip install tensorrt" in passed.reason
+    assert "tensorrt is not installed; to fix it: pip install tensorrt" in passed.reason
     assert "capture" not in fake_machine.cuda.deeds
     assert fake_machine.cuda.leaks == 0
 
