@@ -10,10 +10,19 @@ import torch
 from onnx import numpy_helper
 
 from calibration.blocks import blocks, layers
-from calibration.candidate import Candidate, evened
-from calibration.closeness import Closeness
-from calibration.fake import Graph
-from calibration.plan import INT8_CPU, INT8_TRT, Codes, Scheme, conv_names, make_plan, spared
+from calibration.candidate import Candidate
+from calibration.equalise import equalised
+from calibration.fake_quant import TorchGraph
+from calibration.logit_error import LogitError
+from calibration.plan import (
+    INT8_CPU,
+    INT8_TRT,
+    QParams,
+    Scheme,
+    conv_names,
+    keep_in_float,
+    make_plan,
+)
 from calibration.qdq import quantised
 from calibration.ranges import OBSERVERS, observe
 from cnnres_infer.core.arrays import FloatArray
@@ -63,7 +72,7 @@ def test_the_float_graph_in_torch_is_the_network(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
     with torch.no_grad():
-        output = Graph(network)(torch.from_numpy(images)).numpy()
+        output = TorchGraph(network)(torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(output, computed(network, images), atol=1e-6)
 
 
@@ -71,7 +80,7 @@ def test_equalised_channels_change_nothing_in_float(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
     model = rewritten(network, INT8_CPU.passes)
-    even = evened(model, images)
+    even = equalised(model, images)
     changed = {
         a.name
         for a, b in zip(model.graph.initializer, even.graph.initializer, strict=True)
@@ -88,7 +97,7 @@ def test_torch_computes_what_the_int8_file_does(
 ) -> None:
     made = candidate(network, images, scheme)
     with torch.no_grad():
-        fake = Graph(made.model, made.plan)(torch.from_numpy(images)).numpy()
+        fake = TorchGraph(made.model, made.plan)(torch.from_numpy(images)).numpy()
     real, exact = computed(made.onnx, images), computed(network, images)
     assert np.abs(real - exact).mean() > 1e-3
     assert np.abs(fake - real).mean() < 0.2 * np.abs(real - exact).mean()
@@ -127,7 +136,7 @@ def test_tensorrt_gets_symmetric_codes_and_float_biases(
 def test_the_residual_option_quantises_what_additions_take(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
-    scheme = Scheme("t", symmetric=True, everywhere=False, residuals=True, int32_bias=False)
+    scheme = Scheme("t", symmetric=True, all_activations=False, residuals=True, int32_bias=False)
     plan = make_plan(network, observe(network, images, OBSERVERS[0]), scheme)
     assert {"pool", "conv2"} <= set(plan.tensors)
 
@@ -142,23 +151,23 @@ def test_pooled_and_upsampled_images_share_their_codes(
         "up": "bottom",
         "head.channels-last": "last_relu",
     }
-    assert plan.codes("pool") is plan.codes("stem_relu")
-    assert plan.codes("stem") is None  # fused with its ReLU
-    assert plan.codes("head.product") is None  # a matrix product gives floats
+    assert plan.qparams("pool") is plan.qparams("stem_relu")
+    assert plan.qparams("stem") is None  # fused with its ReLU
+    assert plan.qparams("head.product") is None  # a matrix product gives floats
 
 
 def test_sparing_nothing_changes_nothing(network: onnx.ModelProto, images: FloatArray) -> None:
     made = candidate(network, images, INT8_CPU)
-    assert spared(made.model, made.plan, frozenset()) == made.plan
+    assert keep_in_float(made.model, made.plan, frozenset()) == made.plan
     bare = made.in_float(blocks(made.model))
     assert bare.plan.convs == frozenset()
     assert "images" not in bare.plan.tensors  # taken by the stem alone, which is float now
 
 
 def test_codes_take_in_zero_and_both_ends() -> None:
-    assert Codes.spanning(-1.0, 3.0, INT8_CPU) == Codes(4 / 255, 64)
-    assert Codes.spanning(2.0, 3.0, INT8_CPU) == Codes(3 / 255, 0)
-    assert Codes.spanning(-2.0, 1.0, INT8_TRT) == Codes(2 / 127, 0)
+    assert QParams.covering(-1.0, 3.0, INT8_CPU) == QParams(4 / 255, 64)
+    assert QParams.covering(2.0, 3.0, INT8_CPU) == QParams(3 / 255, 0)
+    assert QParams.covering(-2.0, 1.0, INT8_TRT) == QParams(2 / 127, 0)
 
 
 def test_weights_are_rounded_for_each_output_channel(
@@ -180,8 +189,8 @@ def test_what_lies_among_floats_is_not_rounded(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
     made = candidate(network, images, INT8_CPU)
-    spared_names = {"stem", "norm.gain", "conv1", "conv2"}
-    mixed = made.in_float([x for x in layers(made.model) if x.name in spared_names])
+    in_float = {"stem", "norm.gain", "conv1", "conv2"}
+    mixed = made.in_float([x for x in layers(made.model) if x.name in in_float])
     among_floats = {"images", "stem_relu", "pool", "norm_relu", "conv1_relu", "conv2"}
     assert not among_floats & {*mixed.plan.tensors, *mixed.plan.sharing}
     assert {"trunk", "bottom"} <= set(mixed.plan.tensors)  # taken by convolutions in INT8
@@ -216,7 +225,7 @@ def test_layers_of_one_block_stay_together(network: onnx.ModelProto) -> None:
 
 def test_calibrating_without_any_pixel_near_the_threshold_is_refused(images: FloatArray) -> None:
     with pytest.raises(UsageError, match="with lesions"):
-        Closeness(images, np.zeros_like(images), 0.5)
+        LogitError(images, np.zeros_like(images), 0.5)
 
 
 def test_constants_that_another_node_takes_are_left_alone(
@@ -232,12 +241,12 @@ def test_constants_that_another_node_takes_are_left_alone(
 
 def test_logits_near_the_threshold_tell_candidates_apart(images: FloatArray) -> None:
     expected = images * 0.98 + 0.01
-    closeness = Closeness(images, expected, 0.5)
-    assert closeness(lambda x: x * 0.98 + 0.01) == pytest.approx(0, abs=1e-5)
+    logit_error = LogitError(images, expected, 0.5)
+    assert logit_error(lambda x: x * 0.98 + 0.01) == pytest.approx(0, abs=1e-5)
 
     def moved(by: float) -> float:
         odds = (1 / (0.98 * images + 0.01) - 1) * np.exp(by)
-        return closeness(lambda _: (1 / (1 + odds)).astype(np.float32))
+        return logit_error(lambda _: (1 / (1 + odds)).astype(np.float32))
 
     assert (moved(0.1), moved(0.3)) == pytest.approx((0.1, 0.3), rel=1e-3)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from calibration.fake import Graph
+from calibration.fake_quant import TorchGraph
 from calibration.plan import INT8_CPU
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.arrays import FloatArray
@@ -68,7 +68,7 @@ def test_the_algebra_in_double_precision(passes: tuple[str, ...]) -> None:
     images = torch.rand(2, 1, 32, 32, dtype=torch.double)
     with torch.no_grad():
         output, expected = (
-            Graph(model).double()(images) for model in (rewritten(network, passes), network)
+            TorchGraph(model).double()(images) for model in (rewritten(network, passes), network)
         )
     torch.testing.assert_close(output, expected, rtol=0, atol=2e-7)
 
