@@ -209,7 +209,7 @@ def test_what_the_target_could_not_install_gets_no_lock(
     monkeypatch.setattr("wheels.gather._pip", FakePip(failing="install"))
     lock = requirements_lock(tmp_path, "cpu")
     lock.write_text(f"an older one, of the same wheel: {NEW}", encoding="utf-8")
-    with pytest.raises(GatherError, match="renew it"):
+    with pytest.raises(GatherError, match="update it"):
         gather(tmp_path)
     assert not lock.exists()
 
