@@ -9,12 +9,11 @@ from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.case import Case
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.spec import ModelSpec
-from cnnres_infer.pipeline.deadline import Stopwatch
 from cnnres_infer.pipeline.mask import binarize
-from cnnres_infer.pipeline.prepare import prepare
 from cnnres_infer.pipeline.slices.back import VolumeAssembler
-from cnnres_infer.pipeline.slices.batches import SliceBatch, to_batches
+from cnnres_infer.pipeline.slices.batches import SliceBatch
 from cnnres_infer.pipeline.slices.geometry import SliceGeometry
+from export.slices import slices_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,14 +84,10 @@ class Scan:
         truth
             The expert mask (X, Y, Z) on the grid of the case's volume, if there is one.
         """
-        prepared = prepare(case, spec, Stopwatch())
-        grid, geometry = case.volume.grid, prepared.geometry
-        (batch,) = to_batches(
-            prepared.volumes, prepared.brain.mask, geometry, spec.slices, max(grid.shape)
-        )
+        geometry, batch = slices_of(case, spec)
         lesions = None
         if truth is not None:
             planes = geometry.planes(truth)[batch.z].astype(np.float32)
             lesions = geometry.to_pixels(planes) > 0.5
-        whole = WholeVolume(grid, geometry, batch, truth)
+        whole = WholeVolume(case.volume.grid, geometry, batch, truth)
         return cls(case.name, patient, batch.images, lesions, whole)

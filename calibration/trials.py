@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
-from statistics import median
 from typing import Any
 
 import onnx
@@ -24,7 +23,7 @@ from cnnres_infer.host.machine import usable_cores
 from cnnres_infer.pipeline.infer import Network
 from cnnres_infer.verification.agreement import Gate
 from export.passes import rewritten
-from export.timing import interleaved
+from export.timing import median_seconds
 
 _MIXED_CANDIDATES = 3
 _LARGEST_FLOAT_SHARE = 0.8
@@ -131,14 +130,14 @@ class Search:
     tune: Callable[[Candidate], Candidate] | None
 
     def run(self, scheme: Scheme, report: Callable[[Trial], None]) -> SearchResult:
-        """Try candidates in order of effort until one passes the gate.
+        """Try candidates, in order of effort.
 
         1. Ranges by every observer, each without and with equalisation.
         2. The best of these, with bias correction.
-        3. The best so far, fine-tuned, unless one has passed.
-        4. The three best before fine-tuning in mixed precision, with more and
-           more blocks in float until the gate is passed, unless one has passed.
-           (Fine-tuned weights are no closer to PyTorch's in float.)
+        3. If none has passed the gate: the candidate of the smallest error, fine-tuned.
+        4. If none has passed yet: the three of the smallest errors before
+           fine-tuning, in mixed precision, with more and more blocks in float
+           until they pass. (Fine-tuned weights are no better in float.)
 
         Parameters
         ----------
@@ -226,8 +225,8 @@ class Search:
             "float": lambda: run_all(self._float_engine, few),
             "candidate": lambda: network(few),
         }
-        seconds = interleaved(cases, _TIMED_ROUNDS)
-        return median(seconds["float"]) / median(seconds["candidate"])
+        seconds = median_seconds(cases, _TIMED_ROUNDS)
+        return seconds["float"] / seconds["candidate"]
 
     @property
     def _statistics_images(self) -> FloatArray:
