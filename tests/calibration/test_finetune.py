@@ -53,14 +53,14 @@ def test_fine_tuning_brings_int8_closer_to_float(
         assert any(plan.tensors[n].scale != made.plan.tensors[n].scale for n in plan.tensors)
 
 
-def test_fine_tuning_gives_the_same_twice(network: onnx.ModelProto, images: FloatArray) -> None:
+def test_fine_tuning_is_deterministic(network: onnx.ModelProto, images: FloatArray) -> None:
     made = Candidate.observed("m", network, INT8_TRT, images, OBSERVERS[0])
     first, second = (tuned(network, images, made.plan, made.model, 3)[1] for _ in range(2))
     assert first[0].SerializeToString() == second[0].SerializeToString()
     assert first[1] == second[1]
 
 
-def test_corrected_biases_bring_the_means_back(
+def test_bias_correction_restores_the_channel_means(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
     made = Candidate.observed(
@@ -80,7 +80,7 @@ def test_corrected_biases_bring_the_means_back(
     assert max(np.abs(shifted[name] - exact[name]).max() for name in made.plan.convs) > 1e-3
 
 
-def test_disagreement_counts_spots_and_forgets_what_is_beyond_the_margin() -> None:
+def test_disagreement_counts_small_lesions_and_ignores_what_is_beyond_the_margin() -> None:
     empty, spot = torch.full((1, 1, 16, 16), 1e-5), torch.full((1, 1, 16, 16), 1e-5)
     spot[..., 4:6, 4:6] = 0.99
     assert disagreement(spot, spot, 4.0) < 1e-6

@@ -40,7 +40,7 @@ def test_the_same_network_agrees_with_itself(scans: tuple[Scan, ...], spec: Mode
     assert reference == candidate > 0.3
 
 
-def test_what_falls_short_is_named(scans: tuple[Scan, ...], spec: ModelSpec) -> None:
+def test_the_figures_that_miss_the_gate_are_named(scans: tuple[Scan, ...], spec: ModelSpec) -> None:
     verdict = Judge(scans, spec, bright)(lambda images: bright(images - 0.1))
     misses = verdict.misses(GATES["int8"])
     assert any(text.startswith("mean Dice of slices 0.") for text in misses)

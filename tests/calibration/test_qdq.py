@@ -29,6 +29,7 @@ from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.engines.onnxruntime.cpu import DISABLED_OPTIMIZERS
 from cnnres_infer.errors import UsageError
 from export.passes import rewritten
+from tests.calibration.conftest import computed
 
 TRANSPOSED = replace(
     INT8_CPU, variant="transposed convolutions", passes=("upsampling-to-transposed-convs",)
@@ -36,14 +37,6 @@ TRANSPOSED = replace(
 SCHEMES = pytest.mark.parametrize(
     "scheme", [INT8_CPU, INT8_TRT, TRANSPOSED], ids=lambda s: s.variant
 )
-
-
-def computed(model: onnx.ModelProto | bytes, images: FloatArray) -> FloatArray:
-    content = model if isinstance(model, bytes) else model.SerializeToString()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {"images": images})[0])
 
 
 def candidate(network: onnx.ModelProto, images: FloatArray, scheme: Scheme) -> Candidate:
@@ -68,7 +61,7 @@ def kernels(content: bytes, images: FloatArray, folder: Path) -> list[str]:
     return [e["args"]["op_name"] for e in events if e["name"].endswith("_kernel_time")]
 
 
-def test_the_float_graph_in_torch_is_the_network(
+def test_the_torch_graph_computes_what_the_onnx_file_does(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
     with torch.no_grad():
@@ -76,7 +69,7 @@ def test_the_float_graph_in_torch_is_the_network(
     np.testing.assert_allclose(output, computed(network, images), atol=1e-6)
 
 
-def test_equalised_channels_change_nothing_in_float(
+def test_equalisation_changes_nothing_in_float(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
     model = rewritten(network, INT8_CPU.passes)
@@ -92,7 +85,7 @@ def test_equalised_channels_change_nothing_in_float(
 
 
 @SCHEMES
-def test_torch_computes_what_the_int8_file_does(
+def test_fake_quantisation_simulates_the_int8_file(
     network: onnx.ModelProto, images: FloatArray, scheme: Scheme
 ) -> None:
     made = candidate(network, images, scheme)
@@ -116,7 +109,7 @@ def test_onnx_runtime_computes_every_planned_convolution_in_int8(
     assert mixed.name == "minmax; in float: last"
 
 
-def test_tensorrt_gets_symmetric_codes_and_float_biases(
+def test_tensorrt_gets_symmetric_activations_and_float_biases(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
     model = onnx.load_from_string(candidate(network, images, INT8_TRT).onnx)
@@ -133,7 +126,7 @@ def test_tensorrt_gets_symmetric_codes_and_float_biases(
     assert "BatchNormalization" in {node.op_type for node in model.graph.node}
 
 
-def test_the_residual_option_quantises_what_additions_take(
+def test_the_residual_option_quantises_the_inputs_of_additions(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
     scheme = Scheme("t", symmetric=True, all_activations=False, residuals=True, int32_bias=False)
@@ -141,7 +134,7 @@ def test_the_residual_option_quantises_what_additions_take(
     assert {"pool", "conv2"} <= set(plan.tensors)
 
 
-def test_pooled_and_upsampled_images_share_their_codes(
+def test_pooled_and_upsampled_activations_share_their_parameters(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
     plan = candidate(network, images, INT8_CPU).plan
@@ -156,7 +149,9 @@ def test_pooled_and_upsampled_images_share_their_codes(
     assert plan.qparams("head.product") is None  # a matrix product gives floats
 
 
-def test_sparing_nothing_changes_nothing(network: onnx.ModelProto, images: FloatArray) -> None:
+def test_keeping_nothing_in_float_changes_nothing(
+    network: onnx.ModelProto, images: FloatArray
+) -> None:
     made = candidate(network, images, INT8_CPU)
     assert keep_in_float(made.model, made.plan, frozenset()) == made.plan
     bare = made.in_float(blocks(made.model))
@@ -164,13 +159,13 @@ def test_sparing_nothing_changes_nothing(network: onnx.ModelProto, images: Float
     assert "images" not in bare.plan.tensors  # taken by the stem alone, which is float now
 
 
-def test_codes_take_in_zero_and_both_ends() -> None:
+def test_quantisation_parameters_cover_zero_and_both_ends() -> None:
     assert QParams.covering(-1.0, 3.0, INT8_CPU) == QParams(4 / 255, 64)
     assert QParams.covering(2.0, 3.0, INT8_CPU) == QParams(3 / 255, 0)
     assert QParams.covering(-2.0, 1.0, INT8_TRT) == QParams(2 / 127, 0)
 
 
-def test_weights_are_rounded_for_each_output_channel(
+def test_weights_are_quantised_per_output_channel(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
     made = candidate(network, images, INT8_CPU)
@@ -185,7 +180,7 @@ def test_weights_are_rounded_for_each_output_channel(
     assert constants["last.bias.codes"].dtype == np.int32
 
 
-def test_what_lies_among_floats_is_not_rounded(
+def test_activations_between_float_nodes_are_not_quantised(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
     made = candidate(network, images, INT8_CPU)
@@ -196,7 +191,7 @@ def test_what_lies_among_floats_is_not_rounded(
     assert {"trunk", "bottom"} <= set(mixed.plan.tensors)  # taken by convolutions in INT8
 
 
-def test_blocks_take_in_all_layers_by_their_share(network: onnx.ModelProto) -> None:
+def test_blocks_hold_all_layers_with_their_shares(network: onnx.ModelProto) -> None:
     plain = rewritten(network, INT8_TRT.passes)
     together, single = blocks(plain), layers(plain)
     assert [x.name for x in single] == ["stem", "conv1", "conv2", "bottom", "expand", "last"]
@@ -228,7 +223,7 @@ def test_calibrating_without_any_pixel_near_the_threshold_is_refused(images: Flo
         LogitError(images, np.zeros_like(images), 0.5)
 
 
-def test_constants_that_another_node_takes_are_left_alone(
+def test_constants_that_another_node_shares_are_left_alone(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
     model = onnx.ModelProto()

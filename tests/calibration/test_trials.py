@@ -46,13 +46,13 @@ def mixed(trials: tuple[Trial, ...]) -> list[Trial]:
     return [trial for trial in trials if "in float" in trial.candidate.name]
 
 
-def test_without_one_that_passes_the_closest_is_kept(failed: SearchResult) -> None:
+def test_the_smallest_error_is_kept_if_nothing_passes(failed: SearchResult) -> None:
     assert failed.best.error == min(trial.error for trial in failed.trials)
     assert 0 < failed.trials[0].error < 1
     assert {layer.name for layer in failed.layers} >= {"stem", "conv1", "last", "head"}
 
 
-def test_block_after_block_is_left_in_float(failed: SearchResult) -> None:
+def test_more_and_more_blocks_are_kept_in_float(failed: SearchResult) -> None:
     one_by_one = mixed(failed.trials)[:4]
     shares = [trial.share_in_float for trial in one_by_one]
     assert 0 < shares[0] < shares[1] < shares[2] < shares[3] < 1
@@ -61,7 +61,7 @@ def test_block_after_block_is_left_in_float(failed: SearchResult) -> None:
     assert one_by_one[-1].error < failed.trials[0].error
 
 
-def test_of_those_that_pass_the_one_with_least_in_float_is_kept(
+def test_the_passing_trial_with_least_in_float_is_kept(
     search: Search, failed: SearchResult
 ) -> None:
     off = [trial.verdict.agreement.lesion_difference for trial in mixed(failed.trials)]
@@ -75,7 +75,7 @@ def test_of_those_that_pass_the_one_with_least_in_float_is_kept(
     assert len(mixed(found.trials)) < len(mixed(failed.trials))  # it stops where one passes
 
 
-def test_what_passes_is_not_searched_further(search: Search) -> None:
+def test_the_search_ends_if_calibration_passes(search: Search) -> None:
     found = replace(search, gate=Gate(0.0, 0.0, 0.0, 1.0)).run(INT8_CPU, lambda _: None)
     assert not mixed(found.trials)
     assert found.best.share_in_float == pytest.approx(0)
