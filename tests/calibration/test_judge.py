@@ -21,7 +21,9 @@ def spec() -> ModelSpec:
 def scans(spec: ModelSpec) -> tuple[Scan, ...]:
     phantoms = [make_phantom(seed, shape=(64, 64, 8), spacing=(3.0, 3.0, 12.0)) for seed in (1, 2)]
     return tuple(
-        Scan.of_case(name, Case(Modality.DWI, phantom_volume(phantom, name)), phantom.truth > 0, spec)
+        Scan.of_case(
+            name, Case(Modality.DWI, phantom_volume(phantom, name)), phantom.truth > 0, spec
+        )
         for name, phantom in zip(("first", "second"), phantoms, strict=True)
     )
 
