@@ -19,13 +19,13 @@ from cnnres_infer.host.atomic import write_all
 from export.parity import print_not_usable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
-BundleOption = Annotated[Path | None, typer.Option(help="Folder of a bundle; default: built in.")]
-JsonOption = Annotated[Path | None, typer.Option("--json", help="Write all figures here.")]
-ChartOption = Annotated[Path | None, typer.Option("--chart", help="Draw a chart here (PNG).")]
-BackendOption = Annotated[str, typer.Option(help="Backend.")]
-PrecisionOption = Annotated[str, typer.Option(help="Precision.")]
+BundleOption = Annotated[Path | None, typer.Option(help="Model bundle; default: the built-in one.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")]
+ChartOption = Annotated[Path | None, typer.Option("--chart", help="Draw a chart to this PNG file.")]
+BackendOption = Annotated[str, typer.Option(help="Backend to measure.")]
+PrecisionOption = Annotated[str, typer.Option(help="Precision to measure.")]
 
-_LARGEST = 20
+_SLOWEST = 20
 
 
 @app.command("compare")
@@ -35,9 +35,9 @@ def compare_command(
     json_file: JsonOption = None,
     chart: ChartOption = None,
 ) -> None:
-    """Measure the network on 60 slices: PyTorch, ONNX Runtime, all our engines, and a U-Net."""
+    """Measure the network on 60 slices: PyTorch, ONNX Runtime, our engines, and a U-Net."""
     figures = comparison.compare(bundle, runs)
-    columns = ("what", "seconds", "to PyTorch eager", "share of rate", "Dice", "peak MB")
+    columns = ("contestant", "seconds", "speed-up", "share of rate", "Dice", "peak MB")
     table = Table(*columns, title=figures["machine"])
     measured = {name: row for name, row in figures["rows"].items() if "seconds" in row}
     for name, row in measured.items():
@@ -46,7 +46,7 @@ def compare_command(
     console.print(table)
     print_not_usable(figures["rows"], console)
     for name, rate in figures["giga_multiply_adds_per_second"].items():
-        console.print(f"matrix product in {name}: {rate:.0f} G multiply-adds a second")
+        console.print(f"matrix product in {name}: {rate:.0f} G multiply-adds per second")
     _write(json_file, figures)
     if chart is not None:
         bars = {name: row["seconds"] for name, row in measured.items()}
@@ -59,10 +59,10 @@ def rewritings_command(
     runs: Annotated[int, typer.Option(min=1, help="Rounds; figures are medians.")] = 7,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure what exact rewritings of the network bring in each runtime for CPUs."""
+    """Measure the effect of exact rewritings of the network in each CPU runtime."""
     figures = rewritings(bundle, runs)
     engines = list(next(iter(figures["rows"].values())))
-    table = Table("rewritten by", *engines, title=figures["machine"])
+    table = Table("rewritings", *engines, title=figures["machine"])
     for title, row in figures["rows"].items():
         table.add_row(title, *(f"{row[engine]:.3f}" for engine in engines))
     console = wide_console()
@@ -73,7 +73,7 @@ def rewritings_command(
 
 @app.command("profile")
 def profile_command(
-    variant: Annotated[str, typer.Argument(help="Variant of the bundle.")] = "int8-cpu",
+    variant: Annotated[str, typer.Argument(help="Variant to measure.")] = "int8-cpu",
     bundle: BundleOption = None,
     runs: Annotated[int, typer.Option(min=1, help="Runs; figures are medians.")] = 15,
     json_file: JsonOption = None,
@@ -83,12 +83,12 @@ def profile_command(
     console = wide_console()
     total = sum(figures["kinds"].values())
     title = f"{variant}, {figures['slices']} slices: {total:.1f} ms"
-    table = Table("kind of node", "ms", title=title)
+    table = Table("operator", "ms", title=title)
     for kind, spent in figures["kinds"].items():
         table.add_row(kind, f"{spent:.2f}")
     console.print(table)
-    table = Table("node", "ms", title="the largest")
-    for name, spent in list(figures["nodes"].items())[:_LARGEST]:
+    table = Table("node", "ms", title="slowest nodes")
+    for name, spent in list(figures["nodes"].items())[:_SLOWEST]:
         table.add_row(name, f"{spent:.2f}")
     console.print(table)
     _write(json_file, figures)
@@ -103,7 +103,7 @@ def scale_command(
     json_file: JsonOption = None,
     chart: ChartOption = None,
 ) -> None:
-    """Measure whole volumes against slices, in-plane size and threads."""
+    """Measure whole volumes by number of slices, in-plane size and number of threads."""
     figures = scaling.scale(bundle, backend, precision, runs)
     console, bars = wide_console(), {}
     for title, rows in figures["tables"].items():
@@ -119,22 +119,6 @@ def scale_command(
     _write(json_file, figures)
     if chart is not None:
         bar_chart(chart, f"a whole volume, {backend} {precision}", bars, "s")
-
-
-def _compared(row: dict[str, Any]) -> tuple[str, ...]:
-    share, dice = row.get("share_of_rate"), row.get("dice")
-    return (
-        f"{row['seconds']:.3f}",
-        f"{row['speed_up']:.2f} x",
-        "" if share is None else f"{share:.0%}",
-        "" if dice is None else f"{dice:.4f}",
-        f"{row['peak_mb']:.0f}",
-    )
-
-
-def _write(path: Path | None, figures: dict[str, Any]) -> None:
-    if path is not None:
-        write_all({path: (json.dumps(figures, indent=2) + "\n").encode()}, overwrite=True)
 
 
 @app.command()
@@ -155,7 +139,7 @@ def end_to_end(
         share = row[whole.PREDICT] / row[whole.NETWORK]
         table.add_row(name, *cells, f"{share:.2f}", f"{row['peak_mb']:.0f}", row["self_check"])
     console.print(table)
-    console.print("seconds, and how many times as fast as PyTorch eager; stages of predict in ms:")
+    console.print("seconds, and speed-up over PyTorch eager; stages of predict in ms:")
     for name, row in measured.items():
         stages = ", ".join(f"{what} {1000 * spent:.0f}" for what, spent in row["stages"].items())
         console.print(f"  {name}: {stages}")
@@ -165,7 +149,7 @@ def end_to_end(
 
 @app.command(comparison.ONE, hidden=True)
 def one_contestant(name: str, bundle: BundleOption = None) -> None:
-    """Let one contestant compute alone and print its peak memory."""
+    """Run one contestant alone, and print its peak memory."""
     typer.echo(json.dumps(comparison.run_one(bundle, name)))
 
 
@@ -173,8 +157,24 @@ def one_contestant(name: str, bundle: BundleOption = None) -> None:
 def torch_pipeline(
     volume: Path, out: Annotated[Path, typer.Option()], bundle: BundleOption = None
 ) -> None:
-    """Segment a volume with PyTorch eager in place of our engines."""
+    """Segment a volume with PyTorch eager instead of one of our engines."""
     whole.run_torch_pipeline(volume, bundle, out)
+
+
+def _compared(row: dict[str, Any]) -> tuple[str, ...]:
+    share, dice = row.get("share_of_rate"), row.get("dice")
+    return (
+        f"{row['seconds']:.3f}",
+        f"{row['speed_up']:.2f} x",
+        "" if share is None else f"{share:.0%}",
+        "" if dice is None else f"{dice:.4f}",
+        f"{row['peak_mb']:.0f}",
+    )
+
+
+def _write(path: Path | None, figures: dict[str, Any]) -> None:
+    if path is not None:
+        write_all({path: (json.dumps(figures, indent=2) + "\n").encode()}, overwrite=True)
 
 
 if __name__ == "__main__":

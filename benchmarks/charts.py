@@ -1,4 +1,4 @@
-"""Bar charts as PNG, drawn with what the package needs anyway."""
+"""Bar charts as PNG, drawn with Pillow, which the package needs anyway."""
 
 import io
 from pathlib import Path
@@ -11,13 +11,13 @@ _ROW, _LABEL, _BAR, _VALUE, _PAD = 30, 380, 460, 110, 20
 
 
 def bar_chart(path: Path, title: str, bars: dict[str, float], unit: str) -> None:
-    """Draw horizontal bars from zero, one a row, with their values.
+    """Draw horizontal bars that start at zero, with their names and values.
 
     Parameters
     ----------
     bars
-        Length of each bar, in `unit`; those whose name starts with ``ours`` are
-        set off.
+        Value of each bar, in `unit`; those whose name starts with ``ours`` are
+        highlighted.
     """
     width = _LABEL + _BAR + _VALUE + 2 * _PAD
     image = Image.new("RGB", (width, (len(bars) + 1) * _ROW + 2 * _PAD), "white")

@@ -1,115 +1,106 @@
-"""The network alone on 60 slices: everything side by side, in one run."""
+"""The network alone on 60 slices: every way to compute it, side by side."""
 
 import json
-import platform
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from benchmarks.contestants import EAGER, Compute, contestants, multiply_adds
+from benchmarks.common import SLICES, machine, phantom_slices
+from benchmarks.contestants import EAGER, Contestant, contestants, multiply_adds
 from benchmarks.unet import UNet
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.arrays import FloatArray
-from cnnres_infer.core.volume import Volume
-from cnnres_infer.host.machine import peak_memory_mb, processor, usable_cores, versions
-from cnnres_infer.phantom.head import make_phantom
-from cnnres_infer.pipeline.brain import find_brain
-from cnnres_infer.pipeline.slices.batches import all_slices
+from cnnres_infer.host.machine import peak_memory_mb, usable_cores, versions
 from cnnres_infer.verification.agreement import dice
-from export.timing import interleaved
+from export.timing import median_seconds
 from network.cnnres import CNNRes
 
-SLICES = 60
 ONE = "one-contestant"
 _MATRIX = 2048
 _PRODUCTS = 8
 
 
 def compare(folder: Path | None, runs: int) -> dict[str, Any]:
-    """Measure every way to compute 60 slices, the rounds interleaved.
+    """Measure every contestant on 60 slices, in interleaved rounds.
 
     Returns
     -------
     dict
-        For each: median seconds, how many times as fast as PyTorch eager on
-        single slices, share of the matrix-product rate measured in the same
-        run (counting the multiply-adds of the network as it was trained), Dice
-        of the masks with PyTorch's, largest resident memory in MB (10^6 bytes)
-        of a process of its own. What cannot be used has a ``reason`` instead.
+        In ``rows``, for each contestant: median seconds; the speed-up over
+        PyTorch eager on single slices; the share of the matrix-product rate
+        measured in the same run (counting the multiply-adds of the network as
+        it was trained); Dice of the masks with PyTorch's; and the peak resident
+        memory, in MB (10^6 bytes), of a process of its own. A contestant that
+        cannot be used has a ``reason`` instead.
     """
     bundle = Bundle.open(folder)
-    threads = usable_cores()
     images = phantom_slices(bundle)
+    entrants = contestants(bundle, usable_cores())
+    products = _matrix_products()
+    cases: dict[str, Callable[[], object]] = dict(products)
     rows: dict[str, dict[str, Any]] = {}
     outputs: dict[str, FloatArray] = {}
-    cases: dict[str, Callable[[], object]] = dict(_matrix_products())
-    rates = list(cases)
-    entrants = contestants(bundle, threads)
     for name, entrant in entrants.items():
         try:
-            compute = entrant.open()
-            outputs[name] = compute(images)
+            network = entrant.open()
+            outputs[name] = network(images)
         except Exception as error:
             rows[name] = {"reason": str(error).strip().partition("\n")[0]}
             continue
-        cases[name] = _on(compute, images)
-    seconds = {name: statistics.median(each) for name, each in interleaved(cases, runs).items()}
-    rate = {name: _PRODUCTS * _MATRIX**3 / seconds.pop(name) for name in rates}
-    size = bundle.spec.slices.size
-    work = {
-        "CNN-Res": multiply_adds(CNNRes().eval(), size),
-        "U-Net": multiply_adds(UNet().eval(), size),
-    }
-    mask = bundle.spec.mask
+        cases[name] = partial(network, images)
+    seconds = median_seconds(cases, runs)
+    rates = {name: _PRODUCTS * _MATRIX**3 / seconds.pop(name) for name in products}
+    work = _work(bundle.spec.slices.size)
     for name, spent in seconds.items():
-        entrant = entrants[name]
-        rows[name] = {"seconds": spent, "speed_up": seconds[EAGER] / spent}
-        rows[name]["peak_mb"] = _peak_mb(name, bundle)
-        if entrant.rate in rate:
-            done = SLICES * work[entrant.network] / spent
-            rows[name]["share_of_rate"] = done / rate[entrant.rate]
-        if entrant.network == "CNN-Res":
-            masks = (mask.apply(outputs[each]) for each in (name, EAGER))
-            rows[name]["dice"] = dice(*masks)
+        row = {"seconds": spent, "speed_up": seconds[EAGER] / spent}
+        row["peak_mb"] = _peak_mb(name, bundle)
+        row |= _share_of_rate(entrants[name], spent, work, rates)
+        if entrants[name].network == "CNN-Res":
+            masks = (bundle.spec.mask.apply(outputs[each]) for each in (name, EAGER))
+            row["dice"] = dice(*masks)
+        rows[name] = row
     return {
-        "machine": f"{platform.machine()}, {threads} cores, {processor()}",
+        "machine": machine(),
         "versions": versions("onnxruntime", "openvino", "torch", "numpy"),
         "bundle_sha256": bundle.digest,
         "slices": SLICES,
         "runs": runs,
         "giga_multiply_adds_per_slice": {name: each / 1e9 for name, each in work.items()},
-        "giga_multiply_adds_per_second": {name: each / 1e9 for name, each in rate.items()},
+        "giga_multiply_adds_per_second": {name: each / 1e9 for name, each in rates.items()},
         "rows": {name: rows[name] for name in entrants},
     }
 
 
 def run_one(folder: Path | None, name: str) -> float | None:
-    """Let one contestant compute the slices; gives the peak memory of this process in MB."""
+    """Let one contestant compute the slices; returns the peak memory of this process in MB."""
     bundle = Bundle.open(folder)
     contestants(bundle, usable_cores())[name].open()(phantom_slices(bundle))
     return peak_memory_mb()
 
 
-def phantom_slices(bundle: Bundle) -> FloatArray:
-    """Slices (60, 1, H, W) of a synthetic brain."""
-    phantom = make_phantom(shape=(112, 112, 73))
-    volume = Volume.from_array(phantom.data, phantom.affine)
-    _, batch = all_slices((volume,), find_brain(volume).mask, bundle.spec.slices)
-    return np.ascontiguousarray(batch.images[:SLICES])
+def _work(size: int) -> dict[str, int]:
+    """Multiply-adds of each network for one slice."""
+    networks = {"CNN-Res": CNNRes(), "U-Net": UNet()}
+    return {name: multiply_adds(network.eval(), size) for name, network in networks.items()}
 
 
-def _on(compute: Compute, images: FloatArray) -> Callable[[], object]:
-    return lambda: compute(images)
+def _share_of_rate(
+    entrant: Contestant, seconds: float, work: dict[str, int], rates: dict[str, float]
+) -> dict[str, float]:
+    """The share of the matrix-product rate that was reached, if there is one to compare with."""
+    if entrant.rate not in rates:
+        return {}
+    done = SLICES * work[entrant.network] / seconds
+    return {"share_of_rate": done / rates[entrant.rate]}
 
 
 def _matrix_products() -> dict[str, Callable[[], object]]:
-    """Square matrix products by PyTorch, which has oneDNN's, each several times in a row."""
+    """Square matrix products in PyTorch, which uses oneDNN, each several times in a row."""
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(-127, 128, (2, _MATRIX, _MATRIX), generator=generator, dtype=torch.int8)
     floats = torch.randn((2, _MATRIX, _MATRIX), generator=generator)

@@ -1,10 +1,9 @@
-"""Ways to compute a slice: PyTorch's, ONNX Runtime as it comes, and every engine of ours."""
+"""Ways to compute slices: PyTorch, plain ONNX Runtime, and each of our engines."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -15,11 +14,11 @@ from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.engines import BACKENDS
 from cnnres_infer.engines.base import run_all
+from cnnres_infer.pipeline.infer import Network
 from cnnres_infer.selection.offers import offers, open_engine
 from export.onnx_model import to_onnx
 from network.checkpoint import load_checkpoint
 
-Compute: TypeAlias = Callable[[FloatArray], FloatArray]
 EAGER = "PyTorch eager, batch 1"
 
 
@@ -32,25 +31,25 @@ class Contestant:
     network
         ``"CNN-Res"`` or ``"U-Net"``.
     rate
-        The matrix-product rate that it is held against: ``"float32"``, ``"int8"``
-        (bfloat16 too), or none.
+        The matrix-product rate that it is compared with: ``"float32"``,
+        ``"int8"`` (for bfloat16 too), or ``""`` for none.
     open
-        Make it ready: gives images (N, 1, H, W) to probabilities.
+        Loads it, and returns what maps images (N, 1, H, W) to probabilities.
     """
 
     network: str
     rate: str
-    open: Callable[[], Compute]
+    open: Callable[[], Network]
 
 
 def contestants(bundle: Bundle, threads: int) -> dict[str, Contestant]:
-    """All that are compared, PyTorch eager on single slices first."""
+    """All contestants by name, PyTorch eager on single slices first."""
     torch.set_num_threads(threads)
 
     def cnnres() -> nn.Module:
         return load_checkpoint(bundle.folder / bundle.variants["fp32"]).eval()
 
-    def ours(name: str, precision: str) -> Compute:
+    def ours(name: str, precision: str) -> Network:
         return partial(run_all, open_engine(bundle, name, precision, threads))
 
     float32 = partial(Contestant, "CNN-Res", "float32")
@@ -62,7 +61,7 @@ def contestants(bundle: Bundle, threads: int) -> dict[str, Contestant]:
             "CNN-Res", "", lambda: _torch(cnnres(), 8, channels_last=True, bfloat16=True)
         ),
         "torch.compile, batch 8": float32(lambda: _torch(torch.compile(cnnres()), 8)),
-        "ONNX Runtime fp32 as it comes, batch 1": float32(
+        "ONNX Runtime fp32, default options, batch 1": float32(
             lambda: _onnxruntime(bundle.model("fp32"))
         ),
     }
@@ -80,7 +79,7 @@ def contestants(bundle: Bundle, threads: int) -> dict[str, Contestant]:
 
 
 def multiply_adds(network: nn.Module, size: int) -> int:
-    """Multiply-adds of a network's convolutions for one slice."""
+    """Multiply-adds of the convolutions of a network for one slice."""
     total = 0
 
     def count(module: nn.Module, _: object, output: torch.Tensor) -> None:
@@ -107,7 +106,7 @@ def _torch(
     batch: int,
     channels_last: bool = False,
     bfloat16: bool = False,
-) -> Compute:
+) -> Network:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     if channels_last and isinstance(network, nn.Module):
         network = nn.Module.to(network, memory_format=layout)  # type: ignore[call-overload]
@@ -127,7 +126,7 @@ def _torch(
     return compute
 
 
-def _onnxruntime(model: bytes) -> Compute:
+def _onnxruntime(model: bytes) -> Network:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])

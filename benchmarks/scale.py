@@ -1,4 +1,4 @@
-"""Time and memory of a whole volume against its slices, its in-plane size, and the threads."""
+"""Time and memory for a whole volume, by its slices, its in-plane size and the threads."""
 
 import json
 import statistics
@@ -12,8 +12,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from benchmarks.common import SHAPE, machine
 from cnnres_infer.core.grid import Grid
-from cnnres_infer.host.machine import peak_memory_mb, processor, usable_cores
+from cnnres_infer.host.machine import peak_memory_mb, usable_cores
 from cnnres_infer.phantom.head import make_phantom
 from cnnres_infer.predictor import Predictor
 from cnnres_infer.readers.nifti.write import save_volume
@@ -21,18 +22,18 @@ from cnnres_infer.readers.nifti.write import save_volume
 SLICES = (10, 30, 100, 300, 1000)
 SIZES = (112, 256, 512)
 LARGEST = (300, 512)
-_SHAPE = (112, 112, 73)
 _FIELD_MM = 224.0
 
 
 def scale(folder: Path | None, backend: str, precision: str, runs: int) -> dict[str, Any]:
-    """Measure `predict` of files in processes of their own, one quantity changing at a time.
+    """Measure `predict` in processes of their own, varying one quantity at a time.
 
     Returns
     -------
     dict
-        Tables of rows: what changes, seconds of `predict`, MB (10^6 bytes) of
-        the volume in float32 and of largest resident memory, saving included.
+        ``tables`` of rows: slices, in-plane size and threads; seconds for
+        `predict`; MB (10^6 bytes) of the volume in float32; and the peak resident
+        memory in MB, which includes saving.
     """
     options = [] if folder is None else ["--bundle", str(folder)]
     options += ["--backend", backend, "--precision", precision, "--runs", str(runs)]
@@ -49,13 +50,13 @@ def scale(folder: Path | None, backend: str, precision: str, runs: int) -> dict[
 
     cores = usable_cores()
     return {
-        "machine": f"{cores} cores, {processor()}",
+        "machine": machine(),
         "backend": backend,
         "precision": precision,
         "tables": {
-            "slices": [row(slices, _SHAPE[0], cores) for slices in SLICES],
-            "in-plane size": [row(_SHAPE[2], size, cores) for size in SIZES],
-            "threads": [row(_SHAPE[2], _SHAPE[0], n) for n in range(1, cores + 1)],
+            "slices": [row(slices, SHAPE[0], cores) for slices in SLICES],
+            "in-plane size": [row(SHAPE[2], size, cores) for size in SIZES],
+            "threads": [row(SHAPE[2], SHAPE[0], n) for n in range(1, cores + 1)],
             "the largest": [row(*LARGEST, cores)],
         },
     }
@@ -69,9 +70,9 @@ def measure_one(
     runs: Annotated[int, typer.Option()],
     bundle: Annotated[Path | None, typer.Option()] = None,
 ) -> None:
-    """Segment a file several times, save what was found, and print this process's figures.
+    """Segment a file several times, save the result, and print the figures of this process.
 
-    PyTorch is not loaded here, so that the memory is that of the package.
+    PyTorch must not be loaded here, so that the memory is the package's own.
     """
     seconds = []
     with Predictor.load(bundle, backend, precision, threads) as predictor:
@@ -90,14 +91,14 @@ def measure_one(
 
 
 def _write(path: Path, slices: int, size: int) -> None:
-    """Write a synthetic brain, its slices and pixels repeated to the shape that is wanted."""
-    small = make_phantom(shape=_SHAPE).data
-    columns = np.arange(size) * _SHAPE[0] // size
-    rows = np.arange(size) * _SHAPE[1] // size
-    middle = np.arange(slices) * _SHAPE[2] // slices
+    """Write a synthetic brain with slices and pixels repeated to the given numbers."""
+    small = make_phantom(shape=SHAPE).data
+    columns = np.arange(size) * SHAPE[0] // size
+    rows = np.arange(size) * SHAPE[1] // size
+    middle = np.arange(slices) * SHAPE[2] // slices
     data = small.astype(np.int16)[columns][:, rows][:, :, middle]
     step = _FIELD_MM / size
-    affine = np.diag([-step, step, 2.0 * _SHAPE[2] / slices, 1.0])
+    affine = np.diag([-step, step, 2.0 * SHAPE[2] / slices, 1.0])
     save_volume(path, data, Grid((size, size, slices), affine))
 
 

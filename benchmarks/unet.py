@@ -1,4 +1,4 @@
-"""The U-Net that the paper of CNN-Res compares with: 31,031,685 parameters."""
+"""The U-Net that the CNN-Res paper compares with, which has 31,031,685 parameters."""
 
 from itertools import pairwise
 
@@ -10,7 +10,7 @@ WIDTHS = (64, 128, 256, 512, 1024)
 
 
 class UNet(nn.Module):
-    """U-Net (Ronneberger et al., MICCAI 2015), padded, upsampling by nearest pixels."""
+    """U-Net (Ronneberger et al., MICCAI 2015) with padding and nearest-neighbour upsampling."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(2, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (N, 1, H, W), H and W multiples of 16, to probabilities (N, 1, H, W)."""
+        """Map images (N, 1, H, W) to probabilities (N, 1, H, W); H and W are multiples of 16."""
         skips: list[Tensor] = []
         for block in self.down:
             x = block(functional.max_pool2d(x, 2) if skips else x)

@@ -1,1 +1,1 @@
-"""Calibration of INT8 variants behind an accuracy gate; needs a checkout, torch and onnx."""
+"""Calibration of INT8 variants behind an accuracy gate; needs a checkout, PyTorch and ONNX."""

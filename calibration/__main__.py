@@ -1,4 +1,4 @@
-"""Command line of the calibration: ``python -m calibration BUNDLE --data DATA``."""
+"""Command line of the calibration: ``python -m calibration BUNDLE --data FOLDER``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -24,19 +24,21 @@ def _options() -> None: ...
 
 @app.command("calibrate")
 def calibrate_command(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle to add INT8 variants to.")],
+    bundle: Annotated[Path, typer.Argument(help="Bundle to add INT8 variants to.")],
     data: Annotated[
-        Path, typer.Option(help="Folder of NIfTI volumes, or the collections of real MRI.")
+        Path, typer.Option(help="Folder of NIfTI volumes, or of the training collections.")
     ],
-    slices: Annotated[int, typer.Option(min=8, help="Slices to calibrate with.")] = 64,
-    seed: Annotated[int, typer.Option(help="Of the choices and of the fine-tuning.")] = 0,
+    slices: Annotated[int, typer.Option(min=8, help="Number of calibration slices.")] = 64,
+    seed: Annotated[int, typer.Option(help="Seed of the split, the selection and the tuning.")] = 0,
     variant: Annotated[
         list[str], typer.Option(help=f"Variants to make: {', '.join(SCHEMES)}.")
     ] = list(SCHEMES),  # noqa: B006
-    finetune: Annotated[bool, typer.Option(help="Fine-tune by distillation.")] = True,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the fine-tuning.")] = Tuning.steps,
-    device: Annotated[str, typer.Option(help="Where to fine-tune: cpu, cuda.")] = "cpu",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace INT8 variants.")] = False,
+    finetune: Annotated[bool, typer.Option(help="Fine-tune if calibration alone fails.")] = True,
+    steps: Annotated[int, typer.Option(min=1, help="Fine-tuning steps.")] = Tuning.steps,
+    device: Annotated[str, typer.Option(help="Device to fine-tune on: cpu, cuda.")] = "cpu",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Overwrite existing INT8 variants.")
+    ] = False,
 ) -> None:
     """Make INT8 variants that pass the accuracy gate, and check the float16 one."""
     calibration = Calibration(
@@ -54,16 +56,16 @@ def _print_trial(trial: Trial) -> None:
     agreement = trial.verdict.agreement
     _console.print(
         f"{trial.candidate.plan.scheme.variant}: {trial.candidate.name}: "
-        f"logits off by {trial.error:.3f}, mean Dice {agreement.mean:.4f}",
+        f"logit error {trial.error:.3f}, mean Dice {agreement.mean:.4f}",
         style="dim",
     )
 
 
 def _table(trials: list[Trial]) -> Table:
     table = Table(
-        *("variant", "tried", "error", "mean", "p5", "volumes", "drop"),
+        *("variant", "tried", "logit error", "mean", "p5", "volumes", "drop"),
         *("one empty", "in float", "speed"),
-        title="agreement of slices and volumes with PyTorch",
+        title="Agreement of slices and volumes with PyTorch",
     )
     for trial in trials:
         verdict, agreement = trial.verdict, trial.verdict.agreement
@@ -81,7 +83,7 @@ def _table(trials: list[Trial]) -> Table:
                 )
             ),
             f"{agreement.one_empty} of {len(agreement.counted)}",
-            f"{trial.in_float:.1%}",
+            f"{trial.share_in_float:.1%}",
             f"{trial.speed:.2f}",
         )
     return table
@@ -94,7 +96,8 @@ def _print_outcome(outcome: Outcome) -> None:
     _console.print(f"{outcome.variant}: failed, {'; '.join(outcome.misses)}", style="bold")
     if outcome.layers:
         blamed = ", ".join(
-            f"{layer.name} (error {layer.spared:.3f} without it)" for layer in outcome.layers[:3]
+            f"{layer.name} (logit error {layer.error_without:.3f} if in float)"
+            for layer in outcome.layers[:3]
         )
         _console.print(f"  layers to blame: {blamed}")
 

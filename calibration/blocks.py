@@ -1,25 +1,26 @@
-"""The blocks of a network, which stay in float or compute in INT8 as a whole."""
+"""The blocks of a network, each of which is computed in INT8 or kept in float as a whole."""
 
 from dataclasses import dataclass
 
 import onnx
-from onnx import numpy_helper, shape_inference
+from onnx import shape_inference
 
 from calibration.plan import CONVS, conv_names
+from export.onnx_graph import constants_of
 
 
 @dataclass(frozen=True)
 class Block:
-    """Convolutions that belong together: only as a whole do they spare a rounding.
+    """Convolutions kept in float together: only then are the activations between them not rounded.
 
     Attributes
     ----------
     name
-        As in the network: ``residuals.0``.
+        Name of the block in the network, such as ``residuals.0``.
     convs
-        Their outputs.
+        Outputs of its convolutions.
     share
-        Of all the network's multiply-adds.
+        Its share of the network's multiply-adds.
     """
 
     name: str
@@ -28,7 +29,7 @@ class Block:
 
 
 def layers(model: onnx.ModelProto) -> tuple[Block, ...]:
-    """Each convolution that may compute in INT8, as a block of its own."""
+    """The convolutions that can be computed in INT8, each as a block of its own."""
     costs = _multiply_adds(model)
     total = sum(costs.values())
     allowed = conv_names(model)
@@ -40,18 +41,18 @@ def layers(model: onnx.ModelProto) -> tuple[Block, ...]:
 
 
 def blocks(model: onnx.ModelProto) -> tuple[Block, ...]:
-    """The blocks whose convolutions may compute in INT8, in their order."""
-    together: dict[str, list[Block]] = {}
+    """The blocks of convolutions that can be computed in INT8, in graph order."""
+    members: dict[str, list[Block]] = {}
     for layer in layers(model):
-        together.setdefault(_block_name(layer.name), []).append(layer)
+        members.setdefault(_block_name(layer.name), []).append(layer)
     return tuple(
         Block(name, frozenset().union(*(x.convs for x in parts)), sum(x.share for x in parts))
-        for name, parts in together.items()
+        for name, parts in members.items()
     )
 
 
 def _layer_name(node: onnx.NodeProto) -> str:
-    """What a convolution is called in the network."""
+    """Name of a convolution in the network, from that of its weights."""
     return str(node.input[1]).removesuffix(".weight")
 
 
@@ -61,13 +62,13 @@ def _block_name(layer: str) -> str:
 
 
 def _multiply_adds(model: onnx.ModelProto) -> dict[str, int]:
-    """Multiply-adds of each convolution for one image, by its output."""
+    """Multiply-adds of each convolution for one image, by the name of its output."""
     inferred = shape_inference.infer_shapes(model, data_prop=True).graph
     sizes = {
         value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in (*inferred.value_info, *inferred.input, *inferred.output)
     }
-    weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    weights = constants_of(model)
     costs = {}
     for node in model.graph.node:
         if node.op_type not in CONVS:

@@ -1,4 +1,4 @@
-"""From a bundle with float variants to one with INT8 variants that pass the gate."""
+"""From a bundle with float variants to one with INT8 variants that pass the accuracy gate."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -11,19 +11,18 @@ import numpy as np
 import onnx
 import torch
 
-from calibration.closeness import Closeness
-from calibration.data import Case, Split, load_split
+from calibration.data import Split, load_split
 from calibration.distil import Distiller, training_images
 from calibration.finetune import Tuning
 from calibration.judge import LARGEST_DROP, Judge, Verdict
+from calibration.logit_error import LogitError
 from calibration.plan import SCHEMES
 from calibration.selection import choose_slices, slice_hashes
-from calibration.sensitivity import Layer
+from calibration.sensitivity import LayerSensitivity
 from calibration.trials import Search, Trial
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.precision import Precision
-from cnnres_infer.core.spec import ModelSpec
 from cnnres_infer.engines.base import run_all
 from cnnres_infer.errors import BackendUnavailableError, OutputExistsError, UsageError
 from cnnres_infer.verification.agreement import GATES
@@ -33,8 +32,8 @@ from training.evaluate import precise_engine
 
 RECORD = "calibration.json"
 _SIXTEEN_BITS = {
-    Precision.FP16: "weights and images in float16, PyTorch",
-    Precision.BF16: "weights and images in bfloat16, OpenVINO",
+    Precision.FP16: "weights and activations in float16, PyTorch",
+    Precision.BF16: "weights and activations in bfloat16, OpenVINO",
 }
 
 
@@ -46,12 +45,14 @@ class Calibration:
     ----------
     slices
         How many slices to calibrate with.
+    seed
+        Of the split, of the selection of slices and of the fine-tuning images.
     variants
         INT8 variants to make.
     tuning
-        The fine-tuning, None for none.
+        How to fine-tune; None to skip fine-tuning.
     device
-        What PyTorch fine-tunes on.
+        The PyTorch device to fine-tune on.
     """
 
     slices: int
@@ -63,25 +64,35 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a variant.
+    """How a variant did.
 
     Attributes
     ----------
+    variant
+        Its name in the bundle.
     tried
-        What was done to get it.
+        How it was made.
+    verdict
+        On the gate's patients.
     misses
-        Where it falls short of the gate; an INT8 variant is written only if nowhere.
-    elsewhere
-        How an INT8 variant does in OpenVINO, if it was judged there as well.
+        Where it misses the gate; an INT8 variant is written only if nowhere.
+    openvino
+        The verdict on an INT8 variant in OpenVINO, if it was judged there too.
+    trials
+        All trials for it.
+    layers
+        Sensitivity of its layers.
+    content
+        The ONNX file of an INT8 variant.
     """
 
     variant: str
     tried: str
     verdict: Verdict
     misses: tuple[str, ...]
-    elsewhere: Verdict | None = None
+    openvino: Verdict | None = None
     trials: tuple[Trial, ...] = ()
-    layers: tuple[Layer, ...] = ()
+    layers: tuple[LayerSensitivity, ...] = ()
     content: bytes = b""
 
     def to_json(self) -> dict[str, Any]:
@@ -91,7 +102,7 @@ class Outcome:
             "passed": not self.misses,
             "misses": list(self.misses),
             **self.verdict.to_json(),
-            "openvino": self.elsewhere and self.elsewhere.to_json(),
+            "openvino": self.openvino and self.openvino.to_json(),
         }
 
 
@@ -104,88 +115,56 @@ def calibrate(
 ) -> list[Outcome]:
     """Make the INT8 variants of a bundle, and judge them and the 16-bit precisions.
 
-    INT8 variants that pass the gate are written into the bundle, with
-    ``calibration.json``: which slices were used, all that was tried, and how
-    sensitive the layers are. What fails is not written, and with `overwrite`
-    taken out of the bundle if it was there, float16 included.
+    INT8 variants that pass the gate are written into the bundle, together with
+    ``calibration.json``: the slices used, everything that was tried, and the
+    sensitivity of the layers. Variants that fail are not written. With
+    `overwrite`, they are also removed from the bundle, float16 included.
 
     Raises
     ------
     UsageError
         If a variant is unknown, or `data` holds too little.
     OutputExistsError
-        If the bundle has an INT8 variant and `overwrite` is False.
+        If the bundle has one of the INT8 variants and `overwrite` is False.
     """
     unknown = set(calibration.variants) - set(SCHEMES)
     if unknown:
         raise UsageError(f"no variant {', '.join(unknown)}; choose from {', '.join(SCHEMES)}")
     bundle = Bundle.open(folder)
-    standing = [name for name in calibration.variants if name in bundle.variants]
-    if standing and not overwrite:
-        raise OutputExistsError(folder / bundle.variants[standing[0]])
+    existing = [name for name in calibration.variants if name in bundle.variants]
+    if existing and not overwrite:
+        raise OutputExistsError(folder / bundle.variants[existing[0]])
     split = load_split(data, bundle.spec, calibration.seed)
     with torch_engine(bundle) as engine:
-        compute = partial(run_all, engine)
-        outputs = [compute(case.images) for case in split.calibration]
-        judge = Judge(split.gate, bundle.spec, compute)
-    every, expected = np.concatenate([c.images for c in split.calibration]), np.concatenate(outputs)
-    images = _chosen(split.calibration, every, expected, bundle.spec, calibration)
-    outcomes = list(_rounded(bundle, judge))
+        reference = partial(run_all, engine)
+        outputs = np.concatenate([reference(scan.images) for scan in split.calibration])
+        judge = Judge(split.gate, bundle.spec, reference)
+    images = np.concatenate([scan.images for scan in split.calibration])
+    chosen = _selected(split, images, outputs, bundle, calibration)
     search = Search(
         onnx.load_from_string(bundle.model("fp32")),
-        images,
-        Closeness(every, expected, bundle.spec.mask.threshold),
+        chosen,
+        LogitError(images, outputs, bundle.spec.mask.threshold),
         judge,
         GATES["int8"],
-        _distiller(bundle, data, images, calibration),
+        _distiller(bundle, data, chosen, calibration),
     )
-    for name in calibration.variants:
-        found = search.run(SCHEMES[name], report)
-        best = found.best
-        outcomes.append(
-            Outcome(
-                name,
-                best.candidate.name,
-                best.verdict,
-                best.misses(search.gate),
-                best.elsewhere,
-                found.trials,
-                found.layers,
-                best.candidate.onnx,
-            )
-        )
-    _write(bundle, outcomes, images, split, calibration, overwrite)
+    outcomes = [
+        *_sixteen_bits(bundle, judge),
+        *(_int8(name, search, report) for name in calibration.variants),
+    ]
+    _write(bundle, outcomes, chosen, split, calibration, overwrite)
     return outcomes
 
 
-def _chosen(
-    cases: tuple[Case, ...],
-    images: FloatArray,
-    outputs: FloatArray,
-    spec: ModelSpec,
-    calibration: Calibration,
+def _selected(
+    split: Split, images: FloatArray, outputs: FloatArray, bundle: Bundle, calibration: Calibration
 ) -> FloatArray:
-    """The slices to calibrate with, by what PyTorch finds in them."""
-    lesions = spec.mask.apply(outputs)
-    positions = np.concatenate([case.positions for case in cases])
-    chosen = choose_slices(
-        images, positions, lesions.sum(axis=(1, 2, 3)), calibration.slices, calibration.seed
-    )
+    """The slices to calibrate with, selected by position, brightness and PyTorch's lesions."""
+    areas = bundle.spec.mask.apply(outputs).sum(axis=(1, 2, 3))
+    positions = np.concatenate([scan.positions for scan in split.calibration])
+    chosen = choose_slices(images, positions, areas, calibration.slices, calibration.seed)
     return images[chosen]
-
-
-def _rounded(bundle: Bundle, judge: Judge) -> Iterator[Outcome]:
-    """Judge the 16-bit precisions that this machine can really compute."""
-    for precision, tried in _SIXTEEN_BITS.items():
-        if precision is Precision.FP16 and precision not in bundle.variants:
-            continue
-        try:
-            engine = precise_engine(bundle, precision)
-        except BackendUnavailableError:
-            continue
-        with engine:
-            verdict = judge(partial(run_all, engine))
-        yield Outcome(precision, tried, verdict, verdict.misses(GATES[precision]))
 
 
 def _distiller(
@@ -202,6 +181,36 @@ def _distiller(
     )
 
 
+def _sixteen_bits(bundle: Bundle, judge: Judge) -> Iterator[Outcome]:
+    """Judge the 16-bit precisions that this machine computes natively."""
+    for precision, tried in _SIXTEEN_BITS.items():
+        if precision is Precision.FP16 and precision not in bundle.variants:
+            continue
+        try:
+            engine = precise_engine(bundle, precision)
+        except BackendUnavailableError:
+            continue
+        with engine:
+            verdict = judge(partial(run_all, engine))
+        yield Outcome(precision, tried, verdict, verdict.misses(GATES[precision]))
+
+
+def _int8(variant: str, search: Search, report: Callable[[Trial], None]) -> Outcome:
+    """Search for an INT8 variant."""
+    result = search.run(SCHEMES[variant], report)
+    best = result.best
+    return Outcome(
+        variant,
+        best.candidate.name,
+        best.verdict,
+        best.misses(search.gate),
+        best.openvino,
+        result.trials,
+        result.layers,
+        best.candidate.onnx,
+    )
+
+
 def _write(
     bundle: Bundle,
     outcomes: list[Outcome],
@@ -210,7 +219,7 @@ def _write(
     calibration: Calibration,
     overwrite: bool,
 ) -> None:
-    """Put into the bundle what passed, the record of all, and new seals."""
+    """Write the variants that passed and the record into the bundle, and seal it again."""
     variants = dict(bundle.variants)
     files: dict[str, bytes] = {}
     for outcome in outcomes:
@@ -233,8 +242,8 @@ def _write(
         "layers": {o.variant: [layer.to_json() for layer in o.layers] for o in outcomes},
     }
     files[RECORD] = (json.dumps(record, indent=1) + "\n").encode()
-    gone = set(bundle.variants.values()) - set(variants.values())
-    kept = ("slices_sha256", "trials", "layers")
-    summary = {key: value for key, value in record.items() if key not in kept}
+    removed = set(bundle.variants.values()) - set(variants.values())
+    details = ("slices_sha256", "trials", "layers")
+    summary = {key: value for key, value in record.items() if key not in details}
     manifest = {**bundle.manifest, "variants": variants, "calibration": summary}
-    seal(bundle.folder, manifest, files, gone)
+    seal(bundle.folder, manifest, files, removed)

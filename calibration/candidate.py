@@ -1,4 +1,4 @@
-"""Candidates for an INT8 variant: how one is made, computed and named."""
+"""Candidates for an INT8 variant: made, named and run."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -9,10 +9,8 @@ import onnx
 
 from calibration.bias import bias_corrected
 from calibration.blocks import Block, layers
-from calibration.closeness import Closeness
-from calibration.equalise import channel_peaks, equalised
-from calibration.fake import Graph
-from calibration.plan import Plan, Scheme, make_plan, spared
+from calibration.logit_error import LogitError
+from calibration.plan import Plan, Scheme, keep_in_float, make_plan
 from calibration.qdq import quantised
 from calibration.ranges import Observer, observe
 from cnnres_infer.core.arrays import FloatArray
@@ -22,18 +20,17 @@ from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
 from cnnres_infer.engines.openvino import OpenVinoEngine
 from cnnres_infer.host.machine import usable_cores
 
-_CORRECTION_SLICES = 32
 _IMAGE_RANGE = (0.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A network and the plan of its quantisation.
+    """A float network and a plan to quantise it.
 
     Attributes
     ----------
     name
-        What was done, for tables.
+        How it was made, for tables.
     model
         The float network.
     plan
@@ -53,57 +50,52 @@ class Candidate:
         images: FloatArray,
         observer: Observer,
     ) -> Self:
-        """Quantise by the ranges that an observer finds on images (N, C, H, W)."""
+        """Quantise a network to the ranges observed on images (N, C, H, W)."""
         ranges = observe(model, images, observer)
         ranges[model.graph.input[0].name] = _IMAGE_RANGE
         return cls(name, model, make_plan(model, ranges, scheme))
 
     @cached_property
     def onnx(self) -> bytes:
-        """The quantised network as ONNX."""
+        """The quantised network as an ONNX file."""
         return bytes(quantised(self.model, self.plan).SerializeToString())
 
     def corrected(self, images: FloatArray) -> Self:
-        """Correct the biases on images."""
-        model = bias_corrected(self.model, self.plan, images[:_CORRECTION_SLICES])
+        """Correct the biases by the mean errors on images (N, C, H, W)."""
+        model = bias_corrected(self.model, self.plan, images)
         return replace(self, name=f"{self.name}, bias corrected", model=model)
 
     def in_float(self, blocks: Iterable[Block]) -> Self:
-        """Leave some blocks in float."""
-        left = list(blocks)
-        if not left:
+        """Keep some blocks in float."""
+        kept = list(blocks)
+        if not kept:
             return self
-        convs = frozenset().union(*(block.convs for block in left))
-        names = ", ".join(sorted(block.name for block in left))
-        plan = spared(self.model, self.plan, convs)
+        convs = frozenset().union(*(block.convs for block in kept))
+        names = ", ".join(sorted(block.name for block in kept))
+        plan = keep_in_float(self.model, self.plan, convs)
         return replace(self, name=f"{self.name}; in float: {names}", plan=plan)
 
     @cached_property
     def share_in_float(self) -> float:
-        """Share of the multiply-adds that is left in float."""
+        """Share of the multiply-adds that are computed in float."""
         return 1 - sum(x.share for x in layers(self.model) if x.convs <= self.plan.convs)
 
     @property
     def _file(self) -> ModelFile:
         return ModelFile(self.plan.scheme.variant, self.onnx)
 
-    def engine(self) -> OrtEngine:
-        """It, opened in ONNX Runtime on the CPU."""
+    def ort_engine(self) -> OrtEngine:
+        """The quantised network, opened in ONNX Runtime on the CPU."""
         return OrtEngine.open(self._file, Precision.INT8, usable_cores())
 
-    def error(self, closeness: Closeness) -> float:
-        """Its error, computed in ONNX Runtime."""
-        with self.engine() as engine:
-            return closeness(partial(run_all, engine))
-
-    def elsewhere(self) -> OpenVinoEngine | None:
-        """It, opened in OpenVINO, which rounds in other places; None if that cannot compute it."""
+    def openvino_engine(self) -> OpenVinoEngine | None:
+        """The quantised network, opened in OpenVINO; None if OpenVINO cannot run it here."""
         serves = self.plan.scheme.variant in OpenVinoEngine.VARIANTS[Precision.INT8]
         if not serves or not OpenVinoEngine.probe().usable:
             return None
         return OpenVinoEngine.open(self._file, Precision.INT8, usable_cores())
 
-
-def evened(model: onnx.ModelProto, images: FloatArray) -> onnx.ModelProto:
-    """The same network with the ranges of its channels equalised on images."""
-    return equalised(model, channel_peaks(Graph(model), images[:_CORRECTION_SLICES]))
+    def error(self, logit_error: LogitError) -> float:
+        """Its logit error in ONNX Runtime."""
+        with self.ort_engine() as engine:
+            return logit_error(partial(run_all, engine))

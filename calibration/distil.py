@@ -1,4 +1,4 @@
-"""Fine-tuning of a candidate on training slices, the float network as the teacher."""
+"""Fine-tuning candidates on training slices, with the float network as the teacher."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from calibration.candidate import Candidate
 from calibration.data import is_collections
-from calibration.fake import Graph
+from calibration.fake_quant import TorchGraph
 from calibration.finetune import Tuning, finetune
 from cnnres_infer.core.arrays import FloatArray
 from training import augment
@@ -26,14 +26,18 @@ _VOLUME_SHARE = 3
 
 @dataclass(frozen=True, eq=False)
 class Distiller:
-    """Fine-tunes candidates.
+    """Fine-tunes candidates by distillation.
 
     Attributes
     ----------
     teacher
         The float network.
     draw
-        The next batch of images (N, C, H, W).
+        Returns the next batch of images (N, C, H, W).
+    tuning
+        How to fine-tune.
+    device
+        Where to.
     """
 
     teacher: onnx.ModelProto
@@ -43,7 +47,7 @@ class Distiller:
 
     def __call__(self, candidate: Candidate) -> Candidate:
         """Fine-tune a candidate's weights and scales."""
-        teacher = Graph(self.teacher).to(self.device)
+        teacher = TorchGraph(self.teacher).to(self.device)
         with _progress(self.tuning.steps) as report:
             model, plan = finetune(
                 candidate.model, candidate.plan, teacher, self.draw, self.tuning, report
@@ -55,9 +59,9 @@ class Distiller:
 def training_images(
     data: Path, own: FloatArray, seed: int, device: torch.device
 ) -> Callable[[], Tensor]:
-    """Batches to fine-tune on, hardly changed: what is learned is to be exact on such images.
+    """Batches to fine-tune on, drawn from the training slices if `data` has them, else from `own`.
 
-    Drawn from the training's slices where `data` holds them, else from `own`.
+    They are hardly augmented, since agreement on images like these is the aim.
     """
     generator = Generator(device).manual_seed(seed)
     images = torch.from_numpy(
@@ -75,7 +79,7 @@ def training_images(
 
 
 def _training_slices(data: Path) -> FloatArray:
-    """Slices of all collections; the whole volume counts thrice, for most others hold lesions."""
+    """Slices of all collections; those of the whole volume, mostly without lesion, three times."""
     c = load_collections(data)
     soop = c.soop.pixels[::_SOOP_EVERY]
     volume = [c.volume.pixels] * _VOLUME_SHARE

@@ -1,4 +1,4 @@
-"""Quantisation-aware fine-tuning: the INT8 network learns to answer as the float one."""
+"""Quantisation-aware fine-tuning: the INT8 network learns to reproduce the float network."""
 
 import math
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from calibration.fake import Graph
+from calibration.fake_quant import TorchGraph
 from calibration.plan import Plan
 from training.loop import soft_difference
 
@@ -23,16 +23,18 @@ class Tuning:
     Attributes
     ----------
     learning_rate
-        Of weights and biases, at its peak; falls to zero as half a cosine. Ten
-        times more makes the agreement worse than before.
+        Peak learning rate of weights and biases, which falls to zero along half
+        a cosine. A rate ten times as high leaves less agreement than there was
+        before fine-tuning.
     scale_rate
-        Of the logarithms of the scales: their change in each step is at most
-        about this share.
+        Peak learning rate of the logarithms of the scales; a step changes a
+        scale by at most about this share.
     averaging
-        Share of the average of weights and scales that stays in each step; the
-        average is what is learned.
+        Decay of the exponential moving average of weights and scales, which is
+        the result.
     margin
-        Logits beyond it need not agree exactly: no threshold is near.
+        Logits of larger magnitude need not agree exactly, being far from any
+        threshold.
     """
 
     steps: int = 300
@@ -56,18 +58,21 @@ def finetune(
     Parameters
     ----------
     teacher
-        Images to the float network's probabilities.
+        The float network: from images to probabilities.
     draw
-        The next batch of images (N, C, H, W), on the device to compute on.
+        Returns the next batch of images (N, C, H, W), on the device to compute on.
     report
-        Called after each step.
+        Called with the step and its loss after each step.
 
     Returns
     -------
-    The float weights and the plan that were learned.
+    model
+        The network with the learned float weights.
+    plan
+        The plan with the learned scales.
     """
     images = draw()
-    student = Graph(model, plan).to(images.device)
+    student = TorchGraph(model, plan).to(images.device)
     average = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(tuning.averaging))
     optimiser = torch.optim.Adam(
         [
@@ -89,16 +94,16 @@ def finetune(
         report(step, loss.item())
         images = draw()
     learned = average.module.cpu()
-    assert isinstance(learned, Graph)
+    assert isinstance(learned, TorchGraph)
     return learned.learned_model(), learned.learned_plan()
 
 
 def disagreement(output: Tensor, expected: Tensor, margin: float) -> Tensor:
-    """How far probabilities (N, 1, H, W) are from those expected.
+    """Loss of probabilities (N, 1, H, W) against those expected.
 
-    Squared difference of logits, cut at the margin, over the pixels that are
-    within the margin in either, plus one minus the soft Dice of each image
-    (where both are empty it hardly counts).
+    The mean squared difference of the logits, clipped to the margin, over the
+    pixels where either logit is above -margin; plus one minus the soft Dice of
+    each image, which is close to zero where both are empty.
     """
     logits, wanted = (_logit(p).clamp(-margin, margin) for p in (output, expected))
     near = ((logits > -margin) | (wanted > -margin)).float()

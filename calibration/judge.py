@@ -1,14 +1,14 @@
-"""The accuracy gate: what a candidate must reach against PyTorch and the experts."""
+"""The accuracy gate: how a candidate must compare with PyTorch and the expert masks."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from calibration.closeness import Compute
-from calibration.data import Case
+from calibration.scan import Scan
 from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.spec import ModelSpec
+from cnnres_infer.pipeline.infer import Network
 from cnnres_infer.verification.agreement import Agreement, Gate, dice
 
 LARGEST_DROP = 0.005
@@ -16,17 +16,17 @@ LARGEST_DROP = 0.005
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a candidate compares with PyTorch in float32, and both with the experts.
+    """How a candidate compares with PyTorch in float32, and both with the expert masks.
 
     Attributes
     ----------
     agreement
-        Slice by slice, over all slices of all cases.
+        With PyTorch, slice by slice, over all slices of all scans.
     volumes
-        Dice of the masks of each whole volume.
+        Dice of each whole volume's mask with PyTorch's, by the scan's name.
     expert_slices
-        Mean Dice with the experts over the slices in which they see lesion:
-        PyTorch's and the candidate's; None without expert masks.
+        Mean Dice of PyTorch and of the candidate with the expert masks, over
+        the slices in which these have lesion; None without expert masks.
     expert_volumes
         The same over whole volumes.
     """
@@ -38,17 +38,17 @@ class Verdict:
 
     @property
     def volume_dice(self) -> float:
-        """The worst volume's Dice; without volumes, that of all slices' pixels."""
+        """Lowest Dice of a volume; without volumes, that of all slices' pixels together."""
         return min(self.volumes.values(), default=self.agreement.pooled)
 
     @property
     def drop(self) -> float:
-        """How much worse the candidate agrees with the experts, at most."""
+        """How much Dice with the expert masks is lost: the larger loss, of slices or volumes."""
         pairs = [pair for pair in (self.expert_slices, self.expert_volumes) if pair]
         return max((reference - candidate for reference, candidate in pairs), default=0.0)
 
     def misses(self, gate: Gate) -> tuple[str, ...]:
-        """What falls short of the gate, in words; nothing if it passes."""
+        """Where the gate is missed, in words; nothing if it passes."""
         figures = (
             ("mean Dice of slices", self.agreement.mean, gate.mean),
             ("5th percentile of Dice", self.agreement.tail, gate.tail),
@@ -77,57 +77,57 @@ class Verdict:
 
 
 class Judge:
-    """Compares candidates with PyTorch's output on the same cases.
+    """Compares candidates with the reference on the same scans.
 
     Parameters
     ----------
+    scans
+        The scans to judge by.
+    spec
+        The model's.
     reference
-        The trained network in float32.
+        The trained network in float32, run once.
     """
 
-    def __init__(self, cases: tuple[Case, ...], spec: ModelSpec, reference: Compute) -> None:
-        self._cases, self._spec = cases, spec
-        self._expected = [reference(case.images) for case in cases]
+    def __init__(self, scans: tuple[Scan, ...], spec: ModelSpec, reference: Network) -> None:
+        self._scans, self._spec = scans, spec
+        self._expected = [reference(scan.images) for scan in scans]
         self._expected_masks = self._volume_masks(self._expected)
 
-    def __call__(self, candidate: Compute) -> Verdict:
-        """Run a candidate on all cases and compare."""
-        outputs = [candidate(case.images) for case in self._cases]
+    def __call__(self, candidate: Network) -> Verdict:
+        """Run a candidate on all scans and compare."""
+        outputs = [candidate(scan.images) for scan in self._scans]
         masks = self._volume_masks(outputs)
         return Verdict(
-            Agreement.of(
-                np.concatenate(outputs),
-                np.concatenate(self._expected),
-                self._spec.mask,
-            ),
+            Agreement.of(np.concatenate(outputs), np.concatenate(self._expected), self._spec.mask),
             {name: dice(mask, self._expected_masks[name]) for name, mask in masks.items()},
-            self._with_experts(outputs),
-            self._volumes_with_experts(masks),
+            self._expert_slices(outputs),
+            self._expert_volumes(masks),
         )
 
     def _volume_masks(self, outputs: list[FloatArray]) -> dict[str, BoolArray]:
         return {
-            case.name: case.whole.mask(output, self._spec)
-            for case, output in zip(self._cases, outputs, strict=True)
-            if case.whole is not None
+            scan.name: scan.whole.mask(output, self._spec)
+            for scan, output in zip(self._scans, outputs, strict=True)
+            if scan.whole is not None
         }
 
-    def _with_experts(self, outputs: list[FloatArray]) -> tuple[float, float] | None:
+    def _expert_slices(self, outputs: list[FloatArray]) -> tuple[float, float] | None:
         pairs = []
-        for case, expected, output in zip(self._cases, self._expected, outputs, strict=True):
-            for truth, *answers in zip(
-                () if case.lesions is None else case.lesions, expected, output, strict=False
-            ):
+        for scan, *pair in zip(self._scans, self._expected, outputs, strict=True):
+            if scan.lesions is None:
+                continue
+            for truth, *probabilities in zip(scan.lesions, *pair, strict=True):
                 if truth.any():
-                    masks = (self._spec.mask.apply(answer[0]) for answer in answers)
+                    masks = (self._spec.mask.apply(each[0]) for each in probabilities)
                     pairs.append([dice(mask, truth) for mask in masks])
         return _mean(pairs)
 
-    def _volumes_with_experts(self, masks: dict[str, BoolArray]) -> tuple[float, float] | None:
+    def _expert_volumes(self, masks: dict[str, BoolArray]) -> tuple[float, float] | None:
         pairs = [
-            [dice(self._expected_masks[case.name], truth), dice(masks[case.name], truth)]
-            for case in self._cases
-            if case.whole is not None and (truth := case.whole.truth) is not None
+            [dice(self._expected_masks[scan.name], truth), dice(masks[scan.name], truth)]
+            for scan in self._scans
+            if scan.whole is not None and (truth := scan.whole.truth) is not None
         ]
         return _mean(pairs)
 

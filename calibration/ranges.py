@@ -1,4 +1,4 @@
-"""Which values of each tensor are told apart, from what slices make of it."""
+"""Ranges of activations, observed on calibration slices."""
 
 import io
 import tempfile
@@ -18,17 +18,17 @@ _BATCH = 4
 
 @dataclass(frozen=True)
 class Observer:
-    """How ranges are chosen.
+    """How the range of a tensor is chosen from its values.
 
     Attributes
     ----------
     name
-        What to call it in tables.
+        Name in tables.
     method
-        One of ONNX Runtime's: the extremes, the least relative entropy between
-        the histograms before and after, or a percentile of magnitudes.
+        ONNX Runtime's method: the extremes, the range of least relative entropy
+        between the histograms before and after, or a percentile of magnitudes.
     percentile
-        For the last one.
+        The percentile, for that last method.
     """
 
     name: str
@@ -48,13 +48,13 @@ OBSERVERS = (
 def observe(
     model: onnx.ModelProto, images: FloatArray, observer: Observer
 ) -> dict[str, tuple[float, float]]:
-    """Smallest and largest value to tell apart in every tensor of a float network.
+    """Smallest and largest value to represent in each tensor of a float network.
 
     Parameters
     ----------
     images
-        (N, C, H, W); what is over a multiple of four is left out, since
-        histograms want equal batches.
+        (N, C, H, W). Histograms need equal batches, so up to three of the last
+        images are left out.
     """
     options = {} if observer.percentile is None else {"percentile": observer.percentile}
     types = sorted({node.op_type for node in model.graph.node})
@@ -68,7 +68,7 @@ def observe(
             calibrate_method=observer.method,
             extra_options=options,
         )
-        with redirect_stdout(io.StringIO()):  # it prints its progress
+        with redirect_stdout(io.StringIO()):  # ONNX Runtime prints its progress
             calibrator.collect_data(_Reader(images, model.graph.input[0].name))
             found = calibrator.compute_data()
     ranges = {name: data.range_value for name, data in found.data.items()}
@@ -76,7 +76,7 @@ def observe(
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Hands out images in batches, as ONNX Runtime's calibrators ask for them."""
+    """Serves images in batches, as ONNX Runtime's calibrators want them."""
 
     def __init__(self, images: FloatArray, name: str) -> None:
         self._batches = self._cut(images, name)

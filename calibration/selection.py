@@ -1,4 +1,4 @@
-"""The choice of calibration slices: stratified, seeded, known by their hashes."""
+"""Selection of calibration slices: stratified, seeded and recorded by their hashes."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ _BANDS = 2
 def choose_slices(
     images: FloatArray, positions: FloatArray, areas: NDArray[np.int64], count: int, seed: int
 ) -> list[int]:
-    """Choose slices that cover intensities, positions and lesion sizes evenly.
+    """Select slices that cover intensities, positions and lesion sizes evenly.
 
-    Slices fall into strata: no lesion, smaller and larger than the median
-    lesion; below and above the median position; darker and brighter than the
-    median. Strata take turns, each giving one of its slices at random.
+    The strata are the combinations of lesion size (none, up to the median,
+    above), position and brightness (each up to or above the median). One slice
+    of each in turn is drawn at random.
 
     Parameters
     ----------
@@ -27,12 +27,12 @@ def choose_slices(
     positions
         (N,), from 0 for the lowest slice of a volume to 1 for the highest.
     areas
-        (N,), lesion pixels.
+        (N,), number of lesion pixels.
 
     Returns
     -------
     list of int
-        `count` indices in rising order, all where there are no more.
+        `count` indices in ascending order, or all if there are fewer slices.
     """
     generator = np.random.default_rng(seed)
     brightness = np.array([image[image > 0].mean() if image.any() else 0.0 for image in images])
@@ -50,7 +50,7 @@ def choose_slices(
 
 
 def slice_hashes(images: Sequence[FloatArray] | FloatArray) -> list[str]:
-    """SHA-256 of each slice (C, H, W) in steps of 1/65535, coarser than float noise."""
+    """SHA-256 of each slice (C, H, W), rounded to 1/65535 so that float noise does not matter."""
     codes = (np.round(np.asarray(image) * 65535).astype("<u2") for image in images)
     return [hashlib.sha256(code.tobytes()).hexdigest() for code in codes]
 
@@ -58,7 +58,7 @@ def slice_hashes(images: Sequence[FloatArray] | FloatArray) -> list[str]:
 def _band(
     values: NDArray[np.floating | np.signedinteger], among: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
-    """0 or 1: not above or above the median of `among`."""
+    """For each value, 1 if it is above the median of those `among`, else 0."""
     if not among.any():
         return np.zeros(len(values), np.int64)
     edges = np.quantile(values[among], np.arange(1, _BANDS) / _BANDS)

@@ -1,31 +1,33 @@
-"""The search: what is tried for a variant, step by step, and how it did."""
+"""The search for an INT8 variant: what is tried, in which order, and how each trial did."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
-from statistics import median
 from typing import Any
 
 import onnx
 
 from calibration.blocks import blocks
-from calibration.candidate import Candidate, evened
-from calibration.closeness import Closeness, Compute
+from calibration.candidate import Candidate
+from calibration.equalise import equalised
 from calibration.judge import Judge, Verdict
+from calibration.logit_error import LogitError
 from calibration.plan import Scheme
 from calibration.ranges import OBSERVERS
-from calibration.sensitivity import Layer, layer_sensitivities
+from calibration.sensitivity import LayerSensitivity, layer_sensitivities
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines.base import ModelFile, run_all
 from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
 from cnnres_infer.host.machine import usable_cores
+from cnnres_infer.pipeline.infer import Network
 from cnnres_infer.verification.agreement import Gate
 from export.passes import rewritten
-from export.timing import interleaved
+from export.timing import median_seconds
 
-_MOST_SPARED = 3
-_LARGEST_SHARE = 0.8
+_MIXED_CANDIDATES = 3
+_LARGEST_FLOAT_SHARE = 0.8
+_STATISTICS_SLICES = 32
 _TIMED_SLICES = 16
 _TIMED_ROUNDS = 3
 
@@ -36,26 +38,31 @@ class Trial:
 
     Attributes
     ----------
+    candidate
+        What was tried.
     error
-        That of the logits near the threshold on the calibration patients' slices.
+        Logit error on the slices of the calibration patients.
     verdict
-        On the gate's patients. Whether it passes takes part in the choice, so the
-        chosen one's figures are slightly optimistic.
-    elsewhere
-        The same in OpenVINO, where that is installed, for what ONNX Runtime passes
-        with: it computes the same file, and rounds in other places.
-    in_float
-        Share of the multiply-adds that is left in float.
+        On the gate's patients, in ONNX Runtime. The candidate that is kept is
+        chosen by it, so its figures are slightly optimistic.
+    openvino
+        The same in OpenVINO, which runs the same file but rounds in other
+        places; None if the candidate fails in ONNX Runtime or OpenVINO cannot
+        run it here.
     speed
-        How many times as fast as the float network in ONNX Runtime on this CPU.
+        How many times as fast as the float network, in ONNX Runtime on this CPU.
     """
 
     candidate: Candidate
     error: float
     verdict: Verdict
-    elsewhere: Verdict | None
-    in_float: float
+    openvino: Verdict | None
     speed: float
+
+    @property
+    def share_in_float(self) -> float:
+        """Share of the multiply-adds that are computed in float."""
+        return self.candidate.share_in_float
 
     def to_json(self) -> dict[str, Any]:
         """The figures, ready for JSON."""
@@ -63,41 +70,41 @@ class Trial:
             "variant": self.candidate.plan.scheme.variant,
             "tried": self.candidate.name,
             "logit_error": self.error,
-            "share_in_float": self.in_float,
+            "share_in_float": self.share_in_float,
             "speed_on_cpu": self.speed,
             **self.verdict.to_json(),
-            "openvino": self.elsewhere and self.elsewhere.to_json(),
+            "openvino": self.openvino and self.openvino.to_json(),
         }
 
     def misses(self, gate: Gate) -> tuple[str, ...]:
-        """What falls short of the gate, in words; nothing if it passes."""
-        there = () if self.elsewhere is None else self.elsewhere.misses(gate)
-        return (*self.verdict.misses(gate), *(f"in OpenVINO, {text}" for text in there))
+        """Where the gate is missed, in words; nothing if it passes."""
+        openvino = () if self.openvino is None else self.openvino.misses(gate)
+        return (*self.verdict.misses(gate), *(f"in OpenVINO, {text}" for text in openvino))
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """What came of a search.
+class SearchResult:
+    """The outcome of a search.
 
     Attributes
     ----------
     trials
         In the order in which they were made.
     best
-        Of those that pass the gate the one with least in float, so that its
-        patients choose as well; the one with the smallest error if none does.
+        Of the trials that pass the gate, the one with the smallest share in
+        float; if none passes, the one with the smallest logit error.
     layers
-        The sensitivity of each layer before fine-tuning, the worst first.
+        Sensitivity of each layer before fine-tuning, from the highest to the lowest.
     """
 
     trials: tuple[Trial, ...]
     best: Trial
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerSensitivity, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """What a search needs.
+    """A search for a candidate that passes the gate.
 
     Attributes
     ----------
@@ -105,29 +112,32 @@ class Search:
         The float network.
     images
         Calibration slices (N, C, H, W).
-    closeness, judge
-        Compare with PyTorch on the calibration patients and on the gate's.
+    logit_error
+        Compares with PyTorch on the calibration patients.
+    judge
+        Compares with PyTorch and the expert masks on the gate's patients.
     gate
-        What is to be reached.
+        What a candidate must reach.
     tune
-        Fine-tunes a candidate; None to leave that step out.
+        Fine-tunes a candidate; None to skip that step.
     """
 
     model: onnx.ModelProto
     images: FloatArray
-    closeness: Closeness
+    logit_error: LogitError
     judge: Judge
     gate: Gate
     tune: Callable[[Candidate], Candidate] | None
 
-    def run(self, scheme: Scheme, report: Callable[[Trial], None]) -> Found:
-        """Try one thing after another.
+    def run(self, scheme: Scheme, report: Callable[[Trial], None]) -> SearchResult:
+        """Try candidates, in order of effort.
 
-        Ranges by every observer, channels as they are and equalised; the closest
-        with corrected biases. Unless one passes the gate, the closest fine-tuned;
-        and unless that does, the closest three, not fine-tuned, with one block
-        after another in float until they pass. (What was fine-tuned has other
-        weights, which are no nearer in float.)
+        1. Ranges by every observer, each without and with equalisation.
+        2. The best of these, with bias correction.
+        3. If none has passed the gate: the candidate of the smallest error, fine-tuned.
+        4. If none has passed yet: the three of the smallest errors before
+           fine-tuning, in mixed precision, with more and more blocks in float
+           until they pass. (Fine-tuned weights are no better in float.)
 
         Parameters
         ----------
@@ -136,85 +146,95 @@ class Search:
         """
         trials: list[Trial] = []
 
-        def attempt(candidate: Candidate) -> None:
-            trials.append(self._tried(candidate))
+        def attempt(candidate: Candidate) -> bool:
+            trials.append(self._measured(candidate))
             report(trials[-1])
+            return self._passes(trials[-1])
 
         for candidate in self._observed(scheme):
             attempt(candidate)
-        attempt(self._best(trials).candidate.corrected(self.images))
-        # Observers that found the same ranges are one.
+        attempt(self._best(trials).candidate.corrected(self._statistics_images))
+        # Observers that found the same ranges have the same error, and count once.
         by_error = {trial.error: trial.candidate for trial in trials}
-        calibrated = [by_error[error] for error in sorted(by_error)[:_MOST_SPARED]]
-        layers = layer_sensitivities(calibrated[0], self.closeness)
+        calibrated = [by_error[error] for error in sorted(by_error)[:_MIXED_CANDIDATES]]
+        layers = layer_sensitivities(calibrated[0], self.logit_error)
         if self.tune is not None and not any(map(self._passes, trials)):
             attempt(self.tune(calibrated[0]))
-        if any(map(self._passes, trials)):
-            return Found(tuple(trials), self._best(trials), tuple(layers))
-        least = _LARGEST_SHARE
-        for candidate in calibrated:
-            for spared in self._spared(candidate):
-                if spared.share_in_float >= least:
-                    break
-                attempt(spared)
-                if self._passes(trials[-1]):
-                    least = spared.share_in_float
-        return Found(tuple(trials), self._best(trials), tuple(layers))
-
-    def _tried(self, candidate: Candidate) -> Trial:
-        with candidate.engine() as engine:
-            compute = partial(run_all, engine)
-            verdict = self.judge(compute)
-            return Trial(
-                candidate,
-                self.closeness(compute),
-                verdict,
-                None if verdict.misses(self.gate) else self._elsewhere(candidate),
-                candidate.share_in_float,
-                self._speed(compute),
-            )
-
-    def _elsewhere(self, candidate: Candidate) -> Verdict | None:
-        engine = candidate.elsewhere()
-        if engine is None:
-            return None
-        with engine:
-            return self.judge(partial(run_all, engine))
+        if not any(map(self._passes, trials)):
+            self._mix_precisions(calibrated, attempt)
+        return SearchResult(tuple(trials), self._best(trials), tuple(layers))
 
     def _observed(self, scheme: Scheme) -> Iterator[Candidate]:
         plain = rewritten(self.model, scheme.passes)
-        even = evened(plain, self.images)
+        balanced = equalised(plain, self._statistics_images)
         for observer in OBSERVERS:
-            for name, model in ((observer.name, plain), (f"{observer.name}, equalised", even)):
+            for name, model in ((observer.name, plain), (f"{observer.name}, equalised", balanced)):
                 yield Candidate.observed(name, model, scheme, self.images, observer)
 
-    def _spared(self, candidate: Candidate) -> Iterator[Candidate]:
-        """The candidate with one more block in float each time.
+    def _mix_precisions(
+        self, candidates: list[Candidate], attempt: Callable[[Candidate], bool]
+    ) -> None:
+        """Attempt each candidate with more and more in float, but no more than what has passed."""
+        limit = _LARGEST_FLOAT_SHARE
+        for candidate in candidates:
+            for mixed in self._mixed(candidate):
+                if mixed.share_in_float >= limit:
+                    break
+                if attempt(mixed):
+                    limit = mixed.share_in_float
 
-        First goes what, alone in INT8, makes most error for its multiply-adds.
+    def _mixed(self, candidate: Candidate) -> Iterator[Candidate]:
+        """The candidate with one block in float, with two, and so on.
+
+        The blocks that make the most error for their multiply-adds come first.
         Errors of different blocks add up by their squares.
         """
         every = blocks(candidate.model)
         errors = {
-            block: candidate.in_float(x for x in every if x is not block).error(self.closeness)
+            block: candidate.in_float(x for x in every if x is not block).error(self.logit_error)
             for block in every
         }
         worst = sorted(every, key=lambda block: -(errors[block] ** 2) / block.share)
         for count in range(1, len(worst)):
             yield candidate.in_float(worst[:count])
 
-    def _speed(self, compute: Compute) -> float:
-        """Speed relative to the float network's, both timed in turns."""
+    def _measured(self, candidate: Candidate) -> Trial:
+        with candidate.ort_engine() as engine:
+            network = partial(run_all, engine)
+            verdict = self.judge(network)
+            passes = not verdict.misses(self.gate)
+            return Trial(
+                candidate,
+                self.logit_error(network),
+                verdict,
+                self._judged_in_openvino(candidate) if passes else None,
+                self._speed(network),
+            )
+
+    def _judged_in_openvino(self, candidate: Candidate) -> Verdict | None:
+        engine = candidate.openvino_engine()
+        if engine is None:
+            return None
+        with engine:
+            return self.judge(partial(run_all, engine))
+
+    def _speed(self, network: Network) -> float:
+        """How many times as fast as the float network, timed in turns with it."""
         few = self.images[:_TIMED_SLICES]
         cases = {
-            "float": lambda: run_all(self._float, few),
-            "candidate": lambda: compute(few),
+            "float": lambda: run_all(self._float_engine, few),
+            "candidate": lambda: network(few),
         }
-        seconds = interleaved(cases, _TIMED_ROUNDS)
-        return median(seconds["float"]) / median(seconds["candidate"])
+        seconds = median_seconds(cases, _TIMED_ROUNDS)
+        return seconds["float"] / seconds["candidate"]
+
+    @property
+    def _statistics_images(self) -> FloatArray:
+        """The slices over which channels are equalised and biases corrected."""
+        return self.images[:_STATISTICS_SLICES]
 
     @cached_property
-    def _float(self) -> OrtEngine:
+    def _float_engine(self) -> OrtEngine:
         """The float network, opened once for all comparisons of speed."""
         return OrtEngine.open(
             ModelFile("fp32", self.model.SerializeToString()), Precision.FP32, usable_cores()
@@ -224,8 +244,8 @@ class Search:
         return not trial.misses(self.gate)
 
     def _best(self, trials: list[Trial]) -> Trial:
-        """Of those that pass the one with least in float, else the closest."""
+        """The passing trial with the smallest share in float, else that of the smallest error."""
         passing = [trial for trial in trials if self._passes(trial)]
         if passing:
-            return min(passing, key=lambda trial: (trial.in_float, trial.error))
+            return min(passing, key=lambda trial: (trial.share_in_float, trial.error))
         return min(trials, key=lambda trial: trial.error)

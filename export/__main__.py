@@ -20,8 +20,8 @@ from export.volume_outputs import torch_engine, volume_reference
 from network.checkpoint import load_checkpoint
 from network.keras_weights import KERAS_EPSILON
 
-# What an own model is taken for where no description says otherwise.
-PLAIN: dict[str, Any] = {
+# Entries of model.json for a checkpoint without a description.
+DEFAULTS: dict[str, Any] = {
     "version": "0",
     "input": {"modalities": ["dwi", "flair"], "size": 160, "spacing_mm": 1.25, "ceiling": 2.0},
     "fusion": {"rule": "mean", "dwi_weight": 0.5},
@@ -29,12 +29,12 @@ PLAIN: dict[str, Any] = {
 }
 
 VolumeArgument = Annotated[Path, typer.Argument(help="NIfTI file (.nii, .nii.gz).")]
-FlairOption = Annotated[Path | None, typer.Option(help="FLAIR to be merged with the DWI.")]
-ModalityOption = Annotated[str, typer.Option(help="What VOLUME is: dwi or flair.")]
+FlairOption = Annotated[Path | None, typer.Option(help="FLAIR of the same session.")]
+ModalityOption = Annotated[str, typer.Option(help="Modality of VOLUME: dwi or flair.")]
 BrainMaskOption = Annotated[Path | None, typer.Option(help="Brain mask on the volume's grid.")]
-BundleOption = Annotated[Path | None, typer.Option(help="Folder of a bundle; default: built in.")]
+BundleOption = Annotated[Path | None, typer.Option(help="Model bundle; default: the built-in one.")]
 CheckpointOption = Annotated[
-    Path | None, typer.Option(help="PyTorch's weights; by default those of the bundle's fp32 file.")
+    Path | None, typer.Option(help="Weights for PyTorch; default: the bundle's fp32 file.")
 ]
 
 app = typer.Typer(cls=DefaultCommandGroup, no_args_is_help=True, add_completion=False, help=__doc__)
@@ -47,23 +47,29 @@ def _options() -> None: ...
 @app.command()
 def bundle(
     checkpoint: Annotated[Path, typer.Argument(help="Weights: .safetensors, .h5 or fp32 .onnx.")],
-    out: Annotated[Path, typer.Option(help="Folder of the bundle to write.")],
+    out: Annotated[Path, typer.Option(help="Bundle to write.")],
     description: Annotated[
-        Path | None, typer.Option(help="JSON: name, input, fusion, mask, training data, limits.")
+        Path | None, typer.Option(help="JSON file with entries of model.json.")
     ] = None,
     epsilon: Annotated[
-        float, typer.Option(help="Batch norms' epsilon, for Keras files that do not hold it.")
+        float, typer.Option(help="Epsilon of the batch norms, for Keras files without it.")
     ] = KERAS_EPSILON,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Overwrite an existing bundle.")
+    ] = False,
 ) -> None:
     """Export a checkpoint to a model bundle and check it against PyTorch."""
     network = load_checkpoint(checkpoint, epsilon)
-    about = {"name": checkpoint.stem, **PLAIN, **(_read_json(description) if description else {})}
+    about = {
+        "name": checkpoint.stem,
+        **DEFAULTS,
+        **(_read_json(description) if description else {}),
+    }
     about["input"] = {**about["input"], "channels": network.in_channels}
     spec = spec_from_json(about)
     differences = write_bundle(network, spec, about, out, overwrite)
     for name, difference in differences.items():
-        typer.echo(f"{name}: largest difference of probabilities from PyTorch {difference:.2g}")
+        typer.echo(f"{name}: largest difference in probability from PyTorch {difference:.2g}")
     typer.echo(f"wrote {out}")
 
 
@@ -76,7 +82,9 @@ def reference(
     brain_mask: BrainMaskOption = None,
     bundle: BundleOption = None,
     checkpoint: CheckpointOption = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Overwrite an existing file.")
+    ] = False,
 ) -> None:
     """Store PyTorch's outputs for a volume, for ``cnnres-infer verify`` elsewhere."""
     check_free([out], overwrite)
@@ -96,10 +104,10 @@ def parity_command(
     brain_mask: BrainMaskOption = None,
     bundle: BundleOption = None,
     checkpoint: CheckpointOption = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds; times are medians.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="Timing rounds; times are medians.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Compare every backend and precision of this machine with PyTorch, on a volume."""
+    """Compare every backend and precision of this machine with PyTorch on a volume."""
     opened = Bundle.open(bundle)
     case = read_case(volume, flair=flair, modality=Modality.parse(modality), brain_mask=brain_mask)
     with torch_engine(opened, checkpoint) as engine:
@@ -116,20 +124,20 @@ def parity_command(
 
 @app.command()
 def keygen(
-    key: Annotated[Path, typer.Argument(help="File of the private key to write; KEY.pub beside.")],
+    key: Annotated[Path, typer.Argument(help="Private key to write, with KEY.pub beside it.")],
 ) -> None:
-    """Make a key to sign bundles with."""
+    """Make a key pair to sign bundles with."""
     from export.signing import make_key
 
-    typer.echo(f"wrote {key} (keep it secret) and {make_key(key)} (trust this)")
+    typer.echo(f"wrote {key} (keep it secret) and {make_key(key)} (for --require-signature)")
 
 
 @app.command()
 def sign(
-    folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle.")],
-    key: Annotated[Path, typer.Option(help="File of the private key.")],
+    folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle to sign.")],
+    key: Annotated[Path, typer.Option(help="Private key.")],
 ) -> None:
-    """Sign a bundle, after a check of all its hashes."""
+    """Check the hashes of a bundle, and sign it."""
     from export.signing import sign_bundle
 
     typer.echo(f"wrote {sign_bundle(folder, key)}")
@@ -139,7 +147,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: no readable JSON ({error})") from error
+        raise UsageError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(content, dict) or not isinstance(content.get("input", {}), dict):
         raise UsageError(f"{path}: not a JSON object like export/cnnres-dwi-flair.json")
     return content

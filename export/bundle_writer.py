@@ -1,4 +1,4 @@
-"""Writing bundles: checked, sealed with hashes, completely or not at all."""
+"""Writing bundles: checked against PyTorch, sealed with hashes, and completely or not at all."""
 
 import hashlib
 import json
@@ -36,44 +36,33 @@ def write_bundle(
     out: Path,
     overwrite: bool = False,
 ) -> dict[str, float]:
-    """Export a network into a bundle and check it there.
+    """Export a network to a bundle, and check every variant against PyTorch.
 
     Parameters
     ----------
     about
-        Further entries of ``model.json``: ``training`` and what else is to be
-        known of the model.
+        Further entries of ``model.json``, such as ``training`` and ``limits``.
 
     Returns
     -------
     dict
-        Largest difference of probabilities between ONNX Runtime and PyTorch
-        on the reference slices, for each variant.
+        For each variant, the largest difference in probability between ONNX
+        Runtime and PyTorch on the reference slices.
 
     Raises
     ------
     VerificationError
-        If a variant differs by more than `LARGEST_DIFFERENCE`; nothing is written then.
+        If a variant differs by more than `LARGEST_DIFFERENCE`; nothing is written.
     OutputExistsError
-        If `out` stands and `overwrite` is False.
+        If `out` exists and `overwrite` is False.
     UsageError
-        If `out` is neither empty nor a bundle: it is not replaced, asked or not.
+        If `out` is neither a bundle nor an empty folder; it is never replaced then.
     """
     check_free([out], overwrite)
     _check_replaceable(out)
     images, probabilities = reference_slices(network, spec)
     models = variants(network, spec.slices.size)
-    differences = {
-        name: float(np.abs(_computed(model, images) - probabilities).max())
-        for name, model in models.items()
-    }
-    for name, difference in differences.items():
-        bound = LARGEST_DIFFERENCE[name]
-        if not difference <= bound:
-            raise VerificationError(
-                f"variant {name} differs from PyTorch by {difference:.2g}, "
-                f"more than {bound:.0e}; no bundle was written"
-            )
+    differences = _checked_differences(models, images, probabilities)
     files = {f"model.{name}.onnx": model for name, model in models.items()}
     manifest = {
         "format": FORMAT,
@@ -96,22 +85,25 @@ def seal(
     folder: Path,
     manifest: dict[str, Any],
     files: Mapping[str, bytes] | None = None,
-    gone: Collection[str] = (),
+    removed: Collection[str] = (),
 ) -> None:
-    """Write files, ``MODEL_CARD.md``, and ``model.json`` last with the hash of every file.
+    """Write files and ``MODEL_CARD.md``, then ``model.json`` with the hash of every file.
 
-    A signature of what stood before goes. A bundle whose sealing is cut short is
-    refused when it is opened, since its files are not those of ``model.json``.
+    A signature is removed, since it would no longer match. If sealing is
+    interrupted, the bundle is refused when it is opened, because its files do not
+    match ``model.json``.
 
     Parameters
     ----------
+    manifest
+        The content of ``model.json``; its ``sha256`` is set here.
     files
-        New content, by name.
-    gone
-        Names of the files that are to go.
+        New and changed files, by name.
+    removed
+        Names of the files to remove.
     """
     written = {**(files or {}), CARD: model_card(manifest).encode()}
-    outside = {MANIFEST, SIGNATURE, *gone, *written}
+    outside = {MANIFEST, SIGNATURE, *removed, *written}
     kept = {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in outside}
     manifest["sha256"] = {
         name: hashlib.sha256(content).hexdigest()
@@ -119,8 +111,24 @@ def seal(
     }
     content = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
     contents = {folder / name: content for name, content in written.items()}
-    former = [folder / name for name in (*gone, SIGNATURE)]
+    former = [folder / name for name in (*removed, SIGNATURE)]
     write_all({**contents, folder / MANIFEST: content.encode()}, overwrite=True, former=former)
+
+
+def _checked_differences(
+    models: Mapping[str, bytes], images: FloatArray, probabilities: FloatArray
+) -> dict[str, float]:
+    """Largest difference of each variant's probabilities from PyTorch's, none above its bound."""
+    differences = {}
+    for name, model in models.items():
+        difference = float(np.abs(_computed(model, images) - probabilities).max())
+        if not difference <= LARGEST_DIFFERENCE[name]:
+            raise VerificationError(
+                f"variant {name} differs from PyTorch by {difference:.2g}, more than "
+                f"{LARGEST_DIFFERENCE[name]:.0e}; no bundle was written"
+            )
+        differences[name] = difference
+    return differences
 
 
 def _computed(model: bytes, images: FloatArray) -> FloatArray:
@@ -133,13 +141,13 @@ def _check_replaceable(folder: Path) -> None:
         return
     if not folder.is_dir() or not ((folder / MANIFEST).is_file() or not any(folder.iterdir())):
         raise UsageError(
-            f"{folder}: neither empty nor a bundle, so it is not replaced; name another folder"
+            f"{folder}: neither empty nor a bundle, so it is not replaced; choose another folder"
         )
 
 
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
-    """Lend an empty folder that takes the place of `folder` when all went well."""
+    """Yield a new folder, which replaces `folder` on success and is deleted on failure."""
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))

@@ -1,4 +1,4 @@
-"""The model card, written from what ``model.json`` says and nothing else."""
+"""The model card, which is written from ``model.json`` alone."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ CARD = "MODEL_CARD.md"
 
 _USE = """\
 Research on acute ischaemic stroke: outlining lesions on diffusion-weighted (DWI, b about 1000)
-and FLAIR MRI of adults, to be looked at by a person who can read such images.
+and FLAIR MRI of adults, for review by a person who can read such images.
 
-**Not for**: diagnosis or treatment decisions, triage, or any use on patients that a regulator has
-not cleared. It is no medical device. Not for children, haemorrhage, tumours, chronic lesions,
-ADC maps, CT, or volumes without a brain in them.
+**Not for** diagnosis, treatment decisions or triage, or for any use on patients that a regulator
+has not cleared. It is not a medical device. Not for children, haemorrhage, tumours, chronic
+lesions, ADC maps, CT, or volumes that do not show the brain.
 """
 
 
@@ -20,7 +20,7 @@ def model_card(manifest: dict[str, Any]) -> str:
     Parameters
     ----------
     manifest
-        The content of ``model.json``; entries that it lacks are left out.
+        The content of ``model.json``; sections without an entry are left out.
     """
     image, mask, fusion = manifest["input"], manifest["mask"], manifest["fusion"]
     sections = [
@@ -35,12 +35,13 @@ def model_card(manifest: dict[str, Any]) -> str:
             else []
         ),
         "## Input and output\n",
-        f"- {image['channels']} channel(s) of {image['size']} x {image['size']} pixels of "
-        f"{image['spacing_mm']} mm; modalities: {', '.join(image['modalities'])}",
-        "- skull-stripped; other volumes are stripped first",
-        f"- DWI and FLAIR are merged by rule `{fusion['rule']}`, DWI weight {fusion['dwi_weight']}",
-        f"- mask at probability {mask['threshold']}, lesions of at least "
-        f"{mask['smallest_lesion_ml']} ml\n",
+        f"- Images of {image['size']} x {image['size']} pixels of {image['spacing_mm']} mm; "
+        f"channels: {image['channels']}; modalities: {', '.join(image['modalities'])}",
+        "- Skull-stripped; volumes with skull are stripped first",
+        f"- The probabilities for DWI and FLAIR are merged by the rule `{fusion['rule']}`, with a "
+        f"DWI weight of {fusion['dwi_weight']}",
+        f"- The mask starts at a probability of {mask['threshold']}; lesions below "
+        f"{mask['smallest_lesion_ml']} ml are dropped\n",
     ]
     sections += _training(manifest.get("training", {}))
     sections += _export(manifest.get("export", {}))
@@ -65,9 +66,10 @@ def _export(export: dict[str, Any]) -> list[str]:
         return []
     lines = [
         "## Export\n",
-        f"Largest difference of probabilities from PyTorch float32 on {export['reference_slices']} "
-        "reference slices of phantoms, in ONNX Runtime on a CPU (which computes float16 files in "
-        "float32, so that the figure for fp16 is that of its weights):\n",
+        "Largest difference in probability from PyTorch in float32, on "
+        f"{export['reference_slices']} reference slices of phantoms. ONNX Runtime computed the "
+        "files on a CPU, where it computes float16 files in float32, so the figure for fp16 "
+        "reflects its weights only.\n",
         "| variant | difference |\n|---|---|",
     ]
     lines += [f"| {name} | {value:.2g} |" for name, value in export["largest_difference"].items()]
@@ -80,17 +82,16 @@ def _calibration(calibration: dict[str, Any]) -> list[str]:
     gates, cases = calibration["gates"], calibration["cases"]
     lines = [
         "## Faster precisions against PyTorch float32\n",
-        "`python -m calibration BUNDLE --data DATA`: calibrated on slices of "
-        f"{cases['calibration']} cases, judged on {cases['gate']} cases of other patients, none of "
-        "which was trained on. "
-        "A slice counts where either mask has lesion. INT8 and bfloat16 must reach "
-        f"{gates['int8']['mean']} / {gates['int8']['tail']} / {gates['int8']['pooled']}, float16 "
-        f"{gates['fp16']['mean']} / {gates['fp16']['tail']} / {gates['fp16']['pooled']}, and Dice "
-        f"with the experts may drop by {calibration['largest_drop']}. All that was tried is in "
-        "`calibration.json`.\n",
-        "| variant | how | mean Dice of slices | 5th percentile, over 50 pixels | worst volume | "
-        "slices: counted, empty in one, in both | drop of Dice with experts | gate |\n"
-        "|---|---|---|---|---|---|---|---|",
+        "`python -m calibration BUNDLE --data DATA` calibrated on slices of "
+        f"{cases['calibration']} scans and judged on {cases['gate']} scans of other patients, none "
+        "of whom the network was trained on. A slice counts if either mask has lesion. INT8 and "
+        "bfloat16 must reach a mean Dice of slices, 5th percentile and Dice of volumes of "
+        f"{_bounds(gates['int8'])}, float16 of {_bounds(gates['fp16'])}, and Dice with the expert "
+        f"masks may drop by at most {calibration['largest_drop']}. Everything that was tried is "
+        "recorded in `calibration.json`.\n",
+        "| variant | made with | mean Dice of slices | 5th percentile, slices over 50 pixels | "
+        "lowest Dice of a volume | slices: counted, empty in one mask, empty in both | "
+        "drop in Dice with experts | gate |\n" + "|---" * 8 + "|",
     ]
     rows = []
     for name, row in calibration["variants"].items():
@@ -107,14 +108,18 @@ def _calibration(calibration: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
+def _bounds(gate: dict[str, float]) -> str:
+    return " / ".join(str(gate[key]) for key in ("mean", "tail", "pooled"))
+
+
 def _accuracy(accuracy: dict[str, Any]) -> list[str]:
     if not accuracy:
         return []
     precisions = accuracy["precisions"]
     lines = [
         "## Accuracy against expert masks\n",
-        f"`{accuracy['command']}`. None of these patients was trained on. fp16 was computed by "
-        "PyTorch, bf16 by OpenVINO.\n",
+        f"`{accuracy['command']}`. The network was not trained on any of these patients. PyTorch "
+        "computed fp16, OpenVINO bf16.\n",
         "| volume | precision | expert ml | model ml | Dice | lesion-wise F1 | "
         "volume difference ml | mean Dice of slices with lesion |\n" + "|---" * 8 + "|",
     ]
@@ -128,8 +133,8 @@ def _accuracy(accuracy: dict[str, Any]) -> list[str]:
     exact = next(iter(precisions.values()))
     lines += [
         "",
-        f"Held-out slices of {exact['patients']} further patients, the one with the largest "
-        "lesion of each:\n",
+        f"Slices of {exact['patients']} further patients held out from training, for each the one "
+        "with the largest lesion:\n",
         "| input | precision | mean Dice | median Dice | Dice of all pixels |\n" + "|---" * 5 + "|",
     ]
     lines += [
@@ -140,8 +145,8 @@ def _accuracy(accuracy: dict[str, Any]) -> list[str]:
     steadiness = ", ".join(f"{p} {each['steadiness']:.4f}" for p, each in precisions.items())
     lines += [
         "",
-        "Steadiness: mean Dice of the network's masks with those of the same slices with noise of "
-        f"1 % of their standard deviation: {steadiness}.",
+        "Steadiness, the mean Dice of the network's masks with and without added noise of 1 % of "
+        f"the images' standard deviation: {steadiness}.",
     ]
     return lines
 

@@ -1,4 +1,4 @@
-"""From the PyTorch network to ONNX files."""
+"""Exporting the PyTorch network to ONNX files."""
 
 import logging
 import warnings
@@ -14,18 +14,18 @@ from network.cnnres import CNNRes, HalfCNNRes, folded
 
 OPSET = 18
 INPUT, OUTPUT = "images", "probabilities"
-# Which rewritings a variant of the float network takes, by measurement.
+# The rewritings that measurements showed to be fastest for a variant of the float network.
 PASSES_OF = {"fp32-cpu": ("head-before-upsampling", "upsampling-to-transposed-convs")}
 _PRODUCER = "cnnres-infer"
 
 
 def to_onnx(network: nn.Module, in_channels: int, size: int) -> bytes:
-    """Export a network with a free batch size; nothing of this machine stays in the file.
+    """Export a network with a dynamic batch size, leaving no trace of this machine in the file.
 
     Parameters
     ----------
     network
-        Takes (N, C, size, size) float32 and gives (N, 1, size, size) float32.
+        Maps (N, C, size, size) to (N, 1, size, size), both float32.
 
     Returns
     -------
@@ -55,10 +55,10 @@ def to_onnx(network: nn.Module, in_channels: int, size: int) -> bytes:
 
 
 def variants(network: CNNRes, size: int) -> dict[str, bytes]:
-    """The float variants of a network as ONNX.
+    """The float variants of a network, as ONNX files.
 
-    ``fp32`` is the network as it is, ``fp32-cpu`` the same rewritten for
-    processors, ``fp16`` mostly in float16.
+    ``fp32`` is the network itself, ``fp32-cpu`` the same network rewritten for
+    CPUs, and ``fp16`` a version that computes mostly in float16.
     """
     plain = folded(network)
     exact = to_onnx(plain, network.in_channels, size)
@@ -70,7 +70,7 @@ def variants(network: CNNRes, size: int) -> dict[str, bytes]:
 
 
 def rewritten_model(model: bytes, passes: Iterable[str]) -> bytes:
-    """A serialised network after some of `export.passes`."""
+    """A serialised network after the named rewritings of `export.passes`."""
     return bytes(rewritten(onnx.load_from_string(model), passes).SerializeToString())
 
 

@@ -1,6 +1,5 @@
-"""Every engine of this machine beside PyTorch, on one volume."""
+"""Comparing every engine of this machine with PyTorch, on one volume."""
 
-import statistics
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -20,27 +19,28 @@ from cnnres_infer.selection.offers import open_engine
 from cnnres_infer.verification.agreement import GATES
 from cnnres_infer.verification.recording import Recording, record_case
 from cnnres_infer.verification.reference import compare_recordings
-from export.timing import interleaved
+from export.timing import median_seconds
 from network.engine import TorchEngine
 
 _TORCH = "torch fp32"
-_HEADINGS = ("engine", "min", "mean", "masks", "differ.", "time", "speed", "gate")
+_HEADINGS = ("engine", "min", "mean", "masks", "diff.", "time", "speed", "gate")
 
 
 def parity(bundle: Bundle, reference: TorchEngine, case: Case, repeats: int) -> dict[str, Any]:
-    """Compare all backends and precisions with PyTorch, and time the network alone.
+    """Compare every backend and precision with PyTorch, and time the network alone.
 
     Parameters
     ----------
     reference
         PyTorch with the bundle's weights.
     repeats
-        Rounds of timing, in which the engines take turns; figures are medians.
+        Timing rounds, in which the engines take turns; times are medians.
 
     Returns
     -------
     dict
-        ``rows``, PyTorch's first. One that could not run has ``reason`` and no figures.
+        The figures of each engine in ``rows``, PyTorch's first. An engine that
+        cannot be used has a ``reason`` instead.
     """
     expected = record_case(bundle, reference, case)
     rows: dict[str, dict[str, Any]] = {
@@ -59,10 +59,10 @@ def parity(bundle: Bundle, reference: TorchEngine, case: Case, repeats: int) -> 
                     continue
                 engines[key], rows[key] = engine, {**row, **figures}
         cases = {key: partial(run_all, engine, expected.images) for key, engine in engines.items()}
-        seconds = interleaved(cases, repeats)
-    for key, each in seconds.items():
-        rows[key]["seconds"] = statistics.median(each)
-        rows[key]["speed_up"] = statistics.median(seconds[_TORCH]) / rows[key]["seconds"]
+        seconds = median_seconds(cases, repeats)
+    for key, spent in seconds.items():
+        rows[key]["seconds"] = spent
+        rows[key]["speed_up"] = seconds[_TORCH] / spent
     return {
         "volume": case.volume.name,
         "slices": len(expected.images),
@@ -88,7 +88,7 @@ def _agreement(bundle: Bundle, engine: Engine, case: Case, expected: Recording) 
 
 
 def print_parity(figures: dict[str, Any], console: Console) -> None:
-    """Print what `parity` found."""
+    """Print the figures of `parity` as a table."""
     title = f"{figures['volume']}: {figures['slices']} slices, against PyTorch float32"
     table = Table(*_HEADINGS, title=escape(title))
     table.columns[0].no_wrap = True
@@ -98,16 +98,17 @@ def print_parity(figures: dict[str, Any], console: Console) -> None:
         )
     console.print(table)
     console.print(
-        "min, mean: Dice of slices with lesion; masks: Dice of the volume's masks; differ.: "
-        "largest difference of probability; time: seconds of the network alone, median of "
-        f"{figures['repeats']} interleaved runs; speed: PyTorch's is 1; {figures['machine']}"
+        "min, mean: Dice of slices with lesion; masks: Dice of the volume's masks; diff.: "
+        "largest difference in probability; time: seconds for the network alone, median of "
+        f"{figures['repeats']} interleaved rounds; speed: relative to PyTorch; "
+        f"{figures['machine']}"
     )
     rows = {f"{row['backend']} {row['precision']}": row for row in figures["rows"]}
     print_not_usable(rows, console)
 
 
 def print_not_usable(rows: Mapping[str, dict[str, Any]], console: Console) -> None:
-    """Name the rows that have a ``reason`` in place of figures, a line for each reason."""
+    """List the rows that have a ``reason`` instead of figures, one line per reason."""
     by_reason: dict[str, list[str]] = {}
     for name, row in rows.items():
         if "reason" in row:
@@ -117,7 +118,7 @@ def print_not_usable(rows: Mapping[str, dict[str, Any]], console: Console) -> No
 
 
 def _agreed(row: dict[str, Any]) -> list[str]:
-    """Cells of agreement; empty for PyTorch and for what did not run."""
+    """Cells of the agreement; empty for PyTorch and for engines that did not run."""
     if "dice_mean" not in row:
         return [""] * 4
     dices = [f"{row[key]:.4f}" for key in ("dice_min", "dice_mean", "dice_volume_mask")]

@@ -1,4 +1,4 @@
-"""Exact rewritings of an ONNX graph, for runtimes that want it in another form."""
+"""Exact rewritings of an ONNX graph, each into a form that some runtimes compute faster."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,16 +10,19 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from export.onnx_graph import attributes_of, constants_of, copy_of
+
 Constants: TypeAlias = Mapping[str, NDArray[np.generic]]
 Pass: TypeAlias = Callable[[onnx.ModelProto], onnx.ModelProto]
 
 
 def batch_norms_to_convs(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Write each batch norm as a depth-wise 1x1 convolution.
+    """Replace each batch norm by a depth-wise 1x1 convolution.
 
-    y = (x - mean) / sqrt(variance + epsilon) * weight + bias, for each channel.
+    A batch norm computes y = (x - mean) / sqrt(variance + epsilon) * weight + bias
+    for each channel.
     """
-    constants = _constants(model)
+    constants = constants_of(model)
     nodes: list[onnx.NodeProto] = []
     added: dict[str, NDArray[np.float64]] = {}
     for node in model.graph.node:
@@ -29,8 +32,7 @@ def batch_norms_to_convs(model: onnx.ModelProto) -> onnx.ModelProto:
         weight, bias, mean, variance = (
             constants[name].astype(np.float64) for name in node.input[1:]
         )
-        (epsilon,) = (a.f for a in node.attribute if a.name == "epsilon")
-        gain = weight / np.sqrt(variance + epsilon)
+        gain = weight / np.sqrt(variance + attributes_of(node)["epsilon"])
         names = _own_names(node, model)
         added |= {names[0]: gain[:, None, None, None], names[1]: bias - mean * gain}
         inputs, name = [node.input[0], *names], node.name
@@ -43,67 +45,40 @@ def batch_norms_to_convs(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def upsampling_to_transposed_convs(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Write nearest upsampling by 2 and the 3x3 convolution behind it as a transposed convolution.
+    """Replace nearest upsampling by 2 and the 3x3 convolution after it by a transposed one.
 
-    Where a skip is concatenated in between, its channels keep a convolution of
-    their own, and the two are added. Four multiplications in place of nine, and
-    the upsampled images are never written.
+    If a skip is concatenated in between, its channels keep a convolution of their
+    own, whose output is added. This takes four multiplications instead of nine,
+    and the upsampled images are never written.
     """
-    constants = _constants(model)
+    constants = constants_of(model)
     producers = {node.output[0]: node for node in model.graph.node}
     nodes: list[onnx.NodeProto] = []
     added: dict[str, NDArray[np.float64]] = {}
     for node in model.graph.node:
-        if not _is_plain_3x3(node, constants):
+        found = _upsampled_input(node, producers, constants)
+        if found is None:
             nodes.append(node)
             continue
-        source = producers.get(node.input[0])
-        skips = list(source.input[1:]) if source is not None and source.op_type == "Concat" else []
-        resize = producers.get(source.input[0]) if source is not None and skips else source
-        if resize is None or len(skips) > 1 or not _is_upsampling(resize, constants):
-            nodes.append(node)
-            continue
-        weight, bias = _weight_and_bias(node, constants)
-        output, stem = node.output[0], node.input[1].removesuffix(".weight")
+        image, skips = found
         width = _skip_width(skips, producers, constants)
-        up = weight[:, : weight.shape[1] - width]
-        names = [f"{stem}.up.weight", f"{stem}.bias"]
-        added |= {names[0]: _transposed_kernel(up), names[1]: bias}
-        target = f"{output}.up" if skips else output
-        nodes.append(
-            helper.make_node(
-                "ConvTranspose",
-                [resize.input[0], *(names[:1] if skips else names)],
-                [target],
-                f"{node.name}.up",
-                kernel_shape=[4, 4],
-                strides=[2, 2],
-                pads=[1, 1, 1, 1],
-            )
-        )
-        if skips:
-            names[0] = f"{stem}.skip.weight"
-            added[names[0]] = weight[:, -width:]
-            skip = f"{output}.skip"
-            nodes += [
-                helper.make_node(
-                    "Conv", [*skips, *names], [skip], skip, kernel_shape=[3, 3], pads=[1, 1, 1, 1]
-                ),
-                helper.make_node("Add", [skip, target], [output], f"{output}.sum"),
-            ]
+        new_nodes, new_constants = _transposed(node, image, skips, width, constants)
+        nodes += new_nodes
+        added |= new_constants
     return _with_nodes(model, nodes, added)
 
 
 def head_before_upsampling(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Compute the last block and the head before the last upsampling, not behind it.
+    """Compute the last block and the head before the last upsampling instead of after it.
 
-    Behind nearest upsampling by 2, the four pixels of a 2x2 square come of four
-    2x2 convolutions of the small image: four groups of channels of one. The
-    head makes four channels of them, which interleave to the output and one
-    pixel more at each edge. Four multiplications in place of nine, and only
-    probabilities are written at full size.
+    After nearest-neighbour upsampling by 2, the four pixels of a 2x2 square are
+    four 2x2 convolutions of the small image, which become four groups of
+    channels of a single convolution. The head turns these into four channels;
+    interleaved, they are the output with one pixel too many at each edge. This
+    takes four multiplications instead of nine, and only probabilities are
+    written at full size.
     """
-    constants = _constants(model)
+    constants = constants_of(model)
     *nodes, resize, conv, relu, head, sigmoid = model.graph.node
     kinds = [node.op_type for node in (relu, head, sigmoid)]
     if (
@@ -114,7 +89,7 @@ def head_before_upsampling(model: onnx.ModelProto) -> onnx.ModelProto:
     ):
         raise ValueError("the network does not end in upsampling, a 3x3 convolution and a head")
     (weight, bias), (taking, offset) = (_weight_and_bias(each, constants) for each in (conv, head))
-    # Along an axis: the taps of an odd pixel, which comes first, and of an even one.
+    # Along an axis, the taps of an odd pixel (which comes first) and of an even one.
     taps = np.array([[[1, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]], np.float64)
     corners = np.einsum("pyr,oirs,qxs->pqoiyx", taps, weight, taps)
     corner_names, head_names = _own_names(conv, model), _own_names(head, model)
@@ -142,16 +117,16 @@ def head_before_upsampling(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def head_to_matmul(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Write the last convolution, a 1x1 one, as a matrix product over the channels.
+    """Replace the last convolution, a 1x1 one, by a matrix product over the channels.
 
-    ONNX Runtime multiplies 8-bit matrices to a float result, while a quantised
-    convolution must round its result to 8 bits: too few for a probability.
+    ONNX Runtime's 8-bit matrix product has a float result, but its quantised
+    convolution rounds the result to 8 bits, which are too few for a probability.
     """
-    constants = _constants(model)
+    constants = constants_of(model)
     head = [node for node in model.graph.node if node.op_type == "Conv"][-1]
     weight, bias = _weight_and_bias(head, constants)
     if weight.shape[2:] != (1, 1):
-        raise ValueError("the last convolution is no 1x1 convolution")
+        raise ValueError("the last convolution is not a 1x1 convolution")
     output, make = head.output[0], helper.make_node
     names = [f"{output}.{part}" for part in ("channels-last", "product", "sum")]
     weight_name, bias_name = _own_names(head, model)
@@ -170,7 +145,7 @@ def head_to_matmul(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def rewritten(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
-    """A network after the named rewritings, one after the other."""
+    """A network after the named rewritings, applied in order."""
     for name in names:
         model = PASSES[name](model)
     return model
@@ -184,12 +159,66 @@ PASSES: dict[str, Pass] = {
 }
 
 
+def _upsampled_input(
+    conv: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto], constants: Constants
+) -> tuple[str, list[str]] | None:
+    """The image that is upsampled into a 3x3 convolution, and a skip concatenated to it, if any.
+
+    None if the node is another one, or its input is not upsampled.
+    """
+    if not _is_plain_3x3(conv, constants):
+        return None
+    source = producers.get(conv.input[0])
+    skips = list(source.input[1:]) if source is not None and source.op_type == "Concat" else []
+    resize = producers.get(source.input[0]) if source is not None and skips else source
+    if resize is None or len(skips) > 1 or not _is_upsampling(resize, constants):
+        return None
+    return resize.input[0], skips
+
+
+def _transposed(
+    conv: onnx.NodeProto, image: str, skips: list[str], width: int, constants: Constants
+) -> tuple[list[onnx.NodeProto], dict[str, NDArray[np.float64]]]:
+    """Nodes and constants that compute a convolution from the image before its upsampling.
+
+    Parameters
+    ----------
+    width
+        Channels of the skip.
+    """
+    weight, bias = _weight_and_bias(conv, constants)
+    output, stem = conv.output[0], conv.input[1].removesuffix(".weight")
+    names = [f"{stem}.up.weight", f"{stem}.bias"]
+    kernel = _transposed_kernel(weight[:, : weight.shape[1] - width])
+    added = {names[0]: kernel, names[1]: bias}
+    target = f"{output}.up" if skips else output
+    transposed = helper.make_node(
+        "ConvTranspose",
+        [image, *(names[:1] if skips else names)],
+        [target],
+        f"{conv.name}.up",
+        kernel_shape=[4, 4],
+        strides=[2, 2],
+        pads=[1, 1, 1, 1],
+    )
+    if not skips:
+        return [transposed], added
+    names[0], skip = f"{stem}.skip.weight", f"{output}.skip"
+    added[names[0]] = weight[:, -width:]
+    inputs = [*skips, *names]
+    return [
+        transposed,
+        helper.make_node("Conv", inputs, [skip], skip, kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        helper.make_node("Add", [skip, target], [output], f"{output}.sum"),
+    ], added
+
+
 def _transposed_kernel(weight: NDArray[np.float64]) -> NDArray[np.float64]:
     """Kernel (I, O, 4, 4) of the transposed convolution for a 3x3 one (O, I, 3, 3).
 
-    Along an axis, an even pixel of the result takes w[-1] of the pixel before
-    its own and w[0] + w[1] of its own; an odd one w[-1] + w[0] of its own and
-    w[1] of the next.
+    Along an axis, an even pixel of the result is w[-1] times the pixel before
+    its own plus (w[0] + w[1]) times its own; an odd one is (w[-1] + w[0]) times
+    its own plus w[1] times the next.
     """
     spread = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float64)
     kernel: NDArray[np.float64] = np.einsum("ar,oirs,bs->ioab", spread, weight, spread)
@@ -206,13 +235,13 @@ def _weight_and_bias(
 
 
 def _own_names(node: onnx.NodeProto, model: onnx.ModelProto) -> list[str]:
-    """What to call a node's changed weight and bias.
+    """Names for a node's new weight and bias.
 
-    As in the network, unless another node takes the same constant or there is none.
+    They are those in the network, unless another node shares the constant or it is missing.
     """
-    takers = Counter(name for each in model.graph.node for name in each.input)
+    uses = Counter(name for each in model.graph.node for name in each.input)
     return [
-        given if given and takers[given] == 1 else f"{node.output[0]}.{part}"
+        given if given and uses[given] == 1 else f"{node.output[0]}.{part}"
         for given, part in zip_longest(node.input[1:3], ("weight", "bias"), fillvalue="")
     ]
 
@@ -220,7 +249,7 @@ def _own_names(node: onnx.NodeProto, model: onnx.ModelProto) -> list[str]:
 def _is_plain_3x3(node: onnx.NodeProto, constants: Constants) -> bool:
     if node.op_type != "Conv" or constants[node.input[1]].shape[2:] != (3, 3):
         return False
-    attributes = _attributes(node)
+    attributes = attributes_of(node)
     return (
         attributes.get("pads") == [1, 1, 1, 1]
         and attributes.get("strides", [1, 1]) == [1, 1]
@@ -232,7 +261,7 @@ def _is_plain_3x3(node: onnx.NodeProto, constants: Constants) -> bool:
 def _is_upsampling(node: onnx.NodeProto, constants: Constants) -> bool:
     if node.op_type != "Resize" or len(node.input) != 3:
         return False
-    attributes = _attributes(node)
+    attributes = attributes_of(node)
     return (
         attributes.get("mode") == b"nearest"
         and attributes.get("nearest_mode") == b"floor"
@@ -244,7 +273,7 @@ def _is_upsampling(node: onnx.NodeProto, constants: Constants) -> bool:
 def _skip_width(
     skips: Sequence[str], producers: Mapping[str, onnx.NodeProto], constants: Constants
 ) -> int:
-    """Channels of the skip: those of the convolution that made it, or the last addend."""
+    """Channels of the skip, from the convolution that made it or its last addend."""
     if not skips:
         return 0
     node = producers[skips[0]]
@@ -253,20 +282,11 @@ def _skip_width(
     return int(constants[node.input[1]].shape[0])
 
 
-def _attributes(node: onnx.NodeProto) -> dict[str, object]:
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
-
-
-def _constants(model: onnx.ModelProto) -> Constants:
-    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-
-
 def _with_nodes(
     model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], added: Constants
 ) -> onnx.ModelProto:
-    """Copy of a model with other nodes and more constants; what is not used goes."""
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    """A copy of a model with other nodes and more constants, and without unused ones."""
+    result = copy_of(model)
     graph = result.graph
     del graph.node[:], graph.value_info[:], graph.initializer[:]
     kept = _used(nodes, {value.name for value in graph.output})
@@ -284,7 +304,7 @@ def _with_nodes(
 
 
 def _used(nodes: Sequence[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
-    """The nodes that the wanted outputs depend on, in their order."""
+    """The nodes that the wanted outputs depend on, in graph order."""
     kept = []
     for node in reversed(nodes):
         if wanted.intersection(node.output):

@@ -1,4 +1,4 @@
-"""Reference slices: phantoms with what PyTorch makes of them."""
+"""Reference slices of a bundle: slices of phantoms with PyTorch's probabilities for them."""
 
 import io
 
@@ -6,14 +6,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.arrays import BoolArray, FloatArray
+from cnnres_infer.core.case import Case, Modality
+from cnnres_infer.core.mask import MaskSpec
 from cnnres_infer.core.spec import ModelSpec
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import VerificationError
 from cnnres_infer.phantom.head import make_phantom
-from cnnres_infer.pipeline.brain import find_brain
-from cnnres_infer.pipeline.slices.batches import all_slices
 from cnnres_infer.verification.agreement import LEVELS, dice
+from export.slices import slices_of
 from network.cnnres import CNNRes
 from network.steadiness import with_noise
 
@@ -32,13 +33,13 @@ _GRIDS = (
 def reference_slices(
     network: CNNRes, spec: ModelSpec, count: int = COUNT
 ) -> tuple[FloatArray, FloatArray]:
-    """Slices of phantoms and PyTorch's float32 probabilities for them.
+    """Choose slices of phantoms, and compute PyTorch's float32 probabilities for them.
 
-    A quarter is empty in the network's masks; the others spread evenly over
-    the logarithm of the mask's area, so that tiny and large ones are among them.
-    Only slices count whose mask bears noise that nobody could see, drawn
-    several times: where it does not, the comparison would measure the network's
-    own indecision, not the engine that computes it.
+    A quarter of the slices have an empty mask; the others are spread evenly over
+    the logarithm of the mask's area, so that there are tiny and large lesions.
+    Only steady slices are chosen, whose mask survives several draws of invisible
+    noise. On the others a comparison would measure how undecided the network is,
+    not how exact the engine.
 
     Returns
     -------
@@ -65,21 +66,18 @@ def reference_slices(
         new = np.setdiff1d(chosen, list(steady))
         if not len(chosen):
             raise VerificationError(
-                "the network's masks of synthetic brains change with noise of 1 %, all of them: "
-                "no reference slices can be chosen; train it further"
+                "no reference slices can be chosen: the network's masks of all synthetic brains "
+                "change with noise of 1 %; train it further"
             )
         if not len(new):
             return images[chosen], probabilities[chosen]
-        bears = np.ones(len(new), np.bool_)
-        for draw in draws:
-            again = spec.mask.apply(_computed(network, draw[new]))
-            bears &= [dice(a, b) >= _STEADY for a, b in zip(masks[new], again, strict=True)]
-        steady.update(new[bears])
-        candidates = np.setdiff1d(candidates, new[~bears])
+        survives = _survives(network, masks[new], [draw[new] for draw in draws], spec.mask)
+        steady.update(new[survives])
+        candidates = np.setdiff1d(candidates, new[~survives])
 
 
 def reference_file(images: FloatArray, probabilities: FloatArray) -> bytes:
-    """Both as the content of ``reference.npz``; images as uint8 steps of 1/255."""
+    """Content of ``reference.npz``: the images as uint8 multiples of 1/255, the probabilities."""
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
@@ -87,6 +85,17 @@ def reference_file(images: FloatArray, probabilities: FloatArray) -> bytes:
         probabilities=probabilities.astype(np.float32),
     )
     return buffer.getvalue()
+
+
+def _survives(
+    network: CNNRes, masks: BoolArray, draws: list[FloatArray], spec: MaskSpec
+) -> BoolArray:
+    """Whether each mask stays nearly the same on every draw of the noisy images."""
+    survives = np.ones(len(masks), np.bool_)
+    for images in draws:
+        again = spec.apply(_computed(network, images))
+        survives &= [dice(a, b) >= _STEADY for a, b in zip(masks, again, strict=True)]
+    return survives
 
 
 def _computed(network: CNNRes, images: FloatArray) -> FloatArray:
@@ -98,20 +107,21 @@ def _computed(network: CNNRes, images: FloatArray) -> FloatArray:
 
 def _phantom_images(seed: int, spec: ModelSpec) -> FloatArray:
     shape, spacing = _GRIDS[seed % len(_GRIDS)]
-    volumes = tuple(
-        Volume.from_array(phantom.data, phantom.affine)
-        for phantom in (
-            make_phantom(seed, shape=shape, spacing=spacing, modality=name)
-            for name in spec.modalities[: spec.channels]
-        )
-    )
-    brain = find_brain(volumes[0]).mask
-    _, batch = all_slices(volumes, brain, spec.slices)
+
+    def volume(modality: Modality) -> Volume:
+        phantom = make_phantom(seed, shape=shape, spacing=spacing, modality=modality)
+        return Volume.from_array(phantom.data, phantom.affine)
+
+    if spec.channels == 2:
+        case = Case(Modality.DWI, volume(Modality.DWI), volume(Modality.FLAIR))
+    else:
+        case = Case(spec.modalities[0], volume(spec.modalities[0]))
+    _, batch = slices_of(case, spec)
     return batch.images
 
 
 def _spread(areas: NDArray[np.int64], count: int) -> list[int]:
-    """Indices of a quarter without area, and of areas evenly spread in their logarithm."""
+    """Indices of slices: a quarter without lesion, the others spread over the logarithm of area."""
     empty, lesion = list(np.flatnonzero(areas == 0)), list(np.flatnonzero(areas))
     bare = min(len(empty), max(int(count * _EMPTY_SHARE), count - len(lesion)))
     chosen = [int(empty[i]) for i in np.linspace(0, len(empty) - 1, bare).astype(int)]

@@ -1,4 +1,4 @@
-"""Making keys and signing bundles with them."""
+"""Making keys, and signing bundles with them."""
 
 from pathlib import Path
 
@@ -21,17 +21,17 @@ PUBLIC_SUFFIX = ".pub"
 
 
 def make_key(path: Path) -> Path:
-    """Write a new private key, for its owner alone to read, and the public key beside it.
+    """Write a new private key, readable by its owner only, and the public key beside it.
 
     Returns
     -------
     Path
-        Of the public key.
+        The file of the public key.
 
     Raises
     ------
     OutputExistsError
-        If one of the two stands.
+        If one of the two files exists.
     """
     key = Ed25519PrivateKey.generate()
     public = path.with_name(path.name + PUBLIC_SUFFIX)
@@ -47,14 +47,14 @@ def sign_bundle(folder: Path, key: Path) -> Path:
     Returns
     -------
     Path
-        Of the signature; a former one is replaced.
+        The file of the signature, which replaces an earlier one.
 
     Raises
     ------
     BundleError
         If the bundle is incomplete or was altered.
     UsageError
-        If there is no private key in `key`.
+        If `key` holds no Ed25519 private key.
     """
     bundle = Bundle.open(folder)
     for name in bundle.sha256:
@@ -62,7 +62,7 @@ def sign_bundle(folder: Path, key: Path) -> Path:
     try:
         private = load_pem_private_key(key.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:
-        raise UsageError(f"{key}: no private key in PEM ({error})") from error
+        raise UsageError(f"{key}: no private key in PEM format ({error})") from error
     if not isinstance(private, Ed25519PrivateKey):
         raise UsageError(f"{key}: not an Ed25519 key; make one with: python -m export keygen")
     path = folder / SIGNATURE

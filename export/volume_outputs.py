@@ -1,4 +1,4 @@
-"""What PyTorch makes of a whole volume: the yardstick for engines elsewhere."""
+"""PyTorch's outputs for a whole volume, which engines elsewhere are compared with."""
 
 from pathlib import Path
 
@@ -16,17 +16,19 @@ from network.engine import TorchEngine
 def torch_engine(
     bundle: Bundle, checkpoint: Path | None = None, precision: Precision = Precision.FP32
 ) -> TorchEngine:
-    """PyTorch with the weights of a bundle's fp32 file, or of the checkpoint it was made from.
+    """Open PyTorch with a bundle's weights.
 
     Parameters
     ----------
+    checkpoint
+        The checkpoint that the bundle was made from; by default its fp32 file.
     precision
-        See `TorchEngine`.
+        What to compute in; see `network.engine.TorchEngine`.
 
     Raises
     ------
     BundleError
-        If the weights cannot be read or do not suit the bundle.
+        If the weights cannot be read, or have another number of channels.
     """
     if checkpoint is None:
         bundle.model("fp32")
@@ -34,12 +36,12 @@ def torch_engine(
     network = load_checkpoint(checkpoint)
     if network.in_channels != bundle.spec.channels:
         raise BundleError(
-            f"{checkpoint}: a network of {network.in_channels} channels; "
-            f"{bundle.folder} needs {bundle.spec.channels}"
+            f"{checkpoint}: the network has {network.in_channels} channels, but {bundle.folder} "
+            f"needs {bundle.spec.channels}"
         )
     return TorchEngine(network, usable_cores(), precision)
 
 
 def volume_reference(bundle: Bundle, engine: TorchEngine, case: Case) -> VolumeReference:
-    """PyTorch's outputs for a case, bound to it and to the bundle."""
+    """PyTorch's outputs for a case, tied to its volumes and to the bundle."""
     return VolumeReference.of(record_case(bundle, engine, case), bundle, engine, case)

@@ -50,7 +50,7 @@ def declared(extra: str) -> list[Requirement]:
 
 
 class FakePip:
-    """Does what gather asks of pip without pip; fails at one command if told to."""
+    """Stands in for pip; fails at one command if told to."""
 
     def __init__(self, failing: str = "") -> None:
         self.failing = failing
@@ -93,7 +93,7 @@ def test_the_lock_covers_the_declared_dependencies(extra: str) -> None:
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
-def test_the_lock_tells_how_to_renew_it_and_nothing_of_a_machine(extra: str) -> None:
+def test_the_lock_names_the_command_that_updates_it_and_no_machine(extra: str) -> None:
     path, lock = dependencies_lock(extra), LOCKS[extra]
     command = lock.splitlines()[1].lstrip("# ")
     assert re.findall(r"--extra (\w+)", command) == list(EXTRAS[extra])
@@ -209,7 +209,7 @@ def test_what_the_target_could_not_install_gets_no_lock(
     monkeypatch.setattr("wheels.gather._pip", FakePip(failing="install"))
     lock = requirements_lock(tmp_path, "cpu")
     lock.write_text(f"an older one, of the same wheel: {NEW}", encoding="utf-8")
-    with pytest.raises(GatherError, match="renew it"):
+    with pytest.raises(GatherError, match="update it"):
         gather(tmp_path)
     assert not lock.exists()
 

@@ -5,8 +5,8 @@
 
 With ``--extra openvino``, all that ``cnnres-infer[cpu,openvino]`` needs. Every
 third-party wheel must match the extra's lock, such as ``dependencies-cpu.lock``.
-The same pins and that of our own wheel become ``requirements-cpu.lock`` beside
-the wheels, with which the target installs; README.md says how.
+These pins, plus that of our own wheel, are written to ``requirements-cpu.lock``
+next to the wheels. The target installs from it, as README.md describes.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-# What each lock covers: OpenVINO comes with ONNX Runtime, which takes over where it fails.
+# What each lock covers. OpenVINO comes with ONNX Runtime, which takes over where it fails.
 EXTRAS = {"cpu": ("cpu",), "openvino": ("cpu", "openvino")}
 
 _OUR_WHEELS = "cnnres_infer-*.whl"
@@ -32,16 +32,16 @@ _MARKER = re.compile(r"^([^#\s;][^;\n]*?) *;[^\\\n]*", re.MULTILINE)
 
 
 class GatherError(RuntimeError):
-    """A step that failed; a lock that stands in the folder still fits its wheels."""
+    """A step failed; any lock left in the folder still matches the wheels there."""
 
 
 def dependencies_lock(extra: str) -> Path:
-    """Name the committed lock of an extra."""
+    """Path of the committed lock of an extra."""
     return HERE / f"dependencies-{extra}.lock"
 
 
 def requirements_lock(folder: Path, extra: str) -> Path:
-    """Name the lock in a folder that the target installs an extra with."""
+    """Path of the lock in a folder that the target installs an extra from."""
     return folder / f"requirements-{extra}.lock"
 
 
@@ -51,27 +51,27 @@ def gather(
     python_version: str | None = None,
     platform: str | None = None,
 ) -> Path:
-    """Fill a folder with all wheels and the lock to install them with.
+    """Fill a folder with all wheels and the lock to install them from.
 
     Parameters
     ----------
     folder
-        Where to; made if need be.
+        The folder to fill, created if necessary.
     extra
         One of `EXTRAS`.
     python_version, platform
-        Those of the target as pip names them, such as ``"3.12"`` and
-        ``"win_amd64"``; by default those that run this.
+        Those of the target in pip's notation, such as ``"3.12"`` and
+        ``"win_amd64"``; by default those of this interpreter.
 
     Returns
     -------
     Path
-        The lock to install with.
+        The lock to install from.
 
     Raises
     ------
     GatherError
-        If a step failed, or if the target could not install what was gathered.
+        If a step fails, or the target could not install the gathered wheels.
     """
     target = target_options(python_version, platform)
     dependencies = _read_dependencies(extra)
@@ -89,7 +89,7 @@ def gather(
 
 
 def target_options(python_version: str | None, platform: str | None) -> list[str]:
-    """Name the target to pip."""
+    """Options that tell pip about the target."""
     options = ["--only-binary", ":all:"]
     if python_version is not None:
         options += ["--python-version", python_version]
@@ -99,9 +99,9 @@ def target_options(python_version: str | None, platform: str | None) -> list[str
 
 
 def compatible_platforms(platform: str) -> list[str]:
-    """List a platform and the older Linux ones whose wheels run on it too.
+    """A platform, and the older manylinux platforms whose wheels also run on it.
 
-    pip derives these for macOS, but takes a manylinux platform literally.
+    pip derives these by itself for macOS, but takes a manylinux platform literally.
     """
     match = re.fullmatch(r"manylinux_2_(\d+)_(\w+)", platform)
     if match is None:
@@ -116,16 +116,16 @@ def compatible_platforms(platform: str) -> list[str]:
 
 
 def without_markers(lock: str) -> str:
-    """Drop the environment markers of a lock's requirements.
+    """A lock without the environment markers of its requirements.
 
-    pip judges markers by the machine that downloads, never by the target, so a
-    package that only the target needs would be left out.
+    pip evaluates markers for the machine that downloads, not for the target, and
+    would leave out a package that only the target needs.
     """
     return _MARKER.sub(r"\1 ", lock)
 
 
 def write_lock(path: Path, dependencies: str, wheel: Path) -> None:
-    """Write the dependencies' lock plus our own wheel, pinned by its hash."""
+    """Write a lock of the dependencies and our own wheel, all pinned by their hashes."""
     version = wheel.name.split("-")[1]
     ours = f"cnnres-infer=={version} \\\n    --hash=sha256:{_digest(wheel)}\n"
     path.write_text(dependencies + ours, encoding="utf-8", newline="\n")
@@ -146,11 +146,11 @@ def _read_dependencies(extra: str) -> str:
 def _build(folder: Path) -> Path:
     _pip(
         ["wheel", "--no-deps", f"--wheel-dir={folder}", str(ROOT)],
-        "building our own wheel failed; it needs internet too, for the build backend",
+        "building our own wheel failed; this needs internet access for the build backend",
     )
     wheels = list(folder.glob(_OUR_WHEELS))
     if len(wheels) != 1:
-        raise GatherError(f"the build made {len(wheels)} wheels {_OUR_WHEELS}, not one")
+        raise GatherError(f"the build made {len(wheels)} wheels named {_OUR_WHEELS} instead of one")
     return wheels[0]
 
 
@@ -160,13 +160,13 @@ def _download(dependencies: str, folder: Path, target: list[str], temporary: Pat
     arguments = ["download", "--no-deps", "--require-hashes", f"--requirement={everything}"]
     _pip(
         [*arguments, f"--dest={folder}", *target],
-        "downloading failed; if not for want of internet, some version has no wheel for this "
+        "downloading failed; if there is internet access, some version has no wheel for this "
         "Python and platform: wheels/README.md lists those that work",
     )
 
 
 def _replace_ours(built: Path, folder: Path) -> Path:
-    """Put our wheel in the place of older ones, which no lock must name any more."""
+    """Replace older wheels of ours, and remove the locks that name them."""
     digest = _digest(built)
     for lock in folder.glob(requirements_lock(folder, "*").name):
         if digest not in lock.read_text(encoding="utf-8"):
@@ -177,14 +177,14 @@ def _replace_ours(built: Path, folder: Path) -> Path:
 
 
 def _rehearse(lock: Path, folder: Path, target: list[str], temporary: Path) -> None:
-    """Let pip resolve the install from the gathered files alone."""
+    """Let pip resolve the installation from the gathered files alone."""
     arguments = ["install", "--isolated", "--dry-run", "--ignore-installed", "--no-index"]
     arguments += [f"--find-links={folder}", "--require-hashes", f"--requirement={lock}"]
     _pip(
         [*arguments, f"--target={temporary / 'target'}", *target],
-        "the target could not install what was gathered; if the lock of the dependencies is older "
-        "than pyproject.toml, renew it (wheels/README.md)",
-        # A configured index or folder would hide that a wheel is missing here.
+        "the target could not install the gathered wheels; if the lock of the dependencies is "
+        "older than pyproject.toml, update it as wheels/README.md describes",
+        # A configured index or folder of wheels would hide that one is missing here.
         environment={**os.environ, "PIP_CONFIG_FILE": os.devnull},
     )
 
@@ -201,14 +201,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Gather all wheels of cnnres-infer[cpu] for a machine without internet."
     )
     parser.add_argument(
-        "--extra", choices=EXTRAS, default="cpu", help="openvino: OpenVINO too; default: cpu"
+        "--extra",
+        choices=EXTRAS,
+        default="cpu",
+        help="cpu (the default), or openvino to include OpenVINO",
     )
-    parser.add_argument("--python-version", help="the target's, such as 3.12; default: this one's")
     parser.add_argument(
-        "--platform", help="the target's, such as manylinux_2_28_x86_64; default: this one's"
+        "--python-version", help="Python of the target, such as 3.12; default: this one"
     )
     parser.add_argument(
-        "--into", type=Path, default=HERE, help="folder to fill; default: the script's own"
+        "--platform", help="of the target, such as manylinux_2_28_x86_64; default: this one"
+    )
+    parser.add_argument(
+        "--into", type=Path, default=HERE, help="folder to fill; default: that of this script"
     )
     options = parser.parse_args(arguments)
     try:
@@ -218,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     wheels = list(options.into.glob("*.whl"))
     megabytes = sum(wheel.stat().st_size for wheel in wheels) / 1e6
-    sys.stdout.write(f"gathered {len(wheels)} wheels, {megabytes:.0f} MB; install with {lock}\n")
+    sys.stdout.write(f"gathered {len(wheels)} wheels, {megabytes:.0f} MB; install from {lock}\n")
     return 0
 
 

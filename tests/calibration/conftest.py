@@ -2,6 +2,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
@@ -9,7 +10,7 @@ from cnnres_infer.core.arrays import FloatArray
 
 
 def small_network(seed: int = 0) -> onnx.ModelProto:
-    """Everything that CNN-Res has, small: pooling, batch norm, shortcut, skip, upsampling."""
+    """A small network with CNN-Res's parts: pooling, batch norm, shortcut, skip, upsampling."""
     generator = np.random.default_rng(seed)
     constants: dict[str, np.ndarray] = {"scales": np.array([1, 1, 2, 2], np.float32)}
     nodes = []
@@ -58,6 +59,15 @@ def small_network(seed: int = 0) -> onnx.ModelProto:
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def computed(model: onnx.ModelProto | bytes, images: FloatArray) -> FloatArray:
+    """Output of a model in ONNX Runtime."""
+    content = model if isinstance(model, bytes) else model.SerializeToString()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"images": images})[0])
 
 
 _NEAREST = {

@@ -41,7 +41,7 @@ def bundle(default_bundle: Path, tmp_path: Path) -> Bundle:
     return Bundle.open(folder)
 
 
-def test_what_stands_and_fails_goes_only_if_asked(bundle: Bundle) -> None:
+def test_an_existing_variant_that_fails_is_removed_only_with_overwrite(bundle: Bundle) -> None:
     failed = [outcome("fp16", "too far off"), outcome("int8-cpu", "too far off", content=b"x")]
     kept = written(bundle, failed, overwrite=False)
     assert kept.variants == bundle.variants
@@ -52,7 +52,7 @@ def test_what_stands_and_fails_goes_only_if_asked(bundle: Bundle) -> None:
     assert not (bundle.folder / "model.fp16.onnx").exists()
 
 
-def test_a_variant_that_passes_is_written_and_one_that_fails_later_is_replaced_by_nothing(
+def test_a_variant_is_written_if_it_passes_and_removed_if_it_fails_later(
     bundle: Bundle,
 ) -> None:
     passed = written(bundle, [outcome("int8-cpu", content=b"network")], overwrite=False)

@@ -7,6 +7,7 @@ import pytest
 
 from calibration.data import load_split
 from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.core.case import Modality
 from cnnres_infer.core.spec import ModelSpec
 from cnnres_infer.errors import UsageError, VolumeError
 from cnnres_infer.phantom.head import Phantom, make_phantom
@@ -38,22 +39,22 @@ def test_a_folder_for_each_patient_may_use_the_same_names(tmp_path: Path, spec: 
         save(tmp_path / patient / "s_dwi.nii.gz", seed)
     save(tmp_path / "b" / "s_msk.nii", 1, of="truth")
     split = load_split(tmp_path, spec, seed=0)
-    cases = {case.name: case for case in (*split.calibration, *split.gate)}
-    assert set(cases) == {f"{patient}/s_dwi.nii.gz" for patient in "abc"}
-    assert {case.patient for case in cases.values()} == {"a/s", "b/s", "c/s"}
-    labelled = [name for name, case in cases.items() if case.lesions is not None]
+    scans = {scan.name: scan for scan in (*split.calibration, *split.gate)}
+    assert set(scans) == {f"{patient}/s_dwi.nii.gz" for patient in "abc"}
+    assert {scan.patient for scan in scans.values()} == {"a/s", "b/s", "c/s"}
+    labelled = [name for name, scan in scans.items() if scan.lesions is not None]
     assert labelled == ["b/s_dwi.nii.gz"]
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_nobody_is_calibrated_with_and_judged_by(
+def test_no_patient_is_on_both_sides_of_the_split(
     tmp_path: Path, spec: ModelSpec, seed: int
 ) -> None:
     for patient in range(3):
         save(tmp_path / f"p{patient}_dwi.nii.gz", patient)
         save(tmp_path / f"p{patient}_flair.nii.gz", patient)
     split = load_split(tmp_path, spec, seed)
-    sides = [{case.patient for case in cases} for cases in (split.calibration, split.gate)]
+    sides = [{scan.patient for scan in scans} for scans in (split.calibration, split.gate)]
     assert not sides[0] & sides[1]
     assert [len(split.calibration), len(split.gate)] == [2, 4]
 
@@ -67,7 +68,7 @@ def test_a_subject_of_bids_is_one_patient(tmp_path: Path, spec: ModelSpec, seed:
         save(tmp_path / name / "ses-2" / "dwi" / f"{name}_ses-2_dwi.nii.gz", subject)
         save(tmp_path / "derivatives" / name / "denoised.nii.gz", subject)
     split = load_split(tmp_path, spec, seed)
-    sides = [{case.patient for case in cases} for cases in (split.calibration, split.gate)]
+    sides = [{scan.patient for scan in scans} for scans in (split.calibration, split.gate)]
     assert sides[0] | sides[1] == {"sub-00", "sub-01", "sub-02"}
     assert not sides[0] & sides[1]
     assert [len(split.calibration), len(split.gate)] == [4, 8]
@@ -86,18 +87,30 @@ def test_an_expert_may_find_no_lesion(tmp_path: Path, spec: ModelSpec) -> None:
         grid = load_volume(tmp_path / f"{patient}_dwi.nii.gz").grid
         save_volume(tmp_path / f"{patient}_msk.nii.gz", np.zeros(grid.shape, np.uint8), grid)
     split = load_split(tmp_path, spec, seed=0)
-    for case in (*split.calibration, *split.gate):
-        assert case.lesions is not None
-        assert not case.lesions.any()
-        assert case.whole is not None
-        assert case.whole.truth is not None
+    for scan in (*split.calibration, *split.gate):
+        assert scan.lesions is not None
+        assert not scan.lesions.any()
+        assert scan.whole is not None
+        assert scan.whole.truth is not None
     full = np.ones(grid.shape, np.uint8)
     save_volume(tmp_path / "b_msk.nii.gz", full, grid, overwrite=True)
     with pytest.raises(VolumeError, match="all voxels are the same"):
         load_split(tmp_path, spec, seed=0)
 
 
-def test_a_pair_for_two_channels_is_one_case_of_one_folder(tmp_path: Path, spec: ModelSpec) -> None:
+def test_a_modality_that_the_model_does_not_take_is_left_out(
+    tmp_path: Path, spec: ModelSpec
+) -> None:
+    for patient in ("a", "b"):
+        save(tmp_path / f"{patient}.nii.gz", 1)
+        save(tmp_path / f"{patient}_flair.nii.gz", 1)
+    dwi_only = replace(spec, modalities=(Modality.DWI,))
+    split = load_split(tmp_path, dwi_only, seed=0)
+    scans = (*split.calibration, *split.gate)
+    assert {scan.name for scan in scans} == {"a.nii.gz", "b.nii.gz"}
+
+
+def test_two_channels_take_dwi_and_flair_of_one_folder(tmp_path: Path, spec: ModelSpec) -> None:
     for seed, patient in enumerate(("a", "b")):
         for modality in ("dwi", "flair"):
             save(tmp_path / patient / f"s_{modality}.nii.gz", seed)
@@ -111,7 +124,7 @@ def test_a_pair_for_two_channels_is_one_case_of_one_folder(tmp_path: Path, spec:
         load_split(tmp_path, both, seed=0)
 
 
-def test_an_expert_mask_is_for_its_own_grid(tmp_path: Path, spec: ModelSpec) -> None:
+def test_an_expert_mask_must_be_on_the_grid_of_its_volume(tmp_path: Path, spec: ModelSpec) -> None:
     for patient, slices in (("a", 6), ("b", 8)):
         save(tmp_path / f"{patient}_dwi.nii.gz", 1)
         save(tmp_path / f"{patient}_flair.nii.gz", 1, slices=slices)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from calibration.bias import bias_corrected
 from calibration.candidate import Candidate
-from calibration.fake import Graph
+from calibration.fake_quant import TorchGraph
 from calibration.finetune import Tuning, disagreement, finetune
 from calibration.plan import INT8_CPU, INT8_TRT, Plan
 from calibration.ranges import OBSERVERS
@@ -21,7 +21,7 @@ def tuned(
     result = finetune(
         model,
         plan,
-        Graph(network),
+        TorchGraph(network),
         lambda: batch,
         Tuning(steps, learning_rate=1e-3, scale_rate=1e-2, averaging=0.5),
         lambda step, loss: losses.append(loss),
@@ -31,7 +31,7 @@ def tuned(
 
 def difference(network: onnx.ModelProto, model: onnx.ModelProto, plan: Plan, x: Tensor) -> float:
     with torch.no_grad():
-        return float(disagreement(Graph(model, plan)(x), Graph(network)(x), 6.0))
+        return float(disagreement(TorchGraph(model, plan)(x), TorchGraph(network)(x), 6.0))
 
 
 def test_fine_tuning_brings_int8_closer_to_float(
@@ -47,18 +47,20 @@ def test_fine_tuning_brings_int8_closer_to_float(
         before = difference(network, made.model, made.plan, x)
         assert difference(network, model, plan, x) < 0.9 * before
         assert set(plan.tensors) == set(made.plan.tensors)
-        assert all(plan.tensors[n].zero == made.plan.tensors[n].zero for n in plan.tensors)
+        assert all(
+            plan.tensors[n].zero_point == made.plan.tensors[n].zero_point for n in plan.tensors
+        )
         assert any(plan.tensors[n].scale != made.plan.tensors[n].scale for n in plan.tensors)
 
 
-def test_fine_tuning_gives_the_same_twice(network: onnx.ModelProto, images: FloatArray) -> None:
+def test_fine_tuning_is_deterministic(network: onnx.ModelProto, images: FloatArray) -> None:
     made = Candidate.observed("m", network, INT8_TRT, images, OBSERVERS[0])
     first, second = (tuned(network, images, made.plan, made.model, 3)[1] for _ in range(2))
     assert first[0].SerializeToString() == second[0].SerializeToString()
     assert first[1] == second[1]
 
 
-def test_corrected_biases_bring_the_means_back(
+def test_bias_correction_restores_the_channel_means(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
     made = Candidate.observed(
@@ -67,7 +69,7 @@ def test_corrected_biases_bring_the_means_back(
 
     def means(model: onnx.ModelProto, plan: Plan | None) -> dict[str, np.ndarray]:
         with torch.no_grad():
-            walk = Graph(model, plan).walk(torch.from_numpy(images))
+            walk = TorchGraph(model, plan).walk(torch.from_numpy(images))
             return {n.output[0]: out.mean(dim=(0, 2, 3)).numpy() for n, out in walk}
 
     exact, shifted = means(made.model, None), means(made.model, made.plan)
@@ -78,7 +80,7 @@ def test_corrected_biases_bring_the_means_back(
     assert max(np.abs(shifted[name] - exact[name]).max() for name in made.plan.convs) > 1e-3
 
 
-def test_disagreement_counts_spots_and_forgets_what_is_beyond_the_margin() -> None:
+def test_disagreement_counts_small_lesions_and_ignores_what_is_beyond_the_margin() -> None:
     empty, spot = torch.full((1, 1, 16, 16), 1e-5), torch.full((1, 1, 16, 16), 1e-5)
     spot[..., 4:6, 4:6] = 0.99
     assert disagreement(spot, spot, 4.0) < 1e-6

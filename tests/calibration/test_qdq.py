@@ -10,16 +10,26 @@ import torch
 from onnx import numpy_helper
 
 from calibration.blocks import blocks, layers
-from calibration.candidate import Candidate, evened
-from calibration.closeness import Closeness
-from calibration.fake import Graph
-from calibration.plan import INT8_CPU, INT8_TRT, Codes, Scheme, conv_names, make_plan, spared
+from calibration.candidate import Candidate
+from calibration.equalise import equalised
+from calibration.fake_quant import TorchGraph
+from calibration.logit_error import LogitError
+from calibration.plan import (
+    INT8_CPU,
+    INT8_TRT,
+    QParams,
+    Scheme,
+    conv_names,
+    keep_in_float,
+    make_plan,
+)
 from calibration.qdq import quantised
 from calibration.ranges import OBSERVERS, observe
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.engines.onnxruntime.cpu import DISABLED_OPTIMIZERS
 from cnnres_infer.errors import UsageError
 from export.passes import rewritten
+from tests.calibration.conftest import computed
 
 TRANSPOSED = replace(
     INT8_CPU, variant="transposed convolutions", passes=("upsampling-to-transposed-convs",)
@@ -27,14 +37,6 @@ TRANSPOSED = replace(
 SCHEMES = pytest.mark.parametrize(
     "scheme", [INT8_CPU, INT8_TRT, TRANSPOSED], ids=lambda s: s.variant
 )
-
-
-def computed(model: onnx.ModelProto | bytes, images: FloatArray) -> FloatArray:
-    content = model if isinstance(model, bytes) else model.SerializeToString()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {"images": images})[0])
 
 
 def candidate(network: onnx.ModelProto, images: FloatArray, scheme: Scheme) -> Candidate:
@@ -59,19 +61,19 @@ def kernels(content: bytes, images: FloatArray, folder: Path) -> list[str]:
     return [e["args"]["op_name"] for e in events if e["name"].endswith("_kernel_time")]
 
 
-def test_the_float_graph_in_torch_is_the_network(
+def test_the_torch_graph_computes_what_the_onnx_file_does(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
     with torch.no_grad():
-        output = Graph(network)(torch.from_numpy(images)).numpy()
+        output = TorchGraph(network)(torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(output, computed(network, images), atol=1e-6)
 
 
-def test_equalised_channels_change_nothing_in_float(
+def test_equalisation_changes_nothing_in_float(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
     model = rewritten(network, INT8_CPU.passes)
-    even = evened(model, images)
+    even = equalised(model, images)
     changed = {
         a.name
         for a, b in zip(model.graph.initializer, even.graph.initializer, strict=True)
@@ -83,12 +85,12 @@ def test_equalised_channels_change_nothing_in_float(
 
 
 @SCHEMES
-def test_torch_computes_what_the_int8_file_does(
+def test_fake_quantisation_simulates_the_int8_file(
     network: onnx.ModelProto, images: FloatArray, scheme: Scheme
 ) -> None:
     made = candidate(network, images, scheme)
     with torch.no_grad():
-        fake = Graph(made.model, made.plan)(torch.from_numpy(images)).numpy()
+        fake = TorchGraph(made.model, made.plan)(torch.from_numpy(images)).numpy()
     real, exact = computed(made.onnx, images), computed(network, images)
     assert np.abs(real - exact).mean() > 1e-3
     assert np.abs(fake - real).mean() < 0.2 * np.abs(real - exact).mean()
@@ -107,7 +109,7 @@ def test_onnx_runtime_computes_every_planned_convolution_in_int8(
     assert mixed.name == "minmax; in float: last"
 
 
-def test_tensorrt_gets_symmetric_codes_and_float_biases(
+def test_tensorrt_gets_symmetric_activations_and_float_biases(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
     model = onnx.load_from_string(candidate(network, images, INT8_TRT).onnx)
@@ -124,15 +126,15 @@ def test_tensorrt_gets_symmetric_codes_and_float_biases(
     assert "BatchNormalization" in {node.op_type for node in model.graph.node}
 
 
-def test_the_residual_option_quantises_what_additions_take(
+def test_the_residual_option_quantises_the_inputs_of_additions(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
-    scheme = Scheme("t", symmetric=True, everywhere=False, residuals=True, int32_bias=False)
+    scheme = Scheme("t", symmetric=True, all_activations=False, residuals=True, int32_bias=False)
     plan = make_plan(network, observe(network, images, OBSERVERS[0]), scheme)
     assert {"pool", "conv2"} <= set(plan.tensors)
 
 
-def test_pooled_and_upsampled_images_share_their_codes(
+def test_pooled_and_upsampled_activations_share_their_parameters(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
     plan = candidate(network, images, INT8_CPU).plan
@@ -142,26 +144,28 @@ def test_pooled_and_upsampled_images_share_their_codes(
         "up": "bottom",
         "head.channels-last": "last_relu",
     }
-    assert plan.codes("pool") is plan.codes("stem_relu")
-    assert plan.codes("stem") is None  # fused with its ReLU
-    assert plan.codes("head.product") is None  # a matrix product gives floats
+    assert plan.qparams("pool") is plan.qparams("stem_relu")
+    assert plan.qparams("stem") is None  # fused with its ReLU
+    assert plan.qparams("head.product") is None  # a matrix product gives floats
 
 
-def test_sparing_nothing_changes_nothing(network: onnx.ModelProto, images: FloatArray) -> None:
+def test_keeping_nothing_in_float_changes_nothing(
+    network: onnx.ModelProto, images: FloatArray
+) -> None:
     made = candidate(network, images, INT8_CPU)
-    assert spared(made.model, made.plan, frozenset()) == made.plan
+    assert keep_in_float(made.model, made.plan, frozenset()) == made.plan
     bare = made.in_float(blocks(made.model))
     assert bare.plan.convs == frozenset()
     assert "images" not in bare.plan.tensors  # taken by the stem alone, which is float now
 
 
-def test_codes_take_in_zero_and_both_ends() -> None:
-    assert Codes.spanning(-1.0, 3.0, INT8_CPU) == Codes(4 / 255, 64)
-    assert Codes.spanning(2.0, 3.0, INT8_CPU) == Codes(3 / 255, 0)
-    assert Codes.spanning(-2.0, 1.0, INT8_TRT) == Codes(2 / 127, 0)
+def test_quantisation_parameters_cover_zero_and_both_ends() -> None:
+    assert QParams.covering(-1.0, 3.0, INT8_CPU) == QParams(4 / 255, 64)
+    assert QParams.covering(2.0, 3.0, INT8_CPU) == QParams(3 / 255, 0)
+    assert QParams.covering(-2.0, 1.0, INT8_TRT) == QParams(2 / 127, 0)
 
 
-def test_weights_are_rounded_for_each_output_channel(
+def test_weights_are_quantised_per_output_channel(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
     made = candidate(network, images, INT8_CPU)
@@ -176,18 +180,18 @@ def test_weights_are_rounded_for_each_output_channel(
     assert constants["last.bias.codes"].dtype == np.int32
 
 
-def test_what_lies_among_floats_is_not_rounded(
+def test_activations_between_float_nodes_are_not_quantised(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
     made = candidate(network, images, INT8_CPU)
-    spared_names = {"stem", "norm.gain", "conv1", "conv2"}
-    mixed = made.in_float([x for x in layers(made.model) if x.name in spared_names])
+    in_float = {"stem", "norm.gain", "conv1", "conv2"}
+    mixed = made.in_float([x for x in layers(made.model) if x.name in in_float])
     among_floats = {"images", "stem_relu", "pool", "norm_relu", "conv1_relu", "conv2"}
     assert not among_floats & {*mixed.plan.tensors, *mixed.plan.sharing}
     assert {"trunk", "bottom"} <= set(mixed.plan.tensors)  # taken by convolutions in INT8
 
 
-def test_blocks_take_in_all_layers_by_their_share(network: onnx.ModelProto) -> None:
+def test_blocks_hold_all_layers_with_their_shares(network: onnx.ModelProto) -> None:
     plain = rewritten(network, INT8_TRT.passes)
     together, single = blocks(plain), layers(plain)
     assert [x.name for x in single] == ["stem", "conv1", "conv2", "bottom", "expand", "last"]
@@ -216,10 +220,10 @@ def test_layers_of_one_block_stay_together(network: onnx.ModelProto) -> None:
 
 def test_calibrating_without_any_pixel_near_the_threshold_is_refused(images: FloatArray) -> None:
     with pytest.raises(UsageError, match="with lesions"):
-        Closeness(images, np.zeros_like(images), 0.5)
+        LogitError(images, np.zeros_like(images), 0.5)
 
 
-def test_constants_that_another_node_takes_are_left_alone(
+def test_constants_that_another_node_shares_are_left_alone(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
     model = onnx.ModelProto()
@@ -232,12 +236,12 @@ def test_constants_that_another_node_takes_are_left_alone(
 
 def test_logits_near_the_threshold_tell_candidates_apart(images: FloatArray) -> None:
     expected = images * 0.98 + 0.01
-    closeness = Closeness(images, expected, 0.5)
-    assert closeness(lambda x: x * 0.98 + 0.01) == pytest.approx(0, abs=1e-5)
+    logit_error = LogitError(images, expected, 0.5)
+    assert logit_error(lambda x: x * 0.98 + 0.01) == pytest.approx(0, abs=1e-5)
 
     def moved(by: float) -> float:
         odds = (1 / (0.98 * images + 0.01) - 1) * np.exp(by)
-        return closeness(lambda _: (1 / (1 + odds)).astype(np.float32))
+        return logit_error(lambda _: (1 / (1 + odds)).astype(np.float32))
 
     assert (moved(0.1), moved(0.3)) == pytest.approx((0.1, 0.3), rel=1e-3)
 

@@ -23,13 +23,13 @@ def test_lesions_are_chosen_though_most_slices_have_none() -> None:
     assert brightness.min() < np.median(images.mean(axis=(1, 2, 3))) < brightness.max()
 
 
-def test_a_seed_gives_the_same_choice_and_another_one_another() -> None:
+def test_the_selection_depends_on_the_seed_alone() -> None:
     data = pool()
     assert choose_slices(*data, 16, seed=1) == choose_slices(*data, 16, seed=1)
     assert choose_slices(*data, 16, seed=1) != choose_slices(*data, 16, seed=2)
 
 
-def test_all_are_taken_where_there_are_no_more() -> None:
+def test_all_slices_are_selected_if_there_are_too_few() -> None:
     data = pool(12)
     assert choose_slices(*data, 64, seed=0) == list(range(12))
 

@@ -6,15 +6,16 @@ import numpy as np
 import onnx
 import pytest
 
-from calibration.closeness import Closeness, Compute
 from calibration.judge import Verdict
+from calibration.logit_error import LogitError
 from calibration.plan import INT8_CPU
-from calibration.trials import Found, Search, Trial
+from calibration.trials import Search, SearchResult, Trial
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.mask import MaskSpec
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines.base import ModelFile, run_all
 from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
+from cnnres_infer.pipeline.infer import Network
 from cnnres_infer.verification.agreement import Agreement, Gate
 
 IMPOSSIBLE = Gate(0.0, 0.0, 0.0, -1.0)
@@ -28,56 +29,55 @@ def search(network: onnx.ModelProto, images: FloatArray) -> Search:
         expected = run_all(engine, images)
     threshold = float(np.median(expected))
 
-    def judge(compute: Compute) -> Verdict:
-        return Verdict(
-            Agreement.of(compute(images), expected, MaskSpec(threshold, 0.0)), {}, None, None
-        )
+    def judge(candidate: Network) -> Verdict:
+        agreement = Agreement.of(candidate(images), expected, MaskSpec(threshold, 0.0))
+        return Verdict(agreement, {}, None, None)
 
-    closeness = Closeness(images, expected, threshold)
-    return Search(network, images, closeness, judge, IMPOSSIBLE, None)  # type: ignore[arg-type]
+    logit_error = LogitError(images, expected, threshold)
+    return Search(network, images, logit_error, judge, IMPOSSIBLE, None)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
-def failed(search: Search) -> Found:
+def failed(search: Search) -> SearchResult:
     return search.run(INT8_CPU, lambda _: None)
 
 
-def spared(trials: tuple[Trial, ...]) -> list[Trial]:
+def mixed(trials: tuple[Trial, ...]) -> list[Trial]:
     return [trial for trial in trials if "in float" in trial.candidate.name]
 
 
-def test_without_one_that_passes_the_closest_is_kept(failed: Found) -> None:
+def test_the_smallest_error_is_kept_if_nothing_passes(failed: SearchResult) -> None:
     assert failed.best.error == min(trial.error for trial in failed.trials)
     assert 0 < failed.trials[0].error < 1
     assert {layer.name for layer in failed.layers} >= {"stem", "conv1", "last", "head"}
 
 
-def test_block_after_block_is_left_in_float(failed: Found) -> None:
-    one_by_one = spared(failed.trials)[:4]
-    shares = [trial.in_float for trial in one_by_one]
+def test_more_and_more_blocks_are_kept_in_float(failed: SearchResult) -> None:
+    one_by_one = mixed(failed.trials)[:4]
+    shares = [trial.share_in_float for trial in one_by_one]
     assert 0 < shares[0] < shares[1] < shares[2] < shares[3] < 1
     sets = [set(t.candidate.name.partition("in float: ")[2].split(", ")) for t in one_by_one]
     assert all(small < large for small, large in pairwise(sets))
     assert one_by_one[-1].error < failed.trials[0].error
 
 
-def test_of_those_that_pass_the_one_with_least_in_float_is_kept(
-    search: Search, failed: Found
+def test_the_passing_trial_with_least_in_float_is_kept(
+    search: Search, failed: SearchResult
 ) -> None:
-    off = [trial.verdict.agreement.lesion_difference for trial in spared(failed.trials)]
-    whole = [t for t in failed.trials if t not in spared(failed.trials)]
+    off = [trial.verdict.agreement.lesion_difference for trial in mixed(failed.trials)]
+    whole = [t for t in failed.trials if t not in mixed(failed.trials)]
     bound = min(t.verdict.agreement.lesion_difference for t in whole) * 0.95
     assert min(off) < bound
     found = replace(search, gate=Gate(0.0, 0.0, 0.0, bound)).run(INT8_CPU, lambda _: None)
     passing = [t for t in found.trials if t.verdict.agreement.lesion_difference <= bound]
     assert found.best in passing
-    assert found.best.in_float == min(trial.in_float for trial in passing)
-    assert len(spared(found.trials)) < len(spared(failed.trials))  # it stops where one passes
+    assert found.best.share_in_float == min(trial.share_in_float for trial in passing)
+    assert len(mixed(found.trials)) < len(mixed(failed.trials))  # it stops where one passes
 
 
-def test_what_passes_is_not_searched_further(search: Search) -> None:
+def test_the_search_ends_if_calibration_passes(search: Search) -> None:
     found = replace(search, gate=Gate(0.0, 0.0, 0.0, 1.0)).run(INT8_CPU, lambda _: None)
-    assert not spared(found.trials)
-    assert found.best.in_float == pytest.approx(0)
-    engine = partial(run_all, found.best.candidate.engine())
-    assert search.closeness(engine) == pytest.approx(found.best.error, rel=1e-3)
+    assert not mixed(found.trials)
+    assert found.best.share_in_float == pytest.approx(0)
+    engine = partial(run_all, found.best.candidate.ort_engine())
+    assert search.logit_error(engine) == pytest.approx(found.best.error, rel=1e-3)

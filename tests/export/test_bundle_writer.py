@@ -172,7 +172,7 @@ def test_sealing_takes_files_in_and_out(bundle: Bundle, tmp_path: Path) -> None:
     (folder / SIGNATURE).write_bytes(b"of what stood before")
     variants = {"fp32": "model.fp32.onnx"}
     manifest = {**bundle.manifest, "variants": variants}
-    seal(folder, manifest, {"more.json": b"{}"}, gone={"model.fp16.onnx"})
+    seal(folder, manifest, {"more.json": b"{}"}, removed={"model.fp16.onnx"})
     again = Bundle.open(folder)
     names = {path.name for path in folder.iterdir()}
     assert set(again.sha256) == names - {"model.json"}

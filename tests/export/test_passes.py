@@ -1,22 +1,21 @@
-"""Rewritten graphs compute what the untouched ones do."""
+"""Rewritten graphs compute what the original ones do."""
 
 from collections import Counter
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
 
-from calibration.fake import Graph
+from calibration.fake_quant import TorchGraph
 from calibration.plan import INT8_CPU
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.verification.agreement import load_reference
 from export.onnx_model import PASSES_OF, rewritten_model
 from export.passes import PASSES, rewritten
-from tests.calibration.conftest import small_network
+from tests.calibration.conftest import computed, small_network
 
 SEQUENCES = [
     *((name,) for name in PASSES),
@@ -25,15 +24,6 @@ SEQUENCES = [
     ("head-before-upsampling", "upsampling-to-transposed-convs", "batch-norms-to-convs"),
 ]
 ALL = pytest.mark.parametrize("passes", SEQUENCES, ids=" ".join)
-
-
-def computed(model: onnx.ModelProto, images: FloatArray) -> FloatArray:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return np.asarray(session.run(None, {"images": images})[0])
 
 
 @pytest.fixture(scope="module")
@@ -63,17 +53,17 @@ def test_slices(passes: tuple[str, ...], shipped: tuple[onnx.ModelProto, FloatAr
 
 @ALL
 def test_the_algebra_in_double_precision(passes: tuple[str, ...]) -> None:
-    """What is left is the rounding of weights that are sums, once, to float32."""
+    """All that differs is that weights which are sums are rounded to float32 once."""
     network = small_network(seed=5)
     images = torch.rand(2, 1, 32, 32, dtype=torch.double)
     with torch.no_grad():
         output, expected = (
-            Graph(model).double()(images) for model in (rewritten(network, passes), network)
+            TorchGraph(model).double()(images) for model in (rewritten(network, passes), network)
         )
     torch.testing.assert_close(output, expected, rtol=0, atol=2e-7)
 
 
-def test_what_is_left(shipped: tuple[onnx.ModelProto, FloatArray]) -> None:
+def test_the_operators_that_remain(shipped: tuple[onnx.ModelProto, FloatArray]) -> None:
     network, _ = shipped
     before = Counter(node.op_type for node in network.graph.node)
     after = {
@@ -98,7 +88,7 @@ def test_the_built_in_variants_are_their_rewritings() -> None:
 
 @ALL
 def test_tied_and_missing_biases(passes: tuple[str, ...]) -> None:
-    """An exporter gives equal biases one name, and leaves out those that are zero."""
+    """Exporters give equal biases one name, and leave out those that are zero."""
     network = small_network(seed=6)
     convs = {node.name: node for node in network.graph.node if node.op_type == "Conv"}
     convs["last"].input[2] = convs["expand"].input[2] = convs["stem"].input[2]
@@ -125,7 +115,7 @@ def test_a_missing_bias_beside_a_single_missing_input() -> None:
         PASSES[name](network)
 
 
-def test_another_end_is_refused() -> None:
+def test_a_network_with_another_end_is_refused() -> None:
     network = small_network()
     with pytest.raises(ValueError, match="does not end in upsampling"):
         PASSES["head-before-upsampling"](PASSES["head-before-upsampling"](network))

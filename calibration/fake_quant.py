@@ -1,4 +1,4 @@
-"""A planned network in PyTorch: what the INT8 file computes, with gradients."""
+"""Fake quantisation: what an INT8 file computes, simulated in PyTorch with gradients."""
 
 from collections import deque
 from collections.abc import Callable, Generator
@@ -7,29 +7,29 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 import torch
-from onnx import helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional
 
-from calibration.plan import Codes, Plan
+from calibration.plan import Plan, QParams
 from calibration.qdq import LARGEST_WEIGHT, output_axis
+from export.onnx_graph import attributes_of, constants_of, with_constants
 
 Attributes: TypeAlias = dict[str, Any]
 
 
-class Graph(nn.Module):
-    """A float ONNX network in PyTorch, by way of a plan quantised or not.
+class TorchGraph(nn.Module):
+    """A float ONNX network as a PyTorch module, fake-quantised if it is given a plan.
 
-    Rounding passes gradients as if it were not there. A scale is learned by its
-    logarithm, so that a step changes it in proportion to itself; gradients of
-    what is clipped and of the rounding reach it as in LSQ.
+    Gradients pass through rounding unchanged (straight-through estimator). Scales
+    are learned as logarithms, so that a step changes them in proportion; the
+    gradients of rounding and clipping reach them as in LSQ.
 
     Parameters
     ----------
     model
-        Its nodes: Conv, ConvTranspose, MatMul, Relu, MaxPool, BatchNormalization, Resize
-        (nearest, by 2), Concat, Add, Sigmoid, Transpose, DepthToSpace (of one channel) and
-        Slice (a pixel off each edge).
+        The float network, made of Conv, ConvTranspose, MatMul, Relu, MaxPool,
+        BatchNormalization, Resize (nearest, by 2), Concat, Add, Sigmoid,
+        Transpose, DepthToSpace (to one channel) and Slice (one pixel off each edge).
     plan
         What to quantise; None for nothing.
 
@@ -41,11 +41,9 @@ class Graph(nn.Module):
     def __init__(self, model: onnx.ModelProto, plan: Plan | None = None) -> None:
         super().__init__()
         self.model, self.plan = model, plan
-        self._attributes = [
-            {a.name: helper.get_attribute_value(a) for a in n.attribute} for n in model.graph.node
-        ]
-        constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-        self._keys = {name: name.replace(".", "/") for name in constants}
+        self._attributes = [attributes_of(node) for node in model.graph.node]
+        constants = constants_of(model)
+        self._keys = {name: _key(name) for name in constants}
         self.constants = nn.ParameterDict(
             {
                 self._keys[name]: nn.Parameter(torch.from_numpy(value.copy()))
@@ -56,8 +54,8 @@ class Graph(nn.Module):
         tensors = {} if plan is None else plan.tensors
         self.log_scales = nn.ParameterDict(
             {
-                name.replace(".", "/"): nn.Parameter(torch.tensor(codes.scale).log())
-                for name, codes in tensors.items()
+                _key(name): nn.Parameter(torch.tensor(qparams.scale).log())
+                for name, qparams in tensors.items()
             }
         )
 
@@ -67,9 +65,9 @@ class Graph(nn.Module):
         return output
 
     def walk(self, images: Tensor) -> Generator[tuple[onnx.NodeProto, Tensor], Tensor | None, None]:
-        """Compute node by node; yield each with its output as the next ones take it.
+        """Compute node by node, yielding each node with its output before quantisation.
 
-        What is sent back takes the output's place.
+        A tensor sent back to the generator replaces that output.
         """
         graph = self.model.graph
         last = {name: i for i, node in enumerate(graph.node) for name in node.input}
@@ -86,28 +84,26 @@ class Graph(nn.Module):
                     values.pop(name, None)
 
     def learned_model(self) -> onnx.ModelProto:
-        """The float network with the weights as they are now."""
-        result = onnx.ModelProto()
-        result.CopyFrom(self.model)
-        for tensor in result.graph.initializer:
-            key = self._keys[tensor.name]
-            if key in self.constants:
-                value = self.constants[key].detach().cpu().numpy()
-                tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
-        return result
+        """The float network with its present weights."""
+        learned = {
+            name: self.constants[key].detach().cpu().numpy()
+            for name, key in self._keys.items()
+            if key in self.constants
+        }
+        return with_constants(self.model, learned)
 
     def learned_plan(self) -> Plan:
-        """The plan with the scales as they are now."""
+        """The plan with its present scales."""
         assert self.plan is not None
-        return self.plan.with_codes(
+        return self.plan.with_qparams(
             {
-                name: Codes(self.log_scales[name.replace(".", "/")].exp().item(), codes.zero)
-                for name, codes in self.plan.tensors.items()
+                name: QParams(self.log_scales[_key(name)].exp().item(), qparams.zero_point)
+                for name, qparams in self.plan.tensors.items()
             }
         )
 
     def bias(self, node: onnx.NodeProto) -> nn.Parameter:
-        """Bias of a convolution."""
+        """The bias of a convolution that has one."""
         bias: nn.Parameter = self.constants[self._keys[node.input[2]]]
         return bias
 
@@ -121,27 +117,31 @@ class Graph(nn.Module):
         return _rounded_weights(value, output_axis(node)) if rounded else value
 
     def _rounded(self, tensor: str, value: Tensor) -> Tensor:
-        if self.plan is None or self.plan.codes(tensor) is None:
+        """Round an activation; one that shares another's parameters is rounded already."""
+        if self.plan is None or tensor not in self.plan.tensors:
             return value
-        root = self.plan.sharing.get(tensor, tensor)
-        if root != tensor:
-            return value
-        scheme, zero = self.plan.scheme, self.plan.tensors[root].zero
-        scale = self.log_scales[root.replace(".", "/")].exp()
-        codes = (_round(value / scale)).clamp(scheme.lowest - zero, scheme.highest - zero)
+        scheme, zero_point = self.plan.scheme, self.plan.tensors[tensor].zero_point
+        scale = self.log_scales[_key(tensor)].exp()
+        codes = _round(value / scale).clamp(scheme.qmin - zero_point, scheme.qmax - zero_point)
         rounded: Tensor = codes * scale
         return rounded
 
 
+def _key(name: str) -> str:
+    """A tensor's name as a key of `torch.nn.ParameterDict`, which may hold no dots."""
+    return name.replace(".", "/")
+
+
 def _round(value: Tensor) -> Tensor:
+    """Round; gradients pass unchanged."""
     return value + (value.round() - value).detach()
 
 
 def _rounded_weights(weight: Tensor, axis: int) -> Tensor:
     others = [i for i in range(weight.ndim) if i != axis]
     largest = weight.detach().abs().amax(dim=others, keepdim=True)
-    steps = largest.clamp(min=1e-8) / LARGEST_WEIGHT
-    return _round(weight / steps) * steps
+    scales = largest.clamp(min=1e-8) / LARGEST_WEIGHT
+    return _round(weight / scales) * scales
 
 
 def _conv(inputs: list[Tensor], weights: list[Tensor], attributes: Attributes) -> Tensor:

@@ -1,37 +1,34 @@
-"""How close a candidate's output is to PyTorch's where it decides the mask."""
-
-from collections.abc import Callable
-from typing import TypeAlias
+"""The error of a candidate's logits near the threshold, where they decide the mask."""
 
 import numpy as np
 
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.errors import UsageError
+from cnnres_infer.pipeline.infer import Network
 
-Compute: TypeAlias = Callable[[FloatArray], FloatArray]
 _NEAR = 2.0
 _SMALLEST = 1e-6
 
 
-class Closeness:
-    """Measures the error of logits near the threshold.
+class LogitError:
+    """Measures how far a candidate's logits are from PyTorch's near the threshold.
 
-    A mean Dice moves in leaps where lesions are small; this tells candidates
-    apart by thousands of pixels.
+    Where lesions are small, a mean Dice moves in leaps; this error averages over
+    thousands of pixels and so tells close candidates apart.
 
     Parameters
     ----------
     images
         (N, C, H, W).
     expected
-        PyTorch's probabilities (N, 1, H, W) of them.
+        PyTorch's probabilities (N, 1, H, W) for them.
     threshold
         Probability from which a pixel is lesion.
 
     Raises
     ------
     UsageError
-        If no pixel is near it.
+        If no pixel is near the threshold.
     """
 
     def __init__(self, images: FloatArray, expected: FloatArray, threshold: float) -> None:
@@ -44,8 +41,8 @@ class Closeness:
         slices = near.any(axis=(1, 2, 3))
         self._images, self._logits, self._near = images[slices], logits[slices], near[slices]
 
-    def __call__(self, candidate: Compute) -> float:
-        """Root mean square of the error over pixels whose logit is within 2 of the threshold's."""
+    def __call__(self, candidate: Network) -> float:
+        """Root mean square error over the pixels whose logit is within 2 of the threshold's."""
         error = (_logits(candidate(self._images)) - self._logits)[self._near]
         return float(np.sqrt(np.mean(error**2)))
 
