@@ -22,6 +22,9 @@ from cnnres_infer.core.volume import Volume
 from cnnres_infer.host import cache
 from cnnres_infer.phantom.head import Phantom
 
+# Its assertions explain themselves as those of a test module do.
+pytest.register_assert_rewrite("tests.engines.contract")
+
 # How long an example takes says nothing on a busy machine.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

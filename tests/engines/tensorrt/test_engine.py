@@ -146,15 +146,6 @@ def test_a_build_that_takes_long_is_announced(
     assert "for NVIDIA Fake 3060 (SM 86, 12 GB): this takes minutes" in record.getMessage()
 
 
-def test_a_closed_engine_does_not_run(fake_machine: FakeMachine, bright_bundle: Path) -> None:
-    engine = open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32")
-    engine.close()
-    engine.close()
-    with pytest.raises(EngineRunError, match="closed"):
-        engine.run(np.zeros((1, 1, 160, 160), np.float32))
-    assert fake_machine.cuda.leaks == 0
-
-
 def test_a_lost_gpu_is_our_error(fake_machine: FakeMachine, bright_bundle: Path) -> None:
     volume, _ = blob_volume()
     with Predictor.load(bright_bundle, "tensorrt", "fp32") as predictor:
