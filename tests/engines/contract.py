@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +13,9 @@ from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines.base import Engine, run_all
 from cnnres_infer.errors import EngineRunError
+from tests.threads import PATIENCE_S, in_threads
 
-T = TypeVar("T")
 SIZE = 160
-# No test waits that long unless it fails.
-PATIENCE_S = 60
 
 
 @dataclass(frozen=True)
@@ -55,18 +53,6 @@ class Subject:
 
 def some_images(count: int, seed: int = 0) -> FloatArray:
     return np.random.default_rng(seed).random((count, 1, SIZE, SIZE), np.float32)
-
-
-def in_threads(count: int, work: Callable[[int], T]) -> list[T]:
-    """Results of as many threads, which start together."""
-    start = threading.Barrier(count, timeout=PATIENCE_S)
-
-    def begin(index: int) -> T:
-        start.wait()
-        return work(index)
-
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(begin, range(count)))
 
 
 class EngineContract:

@@ -17,9 +17,9 @@ from cnnres_infer.engines.tensorrt.engine import TensorRtEngine
 from cnnres_infer.errors import BackendUnavailableError
 from tests.conftest import bright_model
 from tests.engines.conftest import FakeMachine
-from tests.engines.contract import in_threads
 from tests.fakes.onnxruntime import FakeOnnxRuntime
 from tests.fakes.tensorrt import FakeTensorRtRtx
+from tests.threads import PATIENCE_S, in_threads
 
 IMAGES = np.random.default_rng(0).random((20, 1, 160, 160), np.float32)
 EXPECTED = 1 / (1 + np.exp(-60 * (IMAGES - 0.8)))
@@ -86,11 +86,11 @@ def test_an_interrupted_open_does_not_wait_for_the_build(
 
     def build(*_arguments: object) -> tuple[bytes, None]:
         building.set()
-        assert finish.wait(60)
+        assert finish.wait(PATIENCE_S)
         return bright_model(), None
 
     def interrupted(_future: Future[object], _timeout: float | None = None) -> None:
-        assert building.wait(60)
+        assert building.wait(PATIENCE_S)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(plan, "build", build)
@@ -101,7 +101,7 @@ def test_an_interrupted_open_does_not_wait_for_the_build(
     (thread,) = [each for each in threading.enumerate() if "TensorRtEngine" in each.name]
     assert not finish.is_set()
     finish.set()
-    thread.join(60)
+    thread.join(PATIENCE_S)
     assert not thread.is_alive()
 
 
