@@ -2,19 +2,22 @@
 
 from typing import ClassVar, Self
 
+import numpy as np
 import torch
 from torch import nn
 
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.provenance import EngineInfo
-from cnnres_infer.engines.base import ClosedOnExit, ModelFile, Probe, Variants
+from cnnres_infer.engines.base import ModelFile, Probe, SharedEngine, Variants
 from cnnres_infer.errors import BackendUnavailableError
 from network.cnnres import CNNRes, HalfCNNRes
 
 
-class TorchEngine(ClosedOnExit):
+class TorchEngine(SharedEngine[nn.Module]):
     """PyTorch in eager mode; see `cnnres_infer.engines.base.Engine`.
+
+    Its number of threads is a setting of the whole process.
 
     Parameters
     ----------
@@ -27,6 +30,7 @@ class TorchEngine(ClosedOnExit):
         variant, which ONNX Runtime cannot compute on a CPU.
     """
 
+    RUNTIME: ClassVar[str] = "PyTorch"
     VARIANTS: ClassVar[Variants] = {
         Precision.FP32: ("fp32",),
         Precision.FP16: ("fp16",),
@@ -37,9 +41,12 @@ class TorchEngine(ClosedOnExit):
     def __init__(
         self, network: CNNRes, threads: int, precision: Precision = Precision.FP32
     ) -> None:
-        half = precision is Precision.FP16
-        self._network: nn.Module = HalfCNNRes(network) if half else network.eval()
-        self._threads, self._precision = threads, precision
+        versions = {"torch": str(torch.__version__)}
+        super().__init__(
+            HalfCNNRes(network) if precision is Precision.FP16 else network.eval(),
+            EngineInfo("torch", "eager", precision, precision, threads, versions),
+            (network.in_channels, None, None),
+        )
         torch.set_num_threads(threads)
 
     @classmethod
@@ -50,16 +57,10 @@ class TorchEngine(ClosedOnExit):
     def open(cls, model: ModelFile, precision: Precision, threads: int) -> Self:
         raise BackendUnavailableError("PyTorch runs a CNNRes network, not an ONNX file")
 
-    def run(self, images: FloatArray) -> FloatArray:
+    def _compute(self, handle: nn.Module, images: FloatArray) -> FloatArray:
         with torch.inference_mode():
-            output: FloatArray = self._network(torch.from_numpy(images)).numpy()
+            # PyTorch warns of memory that is read-only, and takes none that runs backwards.
+            output: FloatArray = handle(
+                torch.from_numpy(np.require(images, None, ["C", "W"]))
+            ).numpy()
         return output
-
-    def describe(self) -> EngineInfo:
-        versions = {"torch": str(torch.__version__)}
-        return EngineInfo(
-            "torch", "eager", self._precision, self._precision, self._threads, versions
-        )
-
-    def close(self) -> None:
-        self._network = CNNRes()

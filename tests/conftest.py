@@ -28,6 +28,9 @@ from cnnres_infer.phantom.head import Phantom
 # program; read when torch is first imported, here and in the processes that tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# Its assertions explain themselves as those of a test module do.
+pytest.register_assert_rewrite("tests.engines.contract")
+
 # On a busy machine, the time that an example takes means nothing.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

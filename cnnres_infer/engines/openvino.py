@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, ClassVar, Self
 
@@ -13,8 +14,8 @@ import numpy as np
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.provenance import EngineInfo
-from cnnres_infer.engines.base import ClosedOnExit, ModelFile, Probe, Variants
-from cnnres_infer.errors import BackendUnavailableError, EngineRunError, PrecisionUnavailableError
+from cnnres_infer.engines.base import ModelFile, Probe, SerialEngine, Variants
+from cnnres_infer.errors import BackendUnavailableError, PrecisionUnavailableError
 from cnnres_infer.host import machine
 from cnnres_infer.host.cache import cache_folder
 
@@ -50,14 +51,27 @@ def _openvino() -> Any:
     return openvino
 
 
-class OpenVinoEngine(ClosedOnExit):
+@dataclass(frozen=True)
+class _Request:
+    """An inference request, and views of its input and output tensor."""
+
+    request: Any
+    images: FloatArray
+    output: FloatArray
+
+
+class OpenVinoEngine(SerialEngine[_Request]):
     """CNN-Res compiled by OpenVINO; see `Engine`.
+
+    Threads take turns with one request. Each run already takes all cores that
+    it is given, so more requests would only wait for each other (measured).
 
     The precision is always set: by default a processor with BF16 computes
     float32 files in bfloat16 without a word. Such a processor offers that as a
     precision of its own.
     """
 
+    RUNTIME: ClassVar[str] = "OpenVINO"
     VARIANTS: ClassVar[Variants] = {
         Precision.INT8: ("int8-cpu",),
         Precision.BF16: ("fp32-cpu", "fp32"),
@@ -65,12 +79,6 @@ class OpenVinoEngine(ClosedOnExit):
     }
     BATCH: ClassVar[int] = 4
     LEAST: ClassVar[int] = BATCH
-
-    def __init__(self, request: Any, info: EngineInfo) -> None:
-        self._request = request
-        self._info = info
-        self._images: FloatArray = request.get_input_tensor().data
-        self._output: FloatArray = request.get_output_tensor().data
 
     @classmethod
     def probe(cls) -> Probe:
@@ -110,28 +118,20 @@ class OpenVinoEngine(ClosedOnExit):
         if taken != hint:
             raise BackendUnavailableError(f"OpenVINO computes in {taken}, not {hint}")
         info = EngineInfo("openvino", DEVICE, precision, model.variant, threads, probe.versions)
-        return cls(request, info)
+        handle = _Request(
+            request, request.get_input_tensor().data, request.get_output_tensor().data
+        )
+        return cls(handle, info, handle.images.shape[1:])
 
-    def run(self, images: FloatArray) -> FloatArray:
-        if self._request is None:
-            raise EngineRunError("the engine is closed")
-        output = np.empty((len(images), *self._output.shape[1:]), np.float32)
-        try:
-            for first in range(0, len(images), self.BATCH):
-                part = images[first : first + self.BATCH]
-                # Places that stay free hold images of before, whose output is left out.
-                self._images[: len(part)] = part
-                self._request.infer()
-                output[first : first + len(part)] = self._output[: len(part)]
-        except Exception as error:
-            raise EngineRunError(f"OpenVINO failed: {error}") from error
+    def _compute(self, handle: _Request, images: FloatArray) -> FloatArray:
+        output = np.empty((len(images), *handle.output.shape[1:]), np.float32)
+        for first in range(0, len(images), self.BATCH):
+            part = images[first : first + self.BATCH]
+            # Places that stay free hold images of before, whose output is left out.
+            handle.images[: len(part)] = part
+            handle.request.infer()
+            output[first : first + len(part)] = handle.output[: len(part)]
         return output
-
-    def describe(self) -> EngineInfo:
-        return self._info
-
-    def close(self) -> None:
-        self._request = None
 
 
 def _settings(hint: str, threads: int, probe: Probe) -> dict[str, Any]:

@@ -1,5 +1,6 @@
-"""Fakes of NVIDIA's driver, of CUDA and of TensorRT, put where the backends look for them."""
+"""Fakes of NVIDIA's driver, of CUDA and of what uses it, put where the backends look for them."""
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cnnres_infer.engines.nvidia import device as gpu
+from cnnres_infer.engines.onnxruntime import gpu as ort_gpu
 from cnnres_infer.engines.tensorrt import engine as trt
 from cnnres_infer.engines.tensorrt import plan as trt_plan
 from cnnres_infer.engines.tensorrt.api import Flavour
@@ -14,6 +16,7 @@ from cnnres_infer.errors import BackendUnavailableError
 from cnnres_infer.host import cache
 from tests.fakes.cuda import FakeCudaRuntime
 from tests.fakes.driver import FakeDriver
+from tests.fakes.onnxruntime import FakeOnnxRuntime, fake_plug_in
 from tests.fakes.tensorrt import FakeTensorRT, FakeTensorRtRtx
 
 
@@ -77,3 +80,17 @@ def fake_machine(
     monkeypatch.setattr(trt, "load_runtime", lambda: cuda)
     monkeypatch.setattr(trt_plan, "build", build)
     return machine
+
+
+@pytest.fixture
+def fake_providers(
+    monkeypatch: pytest.MonkeyPatch, fake_machine: FakeMachine
+) -> Iterator[FakeOnnxRuntime]:
+    """ONNX Runtime with the providers for the GPU of the fake machine."""
+    onnxruntime = FakeOnnxRuntime()
+    plug_in = fake_plug_in()
+    monkeypatch.setattr(ort_gpu, "import_onnxruntime", lambda: onnxruntime)
+    monkeypatch.setitem(sys.modules, plug_in.__name__, plug_in)
+    ort_gpu._registered_devices.cache_clear()
+    yield onnxruntime
+    ort_gpu._registered_devices.cache_clear()

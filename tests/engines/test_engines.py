@@ -12,7 +12,7 @@ from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines import BACKENDS, backend
 from cnnres_infer.engines.base import ModelFile
 from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
-from cnnres_infer.errors import BackendUnavailableError, EngineRunError, UsageError
+from cnnres_infer.errors import BackendUnavailableError, UsageError
 from cnnres_infer.selection.offers import open_engine
 from tests.conftest import BundleMaker, bright_model
 
@@ -37,21 +37,6 @@ def test_run(bright_bundle: Path) -> None:
     assert (info.backend, info.provider, info.precision) == ("ort", "CPUExecutionProvider", "fp32")
     assert info.threads == 1
     assert info.versions["onnxruntime"] == onnxruntime.__version__
-
-
-def test_a_closed_engine_does_not_run(bright_bundle: Path) -> None:
-    engine = open_engine(Bundle.open(bright_bundle), "ort", "fp32")
-    engine.close()
-    with pytest.raises(EngineRunError, match="closed"):
-        engine.run(IMAGES)
-
-
-def test_wrong_images_raise_our_error(bright_bundle: Path) -> None:
-    with (
-        open_engine(Bundle.open(bright_bundle), "ort", "fp32") as engine,
-        pytest.raises(EngineRunError, match="ONNX Runtime failed"),
-    ):
-        engine.run(IMAGES[:, :, :10])
 
 
 def test_unknown_names_are_refused(bright_bundle: Path) -> None:

@@ -12,7 +12,7 @@ from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines.base import Engine, ModelFile, run_all
 from cnnres_infer.engines.openvino import OpenVinoEngine, _openvino
-from cnnres_infer.errors import BackendUnavailableError, EngineRunError
+from cnnres_infer.errors import BackendUnavailableError
 from cnnres_infer.host.cache import FOLDER
 from cnnres_infer.selection.offers import open_engine
 from cnnres_infer.verification.agreement import load_reference
@@ -45,13 +45,6 @@ def test_any_number_of_images(bright_bundle: Path) -> None:
     )
 
 
-def test_outputs_are_the_callers_own(bright_bundle: Path) -> None:
-    with opened(bright_bundle) as engine:
-        first = engine.run(IMAGES[:4])
-        engine.run(np.zeros_like(IMAGES))
-    np.testing.assert_allclose(first, EXPECTED[:4], atol=1e-5)
-
-
 def differences(precision: str) -> FloatArray:
     bundle = Bundle.open()
     images, expected = load_reference(bundle)
@@ -81,15 +74,9 @@ def test_bfloat16_is_refused_where_it_would_be_float32(monkeypatch: pytest.Monke
         OpenVinoEngine.open(ModelFile("fp32", bright_model()), Precision.BF16, 1)
 
 
-def test_errors_are_ours(bright_bundle: Path) -> None:
+def test_a_broken_model_is_refused() -> None:
     with pytest.raises(BackendUnavailableError, match="OpenVINO refused the model"):
         OpenVinoEngine.open(ModelFile("fp32", b"no model"), Precision.FP32, 1)
-    engine = opened(bright_bundle)
-    with pytest.raises(EngineRunError, match="OpenVINO failed"):
-        engine.run(IMAGES[:, :, :10])
-    engine.close()
-    with pytest.raises(EngineRunError, match="closed"):
-        engine.run(IMAGES)
 
 
 def test_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

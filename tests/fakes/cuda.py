@@ -4,9 +4,13 @@ What is queued happens when somebody waits for it, as on a GPU, so that code
 that takes results too early gets none. Memory that was not reserved cannot be
 copied from or to. What happened is in `deeds`, and how much was queued at each
 wait in `waiting`.
+
+As in CUDA, each thread has a current device, at first 0, and a stream is good
+for nothing on a thread whose current device is another.
 """
 
 import ctypes
+import threading
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
@@ -16,6 +20,7 @@ class Error(IntEnum):
     cudaSuccess = 0
     cudaErrorInvalidValue = 1
     cudaErrorMemoryAllocation = 2
+    cudaErrorInvalidResourceHandle = 400
     cudaErrorStreamCaptureUnsupported = 900
     cudaErrorDeviceLost = 999
 
@@ -48,12 +53,13 @@ class FakeCudaRuntime:
         self.waiting: list[int] = []
         self.device: dict[int, Any] = {}
         self.host: dict[int, Any] = {}
-        self.streams: set[int] = set()
+        self.streams: dict[int, int] = {}
         self.events: set[int] = set()
         self.graphs: dict[int, list[Deed]] = {}
         self._queue: list[Deed] = []
         self._captured: list[Deed] | None = None
         self._handles = iter(range(1, 1_000_000))
+        self._current = threading.local()
 
     @property
     def leaks(self) -> int:
@@ -70,13 +76,20 @@ class FakeCudaRuntime:
     def enqueue(self, name: str, deed: Callable[[], None]) -> None:
         (self._queue if self._captured is None else self._captured).append((name, deed))
 
+    def cudaSetDevice(self, device: int) -> tuple[Error]:
+        self._current.device = device
+        return (Error.cudaSuccess,)
+
+    def cudaGetDevice(self) -> tuple[Error, int]:
+        return Error.cudaSuccess, getattr(self._current, "device", 0)
+
     def cudaStreamCreate(self) -> tuple[Error, int]:
         handle = next(self._handles)
-        self.streams.add(handle)
+        _, self.streams[handle] = self.cudaGetDevice()
         return Error.cudaSuccess, handle
 
     def cudaStreamDestroy(self, stream: int) -> tuple[Error]:
-        self.streams.remove(stream)
+        del self.streams[stream]
         return (Error.cudaSuccess,)
 
     def cudaMalloc(self, nbytes: int) -> tuple[Error, int | None]:
@@ -98,11 +111,11 @@ class FakeCudaRuntime:
     ) -> tuple[Error]:
         spaces = (self.device, self.host)
         ours, theirs = spaces if kind == CopyKind.cudaMemcpyHostToDevice else spaces[::-1]
-        if stream not in self.streams or target not in ours or source not in theirs:
+        if target not in ours or source not in theirs:
             return (Error.cudaErrorInvalidValue,)
         name = "in" if kind == CopyKind.cudaMemcpyHostToDevice else "out"
         self.enqueue(name, lambda: self._move(target, source, nbytes))
-        return self._status()
+        return self._status(stream)
 
     def cudaEventCreateWithFlags(self, _flags: int) -> tuple[Error, int]:
         handle = next(self._handles)
@@ -113,10 +126,10 @@ class FakeCudaRuntime:
         self.events.remove(event)
         return (Error.cudaSuccess,)
 
-    def cudaEventRecord(self, event: int, _stream: int) -> tuple[Error]:
+    def cudaEventRecord(self, event: int, stream: int) -> tuple[Error]:
         assert event in self.events
         self.enqueue(f"event {event}", lambda: None)
-        return self._status()
+        return self._status(stream)
 
     def cudaEventSynchronize(self, event: int) -> tuple[Error]:
         self.waiting.append(len(self._queue))
@@ -153,10 +166,10 @@ class FakeCudaRuntime:
 
     cudaGraphExecDestroy = cudaGraphDestroy
 
-    def cudaGraphLaunch(self, graph: int, _stream: int) -> tuple[Error]:
+    def cudaGraphLaunch(self, graph: int, stream: int) -> tuple[Error]:
         deeds = self.graphs[graph]
         self._queue += [("launch", lambda: None), *deeds]
-        return self._status()
+        return self._status(stream)
 
     def cudaGetLastError(self) -> tuple[Error]:
         return (Error.cudaSuccess,)
@@ -186,5 +199,8 @@ class FakeCudaRuntime:
         if not self.lost:
             deed()
 
-    def _status(self) -> tuple[Error]:
+    def _status(self, stream: int | None = None) -> tuple[Error]:
+        _, current = self.cudaGetDevice()
+        if stream is not None and self.streams.get(stream) != current:
+            return (Error.cudaErrorInvalidResourceHandle,)
         return (Error.cudaErrorDeviceLost if self.lost else Error.cudaSuccess,)

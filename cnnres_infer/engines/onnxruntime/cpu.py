@@ -8,8 +8,8 @@ import numpy as np
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.provenance import EngineInfo
-from cnnres_infer.engines.base import ClosedOnExit, ModelFile, Probe, Variants
-from cnnres_infer.errors import BackendUnavailableError, EngineRunError
+from cnnres_infer.engines.base import ModelFile, Probe, SharedEngine, Variants
+from cnnres_infer.errors import BackendUnavailableError
 from cnnres_infer.host import machine
 
 PROVIDER = "CPUExecutionProvider"
@@ -27,24 +27,20 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-class OrtEngine(ClosedOnExit):
-    """CNN-Res in an ONNX Runtime session; see `Engine`.
+class OrtEngine(SharedEngine[Any]):
+    """CNN-Res in an ONNX Runtime session, which threads may run at the same time; see `Engine`.
 
     A float16 file would be computed in float32 on this provider without a
     word, so that precision is not offered.
     """
 
+    RUNTIME: ClassVar[str] = "ONNX Runtime"
     VARIANTS: ClassVar[Variants] = {
         Precision.INT8: ("int8-cpu",),
         Precision.FP32: ("fp32-cpu", "fp32"),
     }
     BATCH: ClassVar[int] = 4
     LEAST: ClassVar[int] = 1
-
-    def __init__(self, session: Any, info: EngineInfo) -> None:
-        self._session = session
-        self._info = info
-        self._input = session.get_inputs()[0].name
 
     @classmethod
     def probe(cls) -> Probe:
@@ -89,19 +85,13 @@ class OrtEngine(ClosedOnExit):
         if provider != PROVIDER:
             raise BackendUnavailableError(f"ONNX Runtime took {provider}, not {PROVIDER}")
         info = EngineInfo("ort", provider, precision, model.variant, threads, probe.versions)
-        return cls(session, info)
+        return cls(session, info, image_shape(session))
 
-    def run(self, images: FloatArray) -> FloatArray:
-        if self._session is None:
-            raise EngineRunError("the engine is closed")
-        try:
-            (output,) = self._session.run(None, {self._input: images})
-        except Exception as error:
-            raise EngineRunError(f"ONNX Runtime failed: {error}") from error
+    def _compute(self, handle: Any, images: FloatArray) -> FloatArray:
+        (output,) = handle.run(None, {handle.get_inputs()[0].name: images})
         return np.asarray(output, np.float32)
 
-    def describe(self) -> EngineInfo:
-        return self._info
 
-    def close(self) -> None:
-        self._session = None
+def image_shape(session: Any) -> tuple[int | None, ...]:
+    """Shape (C, H, W) of a session's images; None where the model leaves it open."""
+    return tuple(n if isinstance(n, int) else None for n in session.get_inputs()[0].shape[1:])

@@ -4,7 +4,9 @@ import hashlib
 import io
 import itertools
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import cache
@@ -16,15 +18,17 @@ import numpy as np
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.provenance import EngineInfo
-from cnnres_infer.engines.base import ClosedOnExit, ModelFile, Probe, Variants
+from cnnres_infer.engines.base import ModelFile, Probe, Variants
 from cnnres_infer.engines.nvidia.device import find_gpu
 from cnnres_infer.engines.nvidia.elf import missing_libraries
+from cnnres_infer.engines.nvidia.thread import GpuEngine
 from cnnres_infer.engines.onnxruntime.cpu import (
     DISABLED_OPTIMIZERS,
     DISTRIBUTIONS,
+    image_shape,
     import_onnxruntime,
 )
-from cnnres_infer.errors import BackendUnavailableError, EngineRunError
+from cnnres_infer.errors import BackendUnavailableError
 from cnnres_infer.host import machine
 from cnnres_infer.host.cache import cache_folder
 
@@ -32,10 +36,11 @@ FOLDER = "ort-engines"
 _CPU = "CPUExecutionProvider"
 _SLICES = 16
 _GRAPHS = itertools.count(1)
+_REGISTERING = threading.Lock()
 _OUT_OF_MEMORY = ("allocat", "out of memory")
 
 
-class OrtCudaEngine(ClosedOnExit):
+class OrtCudaEngine(GpuEngine[Any]):
     """CNN-Res by ONNX Runtime on a GPU; see `Engine`.
 
     The network always sees the same number of slices, the last of them padded:
@@ -52,6 +57,7 @@ class OrtCudaEngine(ClosedOnExit):
         What mends a missing provider, and one that lacks libraries.
     """
 
+    RUNTIME: ClassVar[str] = "ONNX Runtime"
     BACKEND: ClassVar[str] = "ort-cuda"
     PROVIDER: ClassVar[str] = "CUDAExecutionProvider"
     DEVICE: ClassVar[str] = "cuda"
@@ -68,9 +74,10 @@ class OrtCudaEngine(ClosedOnExit):
     # What lies between layers is in the GPU's memory.
     LEAST: ClassVar[int] = 1
 
-    def __init__(self, session: Any, info: EngineInfo) -> None:
-        self._session = session
-        self._info = info
+    def __init__(
+        self, handle: Any, info: EngineInfo, shape: tuple[int | None, ...], thread: Executor
+    ) -> None:
+        super().__init__(handle, info, shape, thread)
         self._slices = _SLICES
         self._bound: _Bound | None = None
 
@@ -89,7 +96,7 @@ class OrtCudaEngine(ClosedOnExit):
         return Probe(True, reason, "", versions, (str(gpu),))
 
     @classmethod
-    def open(cls, model: ModelFile, precision: Precision, threads: int) -> Self:
+    def _open(cls, model: ModelFile, precision: Precision, thread: Executor) -> Self:
         probe = cls.probe()
         probe.require()
         onnxruntime = import_onnxruntime()
@@ -109,8 +116,8 @@ class OrtCudaEngine(ClosedOnExit):
         if provider != cls.PROVIDER:
             raise BackendUnavailableError(f"ONNX Runtime took {provider}, not {cls.PROVIDER}")
         where = f"{provider} on {probe.devices[0]}"
-        variant = model.variant
-        return cls(session, EngineInfo(cls.BACKEND, where, precision, variant, 1, probe.versions))
+        info = EngineInfo(cls.BACKEND, where, precision, model.variant, 1, probe.versions)
+        return cls(session, info, image_shape(session), thread)
 
     @classmethod
     def _extra_distributions(cls) -> tuple[str, ...]:
@@ -161,38 +168,29 @@ class OrtCudaEngine(ClosedOnExit):
     ) -> dict[str, str]:
         return {"use_tf32": "0", "enable_cuda_graph": "1", "cudnn_conv_algo_search": "HEURISTIC"}
 
-    def run(self, images: FloatArray) -> FloatArray:
-        if self._session is None:
-            raise EngineRunError("the engine is closed")
-        expected = tuple(self._session.get_inputs()[0].shape[1:])
-        if images.shape[1:] != expected:
-            raise EngineRunError(
-                f"ONNX Runtime failed: images of shape {images.shape[1:]}, not {expected}"
-            )
+    def _compute(self, handle: Any, images: FloatArray) -> FloatArray:
         while True:
             try:
-                return np.concatenate(list(self._answers(images)))
+                return np.concatenate(list(self._answers(handle, images)))
             except Exception as error:
+                # A graph whose capture or launch failed is not launched again.
+                self._bound = None
                 full = any(word in str(error).lower() for word in _OUT_OF_MEMORY)
                 if not full or self._slices == 1:
-                    raise EngineRunError(f"ONNX Runtime failed: {error}") from error
-                self._bound = None
+                    raise
                 self._slices //= 2
                 warning = f"the GPU's memory is full: going on with {self._slices} slices at once"
                 self._info = replace(self._info, warnings=(*self._info.warnings, warning))
 
-    def _answers(self, images: FloatArray) -> Iterator[FloatArray]:
+    def _answers(self, session: Any, images: FloatArray) -> Iterator[FloatArray]:
         if self._bound is None:
             shape = (self._slices, *images.shape[1:])
-            self._bound = _Bound(import_onnxruntime(), self._session, self.DEVICE, shape)
+            self._bound = _Bound(import_onnxruntime(), session, self.DEVICE, shape)
         for first in range(0, len(images), self._slices):
             yield self._bound.run(images[first : first + self._slices])
 
-    def describe(self) -> EngineInfo:
-        return self._info
-
-    def close(self) -> None:
-        self._bound = self._session = None
+    def _release(self, handle: Any) -> None:
+        self._bound = None
 
 
 class OrtTensorRtEngine(OrtCudaEngine):
@@ -277,13 +275,13 @@ class OrtTensorRtRtxEngine(OrtCudaEngine):
             model, options, disabled_optimizers=list(DISABLED_OPTIMIZERS)
         )
 
-    def _answers(self, images: FloatArray) -> Iterator[FloatArray]:
+    def _answers(self, session: Any, images: FloatArray) -> Iterator[FloatArray]:
         # The plug-in's memory cannot be bound in a build of ONNX Runtime without CUDA.
-        name = self._session.get_inputs()[0].name
+        name = session.get_inputs()[0].name
         for first in range(0, len(images), self._slices):
             part = images[first : first + self._slices]
             padding = [(0, self._slices - len(part)), (0, 0), (0, 0), (0, 0)]
-            yield self._session.run(None, {name: np.pad(part, padding)})[0][: len(part)]
+            yield session.run(None, {name: np.pad(part, padding)})[0][: len(part)]
 
 
 class _Bound:
@@ -313,9 +311,16 @@ class _Bound:
         return np.array(self._output.numpy()[:count])
 
 
-@cache
 def _plug_in_devices() -> list[Any]:
-    """What the TensorRT-RTX plug-in can run on; registers it, which works once only."""
+    """What the TensorRT-RTX plug-in can run on."""
+    # The cache alone would let two threads register it at the same time.
+    with _REGISTERING:
+        return _registered_devices()
+
+
+@cache
+def _registered_devices() -> list[Any]:
+    """Register the plug-in, which works once in a process, and list its devices."""
     import onnxruntime_ep_nv_tensorrt_rtx as plug_in
 
     onnxruntime = import_onnxruntime()

@@ -1,6 +1,7 @@
 """TensorRT and TensorRT-RTX on an NVIDIA GPU."""
 
 import hashlib
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -9,22 +10,24 @@ from typing import ClassVar, Self
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.provenance import EngineInfo
-from cnnres_infer.engines.base import ClosedOnExit, ModelFile, Probe, Variants
+from cnnres_infer.engines.base import ModelFile, Probe, Variants
 from cnnres_infer.engines.nvidia.device import Gpu, find_gpu
+from cnnres_infer.engines.nvidia.thread import GpuEngine
 from cnnres_infer.engines.tensorrt.api import TENSORRT, TENSORRT_RTX, Flavour
 from cnnres_infer.engines.tensorrt.build import BatchRange
 from cnnres_infer.engines.tensorrt.cuda import Cuda, load_runtime
 from cnnres_infer.engines.tensorrt.plan import load_or_build
 from cnnres_infer.engines.tensorrt.runner import PlanRunner
 from cnnres_infer.engines.tensorrt.store import Plan
-from cnnres_infer.errors import BackendUnavailableError, EngineError, EngineRunError, OutputError
+from cnnres_infer.errors import BackendUnavailableError, EngineError
 from cnnres_infer.host import machine
 from cnnres_infer.host.atomic import write_all
 
 
-class TensorRtEngine(ClosedOnExit):
+class TensorRtEngine(GpuEngine[PlanRunner]):
     """CNN-Res in a TensorRT engine that was built for this GPU; see `Engine`."""
 
+    RUNTIME: ClassVar[str] = "TensorRT"
     FLAVOUR: ClassVar[Flavour] = TENSORRT
     VARIANTS: ClassVar[Variants] = {
         Precision.FP16: ("fp16",),
@@ -35,11 +38,13 @@ class TensorRtEngine(ClosedOnExit):
     # What lies between layers is in the GPU's memory.
     LEAST: ClassVar[int] = 1
 
-    def __init__(self, runner: PlanRunner, info: EngineInfo, kernels: Path) -> None:
-        self._runner: PlanRunner | None = runner
-        self._info = info
+    def __init__(
+        self, handle: PlanRunner, info: EngineInfo, thread: Executor, kernels: Path
+    ) -> None:
+        super().__init__(handle, info, handle.image, thread)
+        self._warnings = handle.warnings
         self._kernels = kernels
-        self._compiled = runner.runtime_cache()
+        self._compiled = handle.runtime_cache()
 
     @classmethod
     def probe(cls) -> Probe:
@@ -56,7 +61,7 @@ class TensorRtEngine(ClosedOnExit):
         return Probe(True, f"{cls.FLAVOUR.module} {trt.__version__}", "", versions, (str(gpu),))
 
     @classmethod
-    def open(cls, model: ModelFile, precision: Precision, threads: int) -> Self:
+    def _open(cls, model: ModelFile, precision: Precision, thread: Executor) -> Self:
         probe = cls.probe()
         probe.require()
         gpu = find_gpu()
@@ -91,29 +96,25 @@ class TensorRtEngine(ClosedOnExit):
                 probe.versions,
                 warnings,
             ),
+            thread,
             kernels,
         )
 
-    def run(self, images: FloatArray) -> FloatArray:
-        if self._runner is None:
-            raise EngineRunError("the engine is closed")
-        return self._runner.run(images)
-
     def describe(self) -> EngineInfo:
-        if self._runner is None or not self._runner.warnings:
-            return self._info
-        return replace(self._info, warnings=(*self._info.warnings, *self._runner.warnings))
+        return replace(self._info, warnings=(*self._info.warnings, *self._warnings))
 
-    def close(self) -> None:
-        if self._runner is None:
-            return
-        runner, self._runner = self._runner, None
-        compiled = runner.runtime_cache()
-        runner.close()
+    def _compute(self, handle: PlanRunner, images: FloatArray) -> FloatArray:
+        return handle.run(images)
+
+    def _release(self, handle: PlanRunner) -> None:
+        # They only make the next start faster; a lost GPU or a full disk must not keep the rest.
+        with suppress(Exception):
+            self._keep_kernels(handle.runtime_cache())
+        handle.close()
+
+    def _keep_kernels(self, compiled: bytes) -> None:
         if compiled != self._compiled:
-            # It only makes the next start faster.
-            with suppress(OutputError):
-                write_all({self._kernels: compiled}, overwrite=True)
+            write_all({self._kernels: compiled}, overwrite=True)
 
 
 class TensorRtRtxEngine(TensorRtEngine):

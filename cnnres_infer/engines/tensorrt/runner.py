@@ -71,6 +71,8 @@ class PlanRunner:
     ----------
     batch
         Most slices at once.
+    image
+        Shape of an image, (C, H, W).
     warnings
         What a reader of the results should know.
 
@@ -91,7 +93,7 @@ class PlanRunner:
         self._runtime = trt.Runtime(self._logger)
         self._engine = self._deserialize(plan)
         self._input, self._output = self._names()
-        self._image = tuple(self._engine.get_tensor_shape(self._input))[1:]
+        self.image: tuple[int, ...] = tuple(self._engine.get_tensor_shape(self._input))[1:]
         self._answer = tuple(self._engine.get_tensor_shape(self._output))[1:]
         # TensorRT-RTX compiles kernels at run time and captures graphs by itself.
         self._captures = not hasattr(trt, "CudaGraphStrategy")
@@ -107,12 +109,8 @@ class PlanRunner:
         Raises
         ------
         EngineRunError
-            If the images are not what the network takes, or the GPU fails.
+            If the GPU fails.
         """
-        if images.shape[1:] != self._image or not len(images):
-            raise EngineRunError(
-                f"images of shape {images.shape}, not (N, {', '.join(map(str, self._image))})"
-            )
         while True:
             try:
                 return self._run(images)
@@ -180,7 +178,7 @@ class PlanRunner:
         context = program.context
         context.set_tensor_address(self._input, lane.device_in.address)
         context.set_tensor_address(self._output, lane.device_out.address)
-        self._cuda.copy_in(lane.device_in, lane.host_in, count * _nbytes(self._image))
+        self._cuda.copy_in(lane.device_in, lane.host_in, count * _nbytes(self.image))
         if not context.execute_async_v3(self._cuda.stream_handle):
             raise EngineRunError(f"TensorRT failed to run the network{self._logger.summary()}")
         self._cuda.copy_out(lane.host_out, lane.device_out, count * _nbytes(self._answer))
@@ -192,9 +190,9 @@ class PlanRunner:
         for _ in range(_LANES):
             self._lanes.append(
                 _Lane(
-                    self._cuda.pin((self.batch, *self._image)),
+                    self._cuda.pin((self.batch, *self.image)),
                     self._cuda.pin((self.batch, *self._answer)),
-                    self._cuda.allocate(self.batch * _nbytes(self._image)),
+                    self._cuda.allocate(self.batch * _nbytes(self.image)),
                     self._cuda.allocate(self.batch * _nbytes(self._answer)),
                     self._cuda.event(),
                 )
@@ -204,7 +202,7 @@ class PlanRunner:
         """The network for a number of slices, set up where it is new."""
         if count not in self._programs:
             context = self._context()
-            if context is None or not context.set_input_shape(self._input, (count, *self._image)):
+            if context is None or not context.set_input_shape(self._input, (count, *self.image)):
                 raise DeviceMemoryError(
                     f"TensorRT could not set up the network for {count} slices"
                     f"{self._logger.summary()}"

@@ -25,6 +25,7 @@ from tests.conftest import blob_volume
 from tests.engines.conftest import FakeMachine
 from tests.fakes.driver import FakeDriver
 from tests.fakes.tensorrt import FakeRuntime, FakeTensorRT, FakeTensorRtRtx
+from tests.threads import in_threads
 
 
 def test_probe(fake_machine: FakeMachine) -> None:
@@ -146,12 +147,27 @@ def test_a_build_that_takes_long_is_announced(
     assert "for NVIDIA Fake 3060 (SM 86, 12 GB): this takes minutes" in record.getMessage()
 
 
-def test_a_closed_engine_does_not_run(fake_machine: FakeMachine, bright_bundle: Path) -> None:
-    engine = open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32")
-    engine.close()
-    engine.close()
-    with pytest.raises(EngineRunError, match="closed"):
-        engine.run(np.zeros((1, 1, 160, 160), np.float32))
+def test_threads_share_a_predictor(fake_machine: FakeMachine, bright_bundle: Path) -> None:
+    volumes = [blob_volume(radius_mm=radius)[0] for radius in (6.0, 8.0, 10.0, 12.0)]
+    with Predictor.load(bright_bundle, "tensorrt") as predictor:
+        alone = [predictor.predict(volume).probabilities.data for volume in volumes]
+        for _ in range(3):
+            found = in_threads(4, lambda index: predictor.predict(volumes[index]))
+            for result, expected in zip(found, alone, strict=True):
+                assert np.array_equal(result.probabilities.data, expected)
+    assert fake_machine.cuda.leaks == 0
+
+
+def test_after_a_lost_gpu_threads_go_on(fake_machine: FakeMachine, bright_bundle: Path) -> None:
+    volumes = [blob_volume(radius_mm=radius)[0] for radius in (6.0, 8.0, 10.0, 12.0)]
+    with Predictor.load(bright_bundle) as predictor:
+        alone = [predictor.predict(volume).mask.data for volume in volumes]
+        fake_machine.cuda.lost = True
+        found = in_threads(4, lambda index: predictor.predict(volumes[index]))
+    for result, expected in zip(found, alone, strict=True):
+        assert result.provenance.engine.backend in ("openvino", "ort")
+        assert [each.backend for each in result.provenance.skipped][:1] == ["tensorrt"]
+        assert np.array_equal(result.mask.data, expected)
     assert fake_machine.cuda.leaks == 0
 
 

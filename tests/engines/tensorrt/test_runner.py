@@ -168,9 +168,3 @@ def test_a_plan_that_tensorrt_refuses(trt: FakeTensorRT, runtime: FakeCudaRuntim
     trt.refuses_plans = True
     with pytest.raises(BackendUnavailableError, match="made by another version"):
         PlanRunner(trt, Cuda(runtime), PLAN, batch=4)
-
-
-@pytest.mark.parametrize("shape", [(2, 1, 160, 80), (2, 2, 160, 160), (0, 1, 160, 160)])
-def test_wrong_images_are_refused(runner: PlanRunner, shape: tuple[int, ...]) -> None:
-    with pytest.raises(EngineRunError, match="images of shape"):
-        runner.run(np.zeros(shape, np.float32))

@@ -1,0 +1,111 @@
+"""Engines on a GPU against what callers do with CUDA on threads of their own."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+import pytest
+
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.engines import NVIDIA, backend
+from cnnres_infer.engines.base import Engine, ModelFile
+from cnnres_infer.engines.onnxruntime import gpu as ort_gpu
+from cnnres_infer.engines.tensorrt import plan
+from cnnres_infer.engines.tensorrt.engine import TensorRtEngine
+from cnnres_infer.errors import BackendUnavailableError
+from tests.conftest import bright_model
+from tests.engines.conftest import FakeMachine
+from tests.fakes.onnxruntime import FakeOnnxRuntime
+from tests.fakes.tensorrt import FakeTensorRtRtx
+from tests.threads import PATIENCE_S, in_threads
+
+IMAGES = np.random.default_rng(0).random((20, 1, 160, 160), np.float32)
+EXPECTED = 1 / (1 + np.exp(-60 * (IMAGES - 0.8)))
+T = TypeVar("T")
+OpenIt = Callable[[], Engine]
+
+
+@pytest.fixture(params=NVIDIA)
+def open_it(
+    request: pytest.FixtureRequest, fake_machine: FakeMachine, fake_providers: FakeOnnxRuntime
+) -> OpenIt:
+    fake_machine.rtx = FakeTensorRtRtx(fake_machine.cuda)
+    model = ModelFile("fp32", bright_model())
+    return lambda: backend(request.param).open(model, Precision.FP32, 1)
+
+
+def threads_of_engines() -> list[str]:
+    return [each.name for each in threading.enumerate() if "Engine" in each.name]
+
+
+def test_it_runs_on_the_first_gpu_whatever_the_callers_use(
+    open_it: OpenIt, fake_machine: FakeMachine
+) -> None:
+    cuda = fake_machine.cuda
+
+    def on_device(device: int, work: Callable[[], T]) -> T:
+        cuda.cudaSetDevice(device)
+        done = work()
+        assert cuda.cudaGetDevice()[1] == device
+        return done
+
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as another:
+        engine = one.submit(on_device, 1, open_it).result()
+        assert set(cuda.streams.values()) <= {0}
+        for _ in range(3):
+            for pool, device in ((one, 1), (another, 2)):
+                output = pool.submit(on_device, device, lambda: engine.run(IMAGES)).result()
+                np.testing.assert_allclose(output, EXPECTED, atol=1e-5)
+        another.submit(on_device, 2, engine.close).result()
+    assert cuda.leaks == 0
+
+
+def test_its_thread_ends_with_it(open_it: OpenIt) -> None:
+    before = threads_of_engines()
+    with open_it() as engine:
+        engine.run(IMAGES)
+        assert len(threads_of_engines()) == len(before) + 1
+    assert threads_of_engines() == before
+
+
+def test_its_thread_ends_where_it_does_not_open(fake_machine: FakeMachine) -> None:
+    assert fake_machine.tensorrt is not None
+    fake_machine.tensorrt.refuses_plans = True
+    before = threads_of_engines()
+    with pytest.raises(BackendUnavailableError, match="made by another version"):
+        TensorRtEngine.open(ModelFile("fp32", bright_model()), Precision.FP32, 1)
+    assert threads_of_engines() == before
+
+
+def test_an_interrupted_open_does_not_wait_for_the_build(
+    fake_machine: FakeMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    building, finish = threading.Event(), threading.Event()
+
+    def build(*_arguments: object) -> tuple[bytes, None]:
+        building.set()
+        assert finish.wait(PATIENCE_S)
+        return bright_model(), None
+
+    def interrupted(_future: Future[object], _timeout: float | None = None) -> None:
+        assert building.wait(PATIENCE_S)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(plan, "build", build)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Future, "result", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            TensorRtEngine.open(ModelFile("fp32", bright_model()), Precision.FP32, 1)
+    (thread,) = [each for each in threading.enumerate() if "TensorRtEngine" in each.name]
+    assert not finish.is_set()
+    finish.set()
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+
+
+def test_the_plug_in_is_registered_once(fake_providers: FakeOnnxRuntime) -> None:
+    found = in_threads(8, lambda _: len(ort_gpu._plug_in_devices()))
+    assert found == [1] * 8
+    assert fake_providers.registered == ["NvTensorRTRTXExecutionProvider"]

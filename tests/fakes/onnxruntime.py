@@ -1,0 +1,107 @@
+"""A fake of ONNX Runtime's GPU providers: sessions claim to use one, and compute on the CPU.
+
+Like the real ones with CUDA graphs, a session fails on any thread but the one
+that ran it first.
+"""
+
+import threading
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import onnxruntime
+
+CPU = "CPUExecutionProvider"
+PLUG_IN = "NvTensorRTRTXExecutionProvider"
+
+
+class FakeOrtValue:
+    """Values on the GPU, which are on the CPU."""
+
+    @staticmethod
+    def ortvalue_from_numpy(array: Any, device: str, index: int) -> Any:
+        assert (device, index) == ("cuda", 0)
+        return onnxruntime.OrtValue.ortvalue_from_numpy(array, "cpu", 0)
+
+    @staticmethod
+    def ortvalue_from_shape_and_type(shape: Any, kind: Any, device: str, index: int) -> Any:
+        assert (device, index) == ("cuda", 0)
+        return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, kind, "cpu", 0)
+
+
+class FakeSessionOptions:
+    """Options; `provider` is that of the devices which were added."""
+
+    def __init__(self) -> None:
+        self.log_severity_level = 2
+        self.graph_optimization_level: Any = None
+        self.provider: str | None = None
+        self.entries: dict[str, str] = {}
+
+    def add_session_config_entry(self, name: str, value: str) -> None:
+        self.entries[name] = value
+
+    def add_provider_for_devices(self, devices: list[Any], _settings: dict[str, str]) -> None:
+        (self.provider,) = {device.ep_name for device in devices}
+
+
+class FakeSession(onnxruntime.InferenceSession):  # type: ignore[misc]
+    """A session of the CPU that claims to be one of a GPU."""
+
+    def __init__(
+        self,
+        model: bytes,
+        options: FakeSessionOptions,
+        providers: list[Any] | None = None,
+        disabled_optimizers: list[str] | None = None,
+    ) -> None:
+        super().__init__(model, providers=[CPU])
+        self._claimed = providers[0][0] if providers else options.provider
+        self._thread: int | None = None
+
+    def get_providers(self) -> list[str | None]:
+        return [self._claimed, CPU]
+
+    def run(self, *arguments: Any) -> Any:
+        self._check_thread()
+        return super().run(*arguments)
+
+    def run_with_iobinding(self, *arguments: Any) -> Any:
+        self._check_thread()
+        return super().run_with_iobinding(*arguments)
+
+    def _check_thread(self) -> None:
+        self._thread = self._thread or threading.get_ident()
+        if self._thread != threading.get_ident():
+            raise RuntimeError("the graph was captured by another thread")
+
+
+class FakeOnnxRuntime:
+    """The module."""
+
+    __version__ = onnxruntime.__version__
+    __file__ = onnxruntime.__file__
+    GraphOptimizationLevel = onnxruntime.GraphOptimizationLevel
+    InferenceSession = FakeSession
+    OrtValue = FakeOrtValue
+    RunOptions = onnxruntime.RunOptions
+    SessionOptions = FakeSessionOptions
+
+    def __init__(self) -> None:
+        self.registered: list[str] = []
+
+    def get_available_providers(self) -> list[str]:
+        return ["TensorrtExecutionProvider", "CUDAExecutionProvider", CPU]
+
+    def register_execution_provider_library(self, name: str, _path: str) -> None:
+        assert name not in self.registered, "a library registers once only"
+        self.registered.append(name)
+
+    def get_ep_devices(self) -> list[Any]:
+        return [SimpleNamespace(ep_name=name) for name in (CPU, *self.registered)]
+
+
+def fake_plug_in() -> ModuleType:
+    """The module of the TensorRT-RTX plug-in."""
+    module = ModuleType("onnxruntime_ep_nv_tensorrt_rtx")
+    vars(module).update(get_ep_name=lambda: PLUG_IN, get_library_path=lambda: "/plug_in.so")
+    return module

@@ -1,0 +1,148 @@
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import threadpoolctl
+
+from cnnres_infer.host import blas
+from cnnres_infer.host.blas import single_blas_thread
+from tests.threads import PATIENCE_S, in_threads
+
+
+def blas_threads() -> list[int]:
+    """Threads of each OpenBLAS that is loaded; numpy's is among them."""
+    return [
+        each["num_threads"]
+        for each in threadpoolctl.threadpool_info()
+        if each["internal_api"] == "openblas"
+    ]
+
+
+def set_blas_threads(count: int) -> None:
+    """Set them on a thread that ends, so that none is left that alone may change them."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(threadpoolctl.threadpool_limits, count, "blas").result()
+
+
+@pytest.fixture(autouse=True)
+def several() -> Iterator[list[int]]:
+    """How many threads OpenBLAS has before and after, which is not one."""
+    before = blas_threads()
+    if not before:
+        pytest.skip("numpy has no OpenBLAS")
+    set_blas_threads(3)
+    found = blas_threads()
+    assert set(found) == {3}
+    yield found
+    assert blas_threads() == found
+    assert (blas._users, blas._limit) == (0, None)
+    set_blas_threads(before[0])
+
+
+def test_one_thread_for_a_while(several: list[int]) -> None:
+    with single_blas_thread():
+        assert set(blas_threads()) == {1}
+    assert blas_threads() == several
+
+
+def test_calls_that_overlap_end_in_any_order(several: list[int]) -> None:
+    first, second = single_blas_thread(), single_blas_thread()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert set(blas_threads()) == {1}
+    second.__exit__(None, None, None)
+    assert blas_threads() == several
+
+
+def test_calls_within_calls(several: list[int]) -> None:
+    with single_blas_thread():
+        with single_blas_thread():
+            pass
+        assert set(blas_threads()) == {1}
+    assert blas_threads() == several
+
+
+def test_threads_that_overlap(several: list[int]) -> None:
+    """The thread that came first lives on and leaves before the last one does."""
+    threads = 4
+    together = threading.Barrier(threads, timeout=PATIENCE_S)
+    turns = [threading.Event() for _ in range(threads + 1)]
+
+    def work(index: int) -> tuple[list[int], list[int]]:
+        assert turns[index].wait(PATIENCE_S)
+        with single_blas_thread():
+            turns[index + 1].set()
+            together.wait()
+            inside = blas_threads()
+            together.wait()
+            if index == threads - 1:
+                assert first_left.wait(PATIENCE_S)
+        if index == 0:
+            first_left.set()
+        together.wait()
+        return inside, blas_threads()
+
+    first_left = threading.Event()
+    turns[0].set()
+    with ThreadPoolExecutor(threads) as pool:
+        for inside, after in pool.map(work, range(threads)):
+            assert set(inside) == {1}
+            assert after == several
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_threads_that_come_and_go(several: list[int], threads: int) -> None:
+    def work(_index: int) -> None:
+        for _ in range(5):
+            with single_blas_thread():
+                assert set(blas_threads()) == {1}
+
+    in_threads(threads, work)
+    assert blas_threads() == several
+
+
+def test_a_limit_that_a_caller_set_for_good_does_not_stand_in_the_way(several: list[int]) -> None:
+    threadpoolctl.threadpool_limits(2, "blas")
+
+    def work(_index: int) -> None:
+        with single_blas_thread():
+            assert set(blas_threads()) == {1}
+
+    in_threads(2, work)
+    assert set(blas_threads()) == {2}
+    threadpoolctl.threadpool_limits(several[0], "blas")
+    assert blas_threads() == several
+    if hasattr(threadpoolctl.OpenBLASController, "clear_controlling_thread"):
+        threadpoolctl.OpenBLASController.clear_controlling_thread()
+
+
+def test_an_error_within_puts_it_back(several: list[int]) -> None:
+    with pytest.raises(ValueError, match="no"), single_blas_thread():
+        raise ValueError("no")
+    assert blas_threads() == several
+
+
+def test_an_error_on_entry_leaves_nothing(
+    several: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise OSError("a library cannot be looked into")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threadpoolctl, "ThreadpoolController", fail)
+        with pytest.raises(OSError, match="looked into"), single_blas_thread():
+            pytest.fail("it was entered")
+    assert blas_threads() == several
+    with single_blas_thread():
+        assert set(blas_threads()) == {1}
+    assert blas_threads() == several
+
+
+def test_what_was_set_between_calls_is_put_back(several: list[int]) -> None:
+    for count in (2, several[0]):
+        set_blas_threads(count)
+        with single_blas_thread():
+            assert set(blas_threads()) == {1}
+        assert set(blas_threads()) == {count}
