@@ -11,7 +11,7 @@
     │   ├── ReferenceFileError        stored outputs that belong to something else
     │   └── LimitError                more bytes, voxels, memory or time than allowed
     ├── OutputError                3  an output that cannot be written
-    │   └── OutputExistsError         ... since something stands there already
+    │   └── OutputExistsError         ... because something already exists there
     ├── VerificationError          4  an engine that disagrees with the network
     └── EngineError                5  a backend that cannot be used
         ├── BackendUnavailableError   not installed, or refused by its check
@@ -33,7 +33,8 @@ class CnnresError(Exception):
     Parameters
     ----------
     message
-        What is wrong, where, and how to mend it.
+        What is wrong, where, and how to fix it. Arguments are named in backticks, as in Python;
+        the command line gives its own flags for them.
     code
         One of `cnnres_infer.codes.ErrorCode`; by default that of the class.
     """
@@ -97,21 +98,18 @@ class OutputError(CnnresError, OSError):
 
 
 class OutputExistsError(OutputError, FileExistsError):
-    """An output that stands already and may not be overwritten.
+    """An output that already exists and may not be overwritten.
 
     Parameters
     ----------
     path
-        What stands.
+        What exists.
     """
 
     default_code = ErrorCode.OUTPUT_EXISTS
 
     def __init__(self, path: object) -> None:
-        super().__init__(
-            f"{path} exists already: name another place, or add --overwrite "
-            "(in Python overwrite=True)"
-        )
+        super().__init__(f"{path} already exists: choose another location, or add `overwrite=True`")
 
 
 class VerificationError(CnnresError, ArithmeticError):
@@ -136,11 +134,11 @@ class BackendUnavailableError(EngineError):
     reason
         Why not.
     remedy
-        The command or step that mends it, where one is known.
+        The command or step that fixes it, where one is known.
     """
 
     def __init__(self, reason: str, remedy: str = "") -> None:
-        super().__init__(f"{reason}; to mend it: {remedy}" if remedy else reason)
+        super().__init__(f"{reason}; to fix it: {remedy}" if remedy else reason)
         self.reason = reason
         self.remedy = remedy
 

@@ -114,7 +114,7 @@ def test_a_network_of_two_channels(make_bundle: BundleMaker) -> None:
         assert dice(predictor.predict(dwi, flair=dwi).mask.data > 0, ball) > 0.9
         plain, _ = blob_volume(radius_mm=0.1)
         assert not predictor.predict(dwi, flair=plain).mask.data.any()
-        with pytest.raises(UsageError, match="--flair"):
+        with pytest.raises(UsageError, match="add `flair`"):
             predictor.predict(dwi)
 
 

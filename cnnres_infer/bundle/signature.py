@@ -56,7 +56,7 @@ def _public_key(path: Path) -> Any:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
     except ImportError as error:
-        raise _refusal(f"signatures cannot be checked here; mend it with: {_REMEDY}") from error
+        raise _refusal(f"signatures cannot be checked here; to fix it: {_REMEDY}") from error
     try:
         key = load_pem_public_key(path.read_bytes())
     except OSError as error:

@@ -148,4 +148,4 @@ class ModelSpec:
         if not needed <= set(self.modalities):
             raise UsageError(f"the model {self.name} knows {' and '.join(self.modalities)} only")
         if self.channels == 2 and not with_flair:
-            raise UsageError(f"the model {self.name} needs DWI and FLAIR: add --flair FILE")
+            raise UsageError(f"the model {self.name} needs DWI and FLAIR: add `flair`")

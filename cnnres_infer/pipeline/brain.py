@@ -190,7 +190,7 @@ def _brightness(image: FloatArray, spacing: NDArray[np.float64]) -> float:
 def _checked(mask: BoolArray, name: str) -> BoolArray:
     if not mask.any():
         raise VolumeError(
-            f"{name}: no brain was found; give its mask with --brain-mask",
+            f"{name}: no brain was found; give its mask as `brain_mask`",
             code=ErrorCode.BRAIN_NONE,
         )
     mask.setflags(write=False)

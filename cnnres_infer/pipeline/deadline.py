@@ -51,6 +51,6 @@ class Stopwatch:
         spent = time.perf_counter() - self._begun
         if self._timeout is not None and spent > self._timeout:
             raise LimitError(
-                f"stopped after {spent:.1f} s, more than --timeout {self._timeout:g}",
+                f"stopped after {spent:.1f} s, more than `timeout={self._timeout:g}`",
                 code=ErrorCode.LIMIT_TIME,
             )

@@ -117,7 +117,7 @@ def _spacing(volume: Volume) -> Iterator[Notice]:
 def _brain_size(volume: Volume, brain: Brain) -> Iterator[Notice]:
     size = np.count_nonzero(brain.mask) * volume.grid.voxel_ml
     if not _BRAIN_ML[0] <= size <= _BRAIN_ML[1]:
-        text = f"the brain found is of {size:.0f} ml: give its mask with --brain-mask, or look"
+        text = f"the brain found is of {size:.0f} ml: check the overlay, or give a `brain_mask`"
         yield Notice(WarningCode.BRAIN_SIZE, text)
 
 

@@ -137,7 +137,7 @@ class VolumeReference:
         if different:
             raise ReferenceFileError(
                 f"the reference was made with another model than {bundle.folder} (what differs: "
-                f"{', '.join(different)}): give that one with --bundle, or {_AGAIN}"
+                f"{', '.join(different)}): give that one as `bundle`, or {_AGAIN}"
             )
         if case.modality != self.modality:
             raise ReferenceFileError(
@@ -173,7 +173,7 @@ def load_case(
         if any((volume, reference, flair, brain_mask)):
             raise UsageError(
                 "a volume and the outputs stored for it belong together: "
-                "give VOLUME --reference REF.npz"
+                "give `volume` and `reference`"
             )
         return None
     stored = VolumeReference.load(reference)

@@ -36,7 +36,7 @@ def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class AbsentEngine(OrtEngine):
     @classmethod
     def open(cls, model: ModelFile, precision: Precision, threads: int) -> "AbsentEngine":
-        raise BackendUnavailableError("abacus is not installed; to mend it: buy one")
+        raise BackendUnavailableError("abacus is not installed; to fix it: buy one")
 
     @classmethod
     def probe(cls) -> Probe:
@@ -105,7 +105,7 @@ def test_what_cannot_run_and_what_disagrees_have_rows(
     assert rows["abacus fp32"][-1].startswith("not")
     assert float(rows["broken fp32"][1]) < 0.9
     assert rows["broken fp32"][-1] == "failed"
-    assert "abacus fp32: abacus is not installed; to mend it: buy one" in done.stdout
+    assert "abacus fp32: abacus is not installed; to fix it: buy one" in done.stdout
 
 
 def test_a_checkpoint_in_place_of_the_bundles_weights(

@@ -190,7 +190,7 @@ def test_a_last_slice_with_the_tips_of_gyri() -> None:
 
 
 def test_an_empty_image_is_refused() -> None:
-    with pytest.raises(VolumeError, match="--brain-mask"):
+    with pytest.raises(VolumeError, match="brain_mask"):
         find_brain(Volume(np.zeros(THICK.shape, np.float32), THICK, "empty"))
 
 

@@ -192,7 +192,7 @@ def test_the_stored_modalities_are_taken(volume: Path, bright_bundle: Path, tmp_
 def test_a_volume_and_its_reference_belong_together(extra: list[str]) -> None:
     done = run("verify", *extra)
     assert done.returncode == 2
-    assert "VOLUME --reference" in done.stderr
+    assert "VOLUME and --reference" in done.stderr
 
 
 @pytest.mark.parametrize(

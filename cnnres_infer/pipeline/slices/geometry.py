@@ -60,7 +60,7 @@ class SliceGeometry:
         inside = orientation.view(brain)
         if not inside.any():
             raise VolumeError(
-                "no brain was found in the volume: give its mask with --brain-mask",
+                "no brain was found in the volume: give its mask as `brain_mask`",
                 code=ErrorCode.BRAIN_NONE,
             )
         occupied = inside.sum(axis=2)

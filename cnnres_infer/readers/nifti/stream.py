@@ -108,7 +108,7 @@ def _check_kind(path: Path, limits: Limits) -> None:
         raise VolumeError(f"{path}: the file is empty; {_AGAIN}", code=ErrorCode.FILE_EMPTY)
     if status.st_size > limits.max_bytes:
         raise LimitError(
-            f"{path}: {status.st_size} bytes, more than --max-bytes {limits.max_bytes}",
+            f"{path}: {status.st_size} bytes, more than `max_bytes={limits.max_bytes}`",
             code=ErrorCode.LIMIT_BYTES,
         )
 

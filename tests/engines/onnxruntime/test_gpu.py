@@ -107,7 +107,7 @@ def test_an_onnxruntime_for_cpus_has_no_gpu_provider(engine_class: type[OrtCudaE
     assert not found.usable
     assert found.reason == f"this onnxruntime has no {engine_class.PROVIDER}"
     assert "cnnres-infer[gpu]" in found.remedy
-    with pytest.raises(BackendUnavailableError, match="to mend it: pip"):
+    with pytest.raises(BackendUnavailableError, match="to fix it: pip"):
         engine_class.open(ModelFile("fp32", bright_model()), Precision.FP32, 1)
 
 
