@@ -4,18 +4,25 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from cnnres_infer.core.result import Result, Saved
 from cnnres_infer.errors import UsageError
 from cnnres_infer.host.atomic import check_free, exclusive, unfinished, write_all
 from cnnres_infer.outputs.writers import WRITERS
-from cnnres_infer.outputs.writers.report import refusal, to_json
+from cnnres_infer.outputs.writers.report import Refusal, render_refusal
 
 # Where each output of one case goes, by the name of its format, in the order of writing.
 Paths: TypeAlias = Mapping[str, Path]
 
 _LARGEST_REPORT = 1 << 24
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Raise `UsageError` if there is no such format."""
+    unknown = [each for each in formats if each not in WRITERS]
+    if unknown:
+        raise UsageError(f"no output format {unknown[0]!r}; choose from {', '.join(WRITERS)}")
 
 
 def plan(folder: Path, name: str, formats: Sequence[str]) -> Paths:
@@ -26,9 +33,7 @@ def plan(folder: Path, name: str, formats: Sequence[str]) -> Paths:
     UsageError
         If there is no such format.
     """
-    unknown = [each for each in formats if each not in WRITERS]
-    if unknown:
-        raise UsageError(f"no output format {unknown[0]!r}; choose from {', '.join(WRITERS)}")
+    check_formats(formats)
     return {
         each: folder / f"{name}{writer.suffix}"
         for each, writer in WRITERS.items()
@@ -81,7 +86,7 @@ def make_room(folder: Path, name: str, formats: Sequence[str], *, overwrite: boo
     return outputs
 
 
-def save_refusal(folder: Path, name: str, entry: dict[str, Any]) -> None:
+def save_refusal(folder: Path, name: str, refusal: Refusal) -> None:
     """Leave a report of why a case has no mask, unless outputs of it exist.
 
     The next run of the case replaces it.
@@ -96,7 +101,7 @@ def save_refusal(folder: Path, name: str, entry: dict[str, Any]) -> None:
     with exclusive(folder, outputs.values()):
         _remove_leftovers(outputs)
         if not report.exists() and not mask.exists():
-            write_all({report: to_json(refusal(entry))})
+            write_all({report: render_refusal(refusal)})
 
 
 def plan_all(folder: Path, name: str) -> Paths:

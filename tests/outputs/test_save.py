@@ -7,15 +7,18 @@ import numpy as np
 import pytest
 
 from cnnres_infer import Predictor
+from cnnres_infer.core.failure import Failure
+from cnnres_infer.core.jsonable import dumps
 from cnnres_infer.core.result import Result
 from cnnres_infer.engines import BACKENDS
-from cnnres_infer.errors import OutputError, OutputExistsError
+from cnnres_infer.errors import InputError, OutputError, OutputExistsError
 from cnnres_infer.outputs import save as outputs
 from cnnres_infer.outputs.writers import WRITERS
-from cnnres_infer.outputs.writers.report import report as report_of
+from cnnres_infer.outputs.writers.report import Refusal, Report
 from tests.conftest import blob_volume
 
 ALL = tuple(WRITERS)
+REFUSAL = Refusal(Path("blob.nii"), Failure.of(InputError("no brain")))
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +70,9 @@ def test_a_finished_run_whose_mask_was_taken_away_is_not_cleared(
     saved["mask"].unlink()
     left = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert len(left) == 3
-    with pytest.raises(OutputExistsError, match="--overwrite"):
+    with pytest.raises(OutputExistsError, match="overwrite=True"):
         result.save(tmp_path)
-    outputs.save_refusal(tmp_path, "blob", {"status": "failed"})
+    outputs.save_refusal(tmp_path, "blob", REFUSAL)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == left
     result.save(tmp_path, overwrite=True)
     assert saved["mask"].exists()
@@ -98,7 +101,7 @@ def test_an_overwrite_that_fails_leaves_the_former_outputs(
 
 def test_only_the_report_of_a_refusal_goes_unasked(result: Result, tmp_path: Path) -> None:
     (tmp_path / "blob_overlay.png").write_text("precious")
-    outputs.save_refusal(tmp_path, "blob", {"status": "failed"})
+    outputs.save_refusal(tmp_path, "blob", REFUSAL)
     with pytest.raises(OutputExistsError, match="overlay"):
         result.save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["blob_overlay.png"]
@@ -119,7 +122,7 @@ def test_overwriting_leaves_nothing_of_a_former_run(result: Result, tmp_path: Pa
 
 
 def test_the_report_says_what_was_found(result: Result) -> None:
-    report = json.loads(json.dumps(report_of(result)))
+    report = json.loads(dumps(Report.of(result)))
     lesions = report["lesions"]
     assert lesions["count"] == 1
     assert lesions["volume_ml"] == pytest.approx(result.mask.volume_ml)
