@@ -105,7 +105,8 @@ def test_the_command_line_says_why_and_leaves_no_mask(bright_bundle: Path, tmp_p
 def test_a_bomb_is_refused_in_bounded_memory(tmp_path: Path, name: str) -> None:
     (path,) = (build(tmp_path) for label, build in REFUSED[name].items() if "bomb" in label)
     code = (
-        "import sys; from pathlib import Path; from cnnres_infer.core.volume import load_volume\n"
+        "import sys; from pathlib import Path\n"
+        "from cnnres_infer.readers import load_volume; import cnnres_infer.readers.nifti.read\n"
         "from cnnres_infer.errors import InputError; from cnnres_infer.host.machine import *\n"
         "before = peak_memory_mb()\n"
         "try: load_volume(Path(sys.argv[1]))\n"
@@ -122,11 +123,13 @@ def test_no_permission(tmp_path: Path) -> None:
     path = written(SOUND, "a.nii")(tmp_path)
     path.chmod(0)
     code = (
-        "import os, sys; from pathlib import Path; from cnnres_infer import volume\n"
+        "import os, sys; from pathlib import Path\n"
+        # What is imported late would not be readable for the other user.
+        "from cnnres_infer.readers import load_volume; import cnnres_infer.readers.nifti.read\n"
         "from cnnres_infer.errors import InputError\n"
         "os.chdir(Path(sys.argv[1]).parent)\n"
         "if os.getuid() == 0: os.setresuid(65534, 65534, 65534)\n"
-        "try: volume.load_volume(Path('a.nii'))\n"
+        "try: load_volume(Path('a.nii'))\n"
         "except InputError as error: print(error.code, error)"
     )
     tmp_path.chmod(0o755)
