@@ -1,16 +1,18 @@
 """The cases of a call, one after another: segmented or refused, and where their outputs go."""
 
-import json
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from cnnres_infer.codes import ErrorCode
-from cnnres_infer.core.result import DEFAULT_FORMATS, Result, Saved
+from cnnres_infer.core.failure import Failure
+from cnnres_infer.core.jsonable import to_json
+from cnnres_infer.core.result import DEFAULT_FORMATS
 from cnnres_infer.errors import CnnresError, UsageError
-from cnnres_infer.outputs.save import make_room, plan_all, save_refusal
-from cnnres_infer.outputs.writers.report import report
+from cnnres_infer.outputs.save import check_formats, make_room, plan_all, save_refusal
+from cnnres_infer.outputs.writers.report import Refusal, Report
 from cnnres_infer.predictor import Predictor
 from cnnres_infer.readers.nifti.stream import stem, volume_name
 
@@ -22,6 +24,32 @@ _WITHOUT_REPORT = (
     ErrorCode.FILE_MISSING,
     ErrorCode.USAGE,
 )
+
+
+@dataclass(frozen=True)
+class CaseReport:
+    """A segmented case.
+
+    Attributes
+    ----------
+    input
+        The volume.
+    report
+        What was found in it.
+    outputs
+        The files that were written, the mask last.
+    error
+        None, where a `Refusal` has its reason.
+    """
+
+    input: Path
+    report: Report
+    outputs: tuple[Path, ...]
+    error: ClassVar[None] = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The report, with the input first and the outputs last."""
+        return {"input": self.input, **to_json(self.report), "outputs": self.outputs}
 
 
 @dataclass(frozen=True)
@@ -40,6 +68,8 @@ class Job:
         Names of the outputs to write; see `cnnres_infer.outputs.writers`.
     overwrite
         Whether existing outputs may be replaced.
+    wording
+        Rewords the errors of refused volumes, which name arguments as in Python.
     """
 
     out: Path | None = None
@@ -48,6 +78,7 @@ class Job:
     brain_mask: Path | None = None
     formats: tuple[str, ...] = DEFAULT_FORMATS
     overwrite: bool = False
+    wording: Callable[[str], str] = str
 
     @property
     def others(self) -> list[Path]:
@@ -59,9 +90,10 @@ class Job:
         return volume.parent if self.out is None else self.out
 
     def check(self, volumes: list[Path]) -> None:
-        """Raise `UsageError` if outputs would overwrite each other or an input."""
+        """Raise `UsageError` if outputs are unknown, or would overwrite each other or an input."""
+        check_formats(self.formats)
         if len(volumes) > 1 and self.others:
-            raise UsageError("--flair and --brain-mask belong to one volume: give one VOLUME")
+            raise UsageError("`flair` and `brain_mask` belong to one volume: give a single one")
         outputs = [(self.folder(path).resolve(), stem(path)) for path in volumes]
         if len(set(outputs)) < len(outputs):
             raise UsageError("outputs of volumes of the same name would overwrite each other")
@@ -72,27 +104,44 @@ class Job:
             for path in inputs & {each.resolve() for each in planned}:
                 raise UsageError(f"{path} is given as input and would be overwritten as an output")
 
-    def segment(self, predictor: Predictor, path: Path) -> dict[str, Any]:
-        """Segment a volume, save what is wanted of it, and return its entry for the report."""
+    def run(self, predictor: Predictor, volumes: Iterable[Path]) -> Iterator[CaseReport | Refusal]:
+        """Segment volumes, each as its report is asked for; no error of one ends the others.
+
+        A refused volume gets a report where its mask would be, if one can be written there.
+        """
+        for volume in volumes:
+            try:
+                entry: CaseReport | Refusal = self._segment(predictor, volume)
+            except Exception as error:
+                entry = Refusal(volume, self._failure(volume, error))
+                self._leave(entry)
+            yield entry
+
+    def _segment(self, predictor: Predictor, path: Path) -> CaseReport:
         folder, name = self.folder(path), volume_name(path)
         make_room(folder, name, self.formats, overwrite=self.overwrite)
         result = predictor.predict(
             path, flair=self.flair, modality=self.modality, brain_mask=self.brain_mask
         )
-        return entry(result, result.save(folder, self.formats, overwrite=self.overwrite))
+        saved = result.save(folder, self.formats, overwrite=self.overwrite)
+        return CaseReport(path, Report.of(result), tuple(saved.paths.values()))
 
-    def leave_refusal(self, path: Path, entry: dict[str, Any]) -> None:
-        """Leave a report where the mask would be; standard error has the reason in any case."""
-        folder = self.folder(path)
-        if entry["error"]["code"] in _WITHOUT_REPORT:
+    def _failure(self, volume: Path, error: Exception) -> Failure:
+        """What went wrong, with the volume's name unless it is about another file of the case."""
+        failure = Failure.of(error, self.wording)
+        if any(_names(failure.message, path) for path in (volume, *self.others)):
+            return failure
+        return replace(failure, message=f"{volume}: {failure.message}")
+
+    def _leave(self, refusal: Refusal) -> None:
+        folder = self.folder(refusal.input)
+        if refusal.error.code in _WITHOUT_REPORT:
             return
         if self.out is not None or folder.is_dir():
             with suppress(CnnresError):
-                save_refusal(folder, volume_name(path), {"input": str(path), **entry})
+                save_refusal(folder, volume_name(refusal.input), refusal)
 
 
-def entry(result: Result, saved: Saved) -> dict[str, Any]:
-    """The report of a result as it was written, and where everything is."""
-    written = saved.paths.get("report")
-    content = report(result) if written is None else json.loads(written.read_bytes())
-    return {**content, "outputs": [str(path) for path in saved.paths.values()]}
+def _names(message: str, path: Path) -> bool:
+    """Tell whether a message says which file it is about."""
+    return str(path) in message or message.lower().startswith(f"{stem(path)}:")

@@ -1,15 +1,17 @@
 """A run on a synthetic volume whose lesion is known."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cnnres_infer.batch import entry
+from cnnres_infer.core.jsonable import to_json
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.host.atomic import check_free, write_all
 from cnnres_infer.outputs.save import plan_all
 from cnnres_infer.outputs.writers import WRITERS
+from cnnres_infer.outputs.writers.report import Report
 from cnnres_infer.phantom.head import make_phantom
 from cnnres_infer.predictor import Predictor
 from cnnres_infer.readers.nifti.write import volume_bytes
@@ -19,18 +21,56 @@ NAME = "demo"
 SEED = 3
 
 
-def run_demo(predictor: Predictor, folder: Path, *, overwrite: bool = False) -> dict[str, Any]:
-    """Write a phantom and its truth into a folder, segment it there, and compare.
+@dataclass(frozen=True)
+class KnownLesion:
+    """The truth of a synthetic volume, and how well it was found.
 
-    Returns
-    -------
-    dict
-        The report, with an entry ``demo`` for the known lesion.
+    Attributes
+    ----------
+    volume, truth
+        Files of the volume and of its true lesion.
+    truth_ml
+        Volume of the true lesion in ml.
+    dice
+        Dice coefficient of the mask with the true lesion.
+    """
+
+    volume: Path
+    truth: Path
+    truth_ml: float
+    dice: float
+
+
+@dataclass(frozen=True)
+class DemoReport:
+    """A run of the demo.
+
+    Attributes
+    ----------
+    report
+        What was found in the volume.
+    outputs
+        The files that were written of it, the mask last.
+    demo
+        The truth beside it.
+    """
+
+    report: Report
+    outputs: tuple[Path, ...]
+    demo: KnownLesion
+
+    def to_json(self) -> dict[str, Any]:
+        """The report, with outputs and truth last."""
+        return {**to_json(self.report), "outputs": self.outputs, "demo": self.demo}
+
+
+def run_demo(predictor: Predictor, folder: Path, *, overwrite: bool = False) -> DemoReport:
+    """Write a phantom and its truth into a folder, segment it there, and compare.
 
     Raises
     ------
     OutputExistsError
-        If something of it stands already and `overwrite` is False.
+        If one of the files already exists and `overwrite` is False.
     """
     volume, truth = folder / f"{NAME}.nii.gz", folder / f"{NAME}_truth.nii.gz"
     check_free((volume, truth, *plan_all(folder, NAME).values()), overwrite)
@@ -43,12 +83,10 @@ def run_demo(predictor: Predictor, folder: Path, *, overwrite: bool = False) -> 
     write_all(contents, overwrite)
     result = predictor.predict(volume)
     saved = result.save(folder, tuple(WRITERS), overwrite=overwrite)
-    return {
-        **entry(result, saved),
-        "demo": {
-            "volume": str(volume),
-            "truth": str(truth),
-            "truth_ml": int(np.count_nonzero(phantom.truth)) * made.grid.voxel_ml,
-            "dice": dice(result.mask.data > 0, phantom.truth > 0),
-        },
-    }
+    known = KnownLesion(
+        volume,
+        truth,
+        truth_ml=int(np.count_nonzero(phantom.truth)) * made.grid.voxel_ml,
+        dice=dice(result.mask.data > 0, phantom.truth > 0),
+    )
+    return DemoReport(Report.of(result), tuple(saved.paths.values()), known)

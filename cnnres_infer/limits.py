@@ -68,7 +68,7 @@ class Limits:
         ):
             if claimed > limit:
                 raise LimitError(
-                    f"{name}: {claimed} {what}, more than --max-{what} {limit}", code=code
+                    f"{name}: {claimed} {what}, more than `max_{what}={limit}`", code=code
                 )
         total = resident + end + voxels * _BYTES_PER_VOXEL
         if self.max_memory is not None and total > self.max_memory:
@@ -103,7 +103,7 @@ class Limits:
             return preferred
         free = self.max_memory - resident - rest
         if free < least * slice_bytes:
-            fewer = f", or use --backend ort, which need not compute {least} slices at once"
+            fewer = f', or use `backend="ort"`, which need not compute {least} slices at once'
             needed = resident + rest + least * slice_bytes
             self._refuse(name, needed, fewer if free >= slice_bytes else "")
         return max(least, min(preferred, free // slice_bytes))
@@ -111,7 +111,7 @@ class Limits:
     def _refuse(self, name: str, total: int, remedy: str = "") -> NoReturn:
         raise LimitError(
             f"{name}: about {total} bytes of memory are needed, more than "
-            f"--max-memory {self.max_memory}: raise it{remedy}",
+            f"`max_memory={self.max_memory}`: raise it{remedy}",
             code=ErrorCode.LIMIT_MEMORY,
         )
 

@@ -14,7 +14,7 @@ from cnnres_infer.core.volume import Probabilities
 from cnnres_infer.engines import AUTO
 from cnnres_infer.engines.base import Engine, run_checked
 from cnnres_infer.host.blas import single_blas_thread
-from cnnres_infer.host.machine import resident_bytes
+from cnnres_infer.host.machine import peak_memory_mb, resident_bytes
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
 from cnnres_infer.outputs.save import save
 from cnnres_infer.pipeline.deadline import Stopwatch
@@ -214,6 +214,7 @@ class Predictor:
                 *output_notices(mask, prepared.brain),
             ),
             saver=save,
+            peak_memory_mb=peak_memory_mb(),
         )
 
     def _infer(self, prepared: Prepared, clock: Stopwatch, engine: Engine) -> Probabilities:

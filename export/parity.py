@@ -11,6 +11,7 @@ from rich.table import Table
 
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.case import Case
+from cnnres_infer.core.grouping import group_names
 from cnnres_infer.engines import BACKENDS, backend
 from cnnres_infer.engines.base import Engine, run_all
 from cnnres_infer.errors import EngineError
@@ -109,11 +110,8 @@ def print_parity(figures: dict[str, Any], console: Console) -> None:
 
 def print_not_usable(rows: Mapping[str, dict[str, Any]], console: Console) -> None:
     """List the rows that have a ``reason`` instead of figures, one line per reason."""
-    by_reason: dict[str, list[str]] = {}
-    for name, row in rows.items():
-        if "reason" in row:
-            by_reason.setdefault(row["reason"], []).append(name)
-    for reason, names in by_reason.items():
+    lacking = ((name, row["reason"]) for name, row in rows.items() if "reason" in row)
+    for reason, names in group_names(lacking).items():
         console.print(escape(f"not usable: {', '.join(names)}: {reason}"))
 
 

@@ -1,99 +1,110 @@
 """The terminal: what is printed, and how an error becomes a line and an exit status."""
 
-import json
 import sys
-import traceback
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import typer
-from rich.console import Console
 
-from cnnres_infer.errors import CnnresError
-from cnnres_infer.readers.nifti.stream import stem
+from cnnres_infer.cli.flags import with_flags
+from cnnres_infer.codes import ErrorCode
+from cnnres_infer.core.failure import Failure
+from cnnres_infer.core.jsonable import dumps
 
-INTERNAL_ERROR = 1
-OUT = Console(highlight=False, soft_wrap=True)
-ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+if TYPE_CHECKING:
+    from rich.console import Console
+
+T = TypeVar("T")
 
 
-def wide_console() -> Console:
+@cache
+def stdout() -> "Console":
+    """Standard output. Rich takes a while to load, and JSON does without."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True)
+
+
+@cache
+def stderr() -> "Console":
+    """Standard error."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def wide_console() -> "Console":
     """A console for wide tables, whose figures are not cut to 80 columns in a file or pipe."""
+    from rich.console import Console
+
     return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
-def _names(message: str, path: Path) -> bool:
-    """Tell whether a message says which file it is about."""
-    return str(path) in message or message.lower().startswith(f"{stem(path)}:")
-
-
-def attempt(
-    work: Callable[[], dict[str, Any]], verbose: bool, *inputs: Path
-) -> tuple[int, dict[str, Any]]:
-    """Run, and turn any error into one line, an exit status and an entry for the report.
-
-    The line names the first of the inputs, unless it is about another of them.
-    """
-    try:
-        return 0, work()
-    except Exception as error:
-        if isinstance(error, CnnresError):
-            status, code, message = error.exit_status, error.code, str(error)
-        else:
-            status, code = INTERNAL_ERROR, CnnresError.default_code
-            message = f"internal error: {error!r}; please report it with what -v prints"
-        if inputs and not any(_names(message, path) for path in inputs):
-            message = f"{inputs[0]}: {message}"
-        if verbose:
-            ERR.print(traceback.format_exc(), markup=False)
-        ERR.print(f"cnnres-infer: {code}: {message}", markup=False)
-        failure = {
-            "type": type(error).__name__,
-            "code": code,
-            "message": message,
-            "exit_status": status,
-        }
-        return status, {"status": "failed", "error": failure}
-
-
 def show(
-    work: Callable[[], dict[str, Any]],
-    print_entry: Callable[[dict[str, Any], Console], None],
-    as_json: bool,
-    verbose: bool,
+    work: Callable[[], T], render: Callable[[T, "Console"], None], as_json: bool, verbose: bool
 ) -> NoReturn:
-    """Run, print what came of it, and exit."""
-    status, entry = attempt(work, verbose)
+    """Run, print the report or the error, and exit."""
+    raise typer.Exit(present(attempt(work, verbose), render, as_json))
+
+
+def attempt(work: Callable[[], T], verbose: bool) -> T | Failure:
+    """Run, and turn any error into one line on standard error."""
+    try:
+        return work()
+    except Exception as error:
+        failure = Failure.of(error, with_flags)
+        complain(failure, verbose)
+        return failure
+
+
+def complain(failure: Failure, verbose: bool) -> None:
+    """Print an error as one line, after its traceback if that is wanted."""
+    if verbose:
+        stderr().print(failure.traceback, markup=False)
+    advice = " (add -v)" if failure.code == ErrorCode.INTERNAL and not verbose else ""
+    stderr().print(f"cnnres-infer: {failure.code}: {failure.message}{advice}", markup=False)
+
+
+def present(outcome: T | Failure, render: Callable[[T, "Console"], None], as_json: bool) -> int:
+    """Print a report; returns the exit status. An error is printed as JSON only."""
+    failed = isinstance(outcome, Failure)
     if as_json:
-        typer.echo(json.dumps(entry, indent=2))
-    elif status == 0:
-        print_entry(entry, OUT)
-    raise typer.Exit(status)
+        print_json({"status": "failed", "error": outcome} if failed else outcome)
+    elif not isinstance(outcome, Failure):
+        render(outcome, stdout())
+    return outcome.exit_status if isinstance(outcome, Failure) else 0
 
 
-def progress(volumes: list[Path], quiet: bool) -> Any:
-    """Go through volumes, with a bar where there are several and someone may look."""
-    if len(volumes) == 1 or quiet or not sys.stderr.isatty():
-        return volumes
+def print_json(report: Any) -> None:
+    """Print a report as JSON."""
+    typer.echo(dumps(report))
+
+
+def progress(entries: Iterable[T], count: int, hidden: bool) -> Iterable[T]:
+    """Show a bar while going through entries, if there are several and someone may look."""
+    if count == 1 or hidden or not sys.stderr.isatty():
+        return entries
     from rich.progress import track
 
-    return track(volumes, "segmenting", console=ERR)
+    return track(entries, "segmenting", total=count, console=stderr())
 
 
-def print_summary(volume: Path, entry: dict[str, Any], verbose: bool) -> None:
-    """Print the report of a segmented volume in a few lines."""
-    lesions, engine = entry["lesions"], entry["engine"]
-    OUT.print(
-        f"{volume.name}: {lesions['count']} lesions, {lesions['volume_ml']:.2f} ml "
-        f"({engine['backend']}, {engine['precision']}, "
-        f"{sum(entry['timings_s'].values()):.2f} s)",
-        markup=False,
-    )
-    for warning in entry["warnings"]:
-        OUT.print(f"  warning {warning['code']}: {warning['text']}", markup=False)
-    for path in entry["outputs"]:
-        OUT.print(f"  {path}", markup=False)
-    if verbose:
-        for stage, seconds in entry["timings_s"].items():
-            OUT.print(f"  {stage:>10} {seconds:8.3f} s")
+@contextmanager
+def phase_bars(hidden: bool) -> Iterator[Callable[[str, int, int], None] | None]:
+    """Bars for the phases of a long task: name, steps done, all steps; None without a terminal."""
+    if hidden or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=stderr(), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show_phase(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = bars.add_task(phase)
+            bars.update(tasks[phase], completed=done, total=total, visible=done < total)
+
+        yield show_phase

@@ -6,6 +6,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from cnnres_infer.cli.flags import with_flags
 from cnnres_infer.errors import CnnresError
 
 _GROUP_OPTIONS = ("--help", "-h", "--version")
@@ -29,5 +30,5 @@ def run_tool(app: typer.Typer, name: str) -> None:
     try:
         app(prog_name=f"python -m {name}")
     except CnnresError as error:
-        typer.echo(f"{name}: {error}", err=True)
+        typer.echo(f"{name}: {with_flags(str(error))}", err=True)
         sys.exit(error.exit_status)

@@ -96,7 +96,7 @@ class Verification:
     def __post_init__(self) -> None:
         figures = (self.dice_mean, self.dice_min, self.dice_pooled, self.largest_difference)
         if not isinstance(self.passed, bool) or not all(isinstance(f, float) for f in figures):
-            raise TypeError("the figures of a verification must be numbers and `passed` a boolean")
+            raise TypeError("the figures of a verification must be numbers and passed a boolean")
 
 
 @dataclass(frozen=True)

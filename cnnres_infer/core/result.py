@@ -59,6 +59,9 @@ class Result:
         What anyone who uses the mask should know, each with a stable code.
     saver
         Writes the result to files.
+    peak_memory_mb
+        Peak memory of the process in MB (10^6 bytes) by then; None where it is
+        not known.
     """
 
     volume: Volume
@@ -69,6 +72,7 @@ class Result:
     provenance: Provenance
     warnings: tuple[Notice, ...]
     saver: Saver = field(repr=False)
+    peak_memory_mb: float | None = None
 
     def save(
         self,

@@ -251,7 +251,7 @@ def run_checked(engine: Engine, images: FloatArray) -> FloatArray:
     if output.shape != expected or not np.isfinite(output).all():
         raise EngineRunError(
             f"the backend gave no probabilities (shape {output.shape}, or not finite): choose "
-            "another --backend or --precision",
+            "another `backend` or `precision`",
             code=ErrorCode.ENGINE_OUTPUT,
         )
     return output

@@ -1,7 +1,5 @@
 """OpenVINO on the CPU."""
 
-import hashlib
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from cnnres_infer.engines.base import ModelFile, Probe, SerialEngine, Variants
 from cnnres_infer.errors import BackendUnavailableError, PrecisionUnavailableError
 from cnnres_infer.host import machine
 from cnnres_infer.host.cache import cache_folder
+from cnnres_infer.host.digest import json_digest
 
 DEVICE = "CPU"
 FOLDER = "openvino"
@@ -143,8 +142,7 @@ def _settings(hint: str, threads: int, probe: Probe) -> dict[str, Any]:
         "ENABLE_CPU_PINNING": False,
     }
     try:
-        here = json.dumps([probe.versions, machine.hardware()], sort_keys=True)
-        kind = hashlib.sha256(here.encode()).hexdigest()[:16]
+        kind = json_digest([probe.versions, machine.hardware()])[:16]
         settings["CACHE_DIR"] = str(cache_folder(FOLDER, kind))
     except OSError:
         # Without a cache it compiles at every start, and computes the same.

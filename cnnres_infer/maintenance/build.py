@@ -1,10 +1,7 @@
 """Building engines before they are needed, on this machine or for another one's GPU."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.precision import Precision
@@ -14,11 +11,66 @@ from cnnres_infer.engines.nvidia.device import Gpu, find_gpu
 from cnnres_infer.engines.tensorrt.api import FLAVOURS, LICENCE, TENSORRT, TENSORRT_RTX, Flavour
 from cnnres_infer.engines.tensorrt.build import BatchRange, Progress
 from cnnres_infer.engines.tensorrt.plan import load_or_build
+from cnnres_infer.engines.tensorrt.store import Plan
 from cnnres_infer.errors import BackendUnavailableError, UsageError
 from cnnres_infer.selection.offers import offers
 
-if TYPE_CHECKING:
-    from rich.console import Console
+
+@dataclass(frozen=True)
+class BuiltPlan:
+    """An engine that was built, or was in the cache.
+
+    Attributes
+    ----------
+    path
+        Where it is.
+    sm
+        Compute capability that it is for (``"86"`` for 8.6), or ``"portable"``.
+    bytes
+        Size.
+    seconds
+        How long the build took; 0 if the engine was in the cache.
+    rebuilt
+        Why an earlier one was not used; empty if there was none.
+    """
+
+    path: Path
+    sm: str
+    bytes: int
+    seconds: float
+    rebuilt: str
+
+    @classmethod
+    def of(cls, plan: Plan) -> "BuiltPlan":
+        """Describe a plan."""
+        seconds = round(plan.seconds, 3)
+        return cls(plan.path, plan.key.sm, len(plan.content), seconds, plan.rebuilt)
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """The engines of a build.
+
+    Attributes
+    ----------
+    backend, precision
+        What was built.
+    variant
+        The bundle's variant that it was made from.
+    batch
+        The range of batch sizes, as ``"1,8,16"``.
+    licence
+        What NVIDIA's licence says of the use of its builder.
+    plans
+        An engine for each GPU.
+    """
+
+    backend: str
+    precision: Precision
+    variant: str
+    batch: str
+    licence: str
+    plans: tuple[BuiltPlan, ...]
 
 
 def build_plans(
@@ -28,8 +80,8 @@ def build_plans(
     sms: list[int],
     batch: BatchRange,
     progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Build a plan for each GPU named, and keep it in the cache.
+) -> BuildReport:
+    """Build an engine for each GPU, and keep it in the cache.
 
     Parameters
     ----------
@@ -45,11 +97,6 @@ def build_plans(
         The range of batch sizes.
     progress
         See `cnnres_infer.engines.tensorrt.build.build`.
-
-    Returns
-    -------
-    dict
-        Ready for JSON; a plan that was there already took 0 seconds.
 
     Raises
     ------
@@ -67,57 +114,12 @@ def build_plans(
             f"{bundle.folder} has no variant for precision {precision!r} of {flavour.backend}; "
             f"it has those for {', '.join(offered) or 'none'}"
         )
-    variant = offered[Precision(precision)]
+    wanted = Precision(precision)
+    variant = offered[wanted]
     model = bundle.model(variant)
-    plans = [load_or_build(flavour, model, precision, each, batch, progress) for each in devices]
-    return {
-        "backend": flavour.backend,
-        "precision": precision,
-        "variant": variant,
-        "batch": str(batch),
-        "licence": LICENCE,
-        "plans": [
-            {
-                "path": str(plan.path),
-                "sm": plan.key.sm,
-                "bytes": len(plan.content),
-                "seconds": round(plan.seconds, 3),
-                "rebuilt": plan.rebuilt,
-            }
-            for plan in plans
-        ],
-    }
-
-
-def print_plans(entry: dict[str, Any], console: "Console") -> None:
-    """Print what `build_plans` built."""
-    for plan in entry["plans"]:
-        how = f"built in {plan['seconds']:.1f} s" if plan["seconds"] else "was there already"
-        console.print(
-            f"{entry['backend']} {entry['precision']}, SM {plan['sm']}: "
-            f"{plan['bytes'] / 1e6:.1f} MB, {how}\n  {plan['path']}",
-            markup=False,
-        )
-    console.print(f"note: {entry['licence']}", markup=False)
-
-
-@contextmanager
-def progress_bar(console: "Console", quiet: bool) -> Iterator[Progress | None]:
-    """A bar of the builder's phases on a terminal; None where nobody looks."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.progress import Progress as Bar
-
-    with Bar(console=console, transient=True) as bar:
-        tasks: dict[str, Any] = {}
-
-        def show(phase: str, done: int, total: int) -> None:
-            if phase not in tasks:
-                tasks[phase] = bar.add_task(phase)
-            bar.update(tasks[phase], completed=done, total=total, visible=done < total)
-
-        yield show
+    plans = [load_or_build(flavour, model, wanted, each, batch, progress) for each in devices]
+    built = tuple(BuiltPlan.of(plan) for plan in plans)
+    return BuildReport(flavour.backend, wanted, variant, str(batch), LICENCE, built)
 
 
 def _devices(sms: list[int]) -> list[Gpu | int]:
@@ -126,7 +128,7 @@ def _devices(sms: list[int]) -> list[Gpu | int]:
     gpu = find_gpu()
     if isinstance(gpu, Probe):
         raise BackendUnavailableError(
-            gpu.reason, "name the GPU to build for by its compute capability, as in --sm 86"
+            gpu.reason, "give the compute capability to build for as `sms`, such as 86 for 8.6"
         )
     return [gpu]
 
@@ -142,6 +144,6 @@ def _flavour(backend: str, named: bool) -> Flavour:
     flavour = FLAVOURS[backend]
     if named and not flavour.portable:
         raise UsageError(
-            f"{backend} builds for the GPU present only: leave out --sm, or take tensorrt-rtx"
+            f"{backend} builds for the GPU present only: leave out `sms`, or use tensorrt-rtx"
         )
     return flavour

@@ -1,8 +1,8 @@
 """What the user's cache holds, and whether it is still of use."""
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.engines import openvino
@@ -14,20 +14,94 @@ from cnnres_infer.host.cache import cache_folder
 from cnnres_infer.selection import autotune as speed
 from cnnres_infer.verification import self_check
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-# Only these are ever removed: the cache's folder is the user's to choose.
+# Only these are ever removed: the user may choose any folder for the cache.
 FOLDERS = (plans.FOLDER, ort_gpu.FOLDER, openvino.FOLDER, speed.FOLDER, self_check.FOLDER)
 
 
-def describe(bundle: Path | None = None) -> dict[str, Any]:
-    """List the cache: every plan and whether it would be used, and the size of the rest.
+@dataclass(frozen=True)
+class CachedPlan:
+    """A TensorRT engine in the cache.
+
+    Attributes
+    ----------
+    path
+        Where it is.
+    backend, precision, sm, batch
+        What it is for; see `cnnres_infer.engines.tensorrt.store.PlanKey`.
+    bytes
+        Size.
+    state
+        ``"valid"`` if it would be used here with the bundle, else ``"stale"``.
+    reason
+        Why it is stale; empty if it is valid.
+    """
+
+    path: Path
+    backend: str
+    precision: str
+    sm: str
+    batch: str
+    bytes: int
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class FolderSize:
+    """How many files a folder holds, and their bytes."""
+
+    files: int
+    bytes: int
+
+    @classmethod
+    def of(cls, folder: Path) -> "FolderSize":
+        """Measure a folder, with all folders in it."""
+        sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+        return cls(len(sizes), sum(sizes))
+
+
+@dataclass(frozen=True)
+class CacheReport:
+    """What the cache holds.
+
+    Attributes
+    ----------
+    folder
+        Where it is.
+    plans
+        The TensorRT engines.
+    folders
+        The size of every folder in it, by name.
+    """
+
+    folder: Path
+    plans: tuple[CachedPlan, ...]
+    folders: dict[str, FolderSize]
+
+
+@dataclass(frozen=True)
+class ClearedReport:
+    """What was removed from the cache in a folder: files and bytes."""
+
+    folder: Path
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class PathReport:
+    """Where the cache is."""
+
+    folder: Path
+
+
+def describe(bundle: Path | None = None) -> CacheReport:
+    """List the cache: every engine and whether it would be used, and the size of the rest.
 
     Parameters
     ----------
     bundle
-        The bundle whose plans are valid; by default the built-in one.
+        The bundle whose engines are valid; by default the built-in one.
 
     Raises
     ------
@@ -37,37 +111,15 @@ def describe(bundle: Path | None = None) -> dict[str, Any]:
         If the bundle cannot be opened.
     """
     hashes = set(Bundle.open(bundle).sha256.values())
-    entries = []
-    for entry in plans.PlanStore(_folder(plans.FOLDER)).entries():
-        reason = staleness(entry.key)
-        if entry.plan() is None:
-            reason = "damaged"
-        elif entry.key.onnx_sha256 not in hashes:
-            reason = "made of a model that is not in this bundle"
-        entries.append(
-            {
-                "path": str(entry.path),
-                "backend": entry.key.backend,
-                "precision": entry.key.precision,
-                "sm": entry.key.sm,
-                "batch": entry.key.batch,
-                "bytes": entry.nbytes,
-                "state": "stale" if reason else "valid",
-                "reason": reason,
-            }
-        )
-    folders = {name: _files(_folder(name)) for name in FOLDERS}
-    return {
-        "folder": str(_folder()),
-        "plans": entries,
-        "folders": {
-            name: {"files": len(files), "bytes": sum(path.stat().st_size for path in files)}
-            for name, files in folders.items()
-        },
-    }
+    entries = plans.PlanStore(_folder(plans.FOLDER)).entries()
+    return CacheReport(
+        _folder(),
+        tuple(_plan(entry, hashes) for entry in entries),
+        {name: FolderSize.of(_folder(name)) for name in FOLDERS},
+    )
 
 
-def clear() -> dict[str, Any]:
+def clear() -> ClearedReport:
     """Remove all that this package put into the cache.
 
     Raises
@@ -75,19 +127,12 @@ def clear() -> dict[str, Any]:
     OutputError
         If it cannot be removed.
     """
-    count = nbytes = 0
-    for name in FOLDERS:
-        folder = _folder(name)
-        files = _files(folder)
-        count, nbytes = count + len(files), nbytes + sum(path.stat().st_size for path in files)
-        try:
-            shutil.rmtree(folder)
-        except OSError as error:
-            raise OutputError(f"{folder}: cannot be removed ({error.strerror})") from error
-    return {"folder": str(_folder()), "files": count, "bytes": nbytes}
+    removed = [_remove(_folder(name)) for name in FOLDERS]
+    files, nbytes = sum(each.files for each in removed), sum(each.bytes for each in removed)
+    return ClearedReport(_folder(), files, nbytes)
 
 
-def path() -> dict[str, Any]:
+def path() -> PathReport:
     """Where the cache is.
 
     Raises
@@ -95,25 +140,34 @@ def path() -> dict[str, Any]:
     OutputError
         If it cannot be used.
     """
-    return {"folder": str(_folder())}
+    return PathReport(_folder())
 
 
-def print_contents(entry: dict[str, Any], console: "Console") -> None:
-    """Print what `describe`, `clear` or `path` returned."""
-    if "plans" not in entry:
-        removed = f"removed {_size(entry)} from " if "files" in entry else ""
-        console.print(f"{removed}{entry['folder']}", markup=False)
-        return
-    console.print(entry["folder"], markup=False)
-    for plan in entry["plans"]:
-        state = f"{plan['state']}: {plan['reason']}" if plan["reason"] else plan["state"]
-        console.print(
-            f"  {Path(plan['path']).name}, batch {plan['batch']}, {plan['bytes'] / 1e6:.1f} MB, "
-            f"{state}",
-            markup=False,
-        )
-    for name, folder in entry["folders"].items():
-        console.print(f"  {name}/: {_size(folder)}", markup=False)
+def _plan(entry: plans.Entry, hashes: set[str]) -> CachedPlan:
+    reason = staleness(entry.key)
+    if entry.plan() is None:
+        reason = "damaged"
+    elif entry.key.onnx_sha256 not in hashes:
+        reason = "made of a model that is not in this bundle"
+    return CachedPlan(
+        path=entry.path,
+        backend=entry.key.backend,
+        precision=entry.key.precision,
+        sm=entry.key.sm,
+        batch=entry.key.batch,
+        bytes=entry.nbytes,
+        state="stale" if reason else "valid",
+        reason=reason,
+    )
+
+
+def _remove(folder: Path) -> FolderSize:
+    size = FolderSize.of(folder)
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be removed ({error.strerror})") from error
+    return size
 
 
 def _folder(*parts: str) -> Path:
@@ -121,11 +175,3 @@ def _folder(*parts: str) -> Path:
         return cache_folder(*parts)
     except OSError as error:
         raise OutputError(f"the cache cannot be used: {error}") from error
-
-
-def _size(entry: dict[str, Any]) -> str:
-    return f"{entry['files']} files, {entry['bytes'] / 1e6:.1f} MB"
-
-
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]

@@ -1,15 +1,16 @@
-"""What this machine can run, what it cannot, and how to mend that."""
+"""What this machine can run, what it cannot, and how to fix that."""
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cnnres_infer import __version__
 from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines import BACKENDS, probe
 from cnnres_infer.engines.base import Probe
 from cnnres_infer.engines.nvidia.device import find_gpu
@@ -23,38 +24,73 @@ from cnnres_infer.selection.offers import offers, open_engine
 from cnnres_infer.selection.select import select
 from cnnres_infer.verification.agreement import GATES, dice, load_reference
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-OK, NONE, WARN, FAIL = "OK", "NONE", "WARN", "FAIL"
-_COLOURS = {OK: "green", NONE: "dim", WARN: "yellow", FAIL: "red"}
 _SURROUNDINGS = {"python", "driver", "cuda", "cuda-bindings", "cuda-python"}
+
+
+class Status(StrEnum):
+    """How a part of the machine is.
+
+    It works; it is for a device that this machine does not have; it is not
+    installed, or incomplete; it is installed, but broken.
+    """
+
+    OK = "OK"
+    NONE = "NONE"
+    WARN = "WARN"
+    FAIL = "FAIL"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the diagnosis.
+    """One finding of the diagnosis.
 
     Attributes
     ----------
     subject
         A part of the machine, or a backend.
     status
-        ``"OK"``: works; ``"NONE"``: for a device that this machine does not have;
-        ``"WARN"``: not here, or not all there; ``"FAIL"``: here, and broken.
+        How it is.
     reason
         What was found.
     remedy
-        The command or step that mends it; empty where nothing is to be mended.
+        The command or step that fixes it; empty where nothing needs fixing.
     """
 
     subject: str
-    status: str
+    status: Status
     reason: str
     remedy: str = ""
 
 
-def examine(folder: Path | None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Selected:
+    """The engine that is selected unless another is asked for."""
+
+    backend: str
+    precision: Precision
+    provider: str
+
+
+@dataclass(frozen=True)
+class DoctorReport:
+    """The diagnosis of a machine.
+
+    Attributes
+    ----------
+    version
+        Of this package.
+    findings
+        The parts of the machine, the backends, and what would be selected.
+    auto
+        What would be selected; None if nothing can run.
+    """
+
+    version: str
+    findings: tuple[Finding, ...]
+    auto: Selected | None
+
+
+def examine(folder: Path | None) -> DoctorReport:
     """Look at processor, GPU, runtimes and cache, and run a slice on every usable backend.
 
     Parameters
@@ -62,18 +98,13 @@ def examine(folder: Path | None) -> dict[str, Any]:
     folder
         The bundle to run; None: the built-in one.
 
-    Returns
-    -------
-    dict
-        Ready for JSON: findings, and what ``--backend auto`` takes.
-
     Raises
     ------
     BundleError
         If the bundle cannot be opened.
     """
     bundle = Bundle.open(folder)
-    findings = [
+    findings = (
         _processor(),
         _cores(),
         _gpu(),
@@ -81,31 +112,9 @@ def examine(folder: Path | None) -> dict[str, Any]:
         *_conflicts(),
         _cache(folder),
         *_licence(),
-    ]
-    auto, reason = _auto(bundle)
-    findings.append(Finding("auto", FAIL if auto is None else OK, reason))
-    return {
-        "version": __version__,
-        "findings": [asdict(finding) for finding in findings],
-        "auto": auto,
-    }
-
-
-def print_findings(entry: dict[str, Any], console: "Console") -> None:
-    """Print what `examine` found, a line for each finding, and below it what mends it.
-
-    What is missing for one reason is one line.
-    """
-    from rich.markup import escape
-
-    subjects: dict[tuple[str, str, str], list[str]] = {}
-    for found in entry["findings"]:
-        finding = (found["status"], found["reason"], found["remedy"])
-        subjects.setdefault(finding, []).append(found["subject"])
-    for (status, reason, remedy), names in subjects.items():
-        console.print(f"[{_COLOURS[status]}]{status:4}[/] {', '.join(names)}: {escape(reason)}")
-        if remedy and status != NONE:
-            console.print(f"     to mend it: {escape(remedy)}")
+    )
+    auto, selection = _auto(bundle)
+    return DoctorReport(__version__, (*findings, selection), auto)
 
 
 def _processor() -> Finding:
@@ -113,17 +122,17 @@ def _processor() -> Finding:
     found = [name for name, there in features.items() if there]
     absent = [name for name, there in features.items() if not there]
     has = f"{machine.processor()}: {', '.join(found) or 'none of the fast INT8 and BF16 units'}"
-    return Finding("processor", OK, f"{has}; not {', '.join(absent)}" if absent else has)
+    return Finding("processor", Status.OK, f"{has}; not {', '.join(absent)}" if absent else has)
 
 
 def _cores() -> Finding:
     usable, present = machine.usable_cores(), machine.present_cores()
     reason = f"{usable} of {present} cores are usable"
     if usable == present:
-        return Finding("cores", OK, reason)
+        return Finding("cores", Status.OK, reason)
     return Finding(
         "cores",
-        WARN,
+        Status.WARN,
         f"{reason}: the rest is withheld by affinity or by a container's quota",
         "raise the quota (docker run --cpus) or the affinity (taskset), if speed matters",
     )
@@ -132,9 +141,9 @@ def _cores() -> Finding:
 def _gpu() -> Finding:
     gpu = find_gpu()
     if isinstance(gpu, Probe):
-        return Finding("GPU", NONE if gpu.absent else WARN, gpu.reason, gpu.remedy)
+        return Finding("GPU", Status.NONE if gpu.absent else Status.WARN, gpu.reason, gpu.remedy)
     driver = f"driver {gpu.driver or 'of unknown version'}, CUDA up to {gpu.cuda}"
-    return Finding("GPU", OK, f"{gpu}, {driver}")
+    return Finding("GPU", Status.OK, f"{gpu}, {driver}")
 
 
 def _backend(bundle: Bundle, name: str) -> Finding:
@@ -142,15 +151,15 @@ def _backend(bundle: Bundle, name: str) -> Finding:
     if not found.usable:
         # What was installed is meant to work; what was not may well be left out.
         broken = bool(set(found.versions) - _SURROUNDINGS)
-        status = NONE if found.absent else FAIL if broken else WARN
+        status = Status.NONE if found.absent else Status.FAIL if broken else Status.WARN
         return Finding(name, status, found.reason + _can_build(name), found.remedy)
     offered = list(offers(bundle, name))
     if not offered:
-        return Finding(name, WARN, f"{found.reason}; the bundle has no variant for it")
+        return Finding(name, Status.WARN, f"{found.reason}; the bundle has no variant for it")
     try:
         return _try(bundle, name, offered[0], found)
     except CnnresError as error:
-        return Finding(name, FAIL, str(error))
+        return Finding(name, Status.FAIL, str(error))
 
 
 def _try(bundle: Bundle, name: str, precision: str, found: Probe) -> Finding:
@@ -169,11 +178,11 @@ def _try(bundle: Bundle, name: str, precision: str, found: Probe) -> Finding:
     if agreement < GATES[precision].tail:
         return Finding(
             name,
-            FAIL,
+            Status.FAIL,
             f"{found.reason}: {result}",
             f"cnnres-infer verify --backend {name}; install its runtime again if that fails",
         )
-    return Finding(name, OK, f"{found.reason}: {result}")
+    return Finding(name, Status.OK, f"{found.reason}: {result}")
 
 
 def _can_build(name: str) -> str:
@@ -185,7 +194,7 @@ def _can_build(name: str) -> str:
         sms = capabilities(flavour.load())
     except CnnresError:
         return ""
-    return f"; it builds engines for other machines (--sm {', '.join(map(str, sms))})"
+    return f"; it builds engines for GPUs of other machines (SM {', '.join(map(str, sms))})"
 
 
 def _conflicts() -> Iterator[Finding]:
@@ -194,9 +203,10 @@ def _conflicts() -> Iterator[Finding]:
     if linked and version and linked != version.partition(".")[0]:
         yield Finding(
             "ort-tensorrt",
-            WARN,
+            Status.WARN,
             f"onnxruntime-gpu links TensorRT {linked}, and TensorRT {version} is installed",
-            f"pip install 'tensorrt=={linked}.*' (from NVIDIA's index), or use --backend tensorrt",
+            f"pip install 'tensorrt=={linked}.*' (from NVIDIA's index), or use "
+            '`backend="tensorrt"`',
         )
 
 
@@ -214,29 +224,31 @@ def _tensorrt_of_onnxruntime() -> str:
 
 def _cache(folder: Path | None) -> Finding:
     try:
-        plans = cache_contents.describe(folder)["plans"]
+        plans = cache_contents.describe(folder).plans
     except CnnresError as error:
-        return Finding("cache", FAIL, str(error))
-    stale = [plan for plan in plans if plan["state"] == "stale"]
-    reason = f"{len(plans) - len(stale)} engines valid, {len(stale)} stale"
+        return Finding("cache", Status.FAIL, str(error))
+    stale = sum(plan.state == "stale" for plan in plans)
+    reason = f"{len(plans) - stale} engines valid, {stale} stale"
     if not stale:
-        return Finding("cache", OK, reason)
-    return Finding("cache", WARN, reason, "cnnres-infer cache list, then cnnres-infer cache clear")
+        return Finding("cache", Status.OK, reason)
+    remedy = "cnnres-infer cache list, then cnnres-infer cache clear"
+    return Finding("cache", Status.WARN, reason, remedy)
 
 
 def _licence() -> Iterator[Finding]:
     if any(flavour.installed() for flavour in FLAVOURS.values()):
-        yield Finding("licence", OK, LICENCE)
+        yield Finding("licence", Status.OK, LICENCE)
 
 
-def _auto(bundle: Bundle) -> tuple[dict[str, Any] | None, str]:
-    """What ``--backend auto`` takes, and in words."""
+def _auto(bundle: Bundle) -> tuple[Selected | None, Finding]:
+    """What is selected unless another backend is asked for."""
     try:
         with (selection := select(bundle)).engine as engine:
             info = engine.describe()
     except CnnresError as error:
-        return None, str(error)
-    taken = {"backend": info.backend, "precision": info.precision, "provider": info.provider}
+        return None, Finding("auto", Status.FAIL, str(error))
     skipped = ", ".join(dict.fromkeys(each.backend for each in selection.skipped))
-    reason = f"--backend auto takes {info.backend}, {info.precision} ({info.provider})"
-    return taken, f"{reason}, after skipping {skipped}" if skipped else reason
+    reason = f'`backend="auto"` selects {info.backend}, {info.precision} ({info.provider})'
+    if skipped:
+        reason += f", after skipping {skipped}"
+    return Selected(info.backend, info.precision, info.provider), Finding("auto", Status.OK, reason)

@@ -4,18 +4,25 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from cnnres_infer.core.result import Result, Saved
 from cnnres_infer.errors import UsageError
 from cnnres_infer.host.atomic import check_free, exclusive, unfinished, write_all
 from cnnres_infer.outputs.writers import WRITERS
-from cnnres_infer.outputs.writers.report import refusal, to_json
+from cnnres_infer.outputs.writers.report import Refusal, render_refusal
 
 # Path of each output of a case by its format, in the order of writing.
 Paths: TypeAlias = Mapping[str, Path]
 
 _MAX_REPORT_BYTES = 1 << 24
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Raise `UsageError` if there is no such format."""
+    unknown = [each for each in formats if each not in WRITERS]
+    if unknown:
+        raise UsageError(f"no output format {unknown[0]!r}; choose from {', '.join(WRITERS)}")
 
 
 def plan(folder: Path, name: str, formats: Sequence[str]) -> Paths:
@@ -35,9 +42,7 @@ def plan(folder: Path, name: str, formats: Sequence[str]) -> Paths:
     UsageError
         If a format is unknown.
     """
-    unknown = [each for each in formats if each not in WRITERS]
-    if unknown:
-        raise UsageError(f"unknown output format {unknown[0]!r}; choose from {', '.join(WRITERS)}")
+    check_formats(formats)
     return {
         each: folder / f"{name}{writer.suffix}"
         for each, writer in WRITERS.items()
@@ -109,7 +114,7 @@ def make_room(folder: Path, name: str, formats: Sequence[str], *, overwrite: boo
     return outputs
 
 
-def save_refusal(folder: Path, name: str, entry: dict[str, Any]) -> None:
+def save_refusal(folder: Path, name: str, refusal: Refusal) -> None:
     """Write a report that says why a case has no mask, unless the case already has outputs.
 
     The next run of the case replaces the report.
@@ -131,7 +136,7 @@ def save_refusal(folder: Path, name: str, entry: dict[str, Any]) -> None:
     with exclusive(folder, outputs.values()):
         _remove_leftovers(outputs)
         if not report.exists() and not mask.exists():
-            write_all({report: to_json(refusal(entry))})
+            write_all({report: render_refusal(refusal)})
 
 
 def plan_all(folder: Path, name: str) -> Paths:

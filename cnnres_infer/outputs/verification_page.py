@@ -1,28 +1,20 @@
-"""What a verification tells: entries for JSON, a table, a page for the browser."""
+"""What a verification found, as a page for the browser."""
 
 import base64
 import io
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
-from datetime import UTC, datetime
+from dataclasses import replace
 from html import escape
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeAlias
+from pathlib import Path
 
 import numpy as np
 
-from cnnres_infer import __version__
-from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.arrays import BoolArray, FloatArray
-from cnnres_infer.core.provenance import EngineInfo
-from cnnres_infer.host import machine
+from cnnres_infer.host.atomic import write_all
 from cnnres_infer.outputs.writers.overlay import OUTLINE, outline
-from cnnres_infer.verification.agreement import GATES, Comparison
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-Row: TypeAlias = tuple[str, str, str]
+from cnnres_infer.verification.agreement import Comparison
+from cnnres_infer.verification.report import VerificationReport
 
 _MOST_PICTURES = 8
 _ZOOM = 3
@@ -50,63 +42,30 @@ h2 { break-after: avoid; } table, svg { break-inside: avoid; }
 """
 
 
-def describe(comparison: Comparison, engine: EngineInfo, bundle: Bundle) -> dict[str, Any]:
-    """All that is known of a verification, ready for JSON."""
-    gate = GATES[engine.precision]
-    return {
-        "status": "passed" if comparison.passes(gate) else "failed",
-        "subject": comparison.subject,
-        "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "engine": asdict(engine),
-        "bundle": {
-            "name": bundle.spec.name,
-            "version": bundle.spec.version,
-            "sha256": bundle.digest,
-        },
-        "machine": {
-            "processor": machine.processor(),
-            "cores": machine.usable_cores(),
-            "system": machine.system(),
-        },
-        "versions": {"cnnres-infer": __version__, **machine.versions("numpy")},
-        "gate": asdict(gate),
-        "agreement": comparison.to_json(),
-    }
+def save_page(report: VerificationReport, path: Path, overwrite: bool) -> VerificationReport:
+    """Write the page of a report; returns the report with the page among its outputs.
 
-
-def print_table(entry: dict[str, Any], console: "Console") -> None:
-    """Print the figures of `describe`, and where the page is if there is one."""
-    from rich.markup import escape as plain
-    from rich.table import Table
-
-    engine = entry["engine"]
-    ran = f"{engine['backend']}, {engine['provider']}, {engine['precision']}: {entry['status']}"
-    title = plain(f"{entry['subject']}\n{ran}")
-    table = Table("agreement with PyTorch", "measured", "at least", title=title)
-    for row in _figures(entry):
-        table.add_row(*row)
-    console.print(table)
-    for path in entry["outputs"]:
-        console.print(f"  {path}", markup=False)
-
-
-def html_page(entry: dict[str, Any], comparison: Comparison) -> str:
-    """A page that needs nothing else: verdict, figures, histogram, the worst slices.
-
-    Parameters
-    ----------
-    entry
-        What `describe` says of the comparison.
-    comparison
-        Its images and probabilities.
+    Raises
+    ------
+    OutputExistsError
+        If the file already exists and `overwrite` is False.
+    OutputError
+        If it cannot be written.
     """
+    write_all({path: html_page(report).encode()}, overwrite)
+    return replace(report, outputs=(*report.outputs, path))
+
+
+def html_page(report: VerificationReport) -> str:
+    """A page that needs nothing else: verdict, figures, histogram, the worst slices."""
+    comparison, name = report.comparison, escape(report.bundle.name)
     sections = (
-        f"<h1>Verification of {escape(entry['bundle']['name'])}</h1>",
-        f'<p class="verdict {escape(entry["status"])}">{escape(_verdict(entry))}</p>',
+        f"<h1>Verification of {name}</h1>",
+        f'<p class="verdict {report.status}">{escape(_verdict(report))}</p>',
         "<p>Research use only; not a medical device.</p>",
-        _table(_provenance(entry)),
+        _table(_provenance(report)),
         "<h2>Figures</h2>",
-        _table(_figures(entry), ("", "measured", "at least"), "figures"),
+        _table(report.figures(), ("", "measured", "at least"), "figures"),
         "<h2>Dice of the slices with lesion</h2>",
         _histogram(comparison.agreement.counted),
         "<h2>The worst slices</h2>",
@@ -116,62 +75,34 @@ def html_page(entry: dict[str, Any], comparison: Comparison) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width">\n'
-        f"<title>{escape(entry['bundle']['name'])}: {escape(entry['status'])}</title>\n"
+        f"<title>{name}: {report.status}</title>\n"
         f"<style>\n{_STYLE}</style>\n</head>\n<body>\n"
         + "\n".join(sections)
         + "\n</body>\n</html>\n"
     )
 
 
-def _verdict(entry: dict[str, Any]) -> str:
-    engine = entry["engine"]
-    if entry["status"] == "passed":
-        return f"Passed: {engine['backend']} in {engine['precision']} agrees with PyTorch here."
+def _verdict(report: VerificationReport) -> str:
+    engine = report.engine
+    if report.passed:
+        return f"Passed: {engine.backend} in {engine.precision} agrees with PyTorch here."
     return (
-        f"Failed: {engine['backend']} in {engine['precision']} disagrees with PyTorch: "
+        f"Failed: {engine.backend} in {engine.precision} disagrees with PyTorch: "
         "do not use it here."
     )
 
 
-def _provenance(entry: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    engine, bundle, here = entry["engine"], entry["bundle"], entry["machine"]
-    versions = {**entry["versions"], **engine["versions"]}
-    yield "compared", entry["subject"]
-    yield "engine", f"{engine['backend']}, {engine['provider']}, {engine['threads']} threads"
-    yield "precision", f"{engine['precision']} (variant {engine['variant']})"
-    yield "bundle", f"{bundle['name']} {bundle['version']}"
-    yield "bundle's SHA-256", bundle["sha256"]
-    yield "machine", f"{here['processor']}, {here['cores']} usable cores, {here['system']}"
+def _provenance(report: VerificationReport) -> Iterator[tuple[str, str]]:
+    engine, bundle, here = report.engine, report.bundle, report.machine
+    versions = {**report.versions, **engine.versions}
+    yield "compared", report.comparison.subject
+    yield "engine", f"{engine.backend}, {engine.provider}, {engine.threads} threads"
+    yield "precision", f"{engine.precision} (variant {engine.variant})"
+    yield "bundle", f"{bundle.name} {bundle.version}"
+    yield "bundle's SHA-256", bundle.sha256
+    yield "machine", f"{here.processor}, {here.cores} usable cores, {here.system}"
     yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items())
-    yield "time (UTC)", entry["time_utc"]
-
-
-def _figures(entry: dict[str, Any]) -> Iterator[Row]:
-    """Label, measured, at least: the rows of every table of a verification."""
-    gate, agreement = entry["gate"], entry["agreement"]
-    for label, key, bound in (
-        ("mean Dice, slices with lesion", "dice_mean", "mean"),
-        ("5th percentile, lesions over 50 pixels", "dice_p5_large", "tail"),
-        ("Dice of all pixels", "dice_pooled", "pooled"),
-        ("Dice of the volume's masks", "dice_volume_mask", "pooled"),
-        ("1st percentile of Dice", "dice_p1", None),
-        ("smallest Dice", "dice_min", None),
-    ):
-        if key in agreement:
-            yield label, f"{agreement[key]:.5f}", f"{gate[bound]}" if bound else ""
-    for label, key, bound in (
-        ("mean difference of probability, lesion", "lesion_difference", "off"),
-        ("largest difference of probability", "largest_difference", None),
-        ("mean difference of probability", "mean_difference", None),
-    ):
-        yield label, f"{agreement[key]:.3g}", f"at most {gate[bound]}" if bound else ""
-    for label, key in (
-        ("flipped pixels", "flipped_pixels"),
-        ("slices: all", "slices"),
-        ("slices: empty in both, not counted", "both_empty"),
-        ("slices: empty in one, counted as 0", "one_empty"),
-    ):
-        yield label, f"{agreement[key]}", ""
+    yield "time (UTC)", report.time_utc
 
 
 def _table(

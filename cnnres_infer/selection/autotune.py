@@ -5,11 +5,9 @@ runtime's kernels and on how much of the network the INT8 file leaves in float,
 so no precision is taken to be fast by its name.
 """
 
-import hashlib
-import json
 import time
 from dataclasses import asdict
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +16,8 @@ from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines import NVIDIA, probe
 from cnnres_infer.errors import EngineError, PrecisionUnavailableError
-from cnnres_infer.host.atomic import write_all
-from cnnres_infer.host.cache import cache_folder
 from cnnres_infer.host.machine import usable_cores
+from cnnres_infer.host.remembered import Remembered
 from cnnres_infer.selection.offers import offers, open_engine
 
 FOLDER = "speeds"
@@ -30,6 +27,7 @@ _RIVALS = {
 }
 _SECONDS_EACH = 1.0
 _LEAST_RUNS = 3
+_SPEEDS = Remembered(FOLDER)
 
 
 def fastest_first(bundle: Bundle, name: str, threads: int | None = None) -> tuple[Precision, ...]:
@@ -62,15 +60,8 @@ def measured(
     """
     cores = threads or usable_cores()
     conditions = [__version__, bundle.digest, name, contenders, cores, asdict(probe(name))]
-    digest = hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:32]
-    path: Path | None = None
-    try:
-        path = cache_folder(FOLDER) / f"{digest}.json"
-        former = json.loads(path.read_bytes())
-        known = {precision: former[precision] for precision in contenders}
-        return {p: np.inf if spent is None else float(spent) for p, spent in known.items()}
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    if former := _seconds(_SPEEDS.get(conditions), contenders):
+        return former
     seconds = {}
     for precision in contenders:
         try:
@@ -80,8 +71,10 @@ def measured(
         except EngineError:
             # Whoever opens it in earnest reports why.
             continue
-    if path is not None and len(seconds) == len(contenders):
-        _keep(path, seconds)
+    if len(seconds) == len(contenders):
+        # JSON has no infinity. Where nothing can be kept, it is measured again next time.
+        finite = {p: spent if np.isfinite(spent) else None for p, spent in seconds.items()}
+        _SPEEDS.put(conditions, finite)
     return seconds
 
 
@@ -99,10 +92,10 @@ def _time(bundle: Bundle, name: str, precision: Precision, threads: int | None) 
     return float(np.median(spent)) / len(images)
 
 
-def _keep(path: Path, seconds: dict[Precision, float]) -> None:
+def _seconds(value: Any, contenders: list[Precision]) -> dict[Precision, float]:
+    """A former measurement out of the cache; empty if it is absent or damaged."""
     try:
-        finite = {p: spent if np.isfinite(spent) else None for p, spent in seconds.items()}
-        write_all({path: json.dumps(finite).encode()}, overwrite=True)
-    except OSError:
-        # Then it is measured again next time.
-        return
+        known = {precision: value[precision] for precision in contenders}
+        return {p: np.inf if spent is None else float(spent) for p, spent in known.items()}
+    except (KeyError, TypeError, ValueError):
+        return {}

@@ -6,6 +6,7 @@ from functools import partial
 
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.codes import Notice, WarningCode
+from cnnres_infer.core.grouping import group_names
 from cnnres_infer.core.provenance import Skipped, Verification
 from cnnres_infer.engines import AUTO, BACKENDS, probe
 from cnnres_infer.engines.base import Engine
@@ -68,8 +69,7 @@ class Selection:
         warnings = [
             Notice(
                 WarningCode.BACKEND_PASSED,
-                f"{each.backend} {each.precision} should run here but was passed over: "
-                + each.reason,
+                f"{each.backend} {each.precision} should run here but was skipped: " + each.reason,
             )
             for each in self.skipped
             if each.expected
@@ -104,7 +104,7 @@ def select(
     check
         Whether an engine must pass its self-check to be taken.
     strict
-        Whether to refuse rather than pass over what should run here.
+        Whether to fail instead of falling back from what should run here.
     failed
         What was tried already; its backends are not tried again.
 
@@ -148,7 +148,7 @@ def select(
         raise errors[0]
     disagrees = any(isinstance(error, VerificationError) for error in errors)
     raise (VerificationError if disagrees else BackendUnavailableError)(
-        f"no backend can be used; {_summary(skipped)}"
+        f"no backend can be used; {_reasons(skipped)}"
     )
 
 
@@ -157,13 +157,13 @@ def _backends(name: str, failed: tuple[Skipped, ...]) -> tuple[str, ...]:
     return tuple(each for each in BACKENDS if each not in tried) if name == AUTO else (name,)
 
 
-def _summary(skipped: list[Skipped]) -> str:
-    """The reasons, each with all that it keeps from running."""
-    by_reason: dict[str, list[str]] = {}
-    for each in skipped:
-        what = each.backend if each.precision == AUTO else f"{each.backend} {each.precision}"
-        by_reason.setdefault(each.reason, []).append(what)
-    return "; ".join(f"{', '.join(whats)}: {reason}" for reason, whats in by_reason.items())
+def _reasons(skipped: list[Skipped]) -> str:
+    """Each reason once, after all that it keeps from running."""
+    by_reason = group_names(
+        (each.backend + (f" {each.precision}" if each.precision != AUTO else ""), each.reason)
+        for each in skipped
+    )
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())
 
 
 def _precisions(bundle: Bundle, name: str, precision: str, threads: int | None) -> tuple[str, ...]:

@@ -11,11 +11,8 @@ The outcome is kept in the user's cache under a hash of what it holds for. The
 number of threads is not part of that: they share the work of the same kernels.
 """
 
-import hashlib
-import json
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,14 +24,15 @@ from cnnres_infer.core.arrays import BoolArray
 from cnnres_infer.core.provenance import EngineInfo, Verification
 from cnnres_infer.engines.base import Engine, run_all
 from cnnres_infer.errors import VerificationError
-from cnnres_infer.host.atomic import write_all
-from cnnres_infer.host.cache import cache_folder
+from cnnres_infer.host.digest import json_digest
 from cnnres_infer.host.machine import hardware
+from cnnres_infer.host.remembered import Remembered
 from cnnres_infer.verification.agreement import GATES, Agreement, load_reference
 
 FOLDER = "verifications"
 _SIZES = 6
 _NO_CONDITIONS = ("threads", "warnings")
+_OUTCOMES = Remembered(FOLDER)
 
 
 def self_check(engine: Engine, bundle: Bundle) -> Verification:
@@ -55,7 +53,7 @@ def self_check(engine: Engine, bundle: Bundle) -> Verification:
         If the engine fails.
     """
     info = engine.describe()
-    last = _recall(_conditions(info, bundle))
+    last = _verification(_OUTCOMES.get(_conditions(info, bundle)))
     if last is not None and last.passed:
         return last
     agreement = _compare(engine, bundle, thorough=last is not None)
@@ -67,7 +65,7 @@ def self_check(engine: Engine, bundle: Bundle) -> Verification:
             f"this machine: mean Dice {agreement.mean:.4f} (at least {gate.mean}), 5th percentile "
             f"{agreement.tail:.4f} ({gate.tail}), all pixels {agreement.pooled:.4f} "
             f"({gate.pooled}), probabilities off by {agreement.lesion_difference:.2g} (at most "
-            f"{gate.off}); name another --backend or --precision, or install the runtime again"
+            f"{gate.off}); choose another `backend` or `precision`, or reinstall the runtime"
         )
     return verification
 
@@ -86,30 +84,20 @@ def record(agreement: Agreement, info: EngineInfo, bundle: Bundle) -> Verificati
         dice_min=min(agreement.counted, default=1.0),
         dice_pooled=agreement.pooled,
         largest_difference=agreement.largest_difference,
-        key=_key(conditions),
+        key=json_digest(conditions),
     )
-    content = json.dumps({"conditions": conditions, "verification": asdict(verification)}, indent=2)
-    try:
-        write_all({_path(conditions): content.encode()}, overwrite=True)
-    except OSError as error:
-        return replace(verification, unsaved=str(error))
-    return verification
+    return replace(verification, unsaved=_OUTCOMES.put(conditions, asdict(verification)))
 
 
 def last_verifications(bundle: Bundle) -> list[tuple[dict[str, Any], Verification]]:
     """What was verified on this machine with a bundle: engines and outcomes, the newest last."""
     here = _surroundings(bundle)
-    try:
-        paths = list(cache_folder(FOLDER).glob("*.json"))
-    except OSError:
-        return []
-    found = []
-    for path in paths:
-        if (content := _read(path)) is None:
-            continue
-        conditions, verification = content
-        if all(conditions[name] == here[name] for name in here):
-            found.append((conditions["engine"], verification))
+    found = [
+        (conditions["engine"], verification)
+        for conditions, value in _OUTCOMES.entries()
+        if (verification := _verification(value)) is not None
+        and {**conditions, **here} == conditions
+    ]
     return sorted(found, key=lambda item: item[1].when)
 
 
@@ -154,29 +142,9 @@ def _conditions(info: EngineInfo, bundle: Bundle) -> dict[str, Any]:
     return {**_surroundings(bundle), "engine": engine}
 
 
-def _key(conditions: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()
-
-
-def _path(conditions: dict[str, Any]) -> Path:
-    return cache_folder(FOLDER) / f"{_key(conditions)[:32]}.json"
-
-
-def _recall(conditions: dict[str, Any]) -> Verification | None:
-    """The last verification under the same conditions, if one is there and whole."""
+def _verification(value: Any) -> Verification | None:
+    """An outcome out of the cache; None if it is absent or damaged."""
     try:
-        found = _read(_path(conditions))
-    except OSError:
+        return Verification(**{**value, "cached": True})
+    except TypeError:
         return None
-    return found[1] if found and found[1].key == _key(conditions) else None
-
-
-def _read(path: Path) -> tuple[dict[str, Any], Verification] | None:
-    """Conditions and verification of a file in the cache; None if it is absent or damaged."""
-    try:
-        content = json.loads(path.read_bytes())
-        conditions = content["conditions"]
-        verification = Verification(**{**content["verification"], "cached": True})
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return (conditions, verification) if verification.key == _key(conditions) else None

@@ -120,7 +120,11 @@ def test_several_volumes_of_which_one_is_bad(
         (["a.nii", "a_lesion_mask.nii.gz", "--overwrite"], 2, "given as input"),
         (["a.nii", "--brain-mask", "a_lesion_mask.nii.gz", "--overwrite"], 2, "given as input"),
         (["a.nii", "--modality", "ct"], 2, "modality"),
-        (["a.nii", "b.nii", "--flair", "f.nii"], 2, "one VOLUME"),
+        (
+            ["a.nii", "b.nii", "--flair", "f.nii"],
+            2,
+            "--flair and --brain-mask belong to one volume",
+        ),
         (["a/x.nii", "b/x.nii", "-o", "out"], 2, "overwrite each other"),
         (["a.nii", "a.nii.gz"], 2, "overwrite each other"),
         (["a.nii", "-o", "/proc/nowhere"], 3, "cannot be written"),
@@ -187,3 +191,111 @@ def test_an_error_names_the_file_that_it_is_about(
     code = "E-FILE-MISSING" if content is None else "E-NIFTI-GZIP"
     assert done.stderr.startswith(f"cnnres-infer: {code}: {other}: ")
     assert volume.name not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "written"),
+    [
+        (["--format", "mask"], {"lesion_mask.nii.gz"}),
+        (["--format", "report", "--format", "mask"], {"lesion_mask.nii.gz", "report.json"}),
+        (["--format", "mask", "--prob"], {"lesion_mask.nii.gz", "lesion_prob.nii.gz"}),
+        (
+            ["--format", "probabilities", "--format", "overlay"],
+            {"lesion_prob.nii.gz", "overlay.png"},
+        ),
+        (["--format", "overlay", "--format", "mask", "--no-overlay"], {"lesion_mask.nii.gz"}),
+        (["--no-overlay"], {"lesion_mask.nii.gz", "report.json"}),
+        (["--prob"], {"lesion_mask.nii.gz", "report.json", "overlay.png", "lesion_prob.nii.gz"}),
+    ],
+)
+def test_formats(
+    volume: Path, bright_bundle: Path, tmp_path: Path, options: list[str], written: set[str]
+) -> None:
+    out = tmp_path / "out"
+    done = run(volume, "-o", out, "--bundle", bright_bundle, "--json", *options)
+    assert done.returncode == 0, done.stderr
+    assert {path.name.removeprefix("sub 01_dwi_") for path in out.iterdir()} == written
+    told = [Path(path) for path in json.loads(done.stdout)["outputs"]]
+    assert set(told) == set(out.iterdir())
+    if "lesion_mask.nii.gz" in written:
+        assert told[-1].name == "sub 01_dwi_lesion_mask.nii.gz"
+
+
+def test_an_unknown_format_is_refused_before_anything_is_done(
+    volume: Path, bright_bundle: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = run(volume, "-o", out, "--bundle", bright_bundle, "--format", "mask", "--format", "ps")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "cnnres-infer: E-USAGE: no output format 'ps'; "
+        "choose from report, probabilities, overlay, mask\n"
+    )
+    assert not out.exists()
+
+
+def test_without_a_report_json_has_the_same_keys(
+    volume: Path, bright_bundle: Path, tmp_path: Path
+) -> None:
+    def entry(folder: str, *options: str) -> dict[str, object]:
+        common = ("--json", "--bundle", bright_bundle, "-o", tmp_path / folder)
+        found: dict[str, object] = json.loads(run(volume, *common, *options).stdout)
+        return found
+
+    usual, alone = entry("usual"), entry("alone", "--format", "mask")
+    assert list(usual) == list(alone)
+    stored = json.loads((tmp_path / "usual" / "sub 01_dwi_report.json").read_text())
+    assert usual == {"input": str(volume), **stored, "outputs": usual["outputs"]}
+
+
+def test_messages_name_flags_and_reports_arguments(
+    volume: Path, bright_bundle: Path, tmp_path: Path
+) -> None:
+    image, _ = blob_volume()
+    small = tmp_path / "small.nii.gz"
+    brain = np.zeros(image.data.shape, np.uint8)
+    brain[28:32, 30:40, 8:12] = 1
+    save_volume(small, np.where(brain, image.data, 0), image.grid)
+    done = run(small, "-v", "--bundle", bright_bundle)
+    assert done.returncode == 0, done.stderr
+    assert "W-BRAIN-SIZE" in done.stdout
+    assert "--brain-mask" in done.stdout
+    stored = json.loads((tmp_path / "small_report.json").read_text())
+    text = next(each["text"] for each in stored["warnings"] if each["code"] == "W-BRAIN-SIZE")
+    assert "`brain_mask`" in text
+    options = ("--max-voxels", 10, "-o", tmp_path / "out", "--bundle", bright_bundle, "--json")
+    refused = run(volume, *options)
+    assert "more than --max-voxels 10" in refused.stderr
+    left = json.loads((tmp_path / "out" / "sub 01_dwi_report.json").read_text())
+    assert left["error"] == json.loads(refused.stdout)["error"]
+    assert "more than --max-voxels 10" in left["error"]["message"]
+
+
+def test_a_bug_is_one_line_that_asks_for_a_report() -> None:
+    code = (
+        "from cnnres_infer.cli import app\n"
+        "from cnnres_infer.maintenance import info\n"
+        "info.usable_cores = lambda: 1 / 0\n"
+        "app.run()"
+    )
+    start = [sys.executable, "-c", code, "info"]
+    done = subprocess.run(start, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("cnnres-infer: E-INTERNAL: internal error: ZeroDivisionError")
+    assert done.stderr.endswith("(add -v)\n")
+    assert done.stderr.count("\n") == 1
+    told = subprocess.run([*start, "-v"], capture_output=True, text=True, check=False).stderr
+    assert "Traceback" in told
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["--version"]])
+def test_help_loads_no_numpy(arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from cnnres_infer.cli import app\n"
+        "try: app.run()\n"
+        "finally: print('numpy' in sys.modules, file=sys.stderr)"
+    )
+    start = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(start, capture_output=True, text=True, check=True)
+    assert done.stderr == "False\n"

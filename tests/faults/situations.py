@@ -12,6 +12,7 @@ import numpy as np
 from cnnres_infer import Bundle, Predictor
 from cnnres_infer.bundle.manifest import MANIFEST
 from cnnres_infer.cli import console
+from cnnres_infer.core.failure import Failure
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.result import Result
@@ -93,11 +94,12 @@ def altered(scene: Scene, change: Callable[[bytes], bytes], seal: bool) -> Path:
 
 
 def internal(scene: Scene) -> None:
-    def work() -> dict[str, Any]:
+    def work() -> None:
         raise ZeroDivisionError
 
-    _, entry = console.attempt(work, verbose=False)
-    raise CnnresError(entry["error"]["message"], code=entry["error"]["code"])
+    failure = console.attempt(work, verbose=False)
+    assert isinstance(failure, Failure)
+    raise CnnresError(failure.message, code=failure.code)
 
 
 def exists(scene: Scene) -> None:

@@ -107,7 +107,8 @@ def test_the_command_line_reports_each_error_and_writes_no_mask(
 def test_a_decompression_bomb_is_refused_in_bounded_memory(tmp_path: Path, name: str) -> None:
     (path,) = (build(tmp_path) for label, build in REFUSED[name].items() if "bomb" in label)
     code = (
-        "import sys; from pathlib import Path; from cnnres_infer.readers import load_volume\n"
+        "import sys; from pathlib import Path\n"
+        "from cnnres_infer.readers import load_volume; import cnnres_infer.readers.nifti.read\n"
         "from cnnres_infer.errors import InputError; from cnnres_infer.host.machine import *\n"
         "before = peak_memory_mb()\n"
         "try: load_volume(Path(sys.argv[1]))\n"
@@ -125,7 +126,8 @@ def test_a_file_without_read_permission_is_refused(tmp_path: Path) -> None:
     path.chmod(0)
     code = (
         "import os, sys; from pathlib import Path\n"
-        "from cnnres_infer.readers.nifti.read import load_volume\n"
+        # What is imported late would not be readable for the other user.
+        "from cnnres_infer.readers import load_volume; import cnnres_infer.readers.nifti.read\n"
         "from cnnres_infer.errors import InputError\n"
         "os.chdir(Path(sys.argv[1]).parent)\n"
         "if os.getuid() == 0: os.setresuid(65534, 65534, 65534)\n"

@@ -19,9 +19,10 @@ from hypothesis.extra.numpy import arrays
 
 from cnnres_infer import Predictor
 from cnnres_infer.codes import ErrorCode
+from cnnres_infer.core.jsonable import to_json
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import InputError
-from cnnres_infer.outputs.writers.report import report
+from cnnres_infer.outputs.writers.report import Report
 from tests.conftest import oriented_affine
 from tests.faults.files import nifti
 from tests.fuzz.harness import BUNDLE, GZIP, MINIMAL, ONNX, PACKED, PLAIN, SMALL, check, seeds
@@ -120,7 +121,7 @@ def test_any_volume_is_segmented_or_refused(
             return
         assert np.isfinite(result.probabilities.data).all()
         assert result.mask.data.shape == data.shape
-        json.dumps(report(result), allow_nan=False)
+        json.dumps(to_json(Report.of(result)), allow_nan=False)
 
 
 # Fuzzing found numbers that make numpy warn: signalling NaNs when converted, and tiny

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from cnnres_infer.cli.doctor import render
 from cnnres_infer.engines import BACKENDS, NVIDIA
 from cnnres_infer.engines.nvidia import device as gpu
 from cnnres_infer.engines.nvidia.device import find_gpu
@@ -16,6 +17,7 @@ from cnnres_infer.engines.tensorrt.api import Flavour
 from cnnres_infer.host import cache, machine
 from cnnres_infer.host.machine import versions
 from cnnres_infer.maintenance import doctor
+from cnnres_infer.maintenance.doctor import DoctorReport, Finding
 from tests.fakes.driver import FakeDriver
 
 Place = Callable[[str, str], None]
@@ -29,9 +31,8 @@ def examine(
     monkeypatch.setenv(cache.FOLDER, str(tmp_path / "cache"))
 
     def by_subject() -> dict[str, Any]:
-        entry = doctor.examine(bright_bundle)
-        findings = {finding["subject"]: finding for finding in entry["findings"]}
-        return {**findings, "taken": entry["auto"]}
+        report = doctor.examine(bright_bundle)
+        return {**by_name(report), "taken": report.auto}
 
     return by_subject
 
@@ -59,9 +60,13 @@ def no_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place
     find_gpu.cache_clear()
 
 
-def printed(entry: dict[str, Any]) -> list[str]:
+def by_name(report: DoctorReport) -> dict[str, Finding]:
+    return {finding.subject: finding for finding in report.findings}
+
+
+def printed(report: DoctorReport) -> list[str]:
     console = Console(file=io.StringIO(), width=1000)
-    doctor.print_findings(entry, console)
+    render(report, console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 
@@ -89,9 +94,9 @@ def test_where_the_bus_does_not_show_all_a_missing_driver_is_a_warning(
         (tmp_path / "dxg").touch()
     else:
         (tmp_path / "pci").rmdir()
-    by_subject = {f["subject"]: f for f in doctor.examine(bright_bundle)["findings"]}
-    assert {by_subject[name]["status"] for name in (*NVIDIA, "GPU")} == {"WARN"}
-    assert "nvidia.com/drivers" in by_subject["tensorrt"]["remedy"]
+    by_subject = by_name(doctor.examine(bright_bundle))
+    assert {by_subject[name].status for name in (*NVIDIA, "GPU")} == {"WARN"}
+    assert "nvidia.com/drivers" in by_subject["tensorrt"].remedy
 
 
 @pytest.mark.parametrize("kind", ["0x030000", "0x030200"])
@@ -99,11 +104,11 @@ def test_a_gpu_without_a_driver_is_a_warning(
     no_driver: Place, examine: Callable[[], dict[str, Any]], bright_bundle: Path, kind: str
 ) -> None:
     no_driver("0x10de", kind)
-    entry = doctor.examine(bright_bundle)
-    by_subject = {finding["subject"]: finding for finding in entry["findings"]}
+    report = doctor.examine(bright_bundle)
+    by_subject = by_name(report)
     for name in (*NVIDIA, "GPU"):
-        assert by_subject[name]["status"] == "WARN"
-    lines = printed(entry)
+        assert by_subject[name].status == "WARN"
+    lines = printed(report)
     (at,) = [i for i, each in enumerate(lines) if "an NVIDIA GPU is in this machine" in each]
     assert lines[at].startswith("WARN GPU, tensorrt")
     assert "nvidia.com/drivers" in lines[at + 1]
@@ -122,20 +127,20 @@ def test_a_driver_without_a_gpu_is_a_warning(
     lines = printed(doctor.examine(bright_bundle))
     assert not any(line.startswith("NONE") for line in lines)
     assert any(line.startswith("WARN GPU, tensorrt") for line in lines)
-    assert any("to mend it" in line and "nvidia-smi" in line for line in lines)
+    assert any("to fix it" in line and "nvidia-smi" in line for line in lines)
 
 
 def test_a_machine_without_a_gpu(no_driver: Place, examine: Callable[[], dict[str, Any]]) -> None:
     found = examine()
     assert set(BACKENDS) <= set(found)
     for name in (*NVIDIA, "GPU"):
-        assert found[name]["status"] == "NONE"
-        assert "no NVIDIA driver here" in found[name]["reason"]
-        assert "nvidia.com/drivers" in found[name]["remedy"]
-    assert found["ort"]["status"] == "OK"
-    assert "Dice with PyTorch 1.0000" in found["ort"]["reason"]
-    assert found["taken"]["backend"] in ("openvino", "ort")
-    assert all(name in found["auto"]["reason"] for name in NVIDIA)
+        assert found[name].status == "NONE"
+        assert "no NVIDIA driver here" in found[name].reason
+        assert "nvidia.com/drivers" in found[name].remedy
+    assert found["ort"].status == "OK"
+    assert "Dice with PyTorch 1.0000" in found["ort"].reason
+    assert found["taken"].backend in ("openvino", "ort")
+    assert all(name in found["auto"].reason for name in NVIDIA)
 
 
 def _without_openvino(*names: str) -> dict[str, str]:
@@ -151,10 +156,10 @@ def test_an_engine_that_disagrees_is_broken(
     run = OrtEngine.run
     monkeypatch.setattr(OrtEngine, "run", lambda self, images: 0 * run(self, images))
     found = examine()
-    assert found["ort"]["status"] == "FAIL"
-    assert "Dice with PyTorch 0.0000" in found["ort"]["reason"]
-    assert "verify --backend ort" in found["ort"]["remedy"]
-    assert found["auto"]["status"] == "FAIL"
+    assert found["ort"].status == "FAIL"
+    assert "Dice with PyTorch 0.0000" in found["ort"].reason
+    assert "verify --backend ort" in found["ort"].remedy
+    assert found["auto"].status == "FAIL"
     assert found["taken"] is None
 
 
@@ -166,9 +171,9 @@ def test_what_is_installed_and_broken_fails(
 
     monkeypatch.setattr(machine, "versions", both)
     found = examine()
-    assert found["ort"]["status"] == "FAIL"
-    assert "overwrite each other" in found["ort"]["reason"]
-    assert found["ort"]["remedy"].startswith("pip uninstall -y onnxruntime onnxruntime-gpu")
+    assert found["ort"].status == "FAIL"
+    assert "overwrite each other" in found["ort"].reason
+    assert found["ort"].remedy.startswith("pip uninstall -y onnxruntime onnxruntime-gpu")
 
 
 def test_withheld_cores(
@@ -177,8 +182,8 @@ def test_withheld_cores(
     monkeypatch.setattr(machine, "present_cores", lambda: 64)
     monkeypatch.setattr(machine, "usable_cores", lambda: 2)
     cores = examine()["cores"]
-    assert cores["status"] == "WARN"
-    assert cores["reason"].startswith("2 of 64 cores")
+    assert cores.status == "WARN"
+    assert cores.reason.startswith("2 of 64 cores")
 
 
 def test_versions_of_tensorrt_that_do_not_go_together(
@@ -218,6 +223,6 @@ def test_the_command(bright_bundle: Path) -> None:
     ]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "OK   ort:" in shown
-    assert "--backend auto takes" in shown
+    assert "--backend auto selects" in shown
     told = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout
     assert {"subject", "status", "reason", "remedy"} == set(json.loads(told)["findings"][0])

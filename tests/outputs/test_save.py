@@ -7,15 +7,18 @@ import numpy as np
 import pytest
 
 from cnnres_infer import Predictor
+from cnnres_infer.core.failure import Failure
+from cnnres_infer.core.jsonable import dumps
 from cnnres_infer.core.result import Result
 from cnnres_infer.engines import BACKENDS
-from cnnres_infer.errors import OutputError, OutputExistsError
+from cnnres_infer.errors import InputError, OutputError, OutputExistsError
 from cnnres_infer.outputs import save as outputs
 from cnnres_infer.outputs.writers import WRITERS
-from cnnres_infer.outputs.writers.report import report as report_of
+from cnnres_infer.outputs.writers.report import Refusal, Report
 from tests.conftest import blob_volume
 
 ALL = tuple(WRITERS)
+REFUSAL = Refusal(Path("blob.nii"), Failure.of(InputError("no brain")))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,7 @@ def test_outputs_of_a_completed_run_without_its_mask_are_kept(
     assert len(left) == 3
     with pytest.raises(OutputExistsError, match="`overwrite`"):
         result.save(tmp_path)
-    outputs.save_refusal(tmp_path, "blob", {"status": "failed"})
+    outputs.save_refusal(tmp_path, "blob", REFUSAL)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == left
     result.save(tmp_path, overwrite=True)
     assert saved["mask"].exists()
@@ -102,7 +105,7 @@ def test_only_the_report_of_a_failed_run_is_replaced_without_overwrite(
     result: Result, tmp_path: Path
 ) -> None:
     (tmp_path / "blob_overlay.png").write_text("precious")
-    outputs.save_refusal(tmp_path, "blob", {"status": "failed"})
+    outputs.save_refusal(tmp_path, "blob", REFUSAL)
     with pytest.raises(OutputExistsError, match="overlay"):
         result.save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["blob_overlay.png"]
@@ -123,7 +126,7 @@ def test_overwriting_deletes_all_outputs_of_an_earlier_run(result: Result, tmp_p
 
 
 def test_the_report_describes_the_lesions(result: Result) -> None:
-    report = json.loads(json.dumps(report_of(result)))
+    report = json.loads(dumps(Report.of(result)))
     lesions = report["lesions"]
     assert lesions["count"] == 1
     assert lesions["volume_ml"] == pytest.approx(result.mask.volume_ml)

@@ -14,9 +14,10 @@ from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.mask import MaskSpec
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.provenance import EngineInfo
-from cnnres_infer.outputs.verification_page import _REFERENCE_LINE, _histogram, describe, html_page
+from cnnres_infer.outputs.verification_page import _REFERENCE_LINE, _histogram, html_page
 from cnnres_infer.outputs.writers.overlay import OUTLINE
 from cnnres_infer.verification.agreement import Comparison
+from cnnres_infer.verification.report import VerificationReport
 from tests.cli.test_cli import run
 from tests.conftest import BundleMaker
 
@@ -79,7 +80,7 @@ def comparison() -> Comparison:
 
 def page_of(comparison: Comparison, bundle: Bundle) -> tuple[Page, str]:
     info = EngineInfo("ort", "<Provider>", Precision.FP32, "fp32", 2, {"onnx<runtime": "1"})
-    text = html_page(describe(comparison, info, bundle), comparison)
+    text = html_page(VerificationReport.of(comparison, info, bundle))
     return Page(text), text
 
 

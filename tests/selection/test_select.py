@@ -35,7 +35,7 @@ class Absent(OrtEngine):
 
     @classmethod
     def open(cls, model: ModelFile, precision: Precision, threads: int) -> Self:
-        raise BackendUnavailableError("absent is not installed; mend it with: pip install absent")
+        raise BackendUnavailableError("absent is not installed; to fix it: pip install absent")
 
 
 class Crashing(OrtEngine):
@@ -204,7 +204,7 @@ def test_a_precision_that_fails_its_check_is_passed_over_aloud(broken_int8_bundl
     assert result.provenance.verification.passed
     (passed,) = [each for each in result.provenance.skipped if each.expected]
     assert (passed.backend, passed.precision, passed.expected) == ("ort", "int8", True)
-    assert any("int8 should run here but was passed over" in str(each) for each in result.warnings)
+    assert any("int8 should run here but was skipped" in str(each) for each in result.warnings)
 
 
 def test_named_and_strict_refuse_it(broken_int8_bundle: Path) -> None:
@@ -237,7 +237,7 @@ def volume(tmp_path: Path) -> Path:
 def test_the_command_reports_what_it_passed_over(volume: Path, broken_int8_bundle: Path) -> None:
     done = run(volume, "--bundle", broken_int8_bundle, "--backend", "ort")
     assert done.returncode == 0, done.stderr
-    assert "W-BACKEND-PASSED: ort int8 should run here but was passed over" in done.stdout
+    assert "W-BACKEND-PASSED: ort int8 should run here but was skipped" in done.stdout
     report = json.loads((volume.parent / "dwi_report.json").read_text())
     assert report["engine"]["precision"] == "fp32"
     expected = [each for each in report["passed_over"] if each["expected"]]

@@ -112,13 +112,13 @@ def test_the_built_in_model_passes_and_is_believed_the_second_time(
     assert first.dice_min == 1.0
     assert 0 < first.largest_difference < 1e-5
     assert second == replace(first, cached=True)
-    assert json.loads(stored(cache).read_text())["verification"]["key"] == first.key
+    assert json.loads(stored(cache).read_text())["value"]["key"] == first.key
 
 
 def test_a_kept_outcome_is_what_counts(engine: Engine, bundle: Bundle, cache: Path) -> None:
     self_check(engine, bundle)
     content = json.loads(stored(cache).read_text())
-    content["verification"]["dice_min"] = 0.123
+    content["value"]["dice_min"] = 0.123
     stored(cache).write_text(json.dumps(content))
     engine.close()
     assert self_check(engine, bundle).dice_min == 0.123
@@ -186,9 +186,9 @@ def test_a_broken_engine_is_refused_each_time(
     honest = engine.run
     monkeypatch.setattr(engine, "run", lambda images: BREAKS[broken](honest(images)))
     for _ in range(2):
-        with pytest.raises(VerificationError, match="--backend"):
+        with pytest.raises(VerificationError, match="`backend`"):
             self_check(engine, bundle)
-    assert json.loads(stored(cache).read_text())["verification"]["passed"] is False
+    assert json.loads(stored(cache).read_text())["value"]["passed"] is False
     monkeypatch.setattr(engine, "run", honest)
     assert self_check(engine, bundle).passed
     assert self_check(engine, bundle).cached

@@ -18,10 +18,10 @@ _PCI, _NVIDIA, _DISPLAY = Path("/sys/bus/pci/devices"), "0x10de", "0x03"
 _OFF_THE_BUS = (Path("/etc/nv_tegra_release"), Path("/dev/dxg"))
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
 _INSTALL_DRIVER = (
-    "install the driver of an NVIDIA GPU (https://www.nvidia.com/drivers), or use --backend ort"
+    'install the driver of an NVIDIA GPU (https://www.nvidia.com/drivers), or use `backend="ort"`'
 )
 _REMEDIES = {
-    100: "start a container with --gpus all; look at CUDA_VISIBLE_DEVICES and nvidia-smi",
+    100: "in a container, use docker run --gpus all; look at CUDA_VISIBLE_DEVICES and nvidia-smi",
     803: "restart the machine: the driver was updated while an older one runs",
     804: "update the driver: this one is too old for the CUDA libraries in use",
 }
@@ -93,7 +93,7 @@ def _without_driver() -> Probe:
     return Probe(
         False,
         f"an NVIDIA GPU is in this machine, but {missing}",
-        f"{_INSTALL_DRIVER}; start a container with --gpus all",
+        f"{_INSTALL_DRIVER}; in a container, use docker run --gpus all",
     )
 
 

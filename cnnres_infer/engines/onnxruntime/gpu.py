@@ -3,7 +3,6 @@
 import hashlib
 import io
 import itertools
-import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -31,6 +30,7 @@ from cnnres_infer.engines.onnxruntime.cpu import (
 from cnnres_infer.errors import BackendUnavailableError
 from cnnres_infer.host import machine
 from cnnres_infer.host.cache import cache_folder
+from cnnres_infer.host.digest import json_digest
 
 FOLDER = "ort-engines"
 _CPU = "CPUExecutionProvider"
@@ -332,8 +332,7 @@ def _registered_devices() -> list[Any]:
 def _engine_folder(backend: str, model: bytes, precision: Precision, probe: Probe) -> Path:
     """A folder for engines that were made of the same things, and of nothing else."""
     inputs = [backend, hashlib.sha256(model).hexdigest(), precision, probe.versions, probe.devices]
-    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
-    return cache_folder(FOLDER, f"{backend}-{precision}-{digest}")
+    return cache_folder(FOLDER, f"{backend}-{precision}-{json_digest(inputs)[:16]}")
 
 
 def _shapes(name: str, onnxruntime: Any, model: bytes) -> dict[str, str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from cnnres_infer.host.atomic import write_all
+from cnnres_infer.host.digest import json_digest
 from cnnres_infer.host.lock import locked
 
 FORMAT = 1
@@ -68,9 +69,7 @@ class PlanKey:
     @property
     def name(self) -> str:
         """File name without suffix; differs wherever a field does."""
-        content = json.dumps(asdict(self), sort_keys=True).encode()
-        digest = hashlib.sha256(content).hexdigest()[:16]
-        return f"{self.backend}-{self.precision}-sm{self.sm}-{digest}"
+        return f"{self.backend}-{self.precision}-sm{self.sm}-{json_digest(asdict(self))[:16]}"
 
     def differences(self, now: Self) -> list[str]:
         """What is another `now`, in words; the purpose of the two must be the same."""

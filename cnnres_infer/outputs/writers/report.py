@@ -1,86 +1,155 @@
 """The report: lesions, warnings and provenance of a result, as JSON."""
 
-import json
-from dataclasses import asdict
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
 from cnnres_infer import __version__
+from cnnres_infer.codes import Notice
+from cnnres_infer.core.failure import Failure
+from cnnres_infer.core.grid import Grid
+from cnnres_infer.core.jsonable import dumps
+from cnnres_infer.core.mask import Lesion
+from cnnres_infer.core.provenance import Provenance
 from cnnres_infer.core.result import Result
-from cnnres_infer.host.machine import peak_memory_mb, versions
+from cnnres_infer.host.machine import versions
 
 REPORT_FORMAT = 1
 _LIBRARIES = ("numpy", "nibabel", "connected-components-3d")
 
 
-def render(result: Result) -> bytes:
-    """Render the report as indented JSON."""
-    return to_json(report(result))
+@dataclass(frozen=True)
+class Report:
+    """What is known of a result, without its volumes.
 
-
-def to_json(entry: dict[str, Any]) -> bytes:
-    """Convert a report to the content of a file."""
-    return (json.dumps(entry, indent=2) + "\n").encode()
-
-
-def refusal(entry: dict[str, Any]) -> dict[str, Any]:
-    """Report of a case that could not be segmented.
-
-    Parameters
+    Attributes
     ----------
-    entry
-        The input, the status and the error.
+    grid
+        Where the voxels lie.
+    lesions
+        The largest first.
+    volume_ml
+        Volume of all lesions in ml.
+    area_mm2_by_slice
+        Lesion area in mm2 of each axial slice that has any, by its voxel index.
+    warnings
+        What a reader of the mask should know.
+    provenance
+        What made it.
+    timings_s
+        Seconds spent in each stage.
+    peak_memory_mb
+        Peak memory of the process in MB (10^6 bytes); None where it is not known.
     """
-    return {
-        "format": REPORT_FORMAT,
-        "research_use_only": True,
-        **entry,
-        "versions": {"cnnres-infer": __version__, **versions(*_LIBRARIES)},
-    }
+
+    grid: Grid
+    lesions: tuple[Lesion, ...]
+    volume_ml: float
+    area_mm2_by_slice: dict[str, float]
+    warnings: tuple[Notice, ...]
+    provenance: Provenance
+    timings_s: dict[str, float]
+    peak_memory_mb: float | None
+
+    @classmethod
+    def of(cls, result: Result) -> Self:
+        """The report of a result."""
+        return cls(
+            grid=result.volume.grid,
+            lesions=result.lesions,
+            volume_ml=result.mask.volume_ml,
+            area_mm2_by_slice=_areas(result),
+            warnings=result.warnings,
+            provenance=result.provenance,
+            timings_s={stage: round(spent, 4) for stage, spent in result.timings.items()},
+            peak_memory_mb=result.peak_memory_mb,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of the file."""
+        made = self.provenance
+        return {
+            "format": REPORT_FORMAT,
+            "status": "done",
+            "research_use_only": True,
+            "inputs": made.inputs,
+            "grid": {
+                "shape": self.grid.shape,
+                "spacing_mm": [round(step, 6) for step in self.grid.spacing],
+                "affine": self.grid.affine.tolist(),
+            },
+            "lesions": {
+                "count": len(self.lesions),
+                "volume_ml": self.volume_ml,
+                "each": self.lesions,
+                "area_mm2_by_slice": self.area_mm2_by_slice,
+            },
+            "warnings": self.warnings,
+            "model": {
+                "name": made.model,
+                "version": made.version,
+                "bundle_sha256": made.bundle_sha256,
+            },
+            "engine": made.engine,
+            "passed_over": made.skipped,
+            "verification": (
+                made.verification or {"skipped": "the engine was not checked before this run"}
+            ),
+            "brain": made.brain,
+            "timings_s": self.timings_s,
+            "peak_memory_mb": self.peak_memory_mb,
+            "versions": _versions(),
+        }
 
 
-def report(result: Result) -> dict[str, Any]:
-    """Report of a result, ready to be converted to JSON."""
-    provenance = result.provenance
-    return {
-        "format": REPORT_FORMAT,
-        "status": "done",
-        "research_use_only": True,
-        "inputs": provenance.inputs,
-        "grid": {
-            "shape": list(result.volume.grid.shape),
-            "spacing_mm": [round(step, 6) for step in result.volume.grid.spacing],
-            "affine": result.volume.grid.affine.tolist(),
-        },
-        "lesions": {
-            "count": len(result.lesions),
-            "volume_ml": result.mask.volume_ml,
-            "each": [asdict(lesion) for lesion in result.lesions],
-            "area_mm2_by_slice": _area_by_slice(result),
-        },
-        "warnings": [asdict(notice) for notice in result.warnings],
-        "model": {
-            "name": provenance.model,
-            "version": provenance.version,
-            "bundle_sha256": provenance.bundle_sha256,
-        },
-        "engine": asdict(provenance.engine),
-        "passed_over": [asdict(each) for each in provenance.skipped],
-        "verification": (
-            asdict(provenance.verification)
-            if provenance.verification
-            else {"skipped": "the engine was not checked before this run"}
-        ),
-        "brain": provenance.brain,
-        "timings_s": {stage: round(spent, 4) for stage, spent in result.timings.items()},
-        "peak_memory_mb": peak_memory_mb(),
-        "versions": {"cnnres-infer": __version__, **versions(*_LIBRARIES)},
-    }
+@dataclass(frozen=True)
+class Refusal:
+    """What is known of a volume that has no mask.
+
+    Attributes
+    ----------
+    input
+        The volume.
+    error
+        Why not.
+    """
+
+    input: Path
+    error: Failure
+
+    def to_json(self) -> dict[str, Any]:
+        """The refusal as an entry of a batch."""
+        return {"input": self.input, "status": "failed", "error": self.error}
 
 
-def _area_by_slice(result: Result) -> dict[str, float]:
-    """Lesion area in mm2 by voxel index of the axial slice, without slices that have none."""
+def render(result: Result) -> bytes:
+    """The report as indented JSON."""
+    return _content(Report.of(result))
+
+
+def render_refusal(refusal: Refusal) -> bytes:
+    """The report of a refused volume as indented JSON."""
+    return _content(
+        {
+            "format": REPORT_FORMAT,
+            "research_use_only": True,
+            **refusal.to_json(),
+            "versions": _versions(),
+        }
+    )
+
+
+def _content(report: Any) -> bytes:
+    return f"{dumps(report)}\n".encode()
+
+
+def _versions() -> dict[str, str]:
+    return {"cnnres-infer": __version__, **versions(*_LIBRARIES)}
+
+
+def _areas(result: Result) -> dict[str, float]:
     rows, columns, _ = result.mask.grid.orientation.axes
     vectors = result.mask.grid.affine[:3, :3]
     pixel_mm2 = float(np.linalg.norm(np.cross(vectors[:, rows], vectors[:, columns])))

@@ -75,7 +75,7 @@ def resolve_affine(
     else:
         raise GeometryError(
             f"{name}: the header does not say where the volume lies (sform and qform codes are 0); "
-            "write a valid sform, or pass `affine` in Python",
+            "write a valid sform, or pass affine=... in Python",
             code=ErrorCode.NIFTI_PLACE,
         )
     if is_sheared(affine):

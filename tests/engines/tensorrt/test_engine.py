@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.core.jsonable import to_json
 from cnnres_infer.engines import probe
 from cnnres_infer.engines.tensorrt import store as plans
 from cnnres_infer.engines.tensorrt.plan import open_store
@@ -17,7 +18,7 @@ from cnnres_infer.errors import (
     OutputError,
     VerificationError,
 )
-from cnnres_infer.outputs.writers.report import report
+from cnnres_infer.outputs.writers.report import Report
 from cnnres_infer.predictor import Predictor
 from cnnres_infer.selection.offers import open_engine
 from cnnres_infer.selection.select import Selection
@@ -57,7 +58,7 @@ def test_one_that_disagrees_with_the_network_is_not_used(
     with Predictor.load(bright_bundle) as predictor:
         assert predictor.engine.describe().backend in ("openvino", "ort")
         (warning,) = predictor.selection.warnings
-    assert "tensorrt fp32 should run here but was passed over" in warning.text
+    assert "tensorrt fp32 should run here but was skipped" in warning.text
     with pytest.raises(VerificationError, match="disagrees with the network"):
         Predictor.load(bright_bundle, strict_backend=True)
     assert fake_machine.cuda.leaks == 0
@@ -198,7 +199,7 @@ def test_after_a_lost_gpu_auto_goes_on_and_strict_does_not(
     warning = next(each for each in result.warnings if "tensorrt fp32" in each.text)
     assert warning.code == "W-BACKEND-PASSED"
     assert "look at nvidia-smi" in warning.text
-    assert report(result)["passed_over"][0]["backend"] == "tensorrt"
+    assert to_json(Report.of(result))["passed_over"][0]["backend"] == "tensorrt"
     assert fake_machine.cuda.leaks == 0
 
 

@@ -1,0 +1,57 @@
+"""``cnnres-infer demo``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cnnres_infer.cli.console import show
+from cnnres_infer.cli.options import (
+    BackendOption,
+    BundleOption,
+    JsonOption,
+    OverwriteOption,
+    PrecisionOption,
+    SelfCheckOption,
+    StrictOption,
+    ThreadsOption,
+    VerboseOption,
+)
+from cnnres_infer.cli.predict import print_report
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cnnres_infer.demo import DemoReport
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the outputs.")] = Path(
+        "cnnres-infer-demo"
+    ),
+    overwrite: OverwriteOption = False,
+    bundle: BundleOption = None,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
+    self_check: SelfCheckOption = True,
+    strict_backend: StrictOption = False,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Write a synthetic volume with a known lesion, and segment it."""
+
+    def work() -> "DemoReport":
+        from cnnres_infer.demo import run_demo
+        from cnnres_infer.predictor import Predictor
+
+        checks: dict[str, Any] = {"self_check": self_check, "strict_backend": strict_backend}
+        with Predictor.load(bundle, backend, precision, threads, **checks) as predictor:
+            return run_demo(predictor, out, overwrite=overwrite)
+
+    def render(found: "DemoReport", console: "Console") -> None:
+        known = found.demo
+        print_report(known.volume.name, found.report, found.outputs, verbose, console)
+        console.print(f"  known lesion {known.truth_ml:.2f} ml, Dice with it {known.dice:.3f}")
+
+    show(work, render, as_json, verbose)

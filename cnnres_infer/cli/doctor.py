@@ -1,0 +1,42 @@
+"""``cnnres-infer doctor``."""
+
+from typing import TYPE_CHECKING
+
+from cnnres_infer.cli.console import show
+from cnnres_infer.cli.flags import with_flags
+from cnnres_infer.cli.options import BundleOption, JsonOption, VerboseOption
+from cnnres_infer.core.grouping import group_names
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cnnres_infer.maintenance.doctor import DoctorReport
+
+_COLOURS = {"OK": "green", "NONE": "dim", "WARN": "yellow", "FAIL": "red"}
+
+
+def doctor(
+    bundle: BundleOption = None, as_json: JsonOption = False, verbose: VerboseOption = False
+) -> None:
+    """Try every backend on this machine, and say what is wrong and how to fix it."""
+
+    def work() -> "DoctorReport":
+        from cnnres_infer.maintenance.doctor import examine
+
+        return examine(bundle)
+
+    show(work, render, as_json, verbose)
+
+
+def render(report: "DoctorReport", console: "Console") -> None:
+    """Print a line for each finding, and below it how to fix it; the same finding once."""
+    from rich.markup import escape
+
+    findings = group_names(
+        (each.subject, (each.status, each.reason, each.remedy)) for each in report.findings
+    )
+    for (status, reason, remedy), subjects in findings.items():
+        text = escape(f"{', '.join(subjects)}: {with_flags(reason)}")
+        console.print(f"[{_COLOURS[status]}]{status:4}[/] {text}")
+        if remedy and status != "NONE":
+            console.print(f"     to fix it: {with_flags(remedy)}", markup=False)

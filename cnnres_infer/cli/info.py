@@ -1,0 +1,76 @@
+"""``cnnres-infer info``."""
+
+from typing import TYPE_CHECKING
+
+from cnnres_infer.cli.console import show
+from cnnres_infer.cli.flags import with_flags
+from cnnres_infer.cli.options import BundleOption, JsonOption, VerboseOption
+from cnnres_infer.core.grouping import group_names
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cnnres_infer.core.provenance import Verification
+    from cnnres_infer.maintenance.info import BackendInfo, BundleInfo, InfoReport
+
+
+def info(
+    bundle: BundleOption = None, as_json: JsonOption = False, verbose: VerboseOption = False
+) -> None:
+    """Show the model, its variants, and which backends this machine can use."""
+
+    def work() -> "InfoReport":
+        from cnnres_infer.maintenance.info import describe
+
+        return describe(bundle)
+
+    show(work, _render, as_json, verbose)
+
+
+def _render(report: "InfoReport", console: "Console") -> None:
+    bundle = report.bundle
+    console.print(f"bundle {bundle.folder}\nsha256 {bundle.sha256}", markup=False)
+    _print_model(bundle, report.cores, console)
+    usable = {name: each for name, each in report.backends.items() if each.probe.usable}
+    _print_backends(usable, console)
+    lacking = group_names(
+        (name, f"{each.probe.reason}; {each.probe.remedy}")
+        for name, each in report.backends.items()
+        if name not in usable
+    )
+    for reason, names in lacking.items():
+        console.print(f"not usable: {', '.join(names)}: {with_flags(reason)}", markup=False)
+
+
+def _print_model(bundle: "BundleInfo", cores: int, console: "Console") -> None:
+    from rich.table import Table
+
+    spec = bundle.spec
+    table = Table(title=f"{spec.name} {spec.version}", show_header=False)
+    for label, value in (
+        ("modalities", ", ".join(spec.modalities)),
+        ("input", f"{spec.channels} x {spec.slices.size}², {spec.slices.spacing} mm"),
+        ("fusion", f"{spec.fusion.rule} (DWI {spec.fusion.dwi_weight})"),
+        ("variants", ", ".join(bundle.variants)),
+        ("usable cores", str(cores)),
+    ):
+        table.add_row(label, value)
+    console.print(table)
+
+
+def _print_backends(backends: "dict[str, BackendInfo]", console: "Console") -> None:
+    from rich.table import Table
+
+    table = Table("backend", "what", "precisions", "verified", title="usable backends")
+    for name, backend in backends.items():
+        verified = [_outcome(*each) for each in backend.verifications.items()]
+        precisions = ", ".join(backend.precisions)
+        table.add_row(name, backend.probe.reason, precisions, "\n".join(verified))
+    for column in (table.columns[0], table.columns[3]):
+        column.no_wrap = True
+    console.print(table)
+
+
+def _outcome(precision: str, verification: "Verification") -> str:
+    outcome = "passed" if verification.passed else "failed"
+    return f"{precision}: {outcome} on {verification.when[:10]}, Dice {verification.dice_mean:.4f}"

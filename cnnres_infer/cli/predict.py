@@ -1,0 +1,145 @@
+"""``cnnres-infer predict``, and its name may be left out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cnnres_infer.cli.console import attempt, complain, print_json, progress, stdout
+from cnnres_infer.cli.flags import with_flags
+from cnnres_infer.cli.options import (
+    BackendOption,
+    BundleOption,
+    JsonOption,
+    OverwriteOption,
+    PrecisionOption,
+    QuietOption,
+    SelfCheckOption,
+    SignatureOption,
+    StrictOption,
+    ThreadsOption,
+    VerboseOption,
+)
+from cnnres_infer.limits import DEFAULT_LIMITS, Limits, parse_size
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cnnres_infer.batch import CaseReport
+    from cnnres_infer.outputs.writers.report import Refusal, Report
+
+
+def predict(
+    volumes: Annotated[list[Path], typer.Argument(help="NIfTI files (.nii, .nii.gz).")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for the outputs; by default that of the input."),
+    ] = None,
+    flair: Annotated[
+        Path | None, typer.Option(help="FLAIR of the same session; merged with the DWI's result.")
+    ] = None,
+    modality: Annotated[str, typer.Option(help="What VOLUME is: dwi or flair.")] = "dwi",
+    brain_mask: Annotated[
+        Path | None,
+        typer.Option(help="Brain mask on the volume's grid; by default the brain is extracted."),
+    ] = None,
+    prob: Annotated[bool, typer.Option("--prob", help="Also write the probability map.")] = False,
+    overlay: Annotated[bool, typer.Option(help="Write the overlay.")] = True,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", metavar="NAME", help="Output to write; may be repeated."),
+    ] = None,
+    overwrite: OverwriteOption = False,
+    bundle: BundleOption = None,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
+    self_check: SelfCheckOption = True,
+    strict_backend: StrictOption = False,
+    max_voxels: Annotated[
+        int, typer.Option(min=1, help="Largest number of voxels of a volume.")
+    ] = DEFAULT_LIMITS.max_voxels,
+    max_bytes: Annotated[
+        str, typer.Option(metavar="SIZE", help="Largest file, decompressed: 1G, 500M.")
+    ] = "1G",
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory that the process may use, GPU memory not included: 2G. "
+            "Batches shrink to fit.",
+        ),
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Longest time for one volume.")
+    ] = None,
+    require_signature: SignatureOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Segment volumes: mask, report and overlay beside each, or in a folder."""
+    entries: list[CaseReport | Refusal] = []
+    silent = quiet or as_json
+
+    def work() -> None:
+        from cnnres_infer.batch import Job
+        from cnnres_infer.predictor import Predictor
+
+        wanted = _formats(prob, overlay, formats)
+        job = Job(out, flair, modality, brain_mask, wanted, overwrite, with_flags)
+        job.check(volumes)
+        memory = None if max_memory is None else parse_size(max_memory)
+        options: dict[str, Any] = {
+            "self_check": self_check,
+            "strict_backend": strict_backend,
+            "limits": Limits(max_voxels, parse_size(max_bytes), memory, timeout),
+            "trusted_key": require_signature,
+        }
+        with Predictor.load(bundle, backend, precision, threads, **options) as predictor:
+            for entry in progress(job.run(predictor, volumes), len(volumes), silent):
+                entries.append(entry)
+                _tell(entry, silent, verbose)
+
+    failure = attempt(work, verbose)
+    if as_json:
+        reports: list[Any] = list(entries) or [{"status": "failed", "error": failure}]
+        print_json(reports[0] if len(volumes) == 1 else reports)
+    refused = next((entry.error for entry in entries if entry.error), None)
+    status = 0 if (error := failure or refused) is None else error.exit_status
+    raise typer.Exit(status)
+
+
+def print_report(
+    name: str, report: "Report", outputs: tuple[Path, ...], verbose: bool, console: "Console"
+) -> None:
+    """Print the report of a segmented volume in a few lines."""
+    engine, seconds = report.provenance.engine, sum(report.timings_s.values())
+    console.print(
+        f"{name}: {len(report.lesions)} lesions, {report.volume_ml:.2f} ml "
+        f"({engine.backend}, {engine.precision}, {seconds:.2f} s)",
+        markup=False,
+    )
+    for warning in report.warnings:
+        text = with_flags(warning.text)
+        console.print(f"  warning {warning.code}: {text}", markup=False)
+    for path in outputs:
+        console.print(f"  {path}", markup=False)
+    if verbose:
+        for stage, spent in report.timings_s.items():
+            console.print(f"  {stage:>10} {spent:8.3f} s")
+
+
+def _formats(prob: bool, overlay: bool, named: list[str] | None) -> tuple[str, ...]:
+    """What to write: the named outputs or the usual ones, with the map or without the overlay."""
+    from cnnres_infer.core.result import DEFAULT_FORMATS
+
+    wanted = list(named or DEFAULT_FORMATS) + (["probabilities"] if prob else [])
+    return tuple(name for name in wanted if overlay or name != "overlay")
+
+
+def _tell(entry: "CaseReport | Refusal", silent: bool, verbose: bool) -> None:
+    if entry.error is not None:
+        complain(entry.error, verbose)
+    elif not silent:
+        print_report(entry.input.name, entry.report, entry.outputs, verbose, stdout())

@@ -1,0 +1,88 @@
+"""``cnnres-infer verify``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cnnres_infer.cli.console import attempt, present, stderr
+from cnnres_infer.cli.options import (
+    BackendOption,
+    BundleOption,
+    JsonOption,
+    OverwriteOption,
+    PrecisionOption,
+    ThreadsOption,
+    VerboseOption,
+)
+from cnnres_infer.core.failure import Failure
+from cnnres_infer.errors import VerificationError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cnnres_infer.verification.report import VerificationReport
+
+
+def verify(
+    volume: Annotated[
+        Path | None, typer.Argument(help="NIfTI file to compare on; needs --reference.")
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="PyTorch's outputs for VOLUME, made by python -m export reference."),
+    ] = None,
+    flair: Annotated[
+        Path | None, typer.Option(help="FLAIR, if the reference was made with one.")
+    ] = None,
+    brain_mask: Annotated[
+        Path | None, typer.Option(help="Brain mask, if the reference was made with one.")
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Write a page with figures, a histogram and the worst slices."),
+    ] = None,
+    overwrite: OverwriteOption = False,
+    bundle: BundleOption = None,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Compare an engine with PyTorch's stored outputs, for reference slices or a VOLUME."""
+
+    def work() -> "VerificationReport":
+        from cnnres_infer.host.atomic import check_free
+        from cnnres_infer.outputs.verification_page import save_page
+        from cnnres_infer.predictor import Predictor
+        from cnnres_infer.verification.reference import load_case
+        from cnnres_infer.verification.report import verify
+
+        check_free([html] if html else [], overwrite)
+        case = load_case(volume, reference, flair, brain_mask)
+        with Predictor.load(bundle, backend, precision, threads, self_check=False) as predictor:
+            report = verify(predictor.bundle, predictor.engine, case)
+        return save_page(report, html, overwrite) if html else report
+
+    outcome = attempt(work, verbose)
+    status = present(outcome, _render, as_json)
+    if not isinstance(outcome, Failure) and not outcome.passed:
+        stderr().print("cnnres-infer: the engine disagrees with the network: do not use it here")
+        status = VerificationError.exit_status
+    raise typer.Exit(status)
+
+
+def _render(report: "VerificationReport", console: "Console") -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    engine = report.engine
+    ran = f"{engine.backend}, {engine.provider}, {engine.precision}: {report.status}"
+    title = escape(f"{report.comparison.subject}\n{ran}")
+    table = Table("agreement with PyTorch", "measured", "at least", title=title)
+    for row in report.figures():
+        table.add_row(*row)
+    console.print(table)
+    for path in report.outputs:
+        console.print(f"  {path}", markup=False)

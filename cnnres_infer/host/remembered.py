@@ -1,0 +1,68 @@
+"""Results that are kept in the user's cache, so that they need not be computed again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cnnres_infer.host.atomic import write_all
+from cnnres_infer.host.cache import cache_folder
+from cnnres_infer.host.digest import json_digest
+
+
+class Remembered:
+    """Values, each in a file of its own, found by the conditions under which it holds.
+
+    Conditions and values are whatever JSON can hold. Everything here can be
+    computed again, so a damaged file counts as absent, and a cache that cannot
+    be used as empty.
+
+    Parameters
+    ----------
+    folder
+        Name of the folder in the cache.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def get(self, conditions: Any) -> Any:
+        """The value under these conditions; None if there is none."""
+        try:
+            found = _read(self._path(conditions))
+        except OSError:
+            return None
+        return None if found is None else found[1]
+
+    def put(self, conditions: Any, value: Any) -> str:
+        """Keep a value in place of an earlier one; returns why it could not be kept, or ``""``."""
+        content = json.dumps({"conditions": conditions, "value": value}, indent=2)
+        try:
+            write_all({self._path(conditions): content.encode()}, overwrite=True)
+        except OSError as error:
+            return str(error)
+        return ""
+
+    def entries(self) -> list[tuple[Any, Any]]:
+        """All conditions and their values, in no particular order."""
+        try:
+            paths = list(cache_folder(self._folder).glob("*.json"))
+        except OSError:
+            return []
+        return [found for path in paths if (found := _read(path)) is not None]
+
+    def _path(self, conditions: Any) -> Path:
+        return cache_folder(self._folder) / _name(conditions)
+
+
+def _name(conditions: Any) -> str:
+    return f"{json_digest(conditions)[:32]}.json"
+
+
+def _read(path: Path) -> tuple[Any, Any] | None:
+    """Conditions and value of a file; None if it is absent, damaged or misnamed."""
+    try:
+        content = json.loads(path.read_bytes())
+        conditions, value = content["conditions"], content["value"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (conditions, value) if path.name == _name(conditions) else None
