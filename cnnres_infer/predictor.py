@@ -176,7 +176,7 @@ class Predictor:
             return self._segment(case, clock)
 
     def close(self) -> None:
-        """Let go of the engine."""
+        """Close the engine, once the calls under way have returned; later ones fail."""
         self._engines.close()
 
     def __enter__(self) -> Self:

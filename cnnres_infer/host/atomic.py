@@ -4,7 +4,6 @@ import errno
 import hashlib
 import os
 import secrets
-import tempfile
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from cnnres_infer.host.lock import wait_for
 _DESCRIPTORS = Path("/proc/self/fd")
 _NAMELESS = getattr(os, "O_TMPFILE", 0) if _DESCRIPTORS.is_dir() else 0
 _UNFINISHED = ".cnnres-part"
+_NEW = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
 
 # Held while outputs are being written: who wants to end the process waits for it.
 WRITING = threading.Lock()
@@ -180,9 +180,8 @@ class _Staged:
             self._descriptor = os.open(path.parent, _NAMELESS | os.O_WRONLY, mode)
         except OSError:
             # Not every file system can; where the folder is at fault, this fails as well.
-            self._descriptor, name = tempfile.mkstemp(_UNFINISHED, _prefix(path), path.parent)
-            self._temporary = Path(name)
-            self._temporary.chmod(mode & ~_umask())
+            self._temporary = _hidden(path)
+            self._descriptor = os.open(self._temporary, _NEW, mode)
 
     def fill(self, content: bytes) -> None:
         with open(self._descriptor, "wb", closefd=False) as file:
@@ -269,9 +268,3 @@ def _reserve(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
     except FileExistsError:
         raise OutputExistsError(path) from None
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask

@@ -139,10 +139,7 @@ class OrtCudaEngine(GpuEngine[Any]):
             )
         if cls.PROVIDER not in onnxruntime.get_available_providers():
             raise BackendUnavailableError(f"this onnxruntime has no {cls.PROVIDER}", cls.INSTALL)
-        if hasattr(onnxruntime, "preload_dlls"):
-            # It finds CUDA as pip installs it, and prints what it does not find.
-            with redirect_stdout(io.StringIO()):
-                onnxruntime.preload_dlls()
+        _preload(onnxruntime)
         library = Path(onnxruntime.__file__).parent / "capi" / cls.LIBRARY
         missing = missing_libraries(library) if library.exists() else ()
         if missing:
@@ -309,6 +306,17 @@ class _Bound:
         self._input.update_inplace(self._images)
         self._session.run_with_iobinding(self._binding, self._options)
         return np.array(self._output.numpy()[:count])
+
+
+@cache
+def _preload(onnxruntime: Any) -> None:
+    """Let ONNX Runtime find CUDA as pip installs it; it prints what it does not find.
+
+    Once in a process, since that hides what other threads print meanwhile.
+    """
+    if hasattr(onnxruntime, "preload_dlls"):
+        with redirect_stdout(io.StringIO()):
+            onnxruntime.preload_dlls()
 
 
 def _plug_in_devices() -> list[Any]:
