@@ -151,8 +151,8 @@ def _check_adc(sorted_values: FloatArray, modality: Modality) -> Iterator[Notice
     if unit and (has_adc_histogram or unit == "mm2/s"):
         yield Notice(
             WarningCode.INPUT_ADC,
-            f"looks like an ADC map in {unit} (median of the brain {median:.3g}), not like a "
-            f"{modality.upper()}; if it is one, the mask is worthless",
+            f"looks like an ADC map in {unit} (median of the brain {median:.3g}) rather than a "
+            f"{modality.upper()}; the mask of an ADC map is worthless",
         )
 
 
