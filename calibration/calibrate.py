@@ -146,7 +146,7 @@ def calibrate(
         chosen,
         LogitError(images, outputs, bundle.spec.mask.threshold),
         judge,
-        GATES["int8"],
+        GATES[Precision.INT8],
         _distiller(bundle, data, chosen, calibration),
     )
     outcomes = [
@@ -234,7 +234,9 @@ def _write(
         "tuning": asdict(calibration.tuning) if calibration.tuning else None,
         "slices_sha256": slice_hashes(images),
         "cases": {"calibration": len(split.calibration), "gate": len(split.gate)},
-        "gates": {name: asdict(GATES[name]) for name in ("fp16", "bf16", "int8")},
+        "gates": {
+            name: asdict(GATES[name]) for name in (Precision.FP16, Precision.BF16, Precision.INT8)
+        },
         "largest_drop": LARGEST_DROP,
         "passes": {name: list(SCHEMES[name].passes) for name in calibration.variants},
         "variants": {outcome.variant: outcome.to_json() for outcome in outcomes},

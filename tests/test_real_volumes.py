@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cnnres_infer import Predictor
+from cnnres_infer.core.precision import Precision
 from cnnres_infer.outputs.writers import WRITERS
 from cnnres_infer.readers import load_volume
 from cnnres_infer.readers.case import read_case
@@ -89,7 +90,7 @@ def test_pytorch_agrees_on_a_whole_volume(predictor: Predictor, shared_data: Pat
         stored = volume_reference(predictor.bundle, engine, case)
     with open_engine(predictor.bundle, "ort", "fp32") as ours:
         comparison = compare_volume(ours, predictor.bundle, case, stored)
-    assert comparison.passes(GATES["fp32"])
+    assert comparison.passes(GATES[Precision.FP32])
     assert len(comparison.names) == 25
     assert len(comparison.agreement.counted) > 10
     assert comparison.agreement.largest_difference < 1e-4

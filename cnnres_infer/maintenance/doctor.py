@@ -162,7 +162,7 @@ def _backend(bundle: Bundle, name: str) -> Finding:
         return Finding(name, Status.FAIL, str(error))
 
 
-def _try(bundle: Bundle, name: str, precision: str, found: Probe) -> Finding:
+def _try(bundle: Bundle, name: str, precision: Precision, found: Probe) -> Finding:
     """Run the reference slices with the largest lesions, as many as the engine takes at once."""
     images, reference = load_reference(bundle)
     mask = bundle.spec.mask

@@ -7,6 +7,7 @@ from functools import partial
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.codes import Notice, WarningCode
 from cnnres_infer.core.grouping import group_names
+from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.provenance import Skipped, Verification
 from cnnres_infer.engines import AUTO, BACKENDS, probe
 from cnnres_infer.engines.base import Engine
@@ -20,7 +21,6 @@ from cnnres_infer.errors import (
 )
 from cnnres_infer.selection.autotune import fastest_first
 from cnnres_infer.selection.offers import offers, open_engine
-from cnnres_infer.verification.agreement import GATES
 from cnnres_infer.verification.self_check import self_check
 
 
@@ -119,8 +119,8 @@ def select(
     VerificationError
         If something could run, but disagrees with the network.
     """
-    if precision not in (AUTO, *GATES):
-        raise UsageError(f"no precision {precision!r}; choose from {', '.join((AUTO, *GATES))}")
+    if precision not in (AUTO, *Precision):
+        raise UsageError(f"no precision {precision!r}; choose from {', '.join((AUTO, *Precision))}")
     skipped = list(failed)
     errors: list[Exception] = []
     reselect = None

@@ -14,6 +14,7 @@ import numpy as np
 from cnnres_infer.bundle.bundle import REFERENCE, Bundle
 from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.mask import MaskSpec
+from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines.base import Engine, run_all
 from cnnres_infer.errors import BundleError
 
@@ -48,10 +49,10 @@ class Gate:
 
 
 GATES = {
-    "fp32": Gate(0.9995, 0.995, 0.9995, 0.001),
-    "fp16": Gate(0.999, 0.99, 0.999, 0.01),
-    "bf16": Gate(0.98, 0.93, 0.99, 0.05),
-    "int8": Gate(0.98, 0.93, 0.99, 0.05),
+    Precision.FP32: Gate(0.9995, 0.995, 0.9995, 0.001),
+    Precision.FP16: Gate(0.999, 0.99, 0.999, 0.01),
+    Precision.BF16: Gate(0.98, 0.93, 0.99, 0.05),
+    Precision.INT8: Gate(0.98, 0.93, 0.99, 0.05),
 }
 
 

@@ -6,6 +6,7 @@ from calibration.scan import Scan
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.case import Case, Modality
+from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.spec import ModelSpec
 from cnnres_infer.phantom.head import make_phantom
 from cnnres_infer.verification.agreement import GATES
@@ -37,14 +38,14 @@ def test_the_same_network_agrees_with_itself(scans: tuple[Scan, ...], spec: Mode
     assert verdict.agreement.mean == verdict.volume_dice == 1.0
     assert set(verdict.volumes) == {"first", "second"}
     assert verdict.drop == 0.0
-    assert verdict.misses(GATES["fp32"]) == ()
+    assert verdict.misses(GATES[Precision.FP32]) == ()
     reference, candidate = verdict.expert_slices or (0, 0)
     assert reference == candidate > 0.3
 
 
 def test_the_figures_that_miss_the_gate_are_named(scans: tuple[Scan, ...], spec: ModelSpec) -> None:
     verdict = Judge(scans, spec, bright)(lambda images: bright(images - 0.1))
-    misses = verdict.misses(GATES["int8"])
+    misses = verdict.misses(GATES[Precision.INT8])
     assert any(text.startswith("mean Dice of slices 0.") for text in misses)
     assert any(text.startswith("Dice of volumes 0.") for text in misses)
     assert verdict.to_json()["dice_mean"] == verdict.agreement.mean
@@ -55,5 +56,5 @@ def test_losing_the_experts_lesions_fails_the_gate(
 ) -> None:
     verdict = Judge(scans, spec, bright)(lambda images: 0 * bright(images))
     assert verdict.drop > 0.3
-    assert "drops by" in verdict.misses(GATES["int8"])[-1]
+    assert "drops by" in verdict.misses(GATES[Precision.INT8])[-1]
     assert verdict.agreement.one_empty == len(verdict.agreement.counted) > 0

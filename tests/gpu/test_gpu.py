@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines import NVIDIA, probe
 from cnnres_infer.engines.nvidia.device import Gpu
 from cnnres_infer.engines.tensorrt.store import PlanStore
@@ -64,7 +65,7 @@ def test_agrees_with_pytorch(backend: str, precision: str, table: list[tuple[str
         )
     )
     print(json.dumps({"backend": backend, "precision": precision, **agreement.to_json()}))  # noqa: T201
-    assert agreement.passes(GATES[precision]), agreement.to_json()
+    assert agreement.passes(GATES[Precision(precision)]), agreement.to_json()
 
 
 @pytest.mark.parametrize("count", [1, 5, 16, 17, 40, 64, 70])

@@ -51,12 +51,12 @@ def test_empty_slices_do_not_inflate_the_mean() -> None:
     assert agreement.flipped_pixels == 43
     assert agreement.pooled == pytest.approx(2 * 65 / (105 + 68))
     assert agreement.largest_difference == pytest.approx(0.9)
-    assert not agreement.passes(GATES["int8"])
+    assert not agreement.passes(GATES[Precision.INT8])
 
 
 def test_masks_that_are_all_empty_agree() -> None:
     agreement = Agreement.of(probabilities(0, 0), probabilities(0, 0), HALF)
-    assert agreement.passes(GATES["fp32"])
+    assert agreement.passes(GATES[Precision.FP32])
     assert agreement.both_empty == 2
 
 
@@ -65,7 +65,7 @@ def test_the_default_bundle_agrees_on_this_machine(default_bundle: Path, precisi
     bundle = Bundle.open(default_bundle)
     with open_engine(bundle, "ort", precision) as engine:
         agreement = compare(engine, bundle).agreement
-    assert agreement.passes(GATES[precision])
+    assert agreement.passes(GATES[Precision(precision)])
     assert agreement.largest_difference <= 1e-5
     assert len(agreement.slices) == 64
     assert len(agreement.counted) >= 30
@@ -102,7 +102,7 @@ def test_a_broken_engine_fails(
         honest = engine.run
         monkeypatch.setattr(engine, "run", lambda images: BREAKS[broken](honest(images)))
         agreement = compare(engine, bundle).agreement
-    assert not agreement.passes(GATES["int8"])
+    assert not agreement.passes(GATES[Precision.INT8])
 
 
 def test_the_command(default_bundle: Path) -> None:
