@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 from cnnres_infer.codes import ErrorCode
 from cnnres_infer.core.failure import Failure
 from cnnres_infer.core.jsonable import to_json
-from cnnres_infer.core.result import DEFAULT_FORMATS
-from cnnres_infer.errors import CnnresError, UsageError
+from cnnres_infer.errors import CnnresError, UsageError, VolumeError
 from cnnres_infer.outputs.save import check_formats, make_room, plan_all, save_refusal
+from cnnres_infer.outputs.writers import DEFAULT_FORMATS
 from cnnres_infer.outputs.writers.report import Refusal, Report
 from cnnres_infer.predictor import Predictor
-from cnnres_infer.readers.nifti.stream import stem, volume_name
+from cnnres_infer.readers import case_name
 
 # Nothing can be written where the mask would be, or nothing was there to be refused.
 _WITHOUT_REPORT = (
@@ -94,12 +94,13 @@ class Job:
         check_formats(self.formats)
         if len(volumes) > 1 and self.others:
             raise UsageError("`flair` and `brain_mask` belong to one volume: give a single one")
-        outputs = [(self.folder(path).resolve(), stem(path)) for path in volumes]
-        if len(set(outputs)) < len(outputs):
+        named = [(path, name) for path in volumes if (name := _name(path))]
+        # Some file systems take names for one that differ in case alone.
+        outputs = {(self.folder(path).resolve(), name.lower()) for path, name in named}
+        if len(outputs) < len(named):
             raise UsageError("outputs of volumes of the same name would overwrite each other")
         inputs = {path.resolve() for path in (*volumes, *self.others)}
-        for volume in volumes:
-            name = volume.name[: len(stem(volume))]
+        for volume, name in named:
             planned = plan_all(self.folder(volume), name).values()
             for path in inputs & {each.resolve() for each in planned}:
                 raise UsageError(f"{path} is given as input and would be overwritten as an output")
@@ -118,7 +119,7 @@ class Job:
             yield entry
 
     def _segment(self, predictor: Predictor, path: Path) -> CaseReport:
-        folder, name = self.folder(path), volume_name(path)
+        folder, name = self.folder(path), case_name(path)
         make_room(folder, name, self.formats, overwrite=self.overwrite)
         result = predictor.predict(
             path, flair=self.flair, modality=self.modality, brain_mask=self.brain_mask
@@ -139,9 +140,18 @@ class Job:
             return
         if self.out is not None or folder.is_dir():
             with suppress(CnnresError):
-                save_refusal(folder, volume_name(refusal.input), refusal)
+                save_refusal(folder, case_name(refusal.input), refusal)
 
 
 def _names(message: str, path: Path) -> bool:
     """Tell whether a message says which file it is about."""
-    return str(path) in message or message.lower().startswith(f"{stem(path)}:")
+    name = _name(path)
+    return str(path) in message or (name is not None and message.startswith(f"{name}:"))
+
+
+def _name(path: Path) -> str | None:
+    """Name of a case; None if it has none, for which it is refused later."""
+    try:
+        return case_name(path)
+    except VolumeError:
+        return None

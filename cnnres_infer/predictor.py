@@ -13,6 +13,7 @@ from cnnres_infer.core.result import Result
 from cnnres_infer.core.volume import Probabilities
 from cnnres_infer.engines import AUTO
 from cnnres_infer.engines.base import Engine, run_checked
+from cnnres_infer.errors import UsageError
 from cnnres_infer.host.blas import single_blas_thread
 from cnnres_infer.host.machine import peak_memory_mb, resident_bytes
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
@@ -120,7 +121,7 @@ class Predictor:
         *,
         affine: NDArray[Any] | None = None,
         flair: Source | None = None,
-        modality: str = Modality.DWI,
+        modality: str | None = None,
         brain_mask: Source | None = None,
     ) -> Result:
         """Segment a volume.
@@ -138,7 +139,7 @@ class Predictor:
             The FLAIR of the same session, on any grid, with an affine of its own
             where it is an array; its answer is merged with that of the DWI.
         modality
-            ``"dwi"`` or ``"flair"``: what `source` is.
+            ``"dwi"``, the default, or ``"flair"``: what `source` is.
         brain_mask
             The brain on the grid of `source`; by default it is found.
 
@@ -157,18 +158,22 @@ class Predictor:
             If the backend fails, and none may or can take over.
         """
         clock = Stopwatch(self.limits.timeout)
+        beside = {"affine": affine, "flair": flair, "modality": modality, "brain_mask": brain_mask}
         if isinstance(source, Case):
+            given = [f"{name}=" for name, value in beside.items() if value is not None]
+            if given:
+                raise UsageError(f"a Case holds all of a scan; leave out {', '.join(given)}")
             case = source
-            self.bundle.spec.check_modalities(case.modality, case.flair is not None)
         else:
-            shown = Modality.parse(modality)
-            self.bundle.spec.check_modalities(shown, flair is not None)
+            parsed = Modality.parse(modality or Modality.DWI)
+            # Before anything is read, which may take long.
+            self.bundle.spec.check_modalities(parsed, flair is not None)
             with clock("read"):
                 case = read_case(
                     source,
                     affine=affine,
                     flair=flair,
-                    modality=shown,
+                    modality=parsed,
                     brain_mask=brain_mask,
                     limits=self.limits,
                 )

@@ -54,24 +54,30 @@ def sources(top: str) -> dict[str, Path]:
 MODULES = {name: path for top in (PACKAGE, *TOOLS) for name, path in sources(top).items()}
 
 
-def imports(path: Path) -> set[str]:
-    """Modules that a file imports anywhere, including for type checking."""
+def imports(source: str) -> set[str]:
+    """Modules that a source imports anywhere in it: for types, late, or by their names."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
+            assert node.level == 0, "a relative import"
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
                 found.add(whole if whole in MODULES else str(node.module))
+                # Public names of the package are loaded from any room.
+                assert node.module != PACKAGE or whole in MODULES or alias.name == "__version__"
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            # What `import_module` is given, with or without an attribute.
+            named = node.value.partition(":")[0]
+            found |= {named} if named in MODULES and "." in named else set()
     return found
 
 
-IMPORTS = {name: imports(path) for name, path in MODULES.items()}
+IMPORTS = {name: imports(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 # Without the package's own module: it has the version, and imports public names lazily.
 OURS = {
-    name: {each for each in found if each in MODULES and each != PACKAGE}
+    name: {each for each in found if each in MODULES and each not in (PACKAGE, name)}
     for name, found in IMPORTS.items()
     if name not in (PACKAGE, f"{PACKAGE}.__main__")
 }
@@ -114,3 +120,21 @@ def test_the_checkout_only_tools_import_in_order(name: str) -> None:
 
 def test_there_are_no_circular_imports() -> None:
     assert len(list(TopologicalSorter(OURS).static_order())) >= len(OURS)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def late():\n    from cnnres_infer.outputs.save import save",
+        "def late():\n    return import_module('cnnres_infer.outputs.save')",
+        "TABLE = {'a': 'cnnres_infer.outputs.save:save'}",
+        "if TYPE_CHECKING:\n    import cnnres_infer.outputs.save",
+    ],
+)
+def test_no_way_of_importing_is_overlooked(source: str) -> None:
+    assert "cnnres_infer.outputs.save" in imports(source)
+
+
+def test_public_names_are_no_way_around_the_order() -> None:
+    with pytest.raises(AssertionError):
+        imports("from cnnres_infer import Predictor")

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 
 from cnnres_infer import Predictor
 from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.core.case import Case, Modality
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import GeometryError, UsageError, VolumeError
 from cnnres_infer.phantom.head import make_phantom
@@ -171,3 +173,41 @@ def test_the_result_names_the_variant_that_ran(bright_bundle: Path) -> None:
         assert predictor.predict(volume).provenance.engine.variant == "fp32"
     with Predictor.load(None, "ort", "fp32", self_check=False) as predictor:
         assert predictor.predict(volume).provenance.engine.variant == "fp32-cpu"
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"flair": "missing.nii"},
+        {"brain_mask": "missing.nii"},
+        {"modality": "flair"},
+        {"affine": np.eye(4)},
+    ],
+)
+def test_a_case_is_given_alone(predictor: Predictor, beside: dict[str, Any]) -> None:
+    case = Case(Modality.DWI, blob_volume()[0])
+    assert predictor.predict(case).mask.data.any()
+    with pytest.raises(UsageError, match=f"leave out {next(iter(beside))}="):
+        predictor.predict(case, **beside)
+
+
+def test_an_affine_is_given_once(predictor: Predictor) -> None:
+    volume, _ = blob_volume()
+    with pytest.raises(UsageError, match="leave out affine="):
+        predictor.predict(volume, affine=np.eye(4))
+    with pytest.raises(UsageError, match="give one"):
+        predictor.predict((volume.data, volume.grid.affine), affine=np.eye(4))
+
+
+def test_arrays_have_affines_of_their_own(make_bundle: BundleMaker) -> None:
+    """A FLAIR on another grid than the DWI's is not misplaced by the DWI's affine."""
+    dwi, _ = blob_volume(radius_mm=0.1)
+    shape = (80, 90, 28)
+    affine = oriented_affine((0, 1, 2), (1, 1, 1), (2.0, 2.0, 4.0), (0.1, 0.0, 0.0), shape)
+    flair, _ = blob_volume(shape, affine)
+    pairs = [(volume.data, volume.grid.affine) for volume in (dwi, flair)]
+    with Predictor.load(make_bundle(fusion={"rule": "max", "dwi_weight": 0.5})) as predictor:
+        result = predictor.predict(pairs[0], flair=pairs[1])
+        assert dice(result.mask.data > 0, blob_volume()[1]) > 0.7
+        with pytest.raises(VolumeError, match="affine"):
+            predictor.predict(pairs[0], flair=flair.data)

@@ -132,7 +132,7 @@ def print_report(
 
 def _formats(prob: bool, overlay: bool, named: list[str] | None) -> tuple[str, ...]:
     """What to write: the named outputs or the usual ones, with the map or without the overlay."""
-    from cnnres_infer.core.result import DEFAULT_FORMATS
+    from cnnres_infer.outputs.writers import DEFAULT_FORMATS
 
     wanted = list(named or DEFAULT_FORMATS) + (["probabilities"] if prob else [])
     return tuple(name for name in wanted if overlay or name != "overlay")

@@ -121,7 +121,7 @@ class Grid:
         """
         cosines = self.affine[:3, :3] / np.asarray(self.spacing)
         if abs(np.linalg.det(cosines)) < _MIN_COSINE_DETERMINANT:
-            raise GeometryError("two axes of the volume are parallel; correct its sform or qform")
+            raise GeometryError("two axes of the volume are parallel; correct its affine")
         left, posterior, superior = max(
             permutations(range(3)),
             key=lambda p: sum(abs(cosines[world, p[world]]) for world in range(3)),

@@ -31,11 +31,8 @@ class Saver(Protocol):
     """Writes a result to files; see `cnnres_infer.outputs.save.save`."""
 
     def __call__(
-        self, result: "Result", folder: Path, formats: Sequence[str], *, overwrite: bool
+        self, result: "Result", folder: Path, formats: Sequence[str] | None, *, overwrite: bool
     ) -> Saved: ...
-
-
-DEFAULT_FORMATS = ("mask", "report", "overlay")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +74,7 @@ class Result:
     def save(
         self,
         folder: Path | str,
-        formats: Sequence[str] = DEFAULT_FORMATS,
+        formats: Sequence[str] | None = None,
         *,
         overwrite: bool = False,
     ) -> Saved:
@@ -88,8 +85,8 @@ class Result:
         folder
             Output folder; created if it does not exist.
         formats
-            Output formats: ``"mask"``, ``"probabilities"``, ``"report"``,
-            ``"overlay"``.
+            Names of output formats, of the table in `cnnres_infer.outputs.writers`;
+            by default those marked so there.
         overwrite
             Overwrite existing outputs of the case, and delete those in other
             formats.

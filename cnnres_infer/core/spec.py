@@ -160,8 +160,6 @@ class ModelSpec:
         UsageError
             If the model does not support these modalities, or needs more.
         """
-        if with_flair and modality is Modality.FLAIR:
-            raise UsageError("two FLAIR volumes cannot be combined; give the DWI first")
         needed = {modality, Modality.FLAIR} if with_flair else {modality}
         if not needed <= set(self.modalities):
             supported = " and ".join(self.modalities)

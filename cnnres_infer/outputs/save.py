@@ -9,7 +9,7 @@ from typing import TypeAlias
 from cnnres_infer.core.result import Result, Saved
 from cnnres_infer.errors import UsageError
 from cnnres_infer.host.atomic import check_free, exclusive, unfinished, write_all
-from cnnres_infer.outputs.writers import WRITERS
+from cnnres_infer.outputs.writers import DEFAULT_FORMATS, MASK, WRITERS
 from cnnres_infer.outputs.writers.report import Refusal, render_refusal
 
 # Path of each output of a case by its format, in the order of writing.
@@ -43,14 +43,13 @@ def plan(folder: Path, name: str, formats: Sequence[str]) -> Paths:
         If a format is unknown.
     """
     check_formats(formats)
-    return {
-        each: folder / f"{name}{writer.suffix}"
-        for each, writer in WRITERS.items()
-        if each in formats
-    }
+    mask_last = sorted(WRITERS, key=lambda each: each == MASK)
+    return {each: folder / f"{name}{WRITERS[each].suffix}" for each in mask_last if each in formats}
 
 
-def save(result: Result, folder: Path, formats: Sequence[str], *, overwrite: bool) -> Saved:
+def save(
+    result: Result, folder: Path, formats: Sequence[str] | None = None, *, overwrite: bool = False
+) -> Saved:
     """Write the outputs of a result: all of them or none, the mask last.
 
     Parameters
@@ -72,7 +71,8 @@ def save(result: Result, folder: Path, formats: Sequence[str], *, overwrite: boo
         If the folder cannot be written to.
     """
     name = result.volume.name
-    outputs = make_room(folder, name, formats, overwrite=overwrite)
+    wanted = DEFAULT_FORMATS if formats is None else formats
+    outputs = make_room(folder, name, wanted, overwrite=overwrite)
     contents = {path: WRITERS[each].render(result) for each, path in outputs.items()}
     all_outputs = plan_all(folder, name)
     with exclusive(folder, all_outputs.values()):

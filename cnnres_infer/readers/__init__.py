@@ -1,47 +1,42 @@
 """The table of readers: the supported file formats, recognised by content."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any
 
 from cnnres_infer.core.arrays import Affine
+from cnnres_infer.core.case import Case, Modality
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
 
-Load: TypeAlias = Callable[..., Volume]
+_HEAD_BYTES = 1 << 12
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A file format.
+    """A format of files, or of folders.
 
     Attributes
     ----------
     module
-        Name of a module with ``recognises(head: bytes) -> bool``, which is
-        given the first bytes of a file, and ``load_volume``, with the parameters
-        of `load_volume`. It is imported only when a file is read.
+        Name of the module that reads it, imported only when something is read.
+        It has ``recognises(path, head) -> bool``, which is given the first bytes
+        of a file (none of a folder); ``case_name(path)``, ``load_volume`` and
+        ``load_case``, with the parameters of the functions of these names here.
     """
 
     module: str
 
-    def recognises(self, head: bytes) -> bool:
-        """Whether a file that starts with `head` is of this format."""
-        return bool(import_module(self.module).recognises(head))
-
     @property
-    def load(self) -> Load:
-        """The module's ``load_volume``."""
-        load: Load = import_module(self.module).load_volume
-        return load
+    def functions(self) -> Any:
+        """The module itself."""
+        return import_module(self.module)
 
 
 READERS = {"nifti": Reader("cnnres_infer.readers.nifti.read")}
-# Files that no reader recognises go to this one, whose errors say what is wrong with them.
+# What no reader recognises goes to this one, whose errors say what is wrong with it.
 FALLBACK = "nifti"
-_HEAD_BYTES = 1 << 12
 
 
 def load_volume(
@@ -76,17 +71,60 @@ def load_volume(
         If the file exceeds a limit, or its header says so.
     """
     path = Path(path)
-    return _reader(path).load(path, limits, affine, may_be_zero=may_be_zero)
+    volume: Volume = _functions(path).load_volume(path, limits, affine, may_be_zero=may_be_zero)
+    return volume
 
 
-def _reader(path: Path) -> Reader:
-    others = [reader for name, reader in READERS.items() if name != FALLBACK]
-    head = _head(path) if others else b""
-    return next((each for each in others if each.recognises(head)), READERS[FALLBACK])
+def load_case(
+    path: Path | str,
+    modality: Modality = Modality.DWI,
+    limits: Limits = DEFAULT_LIMITS,
+    affine: Affine | None = None,
+) -> Case:
+    """Read and check everything that belongs to a scan, as far as the format holds it.
+
+    Parameters
+    ----------
+    path
+        The file or folder.
+    modality
+        What the volume to be segmented shows.
+    limits, affine
+        See `load_volume`.
+
+    Raises
+    ------
+    InputError
+        If a volume must not be segmented.
+    """
+    path = Path(path)
+    case: Case = _functions(path).load_case(path, modality, limits, affine)
+    return case
+
+
+def case_name(path: Path) -> str:
+    """Name of the case in a file or folder, from which its outputs are named.
+
+    Raises
+    ------
+    VolumeError
+        If the name of the file does not suit its format.
+    """
+    name: str = _functions(path).case_name(path)
+    return name
+
+
+def _functions(path: Path) -> Any:
+    """Module of the reader for a path."""
+    head = _head(path)
+    for reader in READERS.values():
+        if reader.functions.recognises(path, head):
+            return reader.functions
+    return READERS[FALLBACK].functions
 
 
 def _head(path: Path) -> bytes:
-    """First bytes of a regular file; empty if it cannot be read, which the fallback reports."""
+    """First bytes of a regular file; empty if there are none to read, which its reader reports."""
     try:
         if not path.is_file():
             return b""

@@ -1,5 +1,6 @@
 """Cases from paths, nibabel images, or arrays with their affines."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
@@ -9,9 +10,9 @@ from numpy.typing import NDArray
 from cnnres_infer.core.arrays import Affine
 from cnnres_infer.core.case import Case, Modality
 from cnnres_infer.core.volume import Volume
-from cnnres_infer.errors import VolumeError
+from cnnres_infer.errors import UsageError, VolumeError
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
-from cnnres_infer.readers import load_volume
+from cnnres_infer.readers import load_case, load_volume
 from cnnres_infer.readers.nifti.read import volume_from_image
 
 if TYPE_CHECKING:
@@ -56,16 +57,31 @@ def read_case(
     InputError
         If a volume must not be segmented.
     UsageError
-        If a FLAIR is combined with a FLAIR.
+        If a FLAIR is combined with a FLAIR, or an affine is given twice.
     """
-    volume = read_volume(source, str(modality), limits, affine)
-    mask_affine = volume.grid.affine if isinstance(brain_mask, np.ndarray) else None
-    return Case(
-        modality,
-        volume,
-        None if flair is None else read_volume(flair, str(Modality.FLAIR), limits),
-        None if brain_mask is None else read_volume(brain_mask, "brain mask", limits, mask_affine),
+    case = _scan(source, modality, limits, affine)
+    mask_affine = case.volume.grid.affine if isinstance(brain_mask, np.ndarray) else None
+    return replace(
+        case,
+        flair=case.flair if flair is None else read_volume(flair, str(Modality.FLAIR), limits),
+        brain_mask=(
+            case.brain_mask
+            if brain_mask is None
+            else read_volume(brain_mask, "brain mask", limits, mask_affine)
+        ),
     )
+
+
+def _scan(source: Source, modality: Modality, limits: Limits, affine: NDArray[Any] | None) -> Case:
+    """The case in a file or folder, or one of a volume alone."""
+    if isinstance(source, tuple) and affine is not None:
+        raise UsageError("affine= and a pair with an affine contradict each other; give one")
+    if isinstance(source, Volume) and affine is not None:
+        raise UsageError("a Volume has its own affine; leave out affine=")
+    path, place = source if isinstance(source, tuple) else (source, affine)
+    if isinstance(path, (str, Path)):
+        return load_case(path, modality, limits, place)
+    return Case(modality, read_volume(source, str(modality), limits, affine))
 
 
 def read_volume(

@@ -20,12 +20,12 @@ from cnnres_infer import Bundle, Predictor
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.provenance import EngineInfo
-from cnnres_infer.core.result import DEFAULT_FORMATS
 from cnnres_infer.engines.base import Variants
 from cnnres_infer.errors import EngineRunError, LimitError, OutputError
 from cnnres_infer.host.machine import resident_memory_mb
 from cnnres_infer.limits import Limits
 from cnnres_infer.outputs.save import plan
+from cnnres_infer.outputs.writers import DEFAULT_FORMATS
 from cnnres_infer.readers.nifti.write import save_volume
 from cnnres_infer.selection.select import Selection
 from tests.conftest import blob_volume

@@ -13,7 +13,7 @@ from cnnres_infer.core.result import Result
 from cnnres_infer.engines import BACKENDS
 from cnnres_infer.errors import InputError, OutputError, OutputExistsError
 from cnnres_infer.outputs import save as outputs
-from cnnres_infer.outputs.writers import WRITERS
+from cnnres_infer.outputs.writers import WRITERS, Writer
 from cnnres_infer.outputs.writers.report import Refusal, Report
 from tests.conftest import blob_volume
 
@@ -140,3 +140,10 @@ def test_the_report_describes_the_lesions(result: Result) -> None:
     assert report["research_use_only"] is True
     assert report["grid"]["shape"] == [60, 70, 20]
     assert report["versions"]["numpy"] == np.__version__
+
+
+def test_the_mask_is_last_wherever_a_format_stands_in_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(WRITERS, "later", Writer("_later.txt", "none"))
+    assert list(outputs.plan_all(tmp_path, "a"))[-1] == "mask"

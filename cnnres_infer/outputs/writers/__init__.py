@@ -1,8 +1,7 @@
 """The table of output formats.
 
-A writer is a module with ``render(result) -> bytes``. The outputs of a case are
-written in the order of the table, with the mask last: if it exists, so do all
-others.
+A writer is a module with ``render(result) -> bytes``. The mask of a case is
+written last: if it exists, so do all other outputs.
 """
 
 from dataclasses import dataclass
@@ -21,10 +20,13 @@ class Writer:
         End of the file name, after the name of the case.
     module
         Name of the module with ``render``; imported only when it is used.
+    default
+        Whether it is written unless formats are named.
     """
 
     suffix: str
     module: str
+    default: bool = True
 
     def render(self, result: Result) -> bytes:
         """Render a result as the content of a file."""
@@ -34,7 +36,11 @@ class Writer:
 
 WRITERS = {
     "report": Writer("_report.json", "cnnres_infer.outputs.writers.report"),
-    "probabilities": Writer("_lesion_prob.nii.gz", "cnnres_infer.outputs.writers.probabilities"),
+    "probabilities": Writer(
+        "_lesion_prob.nii.gz", "cnnres_infer.outputs.writers.probabilities", default=False
+    ),
     "overlay": Writer("_overlay.png", "cnnres_infer.outputs.writers.overlay"),
     "mask": Writer("_lesion_mask.nii.gz", "cnnres_infer.outputs.writers.mask"),
 }
+MASK = "mask"
+DEFAULT_FORMATS = tuple(name for name, writer in WRITERS.items() if writer.default)

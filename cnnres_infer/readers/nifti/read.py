@@ -9,6 +9,7 @@ import numpy as np
 
 from cnnres_infer.codes import Notice
 from cnnres_infer.core.arrays import Affine, FloatArray
+from cnnres_infer.core.case import Case, Modality
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.volume import Volume, overflows
 from cnnres_infer.errors import GeometryError, VolumeError
@@ -31,12 +32,22 @@ if TYPE_CHECKING:
 _CHUNK_VOXELS = 1 << 20
 
 
-def recognises(head: bytes) -> bool:
+def recognises(path: Path, head: bytes) -> bool:
     """Whether a file that starts with `head` is NIfTI; any gzip file is taken for one."""
     size = head[:4]
     return head.startswith(GZIP) or any(
         int.from_bytes(size, order) in HEADER_SIZES for order in ("little", "big")
     )
+
+
+def case_name(path: Path) -> str:
+    """Name of the file without its suffix; see `cnnres_infer.readers.case_name`."""
+    return volume_name(path)
+
+
+def load_case(path: Path, modality: Modality, limits: Limits, affine: Affine | None) -> Case:
+    """Read a NIfTI file as a case of its own; see `cnnres_infer.readers.load_case`."""
+    return Case(modality, load_volume(path, limits, affine))
 
 
 def load_volume(

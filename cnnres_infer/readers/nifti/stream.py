@@ -49,11 +49,6 @@ class VerifiedStream:
     header: Header
 
 
-def stem(path: Path) -> str:
-    """File name without ``.nii`` and ``.gz``, in lower case, whatever its suffix is."""
-    return path.name.lower().removesuffix(".gz").removesuffix(".nii")
-
-
 def volume_name(path: Path) -> str:
     """File name without its NIfTI suffix.
 
