@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from cnnres_infer.bundle.bundle import Bundle
     from cnnres_infer.core.case import Case, Modality
     from cnnres_infer.core.grid import Grid
+    from cnnres_infer.core.mask import Lesion, Mask
     from cnnres_infer.core.precision import Precision
     from cnnres_infer.core.result import Result
-    from cnnres_infer.core.volume import Volume
+    from cnnres_infer.core.volume import Probabilities, Volume
     from cnnres_infer.errors import CnnresError
     from cnnres_infer.limits import Limits
     from cnnres_infer.predictor import Predictor
@@ -23,10 +24,13 @@ __all__ = [
     "Case",
     "CnnresError",
     "Grid",
+    "Lesion",
     "Limits",
+    "Mask",
     "Modality",
     "Precision",
     "Predictor",
+    "Probabilities",
     "Result",
     "Volume",
     "__version__",
@@ -37,10 +41,13 @@ _DEFINED_IN = {
     "Case": "cnnres_infer.core.case",
     "CnnresError": "cnnres_infer.errors",
     "Grid": "cnnres_infer.core.grid",
+    "Lesion": "cnnres_infer.core.mask",
     "Limits": "cnnres_infer.limits",
+    "Mask": "cnnres_infer.core.mask",
     "Modality": "cnnres_infer.core.case",
     "Precision": "cnnres_infer.core.precision",
     "Predictor": "cnnres_infer.predictor",
+    "Probabilities": "cnnres_infer.core.volume",
     "Result": "cnnres_infer.core.result",
     "Volume": "cnnres_infer.core.volume",
 }

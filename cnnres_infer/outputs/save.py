@@ -123,8 +123,8 @@ def save_refusal(folder: Path, name: str, refusal: Refusal) -> None:
     ----------
     folder, name
         See `plan`.
-    entry
-        The input, the status and the error.
+    refusal
+        The input and the error.
 
     Raises
     ------
