@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.engines.base import run_all
 from cnnres_infer.errors import BundleError
+from cnnres_infer.selection.offers import open_engine
 from cnnres_infer.verification.agreement import load_reference
 from network.checkpoint import load_checkpoint
 
@@ -31,10 +34,13 @@ def test_a_bundle_from_a_bundles_weights(default_bundle: Path, tmp_path: Path) -
     assert "fp32: largest difference" in done.stdout
     bundle = Bundle.open(tmp_path / "mine")
     assert bundle.spec.name == "mine"
+    # Which slices are kept hangs on the last bits, which processors round in their own ways.
     images, probabilities = load_reference(bundle)
-    expected = load_reference(Bundle.open(default_bundle))
-    assert np.array_equal(images, expected[0])
-    assert np.abs(probabilities - expected[1]).max() <= 1e-5
+    shipped_images, shipped = load_reference(Bundle.open(default_bundle))
+    assert images.shape == shipped_images.shape
+    with open_engine(bundle, "ort", Precision.FP32) as engine:
+        assert np.abs(run_all(engine, images) - probabilities).max() <= 1e-5
+        assert np.abs(run_all(engine, shipped_images) - shipped).max() <= 1e-5
     card = (tmp_path / "mine" / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "ISLES" in card
     again = export(checkpoint, *options)
