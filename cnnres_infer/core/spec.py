@@ -18,6 +18,8 @@ FUSION_RULES: dict[str, Callable[[FloatArray, FloatArray, np.float32], FloatArra
     "max": lambda dwi, flair, _weight: np.maximum(dwi, flair),
 }
 
+SHADINGS = ("none", "removed")
+
 
 @dataclass(frozen=True)
 class SliceSpec:
@@ -33,11 +35,15 @@ class SliceSpec:
         The intensity that becomes 1.0, in multiples of the tissue median (see
         `cnnres_infer.pipeline.slices.normalisation`); what is brighter is cut
         off there.
+    shading
+        ``"removed"`` if the network expects volumes without the coil's shading,
+        ``"none"`` for volumes as they are; see `cnnres_infer.pipeline.shading`.
     """
 
     size: int
     spacing: float
     ceiling: float
+    shading: str = "none"
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,10 @@ class ModelSpec:
             ),
             (0.1 <= self.slices.spacing <= 10, f"spacing is {self.slices.spacing} mm"),
             (0 < self.slices.ceiling < 100, f"ceiling is {self.slices.ceiling}"),
+            (
+                self.slices.shading in SHADINGS,
+                f"shading is {self.slices.shading!r}, none of {', '.join(SHADINGS)}",
+            ),
             (0 < self.mask.threshold < 1, f"threshold is {self.mask.threshold}"),
             (0 <= self.mask.smallest_ml < 100, f"smallest lesion is {self.mask.smallest_ml} ml"),
         ):
