@@ -24,6 +24,7 @@ _PLAIN, _BRIGHTER = 0.4, 0.25
 _ROUNDS = 6
 # What bends the trend must explain more than this share of variance.
 _STIFFNESS = 0.02
+_RIDGE = 1e-7
 
 # A voxel of the coarse grid counts if at least this share of it is brain.
 _OCCUPIED = 0.5
@@ -94,7 +95,10 @@ def _log_field(signal: FloatArray, weight: FloatArray, axes: list[_Axis]) -> Flo
     trend = np.zeros_like(level)
     for later in range(_ROUNDS):
         flat = level - trend
-        low, plain, high = np.quantile(flat, (_DARKEST, _PLAIN, 1 - _BRIGHTEST))
+        ranked, last = np.sort(flat), len(flat) - 1
+        low, plain, high = (
+            float(ranked[round(part * last)]) for part in (_DARKEST, _PLAIN, 1 - _BRIGHTEST)
+        )
         high = min(high, plain + _BRIGHTER) if later else high
         kept = share[seen] * ((flat >= low) & (flat <= high))
         factors = _fitted(terms, level, kept)
@@ -112,9 +116,10 @@ def _fitted(terms: FloatArray, level: FloatArray, weight: FloatArray) -> FloatAr
     """Factors (10,) of the terms (10, N) that fit levels (N,) best."""
     weighted = terms * weight
     stiffness = np.r_[np.zeros(4), np.full(6, _STIFFNESS)] * weight.sum()
-    # The pseudo-inverse, as an axis of one voxel leaves terms without any say.
-    inverse = np.linalg.pinv(weighted @ terms.T + np.diag(stiffness), rcond=1e-6, hermitian=True)
-    factors: FloatArray = (inverse @ (weighted @ level)).astype(np.float32)
+    normal = (weighted @ terms.T).astype(np.float64) + np.diag(stiffness)
+    # Along an axis of one voxel, terms are equal or zero: a little of the identity decides.
+    normal += _RIDGE * np.trace(normal) * np.eye(len(normal))
+    factors: FloatArray = np.linalg.solve(normal, weighted @ level).astype(np.float32)
     return factors
 
 
