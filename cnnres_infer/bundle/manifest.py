@@ -27,7 +27,10 @@ def spec_from_json(content: dict[str, Any]) -> ModelSpec:
             channels=int(image["channels"]),
             modalities=tuple(Modality.parse(str(name)) for name in image["modalities"]),
             slices=SliceSpec(
-                int(image["size"]), float(image["spacing_mm"]), float(image["ceiling"])
+                int(image["size"]),
+                float(image["spacing_mm"]),
+                float(image["ceiling"]),
+                str(image.get("shading", "none")),
             ),
             fusion=FusionSpec(str(fusion["rule"]), float(fusion["dwi_weight"])),
             mask=MaskSpec(float(mask["threshold"]), float(mask["smallest_lesion_ml"])),
@@ -49,6 +52,8 @@ def spec_to_json(spec: ModelSpec) -> dict[str, Any]:
             "size": spec.slices.size,
             "spacing_mm": spec.slices.spacing,
             "ceiling": spec.slices.ceiling,
+            # Left out where there is none to remove, so that what was bound to a spec stays bound.
+            **({} if spec.slices.shading == "none" else {"shading": spec.slices.shading}),
         },
         "fusion": {"rule": spec.fusion.rule, "dwi_weight": spec.fusion.dwi_weight},
         "mask": {

@@ -18,6 +18,8 @@ FUSION_RULES: dict[str, Callable[[FloatArray, FloatArray, np.float32], FloatArra
     "max": lambda dwi, flair, _weight: np.maximum(dwi, flair),
 }
 
+SHADINGS = ("none", "removed")
+
 
 @dataclass(frozen=True)
 class SliceSpec:
@@ -33,11 +35,15 @@ class SliceSpec:
         Intensity that is mapped to 1.0, as a multiple of the tissue median (see
         `cnnres_infer.pipeline.slices.normalisation`); brighter voxels are
         clipped.
+    shading
+        ``"removed"`` if the network expects volumes without the coil's shading
+        (see `cnnres_infer.pipeline.shading`), ``"none"`` for volumes as they are.
     """
 
     size: int
     spacing: float
     ceiling: float
+    shading: str = "none"
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,10 @@ class ModelSpec:
             (
                 0 < self.slices.ceiling < 100,
                 f"ceiling is {self.slices.ceiling}, not between 0 and 100",
+            ),
+            (
+                self.slices.shading in SHADINGS,
+                f"shading is {self.slices.shading!r}, none of {', '.join(SHADINGS)}",
             ),
             (
                 0 < self.mask.threshold < 1,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.spec import SliceSpec
 from cnnres_infer.core.volume import Volume
+from cnnres_infer.pipeline.shading import corrected
 from cnnres_infer.pipeline.slices.geometry import SliceGeometry
 from cnnres_infer.pipeline.slices.normalisation import saturation
 
@@ -59,6 +60,7 @@ def to_batches(
     VolumeError
         If the brain has no positive intensities.
     """
+    channels = tuple(corrected(volume, brain, spec) for volume in channels)
     occupied = np.flatnonzero(geometry.orientation.view(brain).any(axis=(0, 1)))
     scales = [1.0 / saturation(volume, brain, spec) for volume in channels]
     for first in range(0, len(occupied), batch_size):

@@ -1,0 +1,64 @@
+"""ADC from b0 and DWI, and the lesions that it rejects."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cnnres_infer.core.arrays import BoolArray, FloatArray
+from cnnres_infer.pipeline.diffusion import adc_from_b0, brain_adc, is_unrestricted, relative_adc
+
+SHAPE = (10, 12, 4)
+
+
+def brain() -> BoolArray:
+    mask = np.zeros(SHAPE, np.bool_)
+    mask[1:9, 1:11] = True
+    return mask
+
+
+def lesions() -> tuple[np.ndarray, FloatArray]:
+    """Three lesions: of half of the brain's ADC, of all of it, and of none that is known."""
+    labels = np.zeros(SHAPE, np.uint32)
+    labels[2:4, 2:4, 1], labels[6:8, 2:4, 1], labels[2:4, 7:9, 2] = 1, 2, 3
+    adc = np.where(brain(), 0.8e-3, 0).astype(np.float32)
+    adc[labels == 1], adc[labels == 3] = 0.4e-3, np.nan
+    return labels, adc
+
+
+@given(adc=st.floats(1e-4, 4e-3), b=st.floats(200, 3000), scale=st.floats(1e-3, 1e6))
+def test_adc_is_what_made_the_dwi(adc: float, b: float, scale: float) -> None:
+    b0 = np.full(SHAPE, scale, np.float32)
+    dwi = (b0 * np.exp(-b * adc)).astype(np.float32)
+    np.testing.assert_allclose(adc_from_b0(dwi, b0, b), adc, rtol=1e-2, atol=2e-6)
+
+
+def test_adc_is_unknown_where_an_intensity_is_not_positive() -> None:
+    dwi, b0 = np.full(SHAPE, 1.0, np.float32), np.full(SHAPE, 2.0, np.float32)
+    dwi[0], b0[1] = 0, -1
+    adc = adc_from_b0(dwi, b0, 1000.0)
+    assert np.isnan(adc[:2]).all()
+    np.testing.assert_allclose(adc[2:], np.log(2) / 1000, rtol=1e-5)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e3, 1e6])
+def test_relative_adc_needs_no_unit(unit: float) -> None:
+    labels, adc = lesions()
+    relative = relative_adc(labels, adc * np.float32(unit), brain())
+    np.testing.assert_allclose(relative, [0.5, 1.0, np.nan], rtol=1e-5)
+
+
+def test_lesions_that_do_not_restrict_diffusion_are_rejected() -> None:
+    labels, adc = lesions()
+    relative = relative_adc(labels, adc, brain())
+    assert is_unrestricted(relative, 0.9).tolist() == [False, True, False]
+    assert is_unrestricted(relative, 0.5).tolist() == [True, True, False]
+    assert is_unrestricted(np.array([0.9, 0.899]), 0.9).tolist() == [True, False]
+
+
+def test_without_lesions_or_adc_nothing_is_rejected() -> None:
+    labels, adc = lesions()
+    assert relative_adc(np.zeros_like(labels), adc, brain()).shape == (0,)
+    unknown = np.zeros_like(adc)
+    assert np.isnan(brain_adc(unknown, brain()))
+    assert not is_unrestricted(relative_adc(labels, unknown, brain()), 0.9).any()
