@@ -92,7 +92,7 @@ def _halves(scans: list[Scan], seed: int) -> Split:
 
 def _load_collections(root: Path, spec: ModelSpec, seed: int) -> Split:
     """Half of the held-out patients and a volume without expert mask to calibrate with."""
-    dwi, flair = load_validation_slices(root)
+    dwi, flair = load_validation_slices(root, spec.slices)
     slices = {Modality.DWI: dwi, Modality.FLAIR: flair}
     singles = [
         scan

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from calibration.fake_quant import TorchGraph
 from calibration.plan import Plan
-from training.loop import soft_difference
+from training.losses import soft_difference
 
 _WARMUP = 20
 

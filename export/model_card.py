@@ -38,6 +38,11 @@ def model_card(manifest: dict[str, Any]) -> str:
         f"- Images of {image['size']} x {image['size']} pixels of {image['spacing_mm']} mm; "
         f"channels: {image['channels']}; modalities: {', '.join(image['modalities'])}",
         "- Skull-stripped; volumes with skull are stripped first",
+        *(
+            ["- The coil's shading is estimated in the brain and removed"]
+            if image.get("shading") == "removed"
+            else []
+        ),
         f"- The probabilities for DWI and FLAIR are merged by the rule `{fusion['rule']}`, with a "
         f"DWI weight of {fusion['dwi_weight']}",
         f"- The mask starts at a probability of {mask['threshold']}; lesions below "
@@ -47,6 +52,8 @@ def model_card(manifest: dict[str, Any]) -> str:
     sections += _export(manifest.get("export", {}))
     sections += _calibration(manifest.get("calibration", {}))
     sections += _accuracy(manifest.get("accuracy", {}))
+    sections += _lesion_free(manifest.get("accuracy", {}).get("lesion_free", {}))
+    sections += _agreement(manifest.get("accuracy", {}).get("agreement", {}))
     return "\n".join(sections).rstrip() + "\n"
 
 
@@ -153,3 +160,47 @@ def _accuracy(accuracy: dict[str, Any]) -> list[str]:
 
 def _volumes(precisions: dict[str, Any], name: str) -> list[tuple[str, dict[str, Any]]]:
     return [(name, row) for row in precisions[name]["volumes"]]
+
+
+def _lesion_free(table: dict[str, Any]) -> list[str]:
+    if not table:
+        return []
+    clinical = table["clinical"]
+    lines = [
+        "",
+        "## Volunteers without a known lesion\n",
+        "Every lesion found here is false. With b0, only lesions are kept whose median ADC is "
+        f"below {table['adc_bound']} of the brain's. Of {clinical['series']} series at b of about "
+        f"1000: {clinical['ml']:.2f} ml on average, none in {clinical['without_lesion']}; with b0 "
+        f"{clinical['ml_with_b0']:.2f} ml, none in {clinical['without_lesion_with_b0']}.\n",
+        "| series | b, s/mm² | trained on | false lesions | ml | with b0 | ml |\n"
+        + "|---" * 7
+        + "|",
+    ]
+    for row in table["series"]:
+        b, b0 = row["b"], row["ml_with_b0"]
+        with_b0 = "no b0 | " if b0 is None else f"{row['lesions_with_b0']} | {b0:.2f}"
+        known = "unknown" if b is None else f"{b:g}"
+        lines.append(
+            f"| {row['series']} | {known} | {'yes' if row['trained_on'] else 'no'} | "
+            f"{row['lesions']} | {row['ml']:.2f} | {with_b0} |"
+        )
+    return lines
+
+
+def _agreement(agreement: dict[str, Any]) -> list[str]:
+    if not agreement:
+        return []
+    lines = [
+        "",
+        "## Masks that should be the same\n",
+        "Dice of the masks of mirrored volumes, of slices cut to the brain, and of an emulation of "
+        "8 bits in all convolutions but the head, with the usual ones. Held-out slices in 8 bits: "
+        f"{agreement['rounded_slices']:.3f}.\n",
+        "| volume | mirrored | cropped | 8 bits |\n|---|---|---|---|",
+    ]
+    lines += [
+        f"| {name} | {row['mirrored']:.3f} | {row['cropped']:.3f} | {row['rounded']:.3f} |"
+        for name, row in agreement["volumes"].items()
+    ]
+    return lines

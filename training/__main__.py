@@ -1,20 +1,35 @@
 """Command line of the training: ``python -m training --data DATA --out RUN``."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from safetensors.torch import save_file
 
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.cli.default_command import DefaultCommandGroup, run_tool
+from cnnres_infer.core.mask import MaskSpec
 from cnnres_infer.predictor import Predictor
 from export.bundle_writer import seal
-from training.data import VALIDATION_VOLUMES, load_collections, volume_images
-from training.evaluate import compare_fusions, evaluate_all
+from network.checkpoint import load_checkpoint
+from training.batches import Batches
+from training.data import (
+    SPEC,
+    VALIDATION_VOLUMES,
+    load_collections,
+    load_validation_slices,
+    series_images,
+    volume_images,
+)
+from training.evaluate import compare_fusions, evaluate_all, evaluate_weights
+from training.lesion_free import find_series
 from training.loop import Recipe, train
+from training.start import averaged, with_norms
 
 app = typer.Typer(cls=DefaultCommandGroup, no_args_is_help=True, add_completion=False, help=__doc__)
 DataOption = Annotated[Path, typer.Option(help="Folder of the collections of real MRI.")]
@@ -31,11 +46,60 @@ def train_command(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and the log.")],
     steps: Annotated[int, typer.Option(min=1)] = Recipe.steps,
     seed: Annotated[int, typer.Option()] = Recipe.seed,
+    start: Annotated[
+        Path | None, typer.Option("--from", help="Weights to begin with: .safetensors or .onnx.")
+    ] = None,
+    learning_rate: Annotated[float, typer.Option(help="Peak.")] = Recipe.learning_rate,
+    minutes: Annotated[
+        float, typer.Option(help="End after this time, however many steps are done.")
+    ] = Recipe.minutes,
+    rounded_from: Annotated[
+        float, typer.Option(help="Share of the training after which 8 bits are in the loop.")
+    ] = Recipe.rounded_from,
+    check_every: Annotated[int, typer.Option(min=1)] = Recipe.check_every,
+    threads: Annotated[int | None, typer.Option(min=1, help="By default one for a core.")] = None,
     device: Annotated[str, typer.Option(help="What PyTorch computes on: cpu, cuda.")] = "cpu",
 ) -> None:
     """Train CNN-Res on the real slices and volumes."""
-    volumes = {case: volume_images(data, case) for case in VALIDATION_VOLUMES}
-    train(load_collections(data), volumes, Recipe(steps=steps, seed=seed), out, device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    recipe = Recipe(
+        steps=steps,
+        seed=seed,
+        learning_rate=learning_rate,
+        minutes=minutes,
+        rounded_from=rounded_from,
+        check_every=check_every,
+    )
+    collections = load_collections(data, seed)
+    network = None
+    if start is not None:
+        seen = Batches(collections, seed, torch.device("cpu")).draw().images
+        network = with_norms(load_checkpoint(start), seen)
+    dwi, flair = collections.validation
+    validation = {
+        "dwi": dwi,
+        "flair": flair,
+        **{case: volume_images(data, case) for case in VALIDATION_VOLUMES},
+        **{series.name: series_images(series) for series in find_series(data) if series.held_out},
+    }
+    train(collections, validation, recipe, out, device, network)
+
+
+@app.command("average")
+def average_command(
+    out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    weights: Annotated[list[Path], typer.Argument(help="Weights to average.")],
+    data: DataOption,
+    shares: Annotated[list[float], typer.Option("--share", help="Of each, in this order.")],
+) -> None:
+    """Average the weights of networks that were fine-tuned from the same ones."""
+    networks = [load_checkpoint(path) for path in weights]
+    seen = torch.from_numpy(load_validation_slices(data)[0].pixels[:, None])
+    network = averaged(networks, shares, seen)
+    tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
+    origin = {path.name: share for path, share in zip(weights, shares, strict=True)}
+    save_file(tensors, out, {"averaged": json.dumps(origin)})
 
 
 @app.command("evaluate")
@@ -45,9 +109,30 @@ def evaluate_command(
     record: Annotated[
         bool, typer.Option("--record", help="Write the figures into the bundle and its card.")
     ] = False,
+    weights: Annotated[
+        Path | None, typer.Option(help="Measure these weights in PyTorch instead of the bundle's.")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="Instead of the bundle's.")] = None,
+    smallest_ml: Annotated[float | None, typer.Option(help="Instead of the bundle's.")] = None,
+    dwi_weight: Annotated[float | None, typer.Option(help="Instead of the bundle's.")] = None,
 ) -> None:
-    """Measure every precision of a bundle against expert masks, per volume and per slice."""
+    """Measure every precision of a bundle against expert masks, and on lesion-free volunteers."""
     opened = Bundle.open(bundle)
+    if weights is not None:
+        mask, fusion = opened.spec.mask, opened.spec.fusion
+        spec = replace(
+            opened.spec,
+            slices=SPEC,
+            mask=MaskSpec(
+                mask.threshold if threshold is None else threshold,
+                mask.smallest_ml if smallest_ml is None else smallest_ml,
+            ),
+            fusion=fusion if dwi_weight is None else replace(fusion, dwi_weight=dwi_weight),
+        )
+        network = load_checkpoint(weights)
+        figures = evaluate_weights(replace(opened, spec=spec), network, data)
+        typer.echo(json.dumps(figures, indent=2))
+        return
     accuracy = evaluate_all(opened, data)
     typer.echo(json.dumps(accuracy, indent=2))
     if record:
@@ -58,7 +143,7 @@ def evaluate_command(
 def fusion_command(bundle: BundleArgument, data: DataOption) -> None:
     """Compare rules that merge DWI and FLAIR, and thresholds, on the validation patients."""
     with Predictor.load(bundle, "ort", "fp32") as predictor:
-        rules = compare_fusions(predictor.engine, data)
+        rules = compare_fusions(predictor, data)
     table = Table("rule", "mean Dice", "median Dice", "Dice of all pixels")
     for name, row in rules.items():
         table.add_row(name, *(f"{row[key]:.4f}" for key in ("mean", "median", "pooled")))

@@ -13,7 +13,18 @@ from torch.nn import functional
 
 TISSUE = 0.5
 _BRAIN = 0.01
-_SATURATED = 0.985
+# The images' 1.25 mm over 3.5 mm, the coarsest pixels.
+_COARSEST = 0.36
+# Pixels of a cell in which shading is imitated.
+_COARSE = 8
+# Blobs of a simulated lesion: how likely each is, and its radii in pixels.
+_BLOBS = (
+    (1.0, (1.2, 11.0)),
+    (0.6, (1.0, 3.0)),
+    (0.4, (1.0, 3.0)),
+    (0.3, (1.2, 11.0)),
+    (0.12, (14.0, 45.0)),
+)
 
 
 def uniform(generator: Generator, count: int, low: float, high: float) -> Tensor:
@@ -81,7 +92,7 @@ def blobs(generator: Generator, count: int, size: int, radius: tuple[float, floa
 def paste_lesions(
     images: Tensor, masks: Tensor, shapes: Tensor, wanted: Tensor, generator: Generator
 ) -> tuple[Tensor, Tensor]:
-    """Add bright lesions: one to four blobs, or the shape of a real lesion.
+    """Add bright lesions: up to five blobs, or the shape of a real lesion.
 
     Parameters
     ----------
@@ -92,10 +103,9 @@ def paste_lesions(
     """
     count, _, size, _ = images.shape
     lesion = torch.zeros_like(images)
-    for order in range(4):
-        present = chance(generator, count, 1.0 if order == 0 else 0.5)
-        blob = blobs(generator, count, size, (1.2, 11.0))
-        lesion = torch.maximum(lesion, present * blob)
+    for probability, radii in _BLOBS:
+        present = chance(generator, count, probability)
+        lesion = torch.maximum(lesion, present * blobs(generator, count, size, radii))
     pick = torch.randint(len(shapes), (count,), generator=generator, device=generator.device)
     real = chance(generator, count, 0.3)
     lesion = torch.where(real > 0, functional.avg_pool2d(shapes[pick], 3, 1, 1), lesion)
@@ -104,32 +114,85 @@ def paste_lesions(
     texture = 1 + 0.25 * smooth_field(generator, count, size, 24)
     grown = images * (1 + gain * lesion * texture.clamp(0.3))
     floor = TISSUE * (1 + 0.6 * gain) * lesion
-    images = torch.where(lesion > 0.5, torch.maximum(grown, 0.5 * (grown + floor)), grown)
-    return images, torch.maximum(masks, (lesion > 0.5).float())
+    lit = torch.where(lesion > 0.5, torch.maximum(grown, 0.5 * (grown + floor)), grown)
+    lit = _as_if_corrected(images, lit, generator)
+    return lit, torch.maximum(masks, (lesion > 0.5).float())
 
 
-def unsaturate(images: Tensor, generator: Generator) -> Tensor:
-    """Give texture and height to what an 8-bit range cut off."""
-    count, _, size, _ = images.shape
-    top = images.amax(dim=(1, 2, 3), keepdim=True)
-    saturated = functional.avg_pool2d((images >= _SATURATED * top).float(), 3, 1, 1)
-    texture = (0.5 + 0.35 * smooth_field(generator, count, size, 32)).clamp(0, 1.5)
-    height = uniform(generator, count, 0.0, 0.8) * chance(generator, count, 0.6)
-    return images + height * texture * saturated
+def _as_if_corrected(before: Tensor, after: Tensor, generator: Generator) -> Tensor:
+    """What shading correction and normalisation would have made of lesions that came after them.
+
+    They take some of a large lesion for shading, and darken what is around it.
+    """
+    count, _, size, _ = after.shape
+    brain = (before > _BRAIN).float()
+    ratio = torch.log(after.clamp(min=_BRAIN) / before.clamp(min=_BRAIN)) * brain
+    field, weight = (functional.avg_pool2d(x, _COARSE) for x in (ratio, brain))
+    for _ in range(3):
+        field, weight = (functional.avg_pool2d(x, 3, 1, 1) for x in (field, weight))
+    field = functional.interpolate(
+        field / weight.clamp(min=0.05), size=(size, size), mode="bilinear", align_corners=False
+    )
+    level = ratio.sum(dim=(1, 2, 3), keepdim=True) / brain.sum(dim=(1, 2, 3), keepdim=True).clamp(
+        min=1
+    )
+    taken = (
+        uniform(generator, count, 0.0, 0.5) * field + uniform(generator, count, 0.0, 1.0) * level
+    )
+    return after * torch.exp(-taken)
+
+
+def transplant_lesions(
+    images: Tensor,
+    masks: Tensor,
+    donors: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Put the lesions of other patients where they lie, blended over a pixel at their edge.
+
+    Parameters
+    ----------
+    donors
+        Images and masks (N, 1, H, W) to take the lesions from, one for each image.
+    """
+    pixels, lesions = donors
+    visible = (images > _BRAIN) & (pixels > _BRAIN)
+    lesion = (lesions > 0.5).float() * visible
+    share = functional.avg_pool2d(lesion, 3, 1, 1) * visible
+    return torch.lerp(images, pixels, share), torch.maximum(masks, lesion)
 
 
 def brighten_rims(images: Tensor, generator: Generator) -> Tensor:
-    """Brighten parts of the brain's edge, as near the sinuses and the skull base."""
+    """Brighten parts of the brain's edge, as near the sinuses and the petrous bone.
+
+    Signal piles up there on both sides or on one, over millimetres or over
+    whole poles of the temporal lobes.
+    """
     count, _, size, _ = images.shape
     brain = (images > _BRAIN).float()
-    wide = chance(generator, count, 0.4)
-    inner = torch.lerp(
-        functional.avg_pool2d(brain, 11, 1, 5), functional.avg_pool2d(brain, 25, 1, 12), wide
+    narrow, middle, wide = (
+        1 - functional.avg_pool2d(brain, width, 1, width // 2) for width in (7, 13, 25)
     )
-    edge = (1 - inner) * brain
-    patches = smooth_field(generator, count, size, 7).clamp(0)
-    strength = uniform(generator, count, 0.0, 1.3) * chance(generator, count, 0.45)
+    which = uniform(generator, count, 0, 1)
+    edge = torch.where(which < 0.35, narrow, torch.where(which < 0.7, middle, wide)) * brain
+    patches = torch.where(
+        chance(generator, count, 0.5) > 0,
+        smooth_field(generator, count, size, 7),
+        smooth_field(generator, count, size, 12),
+    ).clamp(0)
+    both = torch.maximum(patches, patches.flip(3))
+    patches = torch.where(chance(generator, count, 0.4) > 0, both, patches)
+    strength = uniform(generator, count, 0.0, 1.6) * chance(generator, count, 0.35)
     return images * (1 + strength * edge * patches)
+
+
+def trim_edge(images: Tensor, masks: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Cut pixels off the brain's edge, as brain masks that are too small do."""
+    count = len(images)
+    brain = (images > _BRAIN).float()
+    share = functional.avg_pool2d(brain, 5, 1, 2)
+    least = uniform(generator, count, 0.4, 0.95) * chance(generator, count, 0.3)
+    kept = share >= least
+    return images * kept, masks * kept
 
 
 def change_intensity(images: Tensor, generator: Generator) -> Tensor:
@@ -141,11 +204,13 @@ def change_intensity(images: Tensor, generator: Generator) -> Tensor:
         images < TISSUE, contrast, contrast.clamp(0.9)
     )
     images = images * uniform(generator, count, 0.9, 1.1)
-    shading = smooth_field(generator, count, size, 4) * uniform(generator, count, 0.0, 0.07)
+    # What the correction leaves of a coil's shading, and what it adds around lesions.
+    shading = smooth_field(generator, count, size, 5) * uniform(generator, count, 0.0, 0.1)
     images = images * (1 + shading)
-    coarse = functional.interpolate(images, scale_factor=0.62, mode="bilinear", antialias=True)
+    factor = float(uniform(generator, 1, _COARSEST, 0.9))
+    coarse = functional.interpolate(images, scale_factor=factor, mode="bilinear", antialias=True)
     coarse = functional.interpolate(coarse, size=(size, size), mode="bilinear")
-    images = torch.where(chance(generator, count, 0.35) > 0, coarse, images)
+    images = torch.where(chance(generator, count, 0.3) > 0, coarse, images)
     noise = torch.randn(images.shape, generator=generator, device=generator.device)
     soft = functional.avg_pool2d(noise, 3, 1, 1) * 3
     noise = torch.where(chance(generator, count, 0.5) > 0, soft, noise)

@@ -1,6 +1,8 @@
 """Training images from the collections of real MRI, which have a README of their own.
 
-Every image comes through `cnnres_infer.pipeline.slices`, as at inference.
+Every image comes through `cnnres_infer.pipeline.shading` and `cnnres_infer.pipeline.slices`, as at
+inference. For training most come several times, as other scanners and other
+brain masks would give them; see `training.variants`.
 """
 
 import csv
@@ -9,17 +11,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.spec import SliceSpec
 from cnnres_infer.core.volume import Volume
-from cnnres_infer.pipeline.brain import Brain, find_brain, stripped_brain
+from cnnres_infer.pipeline.brain import find_brain, stripped_brain
+from cnnres_infer.pipeline.shading import corrected
 from cnnres_infer.pipeline.slices.batches import all_slices
 from cnnres_infer.readers import load_volume
+from training.lesion_free import Series, find_series
+from training.variants import Labelled, at_b, unsaturated, varied
 
-SPEC = SliceSpec(size=160, spacing=1.25, ceiling=2.0)
+SPEC = SliceSpec(size=160, spacing=1.25, ceiling=2.0, shading="removed")
 VALIDATION_VOLUMES = ("sub-strokecase0001", "sub-strokecase0003")
 TRAINING_VOLUME = "sub-strokecase0002"
 UNLABELLED_VOLUME = "sub-clinical01"
@@ -28,6 +34,18 @@ _SMALLEST_BRAIN_SHARE = 0.05
 _LARGEST_SATURATED_SHARE = 0.3
 _VALIDATION_EVERY = 5
 _FLATTEST_TISSUE = 0.01
+
+# How often each comes, every time changed in another way.
+_SLICE_VERSIONS = 3
+_VOLUME_VERSIONS = 6
+_LESION_FREE_VERSIONS = 5
+
+# b-values in s/mm²: of the collections' labelled volumes, and what DWI are computed at.
+_USUAL_B = 1000.0
+_CLINICAL_B, _HIGH_B = (850.0, 1350.0), (1350.0, 2600.0)
+_HIGH_B_SHARE = 0.2
+# A brain's median ADC in mm²/s, which gives files of any unit theirs.
+_BRAIN_ADC = 0.8e-3
 
 
 @dataclass(frozen=True)
@@ -64,6 +82,8 @@ class Collections:
         Slices of an unlabelled DWI volume, its healthy half mirrored over the other.
     soop
         FLAIR slices of SOOP.
+    lesion_free, high_b
+        Slices of volunteers at clinical b-values and above, measured or computed.
     validation
         Pairs (DWI, FLAIR) of ISLES'22 slices of other patients.
     """
@@ -73,15 +93,19 @@ class Collections:
     volume: Images
     healthy: Images
     soop: Images
+    lesion_free: Images
+    high_b: Images
     validation: tuple[Images, Images]
 
 
-def load_collections(root: Path) -> Collections:
-    """Read everything below `root`.
+def load_collections(root: Path, seed: int = 0) -> Collections:
+    """Read everything below `root`, as it is and changed at random.
 
     The validation patients are every fifth of the ISLES'22 patients with both
-    modalities usable, in the order of their names.
+    modalities usable, in the order of their names; the validation volunteers
+    those of `training.lesion_free.HELD_OUT`.
     """
+    rng = np.random.default_rng(seed)
     rows = _index(root)
     held_out = _held_out(rows)
     dwi, flair = (
@@ -89,22 +113,26 @@ def load_collections(root: Path) -> Collections:
             root,
             [r["case"] for r in rows if _usable(r, channel) and r["case"] not in held_out],
             channel,
+            rng,
         )
         for channel in ("dwi", "flair")
     )
+    lesion_free, high_b = _volunteers(root, rng)
     return Collections(
         dwi=dwi,
         flair=flair,
-        volume=volume_images(root, TRAINING_VOLUME),
-        healthy=_mirrored(volume_images(root, UNLABELLED_VOLUME)),
-        soop=_soop(root),
+        volume=_versions(root, TRAINING_VOLUME, rng),
+        healthy=_mirrored(_versions(root, UNLABELLED_VOLUME, rng)),
+        soop=_soop(root, rng),
+        lesion_free=lesion_free,
+        high_b=high_b,
         validation=load_validation_slices(root),
     )
 
 
-def load_validation_slices(root: Path) -> tuple[Images, Images]:
+def load_validation_slices(root: Path, spec: SliceSpec = SPEC) -> tuple[Images, Images]:
     """DWI and FLAIR slices of the patients held out, pixel on pixel, in the same order."""
-    pairs = [_isles_pair(root, case) for case in _held_out(_index(root))]
+    pairs = [_isles_pair(root, case, spec) for case in _held_out(_index(root))]
     dwi, flair = zip(*pairs, strict=True)
     return _concatenated(list(dwi)), _concatenated(list(flair))
 
@@ -115,12 +143,65 @@ def volume_paths(root: Path, case: str) -> tuple[Path, Path]:
     return folder / f"{case}_dwi.nii.gz", folder / f"{case}_msk.nii.gz"
 
 
-def volume_images(root: Path, case: str) -> Images:
+def volume_images(root: Path, case: str, spec: SliceSpec = SPEC) -> Images:
     """All slices with brain of a DWI volume; masks are zero where it has none."""
+    labelled = _labelled(root, case)
+    return _images(labelled, spec)
+
+
+def series_images(series: Series, spec: SliceSpec = SPEC) -> Images:
+    """All slices with brain of a volunteer's DWI, as it is."""
+    volume, _ = series.load()
+    return _images(_without_lesion(volume, series.volunteer), spec)
+
+
+def _labelled(root: Path, case: str) -> Labelled:
     image, mask = volume_paths(root, case)
     volume = replace(load_volume(image), name=case)
     truth = load_volume(mask).data if mask.exists() else np.zeros_like(volume.data)
-    return _images(volume, truth, find_brain(volume))
+    return Labelled(volume, truth, find_brain(volume).mask)
+
+
+def _without_lesion(volume: Volume, name: str) -> Labelled:
+    volume = replace(volume, name=name)
+    return Labelled(volume, np.zeros_like(volume.data), find_brain(volume).mask)
+
+
+def _versions(root: Path, case: str, rng: Generator) -> Images:
+    """A whole volume as it is, and at other b-values with other coils and brain masks."""
+    labelled = _labelled(root, case)
+    adc = load_volume(volume_paths(root, case)[0].with_name(f"{case}_adc.nii.gz")).data
+    adc = adc * np.float32(_BRAIN_ADC / np.median(adc[labelled.brain & (adc > 0)]))
+    b0 = np.maximum(labelled.volume.data, 0) * np.exp(_USUAL_B * adc.clip(0, 4e-3))
+    parts = [_images(labelled, SPEC)]
+    for _ in range(_VOLUME_VERSIONS - 1):
+        share = rng.uniform(*_CLINICAL_B) / _USUAL_B
+        changed = replace(labelled, volume=at_b(labelled.volume, b0, share))
+        parts.append(_images(varied(changed, rng), SPEC))
+    return _concatenated(parts)
+
+
+def _volunteers(root: Path, rng: Generator) -> tuple[Images, Images]:
+    """Slices of all volunteers to train on, at clinical b-values and above."""
+    clinical: list[Images] = []
+    high: list[Images] = []
+    for series in find_series(root):
+        if series.held_out:
+            continue
+        volume, b0 = series.load()
+        case = _without_lesion(volume, series.volunteer)
+        own = clinical if series.b is not None and series.b < _HIGH_B[0] else high
+        own.append(_images(case, SPEC))
+        for _ in range(_LESION_FREE_VERSIONS - 1):
+            changed, pool = case, own
+            if series.b is not None and b0 is not None:
+                is_high = rng.random() < _HIGH_B_SHARE
+                wanted = rng.uniform(*(_HIGH_B if is_high else _CLINICAL_B))
+                changed = replace(case, volume=at_b(volume, b0, wanted / series.b))
+                changed = replace(changed, volume=replace(changed.volume, name=series.volunteer))
+                pool = high if is_high else clinical
+            pool.append(_images(varied(changed, rng), SPEC))
+    return _concatenated(clinical), _concatenated(high)
 
 
 def _index(root: Path) -> list[dict[str, str]]:
@@ -133,8 +214,12 @@ def _held_out(rows: list[dict[str, str]]) -> list[str]:
     return both[::_VALIDATION_EVERY]
 
 
-def _isles(root: Path, cases: list[str], channel: str) -> Images:
-    return _stack(_isles_slice(root, case, channel) for case in cases)
+def _isles(root: Path, cases: list[str], channel: str, rng: Generator) -> Images:
+    return _stack(
+        _isles_slice(root, case, channel, rng if version else None)
+        for case in cases
+        for version in range(_SLICE_VERSIONS)
+    )
 
 
 def _usable(row: dict[str, str], channel: str) -> bool:
@@ -144,32 +229,40 @@ def _usable(row: dict[str, str], channel: str) -> bool:
     )
 
 
-def _isles_slice(root: Path, case: str, channel: str) -> Images:
+def _isles_slice(root: Path, case: str, channel: str, rng: Generator | None) -> Images:
+    """One slice as it is, or with another coil and brain mask if there is an `rng`."""
     with np.load(root / "isles22_slices" / f"{case}.npz") as archive:
         columns, rows = archive["spacing"]
         volume = _plane(archive[channel], (rows, -columns), case)
-        return _images(volume, archive["mask"][:, :, None], stripped_brain(volume))
+        truth = archive["mask"][:, :, None].astype(np.float32)
+    labelled = Labelled(volume, truth, stripped_brain(volume).mask)
+    if rng is not None:
+        labelled = varied(replace(labelled, volume=unsaturated(volume, rng)), rng)
+    return _images(labelled, SPEC)
 
 
-def _isles_pair(root: Path, case: str) -> tuple[Images, Images]:
+def _isles_pair(root: Path, case: str, spec: SliceSpec) -> tuple[Images, Images]:
     """Both modalities in the brain and the geometry of the DWI, as at inference."""
     with np.load(root / "isles22_slices" / f"{case}.npz") as archive:
         columns, rows = archive["spacing"]
         dwi, flair = (_plane(archive[name], (rows, -columns), case) for name in ("dwi", "flair"))
-        truth = archive["mask"][:, :, None]
-    brain = stripped_brain(dwi)
-    return _images(dwi, truth, brain), _images(flair, truth, brain)
+        truth = archive["mask"][:, :, None].astype(np.float32)
+    brain = stripped_brain(dwi).mask
+    return _images(Labelled(dwi, truth, brain), spec), _images(Labelled(flair, truth, brain), spec)
 
 
-def _soop(root: Path) -> Images:
+def _soop(root: Path, rng: Generator) -> Images:
     with np.load(root / "soop" / "flair_slices.npz") as archive:
         flair, masks, subjects = archive["flair"], archive["mask"], archive["subject"]
-    volumes = (
-        (_plane(image, (1.0, 1.0), str(subject)), mask[:, :, None])
+    slices = (
+        (_plane(image, (1.0, 1.0), str(subject)), mask[:, :, None].astype(np.float32))
         for image, mask, subject in zip(flair, masks, subjects, strict=True)
         if image.any()
     )
-    return _stack(_images(volume, mask, stripped_brain(volume)) for volume, mask in volumes)
+    return _stack(
+        _images(varied(Labelled(volume, mask, stripped_brain(volume).mask), rng), SPEC)
+        for volume, mask in slices
+    )
 
 
 def _plane(image: NDArray[np.uint8], steps: tuple[float, float], name: str) -> Volume:
@@ -181,9 +274,10 @@ def _plane(image: NDArray[np.uint8], steps: tuple[float, float], name: str) -> V
     return Volume(image[:, :, None].astype(np.float32), grid, name)
 
 
-def _images(volume: Volume, truth: NDArray[np.floating | np.uint8], brain: Brain) -> Images:
-    geometry, batch = all_slices((volume,), brain.mask, SPEC)
-    lesion = (geometry.planes(truth)[batch.z] > 0).astype(np.float32)
+def _images(case: Labelled, spec: SliceSpec) -> Images:
+    volume = corrected(case.volume, case.brain, spec)
+    geometry, batch = all_slices((volume,), case.brain, spec)
+    lesion = (geometry.planes(case.truth)[batch.z] > 0).astype(np.float32)
     return Images(batch.images[:, 0], geometry.to_pixels(lesion), (volume.name,) * len(batch.z))
 
 

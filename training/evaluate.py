@@ -13,14 +13,21 @@ from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.spec import FUSION_RULES, FusionSpec
 from cnnres_infer.engines.base import Engine, run_all
 from cnnres_infer.errors import BackendUnavailableError
+from cnnres_infer.host.machine import usable_cores
+from cnnres_infer.pipeline.brain import find_brain
 from cnnres_infer.predictor import Predictor
 from cnnres_infer.readers import load_volume
 from cnnres_infer.selection.offers import open_engine
 from cnnres_infer.selection.select import Selection
 from cnnres_infer.verification.agreement import dice
 from export.volume_outputs import torch_engine
+from network.checkpoint import load_checkpoint
+from network.cnnres import CNNRes
+from network.engine import TorchEngine
 from network.steadiness import steadiness, with_noise
+from training.agreement import agreement
 from training.data import VALIDATION_VOLUMES, Images, load_validation_slices, volume_paths
+from training.lesion_free_table import lesion_free_table, restricted
 
 _BACKENDS = {
     Precision.FP32: "ort",
@@ -50,9 +57,40 @@ def evaluate_all(bundle: Bundle, data: Path) -> dict[str, Any]:
             continue
         with engine:
             precisions[precision] = evaluate(Predictor(bundle, Selection(engine)), data)
+    network = load_checkpoint(bundle.folder / bundle.variants["fp32"])
+    with open_engine(bundle, "ort", Precision.FP32) as engine:
+        rest = evaluate_beyond(Predictor(bundle, Selection(engine)), network, data)
     return {
         "command": "python -m training evaluate BUNDLE --data DATA",
         "precisions": precisions,
+        **rest,
+    }
+
+
+def evaluate_weights(bundle: Bundle, network: CNNRes, data: Path) -> dict[str, Any]:
+    """Measure a network that is in no bundle yet, with the settings of one."""
+    predictor = Predictor(bundle, Selection(TorchEngine(network, usable_cores())))
+    return {
+        "precisions": {"fp32": evaluate(predictor, data)},
+        **evaluate_beyond(predictor, network, data),
+    }
+
+
+def evaluate_beyond(predictor: Predictor, network: CNNRes, data: Path) -> dict[str, Any]:
+    """Measure what no expert need judge: volunteers, crops, mirrored volumes, 8 bits.
+
+    Parameters
+    ----------
+    predictor
+        What to measure.
+    network
+        Its network in PyTorch.
+    data
+        Folder of the collections of real MRI.
+    """
+    return {
+        "lesion_free": lesion_free_table(predictor, data),
+        "agreement": agreement(predictor.bundle, network, data),
     }
 
 
@@ -72,7 +110,7 @@ def precise_engine(bundle: Bundle, precision: Precision) -> Engine:
 def evaluate(predictor: Predictor, data: Path) -> dict[str, Any]:
     """Measure a predictor on the validation volumes and slices."""
     spec = predictor.bundle.spec
-    dwi, flair = load_validation_slices(data)
+    dwi, flair = load_validation_slices(data, spec.slices)
     answers = {name: _run(predictor.engine, x) for name, x in (("dwi", dwi), ("flair", flair))}
     answers["dwi and flair"] = spec.fusion.merge(answers["dwi"], answers["flair"])
     again = _run(predictor.engine, replace(dwi, pixels=with_noise(dwi.pixels)))
@@ -100,12 +138,16 @@ def evaluate_volume(predictor: Predictor, data: Path, case: str) -> dict[str, An
         for z in np.flatnonzero((predicted | truth).any(axis=(0, 1)))
     }
     lesion = np.flatnonzero(truth.any(axis=(0, 1)))
+    adc = load_volume(image.with_name(f"{case}_adc.nii.gz")).data
+    kept, _ = restricted(predicted, adc, find_brain(result.volume).mask)
     return {
         "case": case,
         "truth_ml": float(truth.sum() * voxel_ml),
         "mask_ml": result.mask.volume_ml,
         "dice": dice(predicted, truth),
         "lesion_f1": lesion_f1(predicted, truth),
+        "dice_with_adc": dice(kept, truth),
+        "lesion_f1_with_adc": lesion_f1(kept, truth),
         "volume_difference_ml": float(abs(int(predicted.sum()) - int(truth.sum())) * voxel_ml),
         "slice_dice_mean": float(np.mean([slices[str(z)] for z in lesion])),
         "slice_dice": slices,
@@ -129,10 +171,10 @@ def lesion_f1(predicted: BoolArray, truth: BoolArray) -> float:
     return 2 * found / total if total else 1.0
 
 
-def compare_fusions(engine: Engine, data: Path) -> dict[str, dict[str, float]]:
+def compare_fusions(predictor: Predictor, data: Path) -> dict[str, dict[str, float]]:
     """Slice Dice of every fusion rule and threshold on the validation patients, the best first."""
-    dwi, flair = load_validation_slices(data)
-    a, b = _run(engine, dwi), _run(engine, flair)
+    dwi, flair = load_validation_slices(data, predictor.bundle.spec.slices)
+    a, b = _run(predictor.engine, dwi), _run(predictor.engine, flair)
     truth = dwi.masks > 0.5
     merged = {
         f"{rule} {weight}": FusionSpec(rule, weight).merge(a, b)

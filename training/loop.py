@@ -7,19 +7,16 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn import functional
 
-from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.host.atomic import check_free
-from cnnres_infer.verification.agreement import dice
 from network.cnnres import PUBLISHED, CNNRes, Widths
-from network.steadiness import steadiness, with_noise
-from training.batches import Batches
+from training.batches import Batches, Pair
+from training.checks import check, logits_of
 from training.data import Collections, Images
+from training.losses import segmentation_loss, soft_difference
 from training.rounding import eight_bits
 
 _EMA_WARMUP = 10
@@ -33,44 +30,53 @@ class Recipe:
     ----------
     steps
         Optimiser steps.
-    consistent_from
-        Share of the steps after which each image comes twice, the second time
-        jittered by what nobody could see and computed in 8 bits, and both must
-        get the same answer.
+    rounded_from
+        Share of the steps after which the second view of each image is computed
+        in 8 bits.
     learning_rate
         Peak, reached after 3 % of the steps; falls to zero as half a cosine.
     averaging
         Share of the average of weights that stays in each step.
+    consistency
+        Weight of the difference between the answers for two views.
+    minutes
+        Time limit: the learning rate follows the clock where it is ahead of the
+        steps, so that a busy machine ends with a finished network too.
     """
 
-    steps: int = 7500
+    steps: int = 5000
     seed: int = 0
-    learning_rate: float = 1.5e-3
-    weight_decay: float = 0.05
-    averaging: float = 0.9995
-    consistent_from: float = 0.4
-    consistency: float = 2.0
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.02
+    averaging: float = 0.998
+    rounded_from: float = 0.5
+    consistency: float = 1.0
+    minutes: float = math.inf
     check_every: int = 500
     widths: Widths = PUBLISHED
 
 
 def train(
     collections: Collections,
-    volumes: dict[str, Images],
+    validation: dict[str, Images],
     recipe: Recipe,
     out: Path,
     device: str = "cpu",
+    start: CNNRes | None = None,
 ) -> None:
     """Train and write a checkpoint of the averaged weights at each check.
 
     Parameters
     ----------
-    volumes
-        Whole validation volumes by name.
+    validation
+        Images to check with, by name.
     out
         Folder for ``step-NNNNN.safetensors`` and ``log.jsonl``.
     device
         What PyTorch computes on.
+    start
+        Network to go on with, whose batch norms stay as they are; a new one by
+        default.
 
     Raises
     ------
@@ -80,31 +86,31 @@ def train(
     check_free([out / "log.jsonl"], overwrite=False)
     torch.manual_seed(recipe.seed)
     batches = Batches(collections, recipe.seed, torch.device(device))
-    network: CNNRes = CNNRes(widths=recipe.widths).to(  # type: ignore[call-overload]
-        device, memory_format=torch.channels_last
-    )
+    network = CNNRes(widths=recipe.widths) if start is None else copy.deepcopy(start)
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(network).eval()
+    # Half brains and frames of one size in a batch would pull a trained network's statistics about.
+    network.train(start is None)
     optimiser = torch.optim.AdamW(
         network.parameters(), weight_decay=recipe.weight_decay, fused=True
     )
-    validation = {"slices": collections.validation[0], **volumes}
     out.mkdir(parents=True, exist_ok=True)
-    losses, started = [], time.monotonic()
-    for step in range(1, recipe.steps + 1):
+    losses, started, progress = [], time.monotonic(), 0.0
+    step = 0
+    while progress < 1:
+        step += 1
+        passed = (time.monotonic() - started) / 60 / recipe.minutes
+        progress = min(1.0, max(step / recipe.steps, passed))
         for group in optimiser.param_groups:
-            group["lr"] = _learning_rate(recipe, step)
-        if step > recipe.consistent_from * recipe.steps:
-            loss = _paired_loss(network, *batches.draw_pairs(), recipe.consistency)
-        else:
-            images, masks = batches.draw()
-            loss = _loss(_logits(network, images), masks)
+            group["lr"] = _learning_rate(recipe, progress)
+        loss = _pair_loss(network, batches.draw(), recipe, progress)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimiser.step()
         _average(average, network, min(recipe.averaging, (step + 1) / (step + _EMA_WARMUP)))
         losses.append(loss.detach())
-        if step % recipe.check_every == 0 or step == recipe.steps:
+        if step % recipe.check_every == 0 or progress == 1:
             record: dict[str, object] = {
                 "step": step,
                 "seconds": round(time.monotonic() - started),
@@ -119,84 +125,24 @@ def train(
             save_file(tensors, out / f"step-{step:05d}.safetensors", metadata)
 
 
-def check(network: CNNRes, images: Images) -> dict[str, float]:
-    """How well a network does.
-
-    Returns
-    -------
-    dict
-        ``dice`` over all pixels and ``slices``, the mean Dice of slices with
-        lesion, against the experts; ``steady``, mean Dice of the masks with
-        those under noise, and ``rounded``, with those computed in 8 bits.
-    """
-    clean, again = _masks(network, images.pixels), _masks(network, with_noise(images.pixels))
-    with eight_bits(network):
-        rounded = _masks(network, images.pixels)
-    truth = images.masks > 0.5
-    each = [dice(a, b) for a, b in zip(clean, truth, strict=True) if b.any()]
-    return {
-        "dice": round(dice(clean, truth), 4),
-        "slices": round(float(np.mean(each)), 4) if each else 1.0,
-        "steady": round(steadiness(clean, again), 4),
-        "rounded": round(steadiness(clean, rounded), 4),
-    }
+def _pair_loss(network: CNNRes, pair: Pair, recipe: Recipe, progress: float) -> Tensor:
+    """Loss of both views of a batch, and the difference of their answers."""
+    first = logits_of(network, pair.images)
+    if progress > recipe.rounded_from:
+        with eight_bits(network):
+            second = logits_of(network, pair.copies)
+    else:
+        second = logits_of(network, pair.copies)
+    supervised = segmentation_loss(first, pair.masks) + segmentation_loss(second, pair.copied_masks)
+    moved, known = pair.second.as_seen_by(pair.first, torch.sigmoid(second))
+    return supervised + recipe.consistency * soft_difference(torch.sigmoid(first) * known, moved)
 
 
-def _masks(network: CNNRes, pixels: FloatArray) -> BoolArray:
-    images = torch.from_numpy(pixels[:, None]).to(next(network.parameters()).device)
-    with torch.no_grad():
-        logits = torch.cat([_logits(network, part) for part in images.split(16)])
-    masks: BoolArray = logits[:, 0].cpu().numpy() > 0
-    return masks
-
-
-def _logits(network: CNNRes, images: Tensor) -> Tensor:
-    with torch.autocast(images.device.type, torch.bfloat16):
-        logits = network.logits(images.to(memory_format=torch.channels_last))
-    return logits.float()
-
-
-def _loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """Dice of the batch and of its images with lesion, and cross-entropy.
-
-    Dice over the whole batch punishes what is found on healthy slices; the
-    mean of the images' own keeps small lesions from drowning beside large ones.
-    """
-    probabilities = torch.sigmoid(logits)
-    overlap = (probabilities * masks).sum()
-    dice = 1 - (2 * overlap + 1) / (probabilities.sum() + masks.sum() + 1)
-    entropy = functional.binary_cross_entropy_with_logits(logits, masks)
-    each = (2 * (probabilities * masks).sum(dim=(1, 2, 3)) + 1) / (
-        (probabilities + masks).sum(dim=(1, 2, 3)) + 1
-    )
-    with_lesion = (masks.sum(dim=(1, 2, 3)) > 1).float()
-    image_dice = ((1 - each) * with_lesion).sum() / with_lesion.sum().clamp(min=1)
-    return dice + 0.5 * image_dice + 5 * entropy
-
-
-def _paired_loss(
-    network: CNNRes, images: Tensor, copies: Tensor, masks: Tensor, consistency: float
-) -> Tensor:
-    """Loss of images and of their copies computed in 8 bits, and the answers' difference."""
-    first = _logits(network, images)
-    with eight_bits(network):
-        second = _logits(network, copies)
-    supervised = _loss(torch.cat([first, second]), torch.cat([masks, masks]))
-    return supervised + consistency * soft_difference(torch.sigmoid(first), torch.sigmoid(second))
-
-
-def soft_difference(first: Tensor, second: Tensor) -> Tensor:
-    """One minus the soft Dice of each image's two answers: a spot counts as much as a territory."""
-    axes = (1, 2, 3)
-    overlap = 2 * (first * second).sum(axes) + 1
-    return (1 - overlap / ((first**2).sum(axes) + (second**2).sum(axes) + 1)).mean()
-
-
-def _learning_rate(recipe: Recipe, step: int) -> float:
-    warmup = 0.03 * recipe.steps
-    progress = max(0.0, (step - warmup) / (recipe.steps - warmup))
-    cosine = (1 + math.cos(math.pi * progress)) / 2
-    return recipe.learning_rate * min(1.0, step / warmup) * cosine
+def _learning_rate(recipe: Recipe, progress: float) -> float:
+    warmup = 0.03
+    falling = max(0.0, (progress - warmup) / (1 - warmup))
+    cosine = (1 + math.cos(math.pi * falling)) / 2
+    return recipe.learning_rate * min(1.0, progress / warmup) * cosine
 
 
 def _average(average: CNNRes, network: CNNRes, decay: float) -> None:

@@ -18,7 +18,6 @@ def disc(count: int = 4) -> tuple[Tensor, Tensor]:
 
 
 CHANGES: list[Callable[[Tensor, Generator], Tensor]] = [
-    augment.unsaturate,
     augment.brighten_rims,
     augment.change_intensity,
     augment.jitter,
@@ -27,7 +26,7 @@ CHANGES: list[Callable[[Tensor, Generator], Tensor]] = [
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_seed_gives_the_same_images(change: Callable[[Tensor, Generator], Tensor]) -> None:
-    image, _ = disc()
+    image, _ = disc(16)
     first, second = (change(image, Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(first, second)
     assert not torch.equal(first, image)
@@ -58,6 +57,26 @@ def test_pasted_lesions_are_bright_and_marked() -> None:
     assert found.float().mean() > 0.7
     assert lesions[:8][marked[:8] > 0].mean() > 0.58
     assert not lesions[image == 0].any()
+
+
+def test_transplanted_lesions_are_those_of_the_donors() -> None:
+    image, mask = disc(4)
+    healthy = torch.where(image > 0, 0.5, 0.0)
+    lesions, marked = augment.transplant_lesions(healthy, torch.zeros_like(mask), (image, mask))
+    assert torch.equal(marked, mask)
+    assert lesions[0, 0, 60, 100] == image[0, 0, 60, 100]
+    assert lesions[0, 0, 100, 60] == 0.5
+
+
+def test_a_trimmed_edge_is_trimmed_from_the_mask_too() -> None:
+    image, _ = disc(32)
+    mask = (image > 0).float()
+    trimmed, trimmed_mask = augment.trim_edge(image, mask, Generator().manual_seed(0))
+    assert torch.equal(trimmed > 0, trimmed_mask > 0)
+    areas = (trimmed > 0).sum(dim=(1, 2, 3)) / (image[0] > 0).sum()
+    assert areas.min() < 1
+    assert areas.min() > 0.9
+    assert areas.max() == 1
 
 
 def test_the_half_without_lesion_is_mirrored() -> None:

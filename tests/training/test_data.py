@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cnnres_infer.pipeline.brain import find_brain
+from cnnres_infer.pipeline.shading import remove_shading
 from cnnres_infer.pipeline.slices.batches import to_batches
 from cnnres_infer.pipeline.slices.geometry import SliceGeometry
 from cnnres_infer.readers import load_volume
@@ -17,6 +18,7 @@ from training.data import (
     volume_images,
     volume_paths,
 )
+from training.lesion_free import HELD_OUT
 
 
 @pytest.fixture(scope="module")
@@ -31,17 +33,26 @@ def test_patients_are_split(collections: Collections) -> None:
         assert not held_out & set(images.patients)
     assert collections.validation[0].patients == collections.validation[1].patients
     assert len(collections.validation[0]) >= 15
-    assert len(collections.dwi) >= 80
+    assert len(set(collections.dwi.patients)) >= 80
     assert len(collections.soop) >= 1000
 
 
 def test_images_are_what_the_network_expects(collections: Collections) -> None:
-    for images in (collections.dwi, collections.flair, collections.volume, collections.soop):
+    c = collections
+    for images in (c.dwi, c.flair, c.volume, c.soop, c.lesion_free, c.high_b):
         assert images.pixels.shape == images.masks.shape == (len(images), 160, 160)
         assert images.pixels.min() >= 0
         assert images.pixels.max() <= 1.0001
         tissue = np.median(images.pixels[images.pixels > 0.25])
         assert abs(tissue - 0.5) < 0.05
+
+
+def test_volunteers_are_split(collections: Collections) -> None:
+    for images in (collections.lesion_free, collections.high_b):
+        assert not set(HELD_OUT) & set(images.patients)
+        assert not images.masks.any()
+        assert len(images) > 500
+    assert {"vol01", "vol04", "vol07"} <= set(collections.lesion_free.patients)
 
 
 def test_lesions_are_bright_on_dwi(collections: Collections) -> None:
@@ -66,7 +77,7 @@ def test_training_and_inference_see_the_same_images(shared_data: Path) -> None:
     volume = load_volume(volume_paths(shared_data, TRAINING_VOLUME)[0])
     brain = find_brain(volume).mask
     geometry = SliceGeometry.of(volume.grid, brain, SPEC)
-    batches = to_batches((volume,), brain, geometry, SPEC, 4)
+    batches = to_batches((remove_shading(volume, brain),), brain, geometry, SPEC, 4)
     assert np.array_equal(trained.pixels, np.concatenate([b.images[:, 0] for b in batches]))
 
 

@@ -11,8 +11,9 @@ pytest.importorskip("h5py", reason="needs `pip install --group export`")
 from network.checkpoint import load_checkpoint
 from network.cnnres import CNNRes
 from tests.narrow import NARROW
+from training.checks import check
 from training.data import Collections, Images
-from training.loop import Recipe, _average, _learning_rate, check, train
+from training.loop import Recipe, _average, _learning_rate, train
 
 
 def images(count: int) -> Images:
@@ -27,26 +28,39 @@ def images(count: int) -> Images:
 @pytest.fixture(scope="module")
 def collections() -> Collections:
     some = images(2)
-    return Collections(some, some, some, some, some, (some, some))
+    return Collections(some, some, some, some, some, some, some, (some, some))
 
 
 def test_a_seed_gives_the_same_weights(collections: Collections, tmp_path: Path) -> None:
-    recipe = Recipe(steps=2, check_every=1, consistent_from=0.5, seed=4, widths=NARROW)
+    recipe = Recipe(steps=2, check_every=1, rounded_from=0.5, seed=4, widths=NARROW)
     for name in ("a", "b"):
         train(collections, {"volume": images(1)}, recipe, tmp_path / name)
     first, second = (load_file(tmp_path / name / "step-00002.safetensors") for name in ("a", "b"))
     assert all(torch.equal(first[key], second[key]) for key in first)
     log = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log] == [1, 2]
-    assert set(log[0]["volume"]) == {"dice", "slices", "steady", "rounded"}
+    assert {"dice", "found_50", "steady", "rounded", "cropped", "mirrored"} <= set(log[0]["volume"])
     assert (
         load_checkpoint(tmp_path / "a" / "step-00002.safetensors", widths=NARROW).in_channels == 1
     )
 
 
+def test_training_goes_on_from_given_weights(collections: Collections, tmp_path: Path) -> None:
+    start = CNNRes().eval()
+    recipe = Recipe(steps=1, learning_rate=0.0, weight_decay=0.0)
+    train(collections, {}, recipe, tmp_path, start=start)
+    kept, given = load_file(tmp_path / "step-00001.safetensors"), start.state_dict()
+    assert all(torch.equal(kept[key], given[key]) for key in kept)
+
+
+def test_training_ends_in_time(collections: Collections, tmp_path: Path) -> None:
+    train(collections, {}, Recipe(steps=1000, minutes=1e-9), tmp_path)
+    assert json.loads((tmp_path / "log.jsonl").read_text())["step"] == 1
+
+
 def test_the_learning_rate_rises_and_falls_to_zero() -> None:
     recipe = Recipe(steps=1000)
-    rates = [_learning_rate(recipe, step) for step in range(1, 1001)]
+    rates = [_learning_rate(recipe, step / 1000) for step in range(1, 1001)]
     assert max(rates) == pytest.approx(recipe.learning_rate, rel=0.01)
     assert rates[0] < 0.05 * recipe.learning_rate
     assert rates[-1] == pytest.approx(0.0, abs=1e-9)
@@ -64,4 +78,6 @@ def test_check_of_a_network_that_finds_nothing() -> None:
     with torch.no_grad():
         network.head.weight.zero_()
         network.head.bias = torch.nn.Parameter(torch.full((1,), -5.0))
-    assert check(network, images(2)) == {"dice": 0.0, "slices": 0.0, "steady": 1.0, "rounded": 1.0}
+    figures = check(network, images(2))
+    assert figures["dice"] == figures["slices"] == figures["found_30"] == 0.0
+    assert figures["steady"] == figures["rounded"] == figures["cropped"] == 1.0

@@ -1,0 +1,77 @@
+"""How well masks agree where they should be the same: cropped, mirrored, in 8 bits."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.core.arrays import BoolArray
+from cnnres_infer.core.volume import Volume
+from cnnres_infer.host.machine import usable_cores
+from cnnres_infer.predictor import Predictor
+from cnnres_infer.readers import load_volume
+from cnnres_infer.selection.select import Selection
+from cnnres_infer.verification.agreement import dice
+from network.cnnres import CNNRes
+from network.engine import TorchEngine
+from network.steadiness import steadiness
+from training.cropping import CroppedEngine
+from training.data import VALIDATION_VOLUMES, load_validation_slices, volume_paths
+from training.eight_bit_engine import EightBitEngine
+from training.lesion_free import find_series
+
+
+def agreement(bundle: Bundle, network: CNNRes, data: Path) -> dict[str, Any]:
+    """Dice between masks of the same validation volumes, computed in two ways.
+
+    Parameters
+    ----------
+    bundle
+        How images and masks are made.
+    network
+        Its network, in PyTorch, which takes crops and emulates 8 bits.
+    data
+        Folder of the collections of real MRI.
+
+    Returns
+    -------
+    dict
+        For each volume ``mirrored``, ``cropped`` and ``rounded``, the Dice of
+        whole masks; ``rounded_slices``, the mean over held-out slices.
+    """
+    engine = TorchEngine(network, usable_cores())
+    whole = Predictor(bundle, Selection(engine))
+    cropped = Predictor(bundle, Selection(CroppedEngine(engine)))
+    rounded = Predictor(bundle, Selection(EightBitEngine(network, usable_cores())))
+    volumes = {case: load_volume(volume_paths(data, case)[0]) for case in VALIDATION_VOLUMES}
+    volumes |= {s.name: s.load()[0] for s in find_series(data) if s.held_out}
+    rows = {}
+    for name, volume in volumes.items():
+        mask = _mask(whole, volume)
+        rows[name] = {
+            "mirrored": dice(mask, np.flip(_mask(whole, mirrored(volume)), _across(volume))),
+            "cropped": dice(mask, _mask(cropped, volume)),
+            "rounded": dice(mask, _mask(rounded, volume)),
+        }
+    pixels = load_validation_slices(data, bundle.spec.slices)[0].pixels[:, None]
+    first, second = (
+        bundle.spec.mask.apply(each.engine.run(pixels)[:, 0]) for each in (whole, rounded)
+    )
+    return {"volumes": rows, "rounded_slices": steadiness(first, second)}
+
+
+def mirrored(volume: Volume) -> Volume:
+    """The head with its sides exchanged, on the same grid."""
+    data = np.flip(volume.data, _across(volume)).copy()
+    return Volume(data, volume.grid, volume.name)
+
+
+def _across(volume: Volume) -> int:
+    """The voxel axis that runs from side to side."""
+    _, columns, _ = volume.grid.orientation.axes
+    return columns
+
+
+def _mask(predictor: Predictor, volume: Volume) -> BoolArray:
+    return predictor.predict(volume).mask.data > 0
