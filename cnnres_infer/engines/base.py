@@ -80,13 +80,21 @@ class Engine(Protocol):
         The precisions that the backend offers, the one to prefer first, and
         the variants of the network's file for each: of those that there are,
         the first is loaded.
+    RIVALS
+        The precisions whose order of preference is measured on each machine,
+        rather than taken from `VARIANTS`; empty where that order always holds.
+    CACHE_FOLDER
+        The folder of the user's cache that it writes to; None if it has none.
     BATCH
-        Slices that it takes at once with best effect.
+        The batch size, in slices, at which it is fastest.
     LEAST
-        Slices whose memory in this process it needs, however few it is given.
+        The number of slices whose memory it takes in this process, even for
+        smaller batches.
     """
 
     VARIANTS: ClassVar[Variants]
+    RIVALS: ClassVar[tuple[Precision, ...]]
+    CACHE_FOLDER: ClassVar[str | None]
     BATCH: ClassVar[int]
     LEAST: ClassVar[int]
 
@@ -159,10 +167,14 @@ class SharedEngine(ABC, Generic[Handle]):
     Attributes
     ----------
     RUNTIME
-        What to call the runtime in messages.
+        The runtime's name in messages.
+    RIVALS, CACHE_FOLDER
+        Defaults of the attributes of `Engine`: no rivals, and no cache.
     """
 
     RUNTIME: ClassVar[str]
+    RIVALS: ClassVar[tuple[Precision, ...]] = ()
+    CACHE_FOLDER: ClassVar[str | None] = None
 
     def __init__(self, handle: Handle, info: EngineInfo, shape: tuple[int | None, ...]) -> None:
         self._handle: Handle | None = handle

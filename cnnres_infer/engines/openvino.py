@@ -19,7 +19,6 @@ from cnnres_infer.host.cache import cache_folder
 from cnnres_infer.host.digest import json_digest
 
 DEVICE = "CPU"
-FOLDER = "openvino"
 _CONVERTER = "openvino.tools.ovc"
 _REMEDY = "pip install 'cnnres-infer[openvino]'"
 # What is not in 8 bits in an INT8 file is computed in float32.
@@ -76,6 +75,8 @@ class OpenVinoEngine(SerialEngine[_Request]):
         Precision.BF16: ("fp32-cpu", "fp32"),
         Precision.FP32: ("fp32-cpu", "fp32"),
     }
+    RIVALS: ClassVar[tuple[Precision, ...]] = (Precision.INT8, Precision.BF16)
+    CACHE_FOLDER: ClassVar[str] = "openvino"
     BATCH: ClassVar[int] = 4
     LEAST: ClassVar[int] = BATCH
 
@@ -143,7 +144,7 @@ def _settings(hint: str, threads: int, probe: Probe) -> dict[str, Any]:
     }
     try:
         kind = json_digest([probe.versions, machine.hardware()])[:16]
-        settings["CACHE_DIR"] = str(cache_folder(FOLDER, kind))
+        settings["CACHE_DIR"] = str(cache_folder(OpenVinoEngine.CACHE_FOLDER, kind))
     except OSError:
         # Without a cache it compiles at every start, and computes the same.
         return settings

@@ -11,7 +11,7 @@ callers do with CUDA.
 from abc import abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Self
+from typing import ClassVar, Self
 
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.provenance import EngineInfo
@@ -28,6 +28,8 @@ class GpuEngine(SharedEngine[Handle]):
     thread
         An executor with a single thread, which the engine shuts down.
     """
+
+    RIVALS: ClassVar[tuple[Precision, ...]] = (Precision.FP16, Precision.INT8)
 
     def __init__(
         self,

@@ -32,7 +32,7 @@ from cnnres_infer.host import machine
 from cnnres_infer.host.cache import cache_folder
 from cnnres_infer.host.digest import json_digest
 
-FOLDER = "ort-engines"
+_ENGINES = "ort-engines"
 _CPU = "CPUExecutionProvider"
 _SLICES = 16
 _GRAPHS = itertools.count(1)
@@ -200,6 +200,7 @@ class OrtTensorRtEngine(OrtCudaEngine):
         "install the major version of TensorRT that libnvinfer's name ends with, and the CUDA "
         "and cuDNN of the versions named"
     )
+    CACHE_FOLDER: ClassVar[str] = _ENGINES
     VARIANTS: ClassVar[Variants] = {
         Precision.FP16: ("fp16",),
         Precision.INT8: ("int8-trt",),
@@ -229,6 +230,7 @@ class OrtTensorRtRtxEngine(OrtCudaEngine):
     BACKEND: ClassVar[str] = "ort-tensorrt-rtx"
     PROVIDER: ClassVar[str] = "NvTensorRTRTXExecutionProvider"
     INSTALL: ClassVar[str] = "pip install onnxruntime-ep-nv-tensorrt-rtx 'onnxruntime>=1.24'"
+    CACHE_FOLDER: ClassVar[str] = _ENGINES
     VARIANTS: ClassVar[Variants] = {
         Precision.FP16: ("fp16",),
         Precision.INT8: ("int8-trt",),
@@ -340,7 +342,7 @@ def _registered_devices() -> list[Any]:
 def _engine_folder(backend: str, model: bytes, precision: Precision, probe: Probe) -> Path:
     """A folder for engines that were made of the same things, and of nothing else."""
     inputs = [backend, hashlib.sha256(model).hexdigest(), precision, probe.versions, probe.devices]
-    return cache_folder(FOLDER, f"{backend}-{precision}-{json_digest(inputs)[:16]}")
+    return cache_folder(_ENGINES, f"{backend}-{precision}-{json_digest(inputs)[:16]}")
 
 
 def _shapes(name: str, onnxruntime: Any, model: bytes) -> dict[str, str]:

@@ -18,7 +18,7 @@ from cnnres_infer.engines.tensorrt.build import BatchRange
 from cnnres_infer.engines.tensorrt.cuda import Cuda, load_runtime
 from cnnres_infer.engines.tensorrt.plan import load_or_build
 from cnnres_infer.engines.tensorrt.runner import PlanRunner
-from cnnres_infer.engines.tensorrt.store import Plan
+from cnnres_infer.engines.tensorrt.store import FOLDER, Plan
 from cnnres_infer.errors import BackendUnavailableError, EngineError
 from cnnres_infer.host import machine
 from cnnres_infer.host.atomic import write_all
@@ -34,6 +34,7 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
         Precision.INT8: ("int8-trt",),
         Precision.FP32: ("fp32",),
     }
+    CACHE_FOLDER: ClassVar[str] = FOLDER
     BATCH: ClassVar[int] = 64
     # What lies between layers is in the GPU's memory.
     LEAST: ClassVar[int] = 1
