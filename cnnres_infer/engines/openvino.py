@@ -19,6 +19,7 @@ from cnnres_infer.host.cache import cache_folder
 from cnnres_infer.host.digest import json_digest
 
 DEVICE = "CPU"
+_FOLDER = "openvino"
 _CONVERTER = "openvino.tools.ovc"
 _REMEDY = "pip install 'cnnres-infer[openvino]'"
 # What is not in 8 bits in an INT8 file is computed in float32.
@@ -27,7 +28,7 @@ _HINTS = {Precision.INT8: "f32", Precision.BF16: "bf16", Precision.FP32: "f32"}
 
 @contextmanager
 def _without(module: str) -> Iterator[None]:
-    """Let the import of a module fail for a while, unless it is loaded already."""
+    """Make the import of a module fail inside the context, unless it is already loaded."""
     if module in sys.modules:
         yield
         return
@@ -41,8 +42,10 @@ def _without(module: str) -> Iterator[None]:
 def _openvino() -> Any:
     """Import OpenVINO without its model converter, whose import sends telemetry (seen in 2026.4).
 
-    The package does without: it tries the import and passes over its failure.
+    OpenVINO works without the converter: it tolerates the failed import.
     """
+    if (imported := sys.modules.get("openvino")) is not None:
+        return imported
     with _without(_CONVERTER):
         import openvino
 
@@ -76,7 +79,7 @@ class OpenVinoEngine(SerialEngine[_Request]):
         Precision.FP32: ("fp32-cpu", "fp32"),
     }
     RIVALS: ClassVar[tuple[Precision, ...]] = (Precision.INT8, Precision.BF16)
-    CACHE_FOLDER: ClassVar[str] = "openvino"
+    CACHE_FOLDER: ClassVar[str | None] = _FOLDER
     BATCH: ClassVar[int] = 4
     LEAST: ClassVar[int] = BATCH
 
@@ -144,7 +147,7 @@ def _settings(hint: str, threads: int, probe: Probe) -> dict[str, Any]:
     }
     try:
         kind = json_digest([probe.versions, machine.hardware()])[:16]
-        settings["CACHE_DIR"] = str(cache_folder(OpenVinoEngine.CACHE_FOLDER, kind))
+        settings["CACHE_DIR"] = str(cache_folder(_FOLDER, kind))
     except OSError:
         # Without a cache it compiles at every start, and computes the same.
         return settings

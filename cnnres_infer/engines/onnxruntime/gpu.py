@@ -5,7 +5,6 @@ import io
 import itertools
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import cache
@@ -21,6 +20,7 @@ from cnnres_infer.engines.base import ModelFile, Probe, Variants
 from cnnres_infer.engines.nvidia.device import find_gpu
 from cnnres_infer.engines.nvidia.elf import missing_libraries
 from cnnres_infer.engines.nvidia.thread import GpuEngine
+from cnnres_infer.engines.nvidia.worker import Worker
 from cnnres_infer.engines.onnxruntime.cpu import (
     DISABLED_OPTIMIZERS,
     DISTRIBUTIONS,
@@ -32,7 +32,7 @@ from cnnres_infer.host import machine
 from cnnres_infer.host.cache import cache_folder
 from cnnres_infer.host.digest import json_digest
 
-_ENGINES = "ort-engines"
+_FOLDER = "ort-engines"
 _CPU = "CPUExecutionProvider"
 _SLICES = 16
 _GRAPHS = itertools.count(1)
@@ -75,9 +75,9 @@ class OrtCudaEngine(GpuEngine[Any]):
     LEAST: ClassVar[int] = 1
 
     def __init__(
-        self, handle: Any, info: EngineInfo, shape: tuple[int | None, ...], thread: Executor
+        self, handle: Any, info: EngineInfo, shape: tuple[int | None, ...], worker: Worker
     ) -> None:
-        super().__init__(handle, info, shape, thread)
+        super().__init__(handle, info, shape, worker)
         self._slices = _SLICES
         self._bound: _Bound | None = None
 
@@ -96,7 +96,7 @@ class OrtCudaEngine(GpuEngine[Any]):
         return Probe(True, reason, "", versions, (str(gpu),))
 
     @classmethod
-    def _open(cls, model: ModelFile, precision: Precision, thread: Executor) -> Self:
+    def _open(cls, model: ModelFile, precision: Precision, worker: Worker) -> Self:
         probe = cls.probe()
         probe.require()
         onnxruntime = import_onnxruntime()
@@ -117,7 +117,7 @@ class OrtCudaEngine(GpuEngine[Any]):
             raise BackendUnavailableError(f"ONNX Runtime took {provider}, not {cls.PROVIDER}")
         where = f"{provider} on {probe.devices[0]}"
         info = EngineInfo(cls.BACKEND, where, precision, model.variant, 1, probe.versions)
-        return cls(session, info, image_shape(session), thread)
+        return cls(session, info, image_shape(session), worker)
 
     @classmethod
     def _extra_distributions(cls) -> tuple[str, ...]:
@@ -200,7 +200,7 @@ class OrtTensorRtEngine(OrtCudaEngine):
         "install the major version of TensorRT that libnvinfer's name ends with, and the CUDA "
         "and cuDNN of the versions named"
     )
-    CACHE_FOLDER: ClassVar[str] = _ENGINES
+    CACHE_FOLDER: ClassVar[str | None] = _FOLDER
     VARIANTS: ClassVar[Variants] = {
         Precision.FP16: ("fp16",),
         Precision.INT8: ("int8-trt",),
@@ -213,8 +213,8 @@ class OrtTensorRtEngine(OrtCudaEngine):
     ) -> dict[str, str]:
         folder = _engine_folder(cls.BACKEND, model, precision, probe)
         return {
-            "trt_fp16_enable": str(int(precision == "fp16")),
-            "trt_int8_enable": str(int(precision == "int8")),
+            "trt_fp16_enable": str(int(precision == Precision.FP16)),
+            "trt_int8_enable": str(int(precision == Precision.INT8)),
             "trt_engine_cache_enable": "1",
             "trt_engine_cache_path": str(folder),
             "trt_timing_cache_enable": "1",
@@ -230,7 +230,7 @@ class OrtTensorRtRtxEngine(OrtCudaEngine):
     BACKEND: ClassVar[str] = "ort-tensorrt-rtx"
     PROVIDER: ClassVar[str] = "NvTensorRTRTXExecutionProvider"
     INSTALL: ClassVar[str] = "pip install onnxruntime-ep-nv-tensorrt-rtx 'onnxruntime>=1.24'"
-    CACHE_FOLDER: ClassVar[str] = _ENGINES
+    CACHE_FOLDER: ClassVar[str | None] = _FOLDER
     VARIANTS: ClassVar[Variants] = {
         Precision.FP16: ("fp16",),
         Precision.INT8: ("int8-trt",),
@@ -342,7 +342,7 @@ def _registered_devices() -> list[Any]:
 def _engine_folder(backend: str, model: bytes, precision: Precision, probe: Probe) -> Path:
     """A folder for engines that were made of the same things, and of nothing else."""
     inputs = [backend, hashlib.sha256(model).hexdigest(), precision, probe.versions, probe.devices]
-    return cache_folder(_ENGINES, f"{backend}-{precision}-{json_digest(inputs)[:16]}")
+    return cache_folder(_FOLDER, f"{backend}-{precision}-{json_digest(inputs)[:16]}")
 
 
 def _shapes(name: str, onnxruntime: Any, model: bytes) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """TensorRT and TensorRT-RTX on an NVIDIA GPU."""
 
 import hashlib
-from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from cnnres_infer.core.provenance import EngineInfo
 from cnnres_infer.engines.base import ModelFile, Probe, Variants
 from cnnres_infer.engines.nvidia.device import Gpu, find_gpu
 from cnnres_infer.engines.nvidia.thread import GpuEngine
+from cnnres_infer.engines.nvidia.worker import Worker
 from cnnres_infer.engines.tensorrt.api import TENSORRT, TENSORRT_RTX, Flavour
 from cnnres_infer.engines.tensorrt.build import BatchRange
 from cnnres_infer.engines.tensorrt.cuda import Cuda, load_runtime
@@ -34,15 +34,13 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
         Precision.INT8: ("int8-trt",),
         Precision.FP32: ("fp32",),
     }
-    CACHE_FOLDER: ClassVar[str] = FOLDER
+    CACHE_FOLDER: ClassVar[str | None] = FOLDER
     BATCH: ClassVar[int] = 64
     # What lies between layers is in the GPU's memory.
     LEAST: ClassVar[int] = 1
 
-    def __init__(
-        self, handle: PlanRunner, info: EngineInfo, thread: Executor, kernels: Path
-    ) -> None:
-        super().__init__(handle, info, handle.image, thread)
+    def __init__(self, handle: PlanRunner, info: EngineInfo, worker: Worker, kernels: Path) -> None:
+        super().__init__(handle, info, handle.image, worker)
         self._warnings = handle.warnings
         self._kernels = kernels
         self._compiled = handle.runtime_cache()
@@ -62,7 +60,7 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
         return Probe(True, f"{cls.FLAVOUR.module} {trt.__version__}", "", versions, (str(gpu),))
 
     @classmethod
-    def _open(cls, model: ModelFile, precision: Precision, thread: Executor) -> Self:
+    def _open(cls, model: ModelFile, precision: Precision, worker: Worker) -> Self:
         probe = cls.probe()
         probe.require()
         gpu = find_gpu()
@@ -97,7 +95,7 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
                 probe.versions,
                 warnings,
             ),
-            thread,
+            worker,
             kernels,
         )
 

@@ -121,7 +121,7 @@ def test_settings_of_the_tensorrt_provider(own_cache: Path) -> None:
     assert settings["trt_profile_max_shapes"] == "images:16x1x160x160"
     assert (settings["trt_fp16_enable"], settings["trt_int8_enable"]) == ("1", "0")
     folder = Path(settings["trt_engine_cache_path"])
-    assert folder.parent == own_cache / ort_gpu.OrtTensorRtEngine.CACHE_FOLDER
+    assert folder.parent == own_cache / "ort-engines"
     others = [
         OrtTensorRtEngine._settings(onnxruntime, model, Precision.INT8, probe),
         OrtTensorRtEngine._settings(onnxruntime, bright_model(2), Precision.FP16, probe),
