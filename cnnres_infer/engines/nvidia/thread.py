@@ -54,7 +54,7 @@ class GpuEngine(SharedEngine[Handle]):
         except BaseException:
             # An interrupted caller does not wait for a build that takes minutes. The engine
             # that still comes out of it is closed, or it would hold the GPU's memory.
-            worker.submit(partial(_close_late, opening))
+            worker.submit(partial(cls._close_late, opening))
             worker.stop(wait=opening.done())
             raise
 
@@ -62,6 +62,12 @@ class GpuEngine(SharedEngine[Handle]):
     @abstractmethod
     def _open(cls, model: ModelFile, precision: Precision, worker: Worker) -> Self:
         """Open the engine; called on the worker's thread."""
+
+    @classmethod
+    def _close_late(cls, opening: Future[Self]) -> None:
+        """Close an engine that nobody waits for any more; called on the worker's thread."""
+        if opening.exception() is None:
+            opening.result()._close()
 
     def close(self) -> None:
         if sys.is_finalizing():
@@ -81,9 +87,3 @@ class GpuEngine(SharedEngine[Handle]):
             # Only a closed engine has stopped its worker, so this work does not touch the GPU.
             return work()
         return done.result()
-
-
-def _close_late(opening: Future[GpuEngine[Handle]]) -> None:
-    """Close an engine that nobody waits for any more; called on its thread."""
-    if opening.exception() is None:
-        opening.result()._close()

@@ -25,7 +25,7 @@ from cnnres_infer.host.atomic import write_all
 
 
 class TensorRtEngine(GpuEngine[PlanRunner]):
-    """CNN-Res in a TensorRT engine that was built for this GPU; see `Engine`."""
+    """CNN-Res in a TensorRT engine built for this GPU; see `Engine`."""
 
     RUNTIME: ClassVar[str] = "TensorRT"
     FLAVOUR: ClassVar[Flavour] = TENSORRT
@@ -36,7 +36,7 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
     }
     CACHE_FOLDER: ClassVar[str | None] = FOLDER
     BATCH: ClassVar[int] = 64
-    # What lies between layers is in the GPU's memory.
+    # Activations are in the GPU's memory.
     LEAST: ClassVar[int] = 1
 
     def __init__(self, handle: PlanRunner, info: EngineInfo, worker: Worker, kernels: Path) -> None:
@@ -83,7 +83,7 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
             raise BackendUnavailableError(
                 f"{cls.FLAVOUR.module} cannot load the engine: {error}"
             ) from error
-        warnings = (f"the engine was built anew: {plan.rebuilt}",) if plan.rebuilt else ()
+        warnings = (f"the engine was rebuilt: {plan.rebuilt}",) if plan.rebuilt else ()
         return cls(
             runner,
             EngineInfo(
@@ -106,23 +106,23 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
         return handle.run(images)
 
     def _release(self, handle: PlanRunner) -> None:
-        # They only make the next start faster; a lost GPU or a full disk must not keep the rest.
+        # Kernels only speed up the next start: a lost GPU or a full disk must not prevent closing.
         with suppress(Exception):
-            self._keep_kernels(handle.runtime_cache())
+            self._save_kernels(handle.runtime_cache())
         handle.close()
 
-    def _keep_kernels(self, compiled: bytes) -> None:
+    def _save_kernels(self, compiled: bytes) -> None:
         if compiled != self._compiled:
             write_all({self._kernels: compiled}, overwrite=True)
 
 
 class TensorRtRtxEngine(TensorRtEngine):
-    """CNN-Res in a TensorRT-RTX engine, finished by the GPU at hand; see `Engine`."""
+    """CNN-Res in a TensorRT-RTX engine, completed on this GPU; see `Engine`."""
 
     FLAVOUR: ClassVar[Flavour] = TENSORRT_RTX
 
 
 def _kernels(plan: Plan, gpu: Gpu) -> Path:
-    """Where the kernels that TensorRT-RTX compiled for this GPU and driver are kept."""
+    """Path of the kernels that TensorRT-RTX compiled for this GPU and driver."""
     device = hashlib.sha256(f"{gpu.name} {gpu.driver}".encode()).hexdigest()[:8]
     return plan.path.with_suffix(f".{device}.kernels")
