@@ -13,7 +13,7 @@ from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.provenance import EngineInfo
 from cnnres_infer.core.result import Result
 from cnnres_infer.core.volume import Volume
-from cnnres_infer.engines import BACKENDS, backend
+from cnnres_infer.engines import BACKENDS, Backend, backend
 from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
 from cnnres_infer.errors import EngineRunError, UsageError
 from cnnres_infer.selection import select as selection
@@ -99,7 +99,10 @@ class Flaky(OrtEngine):
 @pytest.fixture
 def flaky(monkeypatch: pytest.MonkeyPatch) -> type[Flaky]:
     """A table in which an engine that fails once comes before the two for CPUs."""
-    table = {"flaky": f"{__name__}:Flaky", **{n: BACKENDS[n] for n in ("openvino", "ort")}}
+    table = {
+        "flaky": Backend(f"{__name__}:Flaky"),
+        **{name: BACKENDS[name] for name in ("openvino", "ort")},
+    }
     for module in (engines, selection):
         monkeypatch.setattr(module, "BACKENDS", table)
     monkeypatch.setattr(Flaky, "closed", 0)

@@ -1,4 +1,4 @@
-"""The small interface behind which every backend stands."""
+"""The interface that every backend implements, and what they have in common."""
 
 import threading
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ from cnnres_infer.errors import BackendUnavailableError, EngineError, EngineRunE
 
 T = TypeVar("T")
 Handle = TypeVar("Handle")
-# Of each precision, the variants of the network's file that serve, the best first.
+# The model file variants for each precision, the best first.
 Variants: TypeAlias = dict[Precision, tuple[str, ...]]
 
 
@@ -28,18 +28,18 @@ class Probe:
     Attributes
     ----------
     usable
-        Whether it can be opened.
+        Whether the backend can be opened.
     reason
-        Why not, or what it runs on.
+        Why it cannot be used, or the runtime that it uses.
     remedy
-        The command or step that mends it; empty where it is usable.
+        The command or step that fixes it; empty if it is usable.
     versions
-        Versions of what it is made of.
+        Versions of the libraries and drivers that it uses.
     devices
-        The devices that it could use.
+        The devices that it can use.
     absent
-        Whether it is not usable since this machine has no such device, so that
-        nothing need be mended.
+        Whether it is unusable because this machine has no such device, so
+        nothing needs fixing.
     """
 
     usable: bool
@@ -57,14 +57,14 @@ class Probe:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A file of the network.
+    """A model file.
 
     Attributes
     ----------
     variant
-        Which of a model's files it is, as ``"int8-cpu"``; goes into reports.
+        Name of the variant in the bundle, such as ``"int8-cpu"``; it appears in reports.
     content
-        The ONNX file itself.
+        Content of the ONNX file.
     """
 
     variant: str
@@ -72,63 +72,71 @@ class ModelFile:
 
 
 class Engine(Protocol):
-    """A loaded network, which threads may share.
+    """A loaded network, which several threads may share.
 
     Attributes
     ----------
     VARIANTS
-        The precisions that the backend offers, the one to prefer first, and
-        the variants of the network's file for each: of those that there are,
-        the first is loaded.
+        The precisions that the backend offers, the preferred one first, and
+        the model file variants for each: the first that the bundle contains is
+        loaded.
+    RIVALS
+        The precisions whose order of preference is measured on each machine,
+        rather than taken from `VARIANTS`; empty where that order always holds.
+    CACHE_FOLDER
+        The folder of the user's cache that it writes to; None if it has none.
     BATCH
-        Slices that it takes at once with best effect.
+        The batch size, in slices, at which it is fastest.
     LEAST
-        Slices whose memory in this process it needs, however few it is given.
+        The number of slices whose memory it takes in this process, even for
+        smaller batches.
     """
 
     VARIANTS: ClassVar[Variants]
+    RIVALS: ClassVar[tuple[Precision, ...]]
+    CACHE_FOLDER: ClassVar[str | None]
     BATCH: ClassVar[int]
     LEAST: ClassVar[int]
 
     @classmethod
     def probe(cls) -> Probe:
-        """Tell what is there, without opening anything."""
+        """Check what is installed, without opening anything."""
         ...
 
     @classmethod
     def open(cls, model: ModelFile, precision: Precision, threads: int) -> Self:
-        """Load a file of the network.
+        """Load a model file.
 
         Raises
         ------
         BackendUnavailableError
-            If the backend cannot be used here, or not as asked.
+            If the backend cannot be used on this machine, or not with these arguments.
         """
         ...
 
     def run(self, images: FloatArray) -> FloatArray:
-        """Images (N, C, H, W) in [0, 1] to probabilities (N, 1, H, W), both float32.
+        """Turn images (N, C, H, W) in [0, 1] into probabilities (N, 1, H, W), both float32.
 
-        Threads may call it at the same time. The images stay as they are, and
-        the returned array belongs to the caller. No images give no
-        probabilities: an array (0, 1, H, W).
+        Several threads may call it at the same time. The images are not
+        modified, and the returned array belongs to the caller. If N is 0, the
+        result has shape (0, 1, H, W).
 
         Raises
         ------
         EngineRunError
-            If the images are not what the network takes, the backend fails, or
-            the engine is closed. After a failure it may be tried again.
+            If the network does not accept the images, the backend fails, or the
+            engine is closed. After a failure it may be called again.
         """
         ...
 
     def describe(self) -> EngineInfo:
-        """Describe the engine; works after it was closed, too."""
+        """Describe the engine; this also works after it was closed."""
         ...
 
     def close(self) -> None:
-        """Release memory and devices; calls of `run` under way finish, later ones fail.
+        """Release memory and devices; running calls of `run` finish, later ones fail.
 
-        Closing an engine again does nothing.
+        Closing a closed engine does nothing.
         """
         ...
 
@@ -138,31 +146,35 @@ class Engine(Protocol):
 
 
 class SharedEngine(ABC, Generic[Handle]):
-    """What every engine does in the same way; see `Engine`.
+    """Common implementation of `Engine`.
 
-    It checks images before the runtime sees them, turns whatever the runtime
-    raises into an `EngineRunError`, and may be closed while threads use it.
+    It checks images before they reach the runtime, translates all exceptions
+    of the runtime to `EngineRunError`, and may be closed while threads use it.
 
-    This class suits runtimes that threads may call at the same time, and whose
-    handle lives on until the last call has returned. See `SerialEngine` and
+    This class suits runtimes that several threads may call at the same time,
+    and whose handle stays alive until the last call has returned. See `SerialEngine` and
     `cnnres_infer.engines.nvidia.thread` for the others.
 
     Parameters
     ----------
     handle
-        What the runtime computes with.
+        The runtime's object that computes, such as a session.
     info
         What `describe` returns.
     shape
-        Shape of an image, (C, H, W); None where any size will do.
+        Shape of an image, (C, H, W); None where any size is accepted.
 
     Attributes
     ----------
     RUNTIME
-        What to call the runtime in messages.
+        The runtime's name in messages.
+    RIVALS, CACHE_FOLDER
+        Defaults of the attributes of `Engine`: no rivals, and no cache.
     """
 
     RUNTIME: ClassVar[str]
+    RIVALS: ClassVar[tuple[Precision, ...]] = ()
+    CACHE_FOLDER: ClassVar[str | None] = None
 
     def __init__(self, handle: Handle, info: EngineInfo, shape: tuple[int | None, ...]) -> None:
         self._handle: Handle | None = handle
@@ -186,13 +198,13 @@ class SharedEngine(ABC, Generic[Handle]):
 
     @abstractmethod
     def _compute(self, handle: Handle, images: FloatArray) -> FloatArray:
-        """Compute the probabilities of at least one image; may raise anything."""
+        """Compute the probabilities of one or more images; may raise any exception."""
 
     def _release(self, handle: Handle) -> None:
-        """Release what the handle holds; never fails."""
+        """Release the resources of the handle; never raises."""
 
     def _call(self, work: Callable[[], T]) -> T:
-        """Do work that uses the handle, when and where the runtime allows it."""
+        """Run a function that uses the handle, when and on the thread that the runtime requires."""
         return work()
 
     def _run(self, images: FloatArray) -> FloatArray:
@@ -215,49 +227,49 @@ class SharedEngine(ABC, Generic[Handle]):
             self._release(handle)
 
     def _check(self, images: FloatArray) -> None:
-        """Refuse images that some runtimes would convert or broadcast without a word."""
+        """Reject images that some runtimes would convert or broadcast silently."""
         fits = images.ndim == 4 and all(
             expected in (None, n) for n, expected in zip(images.shape[1:], self._shape, strict=True)
         )
         if not fits or images.dtype != np.float32:
             expected = ", ".join("any" if n is None else str(n) for n in self._shape)
             raise EngineRunError(
-                f"images of {images.dtype} {images.shape}; give float32 (N, {expected})"
+                f"the images are {images.dtype} {images.shape}; give float32 (N, {expected})"
             )
 
 
 class SerialEngine(SharedEngine[Handle]):
-    """An engine whose runtime takes one call at a time: threads wait for their turn."""
+    """An engine whose runtime accepts one call at a time, so threads take turns."""
 
     def __init__(self, handle: Handle, info: EngineInfo, shape: tuple[int | None, ...]) -> None:
         super().__init__(handle, info, shape)
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
 
     def _call(self, work: Callable[[], T]) -> T:
-        with self._turn:
+        with self._lock:
             return work()
 
 
 def run_checked(engine: Engine, images: FloatArray) -> FloatArray:
-    """Run images, and refuse what no network can have said, whatever the backend makes of it.
+    """Run images and reject an output that cannot be probabilities.
 
     Raises
     ------
     EngineRunError
-        If the backend fails, or its output is not finite or of another shape.
+        If the backend fails, or its output is not finite or has the wrong shape.
     """
     output = engine.run(images)
     expected = (len(images), 1, *images.shape[2:])
     if output.shape != expected or not np.isfinite(output).all():
         raise EngineRunError(
-            f"the backend gave no probabilities (shape {output.shape}, or not finite): choose "
-            "another `backend` or `precision`",
+            f"the backend returned no probabilities (shape {output.shape}, or values that are not "
+            "finite): choose another `backend` or `precision`",
             code=ErrorCode.ENGINE_OUTPUT,
         )
     return output
 
 
 def run_all(engine: Engine, images: FloatArray) -> FloatArray:
-    """Run images (N, C, H, W) in batches that suit the engine; returns (N, 1, H, W)."""
+    """Run images (N, C, H, W) in batches of the engine's preferred size; returns (N, 1, H, W)."""
     starts = range(0, max(1, len(images)), engine.BATCH)
     return np.concatenate([engine.run(images[i : i + engine.BATCH]) for i in starts])

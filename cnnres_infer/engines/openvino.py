@@ -19,16 +19,16 @@ from cnnres_infer.host.cache import cache_folder
 from cnnres_infer.host.digest import json_digest
 
 DEVICE = "CPU"
-FOLDER = "openvino"
+_FOLDER = "openvino"
 _CONVERTER = "openvino.tools.ovc"
 _REMEDY = "pip install 'cnnres-infer[openvino]'"
-# What is not in 8 bits in an INT8 file is computed in float32.
+# The layers of an INT8 file that are not quantised are computed in float32.
 _HINTS = {Precision.INT8: "f32", Precision.BF16: "bf16", Precision.FP32: "f32"}
 
 
 @contextmanager
 def _without(module: str) -> Iterator[None]:
-    """Let the import of a module fail for a while, unless it is loaded already."""
+    """Make the import of a module fail inside the context, unless it is already loaded."""
     if module in sys.modules:
         yield
         return
@@ -42,8 +42,10 @@ def _without(module: str) -> Iterator[None]:
 def _openvino() -> Any:
     """Import OpenVINO without its model converter, whose import sends telemetry (seen in 2026.4).
 
-    The package does without: it tries the import and passes over its failure.
+    OpenVINO works without the converter: it tolerates the failed import.
     """
+    if (imported := sys.modules.get("openvino")) is not None:
+        return imported
     with _without(_CONVERTER):
         import openvino
 
@@ -52,7 +54,7 @@ def _openvino() -> Any:
 
 @dataclass(frozen=True)
 class _Request:
-    """An inference request, and views of its input and output tensor."""
+    """An inference request, with views of its input and output tensors."""
 
     request: Any
     images: FloatArray
@@ -62,12 +64,11 @@ class _Request:
 class OpenVinoEngine(SerialEngine[_Request]):
     """CNN-Res compiled by OpenVINO; see `Engine`.
 
-    Threads take turns with one request. Each run already takes all cores that
-    it is given, so more requests would only wait for each other (measured).
+    Threads take turns with one request. Each run already uses all of its cores,
+    so more requests would only wait for each other (measured).
 
-    The precision is always set: by default a processor with BF16 computes
-    float32 files in bfloat16 without a word. Such a processor offers that as a
-    precision of its own.
+    The precision is always set, because processors with BF16 silently compute
+    float32 files in bfloat16 by default. Here that is a separate precision.
     """
 
     RUNTIME: ClassVar[str] = "OpenVINO"
@@ -76,6 +77,8 @@ class OpenVinoEngine(SerialEngine[_Request]):
         Precision.BF16: ("fp32-cpu", "fp32"),
         Precision.FP32: ("fp32-cpu", "fp32"),
     }
+    RIVALS: ClassVar[tuple[Precision, ...]] = (Precision.INT8, Precision.BF16)
+    CACHE_FOLDER: ClassVar[str | None] = _FOLDER
     BATCH: ClassVar[int] = 4
     LEAST: ClassVar[int] = BATCH
 
@@ -88,7 +91,7 @@ class OpenVinoEngine(SerialEngine[_Request]):
             core = _openvino().Core()
             name = core.get_property(DEVICE, "FULL_DEVICE_NAME")
         except Exception as error:
-            return Probe(False, f"openvino cannot be used ({error})", _REMEDY, versions)
+            return Probe(False, f"openvino fails to start ({error})", _REMEDY, versions)
         devices = (f"{name}, {machine.usable_cores()} cores",)
         return Probe(True, f"openvino {versions['openvino']}", "", versions, devices)
 
@@ -105,17 +108,17 @@ class OpenVinoEngine(SerialEngine[_Request]):
                 raise PrecisionUnavailableError("this processor has no bfloat16")
             core.set_property(_settings(hint, threads, probe))
             network = core.read_model(model.content)
-            # Kernels are made for a shape: one shape, made once and kept in the cache.
+            # Kernels are compiled for one shape; a fixed one is compiled once and then cached.
             network.reshape([cls.BATCH, *list(network.input().partial_shape)[1:]])
             compiled = core.compile_model(network, DEVICE)
-            taken = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+            actual = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
             request = compiled.create_infer_request()
         except BackendUnavailableError:
             raise
         except Exception as error:
-            raise BackendUnavailableError(f"OpenVINO refused the model: {error}") from error
-        if taken != hint:
-            raise BackendUnavailableError(f"OpenVINO computes in {taken}, not {hint}")
+            raise BackendUnavailableError(f"OpenVINO rejected the model: {error}") from error
+        if actual != hint:
+            raise BackendUnavailableError(f"OpenVINO computes in {actual}, not {hint}")
         info = EngineInfo("openvino", DEVICE, precision, model.variant, threads, probe.versions)
         handle = _Request(
             request, request.get_input_tensor().data, request.get_output_tensor().data
@@ -126,7 +129,7 @@ class OpenVinoEngine(SerialEngine[_Request]):
         output = np.empty((len(images), *handle.output.shape[1:]), np.float32)
         for first in range(0, len(images), self.BATCH):
             part = images[first : first + self.BATCH]
-            # Places that stay free hold images of before, whose output is left out.
+            # Unused slots still hold earlier images, whose output is discarded.
             handle.images[: len(part)] = part
             handle.request.infer()
             output[first : first + len(part)] = handle.output[: len(part)]
@@ -138,13 +141,13 @@ def _settings(hint: str, threads: int, probe: Probe) -> dict[str, Any]:
         "INFERENCE_PRECISION_HINT": hint,
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
-        # As much as is left of the machine decides, not how the cores are numbered.
+        # The scheduler places threads on idle cores, whatever their numbers.
         "ENABLE_CPU_PINNING": False,
     }
     try:
-        kind = json_digest([probe.versions, machine.hardware()])[:16]
-        settings["CACHE_DIR"] = str(cache_folder(FOLDER, kind))
+        key = json_digest([probe.versions, machine.hardware()])[:16]
+        settings["CACHE_DIR"] = str(cache_folder(_FOLDER, key))
     except OSError:
-        # Without a cache it compiles at every start, and computes the same.
+        # Without a cache the model is compiled at every start; the results are the same.
         return settings
     return settings

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cnnres_infer.bundle.bundle import Bundle
-from cnnres_infer.engines import openvino
-from cnnres_infer.engines.onnxruntime import gpu as ort_gpu
+from cnnres_infer.engines import BACKENDS, backend
 from cnnres_infer.engines.tensorrt import store as plans
 from cnnres_infer.engines.tensorrt.plan import staleness
 from cnnres_infer.errors import OutputError
@@ -15,7 +14,8 @@ from cnnres_infer.selection import autotune as speed
 from cnnres_infer.verification import self_check
 
 # Only these are ever removed: the user may choose any folder for the cache.
-FOLDERS = (plans.FOLDER, ort_gpu.FOLDER, openvino.FOLDER, speed.FOLDER, self_check.FOLDER)
+_OF_BACKENDS = [folder for name in BACKENDS if (folder := backend(name).CACHE_FOLDER)]
+FOLDERS = (*dict.fromkeys(_OF_BACKENDS), speed.FOLDER, self_check.FOLDER)
 
 
 @dataclass(frozen=True)

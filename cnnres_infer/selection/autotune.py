@@ -1,8 +1,8 @@
-"""Which precision of a backend is the faster here: measured once, then remembered.
+"""Which precision of a backend is fastest on this machine: measured once, then cached.
 
 Whether INT8 beats float16 or bfloat16 depends on the processor, on the
 runtime's kernels and on how much of the network the INT8 file leaves in float,
-so no precision is taken to be fast by its name.
+so no precision is assumed to be fast.
 """
 
 import time
@@ -14,28 +14,24 @@ import numpy as np
 from cnnres_infer import __version__
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.precision import Precision
-from cnnres_infer.engines import NVIDIA, probe
+from cnnres_infer.engines import backend, probe
 from cnnres_infer.errors import EngineError, PrecisionUnavailableError
 from cnnres_infer.host.machine import usable_cores
 from cnnres_infer.host.remembered import Remembered
 from cnnres_infer.selection.offers import offers, open_engine
 
 FOLDER = "speeds"
-_RIVALS = {
-    **dict.fromkeys(NVIDIA, (Precision.FP16, Precision.INT8)),
-    "openvino": (Precision.INT8, Precision.BF16),
-}
 _SECONDS_EACH = 1.0
 _LEAST_RUNS = 3
 _SPEEDS = Remembered(FOLDER)
 
 
 def fastest_first(bundle: Bundle, name: str, threads: int | None = None) -> tuple[Precision, ...]:
-    """Precisions that a backend has with a bundle, the one to prefer first.
+    """The precisions that a backend offers with a bundle, the preferred one first.
 
-    The order is the backend's own, but of INT8 and float16 on a GPU, or INT8 and
-    bfloat16 in OpenVINO, the faster comes first. One that does not run comes
-    last of the two.
+    The order is the backend's own, except that its rivals (see
+    `cnnres_infer.engines.base.Engine`) are sorted by speed, those that do not
+    run last.
 
     Parameters
     ----------
@@ -43,7 +39,8 @@ def fastest_first(bundle: Bundle, name: str, threads: int | None = None) -> tupl
         Threads to compute with; by default one for each usable core.
     """
     offered = tuple(offers(bundle, name))
-    contenders = [precision for precision in offered if precision in _RIVALS.get(name, ())]
+    rivals = backend(name).RIVALS
+    contenders = [precision for precision in offered if precision in rivals]
     if len(contenders) < 2:
         return offered
     seconds = measured(bundle, name, contenders, threads)
@@ -54,14 +51,14 @@ def fastest_first(bundle: Bundle, name: str, threads: int | None = None) -> tupl
 def measured(
     bundle: Bundle, name: str, contenders: list[Precision], threads: int | None
 ) -> dict[Precision, float]:
-    """Seconds for each slice; of a former measurement where one under the same conditions is kept.
+    """Seconds per slice, from the cache if they were measured under the same conditions before.
 
-    Precisions that do not run are absent; those that the processor lacks take for ever.
+    Precisions that fail are missing; those that the processor lacks take infinitely long.
     """
     cores = threads or usable_cores()
     conditions = [__version__, bundle.digest, name, contenders, cores, asdict(probe(name))]
-    if former := _seconds(_SPEEDS.get(conditions), contenders):
-        return former
+    if earlier := _seconds(_SPEEDS.get(conditions), contenders):
+        return earlier
     seconds = {}
     for precision in contenders:
         try:
@@ -69,17 +66,17 @@ def measured(
         except PrecisionUnavailableError:
             seconds[precision] = np.inf
         except EngineError:
-            # Whoever opens it in earnest reports why.
+            # The reason is reported when the engine is opened for use.
             continue
     if len(seconds) == len(contenders):
-        # JSON has no infinity. Where nothing can be kept, it is measured again next time.
+        # JSON has no infinity. If the cache cannot be written, the next start measures again.
         finite = {p: spent if np.isfinite(spent) else None for p, spent in seconds.items()}
         _SPEEDS.put(conditions, finite)
     return seconds
 
 
 def _time(bundle: Bundle, name: str, precision: Precision, threads: int | None) -> float:
-    """Seconds for each slice, the median of runs of a full batch."""
+    """Seconds per slice, as the median of several runs of a full batch."""
     spec = bundle.spec
     with open_engine(bundle, name, precision, threads) as engine:
         images = np.zeros((engine.BATCH, spec.channels, *2 * [spec.slices.size]), np.float32)
@@ -93,7 +90,7 @@ def _time(bundle: Bundle, name: str, precision: Precision, threads: int | None) 
 
 
 def _seconds(value: Any, contenders: list[Precision]) -> dict[Precision, float]:
-    """A former measurement out of the cache; empty if it is absent or damaged."""
+    """An earlier measurement from the cache; empty if it is missing or damaged."""
     try:
         known = {precision: value[precision] for precision in contenders}
         return {p: np.inf if spent is None else float(spent) for p, spent in known.items()}

@@ -1,4 +1,4 @@
-"""The contract that every engine keeps, whatever computes: `tests/gpu` runs it on real GPUs."""
+"""The contract of every engine; `tests/gpu` runs it on real GPUs."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +16,16 @@ from cnnres_infer.errors import EngineRunError
 from tests.threads import PATIENCE_S, in_threads
 
 SIZE = 160
+# Of each backend, a method of the runtime that every run calls: module, class and name.
+SEAMS = {
+    "tensorrt": ("cnnres_infer.engines.tensorrt.cuda", "Cuda", "wait"),
+    "tensorrt-rtx": ("cnnres_infer.engines.tensorrt.cuda", "Cuda", "wait"),
+    "ort-tensorrt": ("onnxruntime", "InferenceSession", "run_with_iobinding"),
+    "ort-tensorrt-rtx": ("onnxruntime", "InferenceSession", "run"),
+    "ort-cuda": ("onnxruntime", "InferenceSession", "run_with_iobinding"),
+    "openvino": ("openvino", "InferRequest", "infer"),
+    "ort": ("onnxruntime", "InferenceSession", "run"),
+}
 
 
 @dataclass(frozen=True)
@@ -29,7 +39,7 @@ class Subject:
     open
         Opens it.
     seam
-        A function of the runtime that every run calls: its class and its name.
+        A method of the runtime that every run calls: its class and its name.
     tolerance
         How far its probabilities may be off.
     any_size
@@ -49,6 +59,12 @@ class Subject:
         assert output.shape == (len(images), 1, SIZE, SIZE)
         expected = 1 / (1 + np.exp(-60 * (images - 0.8)))
         np.testing.assert_allclose(output, expected, rtol=0, atol=self.tolerance)
+
+
+def seam_of(backend: str) -> tuple[Any, str]:
+    """The seam of a backend, if its runtime is installed."""
+    module, owner, method = SEAMS[backend]
+    return getattr(pytest.importorskip(module), owner), method
 
 
 def some_images(count: int, seed: int = 0) -> FloatArray:

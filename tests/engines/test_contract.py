@@ -1,4 +1,4 @@
-"""Every backend keeps the contract: those for CPUs as they are, NVIDIA's on fakes."""
+"""Every backend keeps the contract: the CPU backends as they are, NVIDIA's on fakes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,11 +8,10 @@ import pytest
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines import BACKENDS, NVIDIA, backend
 from cnnres_infer.engines.base import Engine, ModelFile
-from cnnres_infer.engines.tensorrt.cuda import Cuda
 from cnnres_infer.errors import PrecisionUnavailableError
 from tests.conftest import bright_model
 from tests.engines.conftest import FakeMachine
-from tests.engines.contract import EngineContract, Subject
+from tests.engines.contract import SEAMS, EngineContract, Subject, seam_of
 from tests.fakes.tensorrt import FakeTensorRtRtx
 
 # The model is in float32, and the sigmoid's slope of 60 makes much of small errors.
@@ -25,15 +24,6 @@ def opener(name: str, precision: Precision) -> Callable[[], Engine]:
     return lambda: engine_class.open(ModelFile(variant, bright_model()), precision, 2)
 
 
-def runtime_of(name: str) -> tuple[Any, str]:
-    if name == "openvino":
-        return pytest.importorskip("openvino").InferRequest, "infer"
-    if name in ("tensorrt", "tensorrt-rtx"):
-        return Cuda, "wait"
-    session = pytest.importorskip("onnxruntime").InferenceSession
-    return session, "run_with_iobinding" if name in ("ort-cuda", "ort-tensorrt") else "run"
-
-
 def on_the_cpu(name: str, precision: Precision) -> Subject:
     if not backend(name).probe().usable:
         pytest.skip(backend(name).probe().reason)
@@ -42,7 +32,7 @@ def on_the_cpu(name: str, precision: Precision) -> Subject:
         open_it().close()
     except PrecisionUnavailableError as error:
         pytest.skip(str(error))
-    return Subject(name, precision, open_it, runtime_of(name), TOLERANCES.get(precision, 1e-5))
+    return Subject(name, precision, open_it, seam_of(name), TOLERANCES.get(precision, 1e-5))
 
 
 def in_pytorch() -> Subject:
@@ -64,7 +54,7 @@ def on_fakes(name: str, request: pytest.FixtureRequest) -> Subject:
     machine: FakeMachine = request.getfixturevalue("fake_machine")
     request.getfixturevalue("fake_providers")
     machine.rtx = FakeTensorRtRtx(machine.cuda)
-    return Subject(name, Precision.FP32, opener(name, Precision.FP32), runtime_of(name))
+    return Subject(name, Precision.FP32, opener(name, Precision.FP32), seam_of(name))
 
 
 SUBJECTS = [
@@ -89,3 +79,4 @@ class TestContract(EngineContract):
 
 def test_all_backends_are_here() -> None:
     assert {name for name, _ in SUBJECTS} == {*BACKENDS, "torch"}
+    assert list(SEAMS) == list(BACKENDS)

@@ -54,7 +54,7 @@ def test_float16_is_not_run_as_float32(make_bundle: BundleMaker) -> None:
 
 
 def test_a_broken_model_is_refused() -> None:
-    with pytest.raises(BackendUnavailableError, match="refused the model"):
+    with pytest.raises(BackendUnavailableError, match="rejected the model"):
         OrtEngine.open(ModelFile("fp32", b"no model"), Precision.FP32, 1)
 
 

@@ -75,7 +75,7 @@ def test_bfloat16_is_refused_where_it_would_be_float32(monkeypatch: pytest.Monke
 
 
 def test_a_broken_model_is_refused() -> None:
-    with pytest.raises(BackendUnavailableError, match="OpenVINO refused the model"):
+    with pytest.raises(BackendUnavailableError, match="OpenVINO rejected the model"):
         OpenVinoEngine.open(ModelFile("fp32", b"no model"), Precision.FP32, 1)
 
 

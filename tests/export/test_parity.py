@@ -89,8 +89,8 @@ def test_what_cannot_run_and_what_disagrees_have_rows(
 ) -> None:
     backends = {
         "ort": engines.BACKENDS["ort"],
-        "abacus": f"{__name__}:AbsentEngine",
-        "broken": f"{__name__}:BrokenEngine",
+        "abacus": engines.Backend(f"{__name__}:AbsentEngine"),
+        "broken": engines.Backend(f"{__name__}:BrokenEngine"),
     }
     monkeypatch.setattr("cnnres_infer.engines.BACKENDS", backends)
     monkeypatch.setattr("export.parity.BACKENDS", backends)

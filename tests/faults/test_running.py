@@ -291,6 +291,8 @@ class FailingEngine:
     VARIANTS: ClassVar[Variants] = {Precision.FP32: ("fp32",)}
     BATCH: ClassVar[int] = 4
     LEAST: ClassVar[int] = 1
+    RIVALS: ClassVar[tuple[Precision, ...]] = ()
+    CACHE_FOLDER: ClassVar[str | None] = None
 
     def __init__(self, failure: str) -> None:
         self.failure = failure

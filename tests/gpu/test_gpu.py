@@ -1,4 +1,4 @@
-"""The backends on the GPU at hand: build, run, agree with PyTorch, and how fast."""
+"""The backends on a real GPU: they build, run and agree with PyTorch; measures their speed."""
 
 import json
 import subprocess

@@ -25,6 +25,8 @@ class Named:
     VARIANTS: ClassVar[Variants] = {}
     BATCH: ClassVar[int] = 1
     LEAST: ClassVar[int] = 1
+    RIVALS: ClassVar[tuple[Precision, ...]] = ()
+    CACHE_FOLDER: ClassVar[str | None] = None
 
     def __init__(self, name: str, story: list[str]) -> None:
         self.name, self._story = name, story

@@ -74,12 +74,12 @@ class Dying(OrtEngine):
 
 
 @pytest.fixture
-def others(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def others(monkeypatch: pytest.MonkeyPatch) -> dict[str, engines.Backend]:
     """A table in which two backends are preferred to ONNX Runtime; tests may change it."""
     table = {
-        "absent": f"{__name__}:Absent",
-        "crashing": f"{__name__}:Crashing",
-        "ort": "cnnres_infer.engines.onnxruntime.cpu:OrtEngine",
+        "absent": engines.Backend(f"{__name__}:Absent"),
+        "crashing": engines.Backend(f"{__name__}:Crashing"),
+        "ort": engines.BACKENDS["ort"],
     }
     for module in (engines, choice):
         monkeypatch.setattr(module, "BACKENDS", table)
@@ -108,7 +108,7 @@ def test_auto_says_what_it_passed_over(bundle: Bundle) -> None:
 
 
 def test_strict_refuses_what_should_run_but_not_what_is_absent(
-    bundle: Bundle, others: dict[str, str]
+    bundle: Bundle, others: dict[str, engines.Backend]
 ) -> None:
     with pytest.raises(EngineRunError, match="out of memory"):
         select(bundle, strict=True)
@@ -135,9 +135,11 @@ def test_unchecked_engines_are_taken_as_they_are(bundle: Bundle) -> None:
 
 
 @pytest.fixture
-def dying(others: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def dying(
+    others: dict[str, engines.Backend], monkeypatch: pytest.MonkeyPatch
+) -> dict[str, engines.Backend]:
     """The table with one that fails after two batches in place of that which fails at once."""
-    others["crashing"] = f"{__name__}:Dying"
+    others["crashing"] = engines.Backend(f"{__name__}:Dying")
     monkeypatch.setattr(Dying, "left", 2)
     return others
 
@@ -179,7 +181,7 @@ def test_strict_and_named_refuse_a_failure_in_mid_volume(
 
 
 def test_nothing_is_left_after_a_failure_in_mid_volume(
-    bright_bundle: Path, dying: dict[str, str]
+    bright_bundle: Path, dying: dict[str, engines.Backend]
 ) -> None:
     dying["ort"] = dying["absent"]
     predictor = Predictor.load(bright_bundle, self_check=False)

@@ -51,6 +51,8 @@ class Replay:
     VARIANTS: ClassVar[Variants] = {Precision.FP16: ("fp16",)}
     BATCH: ClassVar[int] = 4
     LEAST: ClassVar[int] = 1
+    RIVALS: ClassVar[tuple[Precision, ...]] = ()
+    CACHE_FOLDER: ClassVar[str | None] = None
 
     def __init__(self, bundle: Bundle) -> None:
         images, self.answers = load_reference(bundle)

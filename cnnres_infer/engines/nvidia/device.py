@@ -1,4 +1,4 @@
-"""The NVIDIA GPU of this machine, asked of its driver and of nothing larger."""
+"""The NVIDIA GPU of this machine, queried through the driver alone."""
 
 import ctypes
 import platform
@@ -14,33 +14,33 @@ _WINDOWS = sys.platform == "win32"
 _DRIVER = "nvcuda.dll" if _WINDOWS else "libcuda.so.1"
 _MANAGEMENT = "nvml.dll" if _WINDOWS else "libnvidia-ml.so.1"
 _PCI, _NVIDIA, _DISPLAY = Path("/sys/bus/pci/devices"), "0x10de", "0x03"
-# Jetson's GPU is part of its chip, and WSL hands one through.
+# A Jetson's GPU is part of its chip, and WSL passes one through, so neither is on the PCI bus.
 _OFF_THE_BUS = (Path("/etc/nv_tegra_release"), Path("/dev/dxg"))
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
 _INSTALL_DRIVER = (
     'install the driver of an NVIDIA GPU (https://www.nvidia.com/drivers), or use `backend="ort"`'
 )
 _REMEDIES = {
-    100: "in a container, use docker run --gpus all; look at CUDA_VISIBLE_DEVICES and nvidia-smi",
-    803: "restart the machine: the driver was updated while an older one runs",
+    100: "in a container, use docker run --gpus all; check CUDA_VISIBLE_DEVICES and nvidia-smi",
+    803: "restart the machine: the driver was updated, but the old one is still running",
     804: "update the driver: this one is too old for the CUDA libraries in use",
 }
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """The first GPU that CUDA shows.
+    """The first GPU that CUDA lists.
 
     Attributes
     ----------
     name
-        As the driver calls it.
+        Name in the driver.
     sm
-        Compute capability, ten times major plus minor: 86 for 8.6.
+        Compute capability, as ten times its major plus its minor version: 86 for 8.6.
     memory
-        Bytes.
+        Size in bytes.
     driver
-        Version of the driver; empty where it does not tell (Jetson).
+        Version of the driver; empty if it does not report one (Jetson).
     cuda
         Newest CUDA version that the driver supports.
     """
@@ -57,9 +57,9 @@ class Gpu:
 
 @cache
 def find_gpu() -> Gpu | Probe:
-    """The GPU, or a probe that says why there is none.
+    """Find the GPU, or return a probe that says why there is none.
 
-    Costs well under a millisecond where no driver is installed.
+    Takes well under a millisecond if no driver is installed.
     """
     try:
         driver = _load(_DRIVER)
@@ -69,9 +69,9 @@ def find_gpu() -> Gpu | Probe:
     status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
     if status:
         reason = f"the NVIDIA driver failed: {_error(driver, status)}"
-        return Probe(False, reason, _REMEDIES.get(status, "run nvidia-smi and mend what it says"))
+        return Probe(False, reason, _REMEDIES.get(status, "run nvidia-smi and fix what it reports"))
     if not count.value:
-        return Probe(False, "the NVIDIA driver shows no GPU", _REMEDIES[100])
+        return Probe(False, "the NVIDIA driver finds no GPU", _REMEDIES[100])
     return _describe(driver)
 
 
@@ -85,10 +85,10 @@ def _load(name: str) -> Any:
 
 
 def _without_driver() -> Probe:
-    missing = f"no NVIDIA driver here ({_DRIVER} is not found)"
-    if _surely_none():
+    missing = f"no NVIDIA driver here ({_DRIVER} not found)"
+    if _has_no_gpu():
         return Probe(False, missing, _INSTALL_DRIVER, absent=True)
-    if not _on_the_bus():
+    if not _is_on_bus():
         return Probe(False, missing, _INSTALL_DRIVER)
     return Probe(
         False,
@@ -97,14 +97,14 @@ def _without_driver() -> Probe:
     )
 
 
-def _surely_none() -> bool:
-    """Tell whether there is no NVIDIA GPU: only where the bus shows all, as on a PC with Linux."""
-    elsewhere = any(path.exists() for path in _OFF_THE_BUS)
-    return _PCI.is_dir() and not elsewhere and not _on_the_bus()
+def _has_no_gpu() -> bool:
+    """Whether there is certainly no NVIDIA GPU: only known if the PCI bus lists all, as on a PC."""
+    off_bus = any(path.exists() for path in _OFF_THE_BUS)
+    return _PCI.is_dir() and not off_bus and not _is_on_bus()
 
 
-def _on_the_bus() -> bool:
-    """Tell whether Linux sees an NVIDIA GPU, with or without a driver for it."""
+def _is_on_bus() -> bool:
+    """Whether Linux finds an NVIDIA GPU on the PCI bus, with or without a driver for it."""
     for device in _PCI.glob("*"):
         try:
             vendor, kind = ((device / name).read_text() for name in ("vendor", "class"))

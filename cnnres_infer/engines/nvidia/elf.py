@@ -1,4 +1,4 @@
-"""Which libraries a shared library needs, read off its file without loading it."""
+"""The libraries that a shared library needs, read from its file without loading it."""
 
 import ctypes
 import struct
@@ -11,17 +11,17 @@ _TAG_NEEDED = 1
 
 
 def missing_libraries(path: Path) -> tuple[str, ...]:
-    """Names of the libraries that a shared library needs and the loader does not find.
+    """Names of the libraries that a shared library needs but the loader cannot find.
 
-    Linux only; elsewhere empty. The libraries that are found get loaded.
+    Always empty except on Linux. The libraries that are found are loaded.
     """
     if not sys.platform.startswith("linux"):
         return ()
-    return tuple(name for name in needed_libraries(path) if not _loads(name))
+    return tuple(name for name in needed_libraries(path) if not _can_load(name))
 
 
 def needed_libraries(path: Path) -> tuple[str, ...]:
-    """Names of the libraries that a shared library links; empty if it is no 64-bit ELF file.
+    """Names of the libraries that a shared library links to; empty unless it is a 64-bit ELF file.
 
     References
     ----------
@@ -52,7 +52,7 @@ def needed_libraries(path: Path) -> tuple[str, ...]:
     return ()
 
 
-def _loads(name: str) -> bool:
+def _can_load(name: str) -> bool:
     try:
         ctypes.CDLL(name)
     except OSError:

@@ -1,70 +1,89 @@
-"""Engines on an NVIDIA GPU: each does all of its work on a thread of its own.
+"""Engines on an NVIDIA GPU, each of which does all of its work on its own thread.
 
-CUDA's current device is a setting of each thread, and a caller's threads may
-have chosen another one. ONNX Runtime ties CUDA graphs and the streams that they
-are captured on to the thread that ran first, so even threads that take turns
-break them (microsoft/onnxruntime#28002). A new thread starts with the first GPU,
-which is the one that `find_gpu` describes, and neither sees nor changes what the
-callers do with CUDA.
+CUDA's current device is a setting of each thread, and the caller may have
+selected another one on its threads. ONNX Runtime ties CUDA graphs and the
+streams that they are captured on to the thread of the first run, so even threads
+that take turns break them (microsoft/onnxruntime#28002). A new thread starts on
+the first GPU, which is the one that `find_gpu` describes, and is isolated from
+whatever the caller does with CUDA.
 """
 
+import sys
 from abc import abstractmethod
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Self
+from concurrent.futures import Future
+from functools import partial
+from typing import ClassVar, Self
 
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.provenance import EngineInfo
 from cnnres_infer.engines.base import Handle, ModelFile, SharedEngine, T
+from cnnres_infer.engines.nvidia.worker import Worker, WorkerStoppedError
+from cnnres_infer.errors import EngineRunError
 
 
 class GpuEngine(SharedEngine[Handle]):
-    """An engine that opens, runs and closes on one thread; calls queue for it.
+    """An engine that is opened, run and closed on one thread, for which calls queue.
 
     Parameters
     ----------
     handle, info, shape
         See `SharedEngine`.
-    thread
-        An executor with a single thread, which the engine shuts down.
+    worker
+        The engine's thread, which the engine stops when it is closed.
     """
+
+    RIVALS: ClassVar[tuple[Precision, ...]] = (Precision.FP16, Precision.INT8)
 
     def __init__(
         self,
         handle: Handle,
         info: EngineInfo,
         shape: tuple[int | None, ...],
-        thread: Executor,
+        worker: Worker,
     ) -> None:
         super().__init__(handle, info, shape)
-        self._thread = thread
+        self._worker = worker
 
     @classmethod
     def open(cls, model: ModelFile, precision: Precision, threads: int) -> Self:
-        thread = ThreadPoolExecutor(1, cls.__name__)
-        opening = thread.submit(cls._open, model, precision, thread)
+        worker = Worker(cls.__name__)
+        opening = worker.submit(partial(cls._open, model, precision, worker))
         try:
             return opening.result()
         except BaseException:
-            # Whoever interrupts a build that takes minutes does not want to wait for it.
-            thread.shutdown(wait=opening.done())
+            # An interrupted caller does not wait for a build that takes minutes. The engine
+            # that still comes out of it is closed, or it would hold the GPU's memory.
+            worker.submit(partial(cls._close_late, opening))
+            worker.stop(wait=opening.done())
             raise
 
     @classmethod
     @abstractmethod
-    def _open(cls, model: ModelFile, precision: Precision, thread: Executor) -> Self:
-        """Open the engine on its thread, which is the one that this is called on."""
+    def _open(cls, model: ModelFile, precision: Precision, worker: Worker) -> Self:
+        """Open the engine; called on the worker's thread."""
+
+    @classmethod
+    def _close_late(cls, opening: Future[Self]) -> None:
+        """Close an engine that nobody waits for any more; called on the worker's thread."""
+        if opening.exception() is None:
+            opening.result()._close()
 
     def close(self) -> None:
+        if sys.is_finalizing():
+            # The thread is gone; the end of the process frees the GPU's memory.
+            return
         try:
             super().close()
         finally:
-            self._thread.shutdown()
+            self._worker.stop()
 
     def _call(self, work: Callable[[], T]) -> T:
+        if sys.is_finalizing():
+            raise EngineRunError("the interpreter is shutting down")
         try:
-            done = self._thread.submit(work)
-        except RuntimeError:
-            # The thread has ended, so the engine is closed, and the work will find it so.
+            done = self._worker.submit(work)
+        except WorkerStoppedError:
+            # Only a closed engine has stopped its worker, so this work does not touch the GPU.
             return work()
         return done.result()

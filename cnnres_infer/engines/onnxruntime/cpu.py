@@ -13,14 +13,14 @@ from cnnres_infer.errors import BackendUnavailableError
 from cnnres_infer.host import machine
 
 PROVIDER = "CPUExecutionProvider"
-# It would quantise, unasked, the layers of an INT8 file that are left in float (seen in 1.32).
+# Quantises layers of an INT8 file that were deliberately left in float (seen in 1.32).
 DISABLED_OPTIMIZERS = ("WeightBiasQuantization",)
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 _REMEDY = "pip install 'cnnres-infer[cpu]'"
 
 
 def import_onnxruntime() -> Any:
-    """Import ONNX Runtime, which otherwise queues and sends telemetry (seen in 1.32)."""
+    """Import ONNX Runtime without telemetry, which is sent by default (seen in 1.32)."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
 
@@ -30,8 +30,8 @@ def import_onnxruntime() -> Any:
 class OrtEngine(SharedEngine[Any]):
     """CNN-Res in an ONNX Runtime session, which threads may run at the same time; see `Engine`.
 
-    A float16 file would be computed in float32 on this provider without a
-    word, so that precision is not offered.
+    This provider silently computes float16 files in float32, so that precision
+    is not offered.
     """
 
     RUNTIME: ClassVar[str] = "ONNX Runtime"
@@ -70,7 +70,7 @@ class OrtEngine(SharedEngine[Any]):
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # Between runs the cores belong to the other stages.
+        # Leave the cores to the other stages between runs.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             session = onnxruntime.InferenceSession(
@@ -80,10 +80,10 @@ class OrtEngine(SharedEngine[Any]):
                 disabled_optimizers=list(DISABLED_OPTIMIZERS),
             )
         except Exception as error:
-            raise BackendUnavailableError(f"ONNX Runtime refused the model: {error}") from error
+            raise BackendUnavailableError(f"ONNX Runtime rejected the model: {error}") from error
         provider = session.get_providers()[0]
         if provider != PROVIDER:
-            raise BackendUnavailableError(f"ONNX Runtime took {provider}, not {PROVIDER}")
+            raise BackendUnavailableError(f"ONNX Runtime selected {provider}, not {PROVIDER}")
         info = EngineInfo("ort", provider, precision, model.variant, threads, probe.versions)
         return cls(session, info, image_shape(session))
 
@@ -93,5 +93,5 @@ class OrtEngine(SharedEngine[Any]):
 
 
 def image_shape(session: Any) -> tuple[int | None, ...]:
-    """Shape (C, H, W) of a session's images; None where the model leaves it open."""
+    """Shape (C, H, W) of a session's images; None for dimensions that are dynamic."""
     return tuple(n if isinstance(n, int) else None for n in session.get_inputs()[0].shape[1:])

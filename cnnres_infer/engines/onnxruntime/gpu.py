@@ -5,7 +5,6 @@ import io
 import itertools
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import cache
@@ -21,6 +20,7 @@ from cnnres_infer.engines.base import ModelFile, Probe, Variants
 from cnnres_infer.engines.nvidia.device import find_gpu
 from cnnres_infer.engines.nvidia.elf import missing_libraries
 from cnnres_infer.engines.nvidia.thread import GpuEngine
+from cnnres_infer.engines.nvidia.worker import Worker
 from cnnres_infer.engines.onnxruntime.cpu import (
     DISABLED_OPTIMIZERS,
     DISTRIBUTIONS,
@@ -32,7 +32,7 @@ from cnnres_infer.host import machine
 from cnnres_infer.host.cache import cache_folder
 from cnnres_infer.host.digest import json_digest
 
-FOLDER = "ort-engines"
+_FOLDER = "ort-engines"
 _CPU = "CPUExecutionProvider"
 _SLICES = 16
 _GRAPHS = itertools.count(1)
@@ -41,10 +41,10 @@ _OUT_OF_MEMORY = ("allocat", "out of memory")
 
 
 class OrtCudaEngine(GpuEngine[Any]):
-    """CNN-Res by ONNX Runtime on a GPU; see `Engine`.
+    """CNN-Res in ONNX Runtime on a GPU; see `Engine`.
 
-    The network always sees the same number of slices, the last of them padded:
-    so one CUDA graph and one set of tuned kernels serve every volume.
+    Batches always have the same size, the last one padded, so one CUDA graph and
+    one set of tuned kernels serve every volume.
 
     Attributes
     ----------
@@ -52,9 +52,9 @@ class OrtCudaEngine(GpuEngine[Any]):
         Name in the table of backends, and ONNX Runtime's names for the
         provider and its memory.
     LIBRARY
-        File of the provider, beside ONNX Runtime's own.
+        File name of the provider's library, next to ONNX Runtime's own.
     INSTALL, LIBRARIES_HINT
-        What mends a missing provider, and one that lacks libraries.
+        How to fix a missing provider, and one with missing libraries.
     """
 
     RUNTIME: ClassVar[str] = "ONNX Runtime"
@@ -64,20 +64,20 @@ class OrtCudaEngine(GpuEngine[Any]):
     LIBRARY: ClassVar[str] = "libonnxruntime_providers_cuda.so"
     INSTALL: ClassVar[str] = "pip uninstall -y onnxruntime; pip install 'cnnres-infer[gpu]'"
     LIBRARIES_HINT: ClassVar[str] = (
-        "pip install 'onnxruntime-gpu[cuda,cudnn]', or CUDA and cuDNN of the versions it names"
+        "pip install 'onnxruntime-gpu[cuda,cudnn]', or CUDA and cuDNN in the versions that it names"
     )
     VARIANTS: ClassVar[Variants] = {
         Precision.FP16: ("fp16",),
         Precision.FP32: ("fp32",),
     }
     BATCH: ClassVar[int] = 64
-    # What lies between layers is in the GPU's memory.
+    # Activations are in the GPU's memory.
     LEAST: ClassVar[int] = 1
 
     def __init__(
-        self, handle: Any, info: EngineInfo, shape: tuple[int | None, ...], thread: Executor
+        self, handle: Any, info: EngineInfo, shape: tuple[int | None, ...], worker: Worker
     ) -> None:
-        super().__init__(handle, info, shape, thread)
+        super().__init__(handle, info, shape, worker)
         self._slices = _SLICES
         self._bound: _Bound | None = None
 
@@ -96,28 +96,28 @@ class OrtCudaEngine(GpuEngine[Any]):
         return Probe(True, reason, "", versions, (str(gpu),))
 
     @classmethod
-    def _open(cls, model: ModelFile, precision: Precision, thread: Executor) -> Self:
+    def _open(cls, model: ModelFile, precision: Precision, worker: Worker) -> Self:
         probe = cls.probe()
         probe.require()
         onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
-        # cuDNN's front end logs every fusion it cannot plan as an error, and takes another;
-        # what really fails is raised.
+        # cuDNN's front end logs every fusion that it cannot plan as an error and then uses
+        # another; real failures are raised.
         options.log_severity_level = 4
-        # What the provider cannot run is an error, not the CPU's work.
+        # Operators that the provider cannot run are an error instead of running on the CPU.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
             session = cls._session_of(onnxruntime, model.content, options, precision, probe)
         except Exception as error:
             raise BackendUnavailableError(
-                f"{cls.PROVIDER} of ONNX Runtime refused the model: {error}"
+                f"{cls.PROVIDER} of ONNX Runtime rejected the model: {error}"
             ) from error
         provider = session.get_providers()[0]
         if provider != cls.PROVIDER:
-            raise BackendUnavailableError(f"ONNX Runtime took {provider}, not {cls.PROVIDER}")
-        where = f"{provider} on {probe.devices[0]}"
-        info = EngineInfo(cls.BACKEND, where, precision, model.variant, 1, probe.versions)
-        return cls(session, info, image_shape(session), thread)
+            raise BackendUnavailableError(f"ONNX Runtime selected {provider}, not {cls.PROVIDER}")
+        device = f"{provider} on {probe.devices[0]}"
+        info = EngineInfo(cls.BACKEND, device, precision, model.variant, 1, probe.versions)
+        return cls(session, info, image_shape(session), worker)
 
     @classmethod
     def _extra_distributions(cls) -> tuple[str, ...]:
@@ -125,7 +125,7 @@ class OrtCudaEngine(GpuEngine[Any]):
 
     @classmethod
     def _check_installed(cls, versions: dict[str, str]) -> None:
-        """Raise if the provider is not here, or lacks a library."""
+        """Raise if the provider is not installed or lacks a library."""
         try:
             onnxruntime = import_onnxruntime()
         except ImportError as error:
@@ -168,18 +168,20 @@ class OrtCudaEngine(GpuEngine[Any]):
     def _compute(self, handle: Any, images: FloatArray) -> FloatArray:
         while True:
             try:
-                return np.concatenate(list(self._answers(handle, images)))
+                return np.concatenate(list(self._batches(handle, images)))
             except Exception as error:
-                # A graph whose capture or launch failed is not launched again.
+                # Never launch a graph again whose capture or launch has failed.
                 self._bound = None
                 full = any(word in str(error).lower() for word in _OUT_OF_MEMORY)
                 if not full or self._slices == 1:
                     raise
                 self._slices //= 2
-                warning = f"the GPU's memory is full: going on with {self._slices} slices at once"
+                warning = (
+                    f"the GPU's memory is full: continuing with batches of {self._slices} slices"
+                )
                 self._info = replace(self._info, warnings=(*self._info.warnings, warning))
 
-    def _answers(self, session: Any, images: FloatArray) -> Iterator[FloatArray]:
+    def _batches(self, session: Any, images: FloatArray) -> Iterator[FloatArray]:
         if self._bound is None:
             shape = (self._slices, *images.shape[1:])
             self._bound = _Bound(import_onnxruntime(), session, self.DEVICE, shape)
@@ -191,15 +193,16 @@ class OrtCudaEngine(GpuEngine[Any]):
 
 
 class OrtTensorRtEngine(OrtCudaEngine):
-    """CNN-Res by ONNX Runtime's TensorRT provider; see `Engine`."""
+    """CNN-Res in ONNX Runtime's TensorRT provider; see `Engine`."""
 
     BACKEND: ClassVar[str] = "ort-tensorrt"
     PROVIDER: ClassVar[str] = "TensorrtExecutionProvider"
     LIBRARY: ClassVar[str] = "libonnxruntime_providers_tensorrt.so"
     LIBRARIES_HINT: ClassVar[str] = (
-        "install the major version of TensorRT that libnvinfer's name ends with, and the CUDA "
-        "and cuDNN of the versions named"
+        "install the major version of TensorRT that libnvinfer's name ends with, and CUDA and "
+        "cuDNN in the versions named"
     )
+    CACHE_FOLDER: ClassVar[str | None] = _FOLDER
     VARIANTS: ClassVar[Variants] = {
         Precision.FP16: ("fp16",),
         Precision.INT8: ("int8-trt",),
@@ -212,8 +215,8 @@ class OrtTensorRtEngine(OrtCudaEngine):
     ) -> dict[str, str]:
         folder = _engine_folder(cls.BACKEND, model, precision, probe)
         return {
-            "trt_fp16_enable": str(int(precision == "fp16")),
-            "trt_int8_enable": str(int(precision == "int8")),
+            "trt_fp16_enable": str(int(precision == Precision.FP16)),
+            "trt_int8_enable": str(int(precision == Precision.INT8)),
             "trt_engine_cache_enable": "1",
             "trt_engine_cache_path": str(folder),
             "trt_timing_cache_enable": "1",
@@ -224,11 +227,12 @@ class OrtTensorRtEngine(OrtCudaEngine):
 
 
 class OrtTensorRtRtxEngine(OrtCudaEngine):
-    """CNN-Res by the TensorRT-RTX provider, a plug-in of ONNX Runtime; see `Engine`."""
+    """CNN-Res in the TensorRT-RTX provider, a plug-in of ONNX Runtime; see `Engine`."""
 
     BACKEND: ClassVar[str] = "ort-tensorrt-rtx"
     PROVIDER: ClassVar[str] = "NvTensorRTRTXExecutionProvider"
     INSTALL: ClassVar[str] = "pip install onnxruntime-ep-nv-tensorrt-rtx 'onnxruntime>=1.24'"
+    CACHE_FOLDER: ClassVar[str | None] = _FOLDER
     VARIANTS: ClassVar[Variants] = {
         Precision.FP16: ("fp16",),
         Precision.INT8: ("int8-trt",),
@@ -250,12 +254,12 @@ class OrtTensorRtRtxEngine(OrtCudaEngine):
             ) from error
         except Exception as error:
             raise BackendUnavailableError(
-                f"the TensorRT-RTX provider does not register: {error}", cls.INSTALL
+                f"the TensorRT-RTX provider cannot be registered: {error}", cls.INSTALL
             ) from error
         if not devices:
             raise BackendUnavailableError(
-                "the TensorRT-RTX provider supports no GPU of this machine",
-                "use another backend; TensorRT-RTX is for GeForce and RTX cards",
+                "the TensorRT-RTX provider does not support the GPU of this machine",
+                "use another `backend`; TensorRT-RTX is for GeForce and RTX cards",
             )
 
     @classmethod
@@ -272,8 +276,8 @@ class OrtTensorRtRtxEngine(OrtCudaEngine):
             model, options, disabled_optimizers=list(DISABLED_OPTIMIZERS)
         )
 
-    def _answers(self, session: Any, images: FloatArray) -> Iterator[FloatArray]:
-        # The plug-in's memory cannot be bound in a build of ONNX Runtime without CUDA.
+    def _batches(self, session: Any, images: FloatArray) -> Iterator[FloatArray]:
+        # ONNX Runtime built without CUDA cannot bind the plug-in's memory.
         name = session.get_inputs()[0].name
         for first in range(0, len(images), self._slices):
             part = images[first : first + self._slices]
@@ -282,23 +286,23 @@ class OrtTensorRtRtxEngine(OrtCudaEngine):
 
 
 class _Bound:
-    """A session with its input and output bound to fixed memory of the GPU, as graphs need it."""
+    """A session with its input and output bound to fixed GPU memory, as CUDA graphs require."""
 
     def __init__(self, onnxruntime: Any, session: Any, device: str, shape: tuple[int, ...]) -> None:
-        image, answer = session.get_inputs()[0], session.get_outputs()[0]
+        image, probabilities = session.get_inputs()[0], session.get_outputs()[0]
         self._session = session
         self._images = np.zeros(shape, np.float32)
         self._input = onnxruntime.OrtValue.ortvalue_from_numpy(self._images, device, 0)
-        result = (shape[0], *answer.shape[1:])
+        result = (shape[0], *probabilities.shape[1:])
         self._output = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
             result, np.float32, device, 0
         )
-        # A graph holds the addresses that it was captured with, so it must never be another's.
+        # A graph contains the addresses that it was captured with, so none may be shared.
         self._options = onnxruntime.RunOptions()
         self._options.add_run_config_entry("gpu_graph_id", str(next(_GRAPHS)))
         self._binding = session.io_binding()
         self._binding.bind_ortvalue_input(image.name, self._input)
-        self._binding.bind_ortvalue_output(answer.name, self._output)
+        self._binding.bind_ortvalue_output(probabilities.name, self._output)
 
     def run(self, images: FloatArray) -> FloatArray:
         count = len(images)
@@ -310,9 +314,9 @@ class _Bound:
 
 @cache
 def _preload(onnxruntime: Any) -> None:
-    """Let ONNX Runtime find CUDA as pip installs it; it prints what it does not find.
+    """Let ONNX Runtime find CUDA packages installed by pip, hiding what it prints.
 
-    Once in a process, since that hides what other threads print meanwhile.
+    Called once per process, because this also hides what other threads print meanwhile.
     """
     if hasattr(onnxruntime, "preload_dlls"):
         with redirect_stdout(io.StringIO()):
@@ -320,15 +324,15 @@ def _preload(onnxruntime: Any) -> None:
 
 
 def _plug_in_devices() -> list[Any]:
-    """What the TensorRT-RTX plug-in can run on."""
-    # The cache alone would let two threads register it at the same time.
+    """The devices that the TensorRT-RTX plug-in supports."""
+    # `cache` alone would let two threads register it at the same time.
     with _REGISTERING:
         return _registered_devices()
 
 
 @cache
 def _registered_devices() -> list[Any]:
-    """Register the plug-in, which works once in a process, and list its devices."""
+    """Register the plug-in, which works only once per process, and list its devices."""
     import onnxruntime_ep_nv_tensorrt_rtx as plug_in
 
     onnxruntime = import_onnxruntime()
@@ -338,13 +342,13 @@ def _registered_devices() -> list[Any]:
 
 
 def _engine_folder(backend: str, model: bytes, precision: Precision, probe: Probe) -> Path:
-    """A folder for engines that were made of the same things, and of nothing else."""
+    """The folder for engines that were built from exactly these inputs."""
     inputs = [backend, hashlib.sha256(model).hexdigest(), precision, probe.versions, probe.devices]
-    return cache_folder(FOLDER, f"{backend}-{precision}-{json_digest(inputs)[:16]}")
+    return cache_folder(_FOLDER, f"{backend}-{precision}-{json_digest(inputs)[:16]}")
 
 
 def _shapes(name: str, onnxruntime: Any, model: bytes) -> dict[str, str]:
-    """Smallest, usual and largest shape of the input, as the TensorRT providers take them."""
+    """Minimum, optimum and maximum input shape in the format of the TensorRT providers."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     (image,) = onnxruntime.InferenceSession(model, options, providers=[_CPU]).get_inputs()

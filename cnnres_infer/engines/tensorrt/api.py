@@ -8,7 +8,7 @@ from typing import Any
 from cnnres_infer.errors import BackendUnavailableError
 from cnnres_infer.host import machine
 
-# Noise of a build on a machine without a GPU, which is no fault of the build.
+# Logged by every build on a machine without a GPU, where it is harmless.
 NO_DEVICE = "cudaError 35"
 LICENCE = (
     "NVIDIA's licence for TensorRT excludes medical and other critical use without a separate "
@@ -27,12 +27,12 @@ class Flavour:
     module
         Name of its Python module.
     distributions
-        What it may be installed as.
+        The distributions that may provide it.
     install
         Command that installs it.
     portable
-        Whether its engines are finished on the GPU where they run: then they
-        are built without one, for named compute capabilities, and fit any
+        Whether engines are completed on the GPU that runs them. They are then
+        built without a GPU, for given compute capabilities, and work with any
         driver.
     """
 
@@ -62,7 +62,7 @@ class Flavour:
             ) from error
 
     def installed(self) -> dict[str, str]:
-        """Versions of what it is installed as; empty where it is not."""
+        """Versions of the installed distributions; empty if there are none."""
         found = machine.versions(*self.distributions)
         del found["python"]
         return found
@@ -86,7 +86,7 @@ FLAVOURS = {flavour.backend: flavour for flavour in (TENSORRT, TENSORRT_RTX)}
 
 
 def make_logger(trt: Any, log: Callable[[str], None] | None = None) -> Any:
-    """A logger that prints nothing; its ``summary()`` is what went wrong since the last one.
+    """A logger that prints nothing; its ``summary()`` lists the errors since the last call.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""From an ONNX variant to a TensorRT plan, on this machine or for another."""
+"""Build TensorRT plans from ONNX variants, for this machine or for another."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from cnnres_infer.errors import BackendUnavailableError, UsageError
 
 Progress = Callable[[str, int, int], None]
 _INT8_ADVICE = (
-    "TensorRT takes INT8 with zero-points of 0 and biases in float only: give it the bundle's "
+    "TensorRT accepts INT8 only with zero-points of 0 and biases in float: give it the bundle's "
     "int8-trt variant, not int8-cpu"
 )
 _QUANTISATION = ("QuantizeLinear", "DequantizeLinear")
@@ -17,7 +17,7 @@ _QUANTISATION = ("QuantizeLinear", "DequantizeLinear")
 
 @dataclass(frozen=True)
 class BatchRange:
-    """How many slices an engine takes at once: at least, usually, at most."""
+    """The batch sizes of an engine, in slices: smallest, usual and largest."""
 
     smallest: int = 1
     usual: int = 8
@@ -47,7 +47,7 @@ class BatchRange:
 
 
 def capabilities(trt: Any) -> tuple[int, ...]:
-    """Compute capabilities (86 for 8.6) that engines can be built for without the GPU."""
+    """The compute capabilities (86 for 8.6) for which engines can be built without that GPU."""
     members = getattr(trt, "ComputeCapability", None)
     names = members.__members__ if members else ()
     return tuple(int(name[2:]) for name in names if name.startswith("SM"))
@@ -62,7 +62,7 @@ def build(
     progress: Progress | None = None,
     log: Callable[[str], None] | None = None,
 ) -> tuple[bytes, bytes | None]:
-    """Build a plan: layers in the types that the ONNX file gives them, TF32 off.
+    """Build a plan, with layers in the types given by the ONNX file and without TF32.
 
     Parameters
     ----------
@@ -73,12 +73,12 @@ def build(
     batch
         The range of batch sizes.
     sm
-        The compute capability to build for; None: the GPU present, or with
-        TensorRT-RTX any that it supports from 8.0 on.
+        The compute capability to build for; None for that of this machine's
+        GPU, or with TensorRT-RTX for all that it supports from 8.0.
     timing_cache
-        Measurements of former builds; None where the flavour keeps none.
+        Measurements of earlier builds; None if the flavour does not use them.
     progress
-        Called with the phase, the steps done and the steps in all.
+        Called with the phase, the number of completed steps and their total.
     log
         Called with every line of TensorRT's verbose log.
 
@@ -86,12 +86,12 @@ def build(
     -------
     plan
     timing_cache
-        With what this build measured; None if none was given.
+        The measurements, with those of this build; None if none were given.
 
     Raises
     ------
     BackendUnavailableError
-        If TensorRT refuses the model or cannot build for `sm`.
+        If TensorRT rejects the model or cannot build for `sm`.
     """
     logger = make_logger(trt, log)
     try:
@@ -100,7 +100,7 @@ def build(
         config = _config(trt, builder, log is not None)
         profile = _profile(builder, network, batch)
         if config.add_optimization_profile(profile) < 0:
-            raise BackendUnavailableError(f"TensorRT refused the batch range {batch}")
+            raise BackendUnavailableError(f"TensorRT rejected the batch range {batch}")
         if sm is not None:
             _target(trt, config, sm)
         cache = _timing_cache(config, timing_cache)
@@ -119,7 +119,7 @@ def build(
 
 
 def _network(trt: Any, builder: Any, logger: Any, model: bytes) -> Any:
-    # TensorRT 11 types strongly always and may drop the flag.
+    # TensorRT 11 is always strongly typed and may drop the flag.
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if flag is None else 1 << int(flag))
     parser = trt.OnnxParser(network, logger)
@@ -165,11 +165,11 @@ def _target(trt: Any, config: Any, sm: int) -> None:
     if sm not in known:
         raise BackendUnavailableError(
             f"{trt.__name__} {trt.__version__} cannot build for compute capability {sm}; "
-            f"it knows {', '.join(map(str, known)) or 'that of the GPU present only'}"
+            f"it supports {', '.join(map(str, known)) or 'only that of the GPU in this machine'}"
         )
     config.num_compute_capabilities = 1
     if not config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{sm}"), 0):
-        raise BackendUnavailableError(f"TensorRT refused the compute capability {sm}")
+        raise BackendUnavailableError(f"TensorRT rejected the compute capability {sm}")
 
 
 def _timing_cache(config: Any, content: bytes | None) -> Any:

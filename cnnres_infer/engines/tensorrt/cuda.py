@@ -1,4 +1,4 @@
-"""The few calls of the CUDA runtime that running a plan takes, each of them checked."""
+"""The few calls of the CUDA runtime that are needed to run a plan, with error checking."""
 
 import ctypes
 from collections.abc import Callable
@@ -19,7 +19,7 @@ class DeviceMemoryError(EngineRunError):
 
 
 def load_runtime() -> Any:
-    """Import cuda-python's bindings of the CUDA runtime, under their new or old name.
+    """Import cuda-python's bindings for the CUDA runtime, under their new or old name.
 
     Raises
     ------
@@ -40,12 +40,12 @@ def load_runtime() -> Any:
 
 @dataclass(frozen=True)
 class DeviceBuffer:
-    """Memory of the GPU.
+    """A buffer in the GPU's memory.
 
     Attributes
     ----------
     address, nbytes
-        Where it is and its size.
+        Address and size in bytes.
     """
 
     address: int
@@ -54,14 +54,14 @@ class DeviceBuffer:
 
 @dataclass(frozen=True, eq=False)
 class PinnedArray:
-    """Page-locked memory of the host, which the GPU copies from and to by itself.
+    """Page-locked memory of the host, which the GPU accesses directly.
 
     Attributes
     ----------
     array
-        float32 view of it; not to be used once it was released.
+        float32 view of it; must not be used after it was released.
     address
-        Where it is.
+        Its address.
     """
 
     array: FloatArray
@@ -69,7 +69,7 @@ class PinnedArray:
 
 
 class Cuda:
-    """A stream of the GPU, and all that was reserved for it.
+    """A stream of the GPU and its resources.
 
     Parameters
     ----------
@@ -79,16 +79,16 @@ class Cuda:
 
     def __init__(self, runtime: Any) -> None:
         self._runtime = runtime
-        self._reserved = ExitStack()
+        self._resources = ExitStack()
         self._stream = self._check(runtime.cudaStreamCreate())
 
     @property
     def stream_handle(self) -> int:
-        """The stream, as TensorRT takes it."""
+        """The stream's handle for TensorRT."""
         return int(self._stream)
 
     def allocate(self, nbytes: int) -> DeviceBuffer:
-        """Reserve memory of the GPU.
+        """Allocate GPU memory.
 
         Raises
         ------
@@ -96,11 +96,11 @@ class Cuda:
             If there is not enough.
         """
         address = self._check(self._runtime.cudaMalloc(nbytes))
-        self._reserved.callback(self._runtime.cudaFree, address)
+        self._resources.callback(self._runtime.cudaFree, address)
         return DeviceBuffer(int(address), nbytes)
 
     def pin(self, shape: tuple[int, ...]) -> PinnedArray:
-        """Reserve page-locked float32 memory of the host.
+        """Allocate page-locked float32 memory of the host.
 
         Raises
         ------
@@ -110,7 +110,7 @@ class Cuda:
         size = int(np.prod(shape))
         flags = self._runtime.cudaHostAllocDefault
         address = self._check(self._runtime.cudaHostAlloc(4 * size, flags))
-        self._reserved.callback(self._runtime.cudaFreeHost, address)
+        self._resources.callback(self._runtime.cudaFreeHost, address)
         view = np.ctypeslib.as_array((ctypes.c_float * size).from_address(int(address)))
         return PinnedArray(view.reshape(shape), int(address))
 
@@ -125,56 +125,56 @@ class Cuda:
         self._copy(target.address, source.address, nbytes, kind)
 
     def event(self) -> Any:
-        """A mark for the stream that can be waited for."""
+        """Create an event, which can be recorded and waited for."""
         flags = self._runtime.cudaEventDisableTiming
         event = self._check(self._runtime.cudaEventCreateWithFlags(flags))
-        self._reserved.callback(self._runtime.cudaEventDestroy, event)
+        self._resources.callback(self._runtime.cudaEventDestroy, event)
         return event
 
     def record(self, event: Any) -> None:
-        """Set the mark behind all that is queued."""
+        """Record the event after all queued work."""
         self._check(self._runtime.cudaEventRecord(event, self._stream))
 
     def wait(self, event: Any) -> None:
-        """Wait until the GPU has passed the mark."""
+        """Wait until the GPU has reached the event."""
         self._check(self._runtime.cudaEventSynchronize(event))
 
     def capture(self, queue: Callable[[], None]) -> Any:
-        """Record what `queue` would queue as a graph that can be launched many times."""
+        """Capture the work that `queue` queues as a graph, which can be launched many times."""
         mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._check(self._runtime.cudaStreamBeginCapture(self._stream, mode))
         try:
             queue()
         except BaseException:
-            # A stream that is left capturing would refuse everything after.
-            _, torso = self._runtime.cudaStreamEndCapture(self._stream)
-            if torso is not None:
-                self._runtime.cudaGraphDestroy(torso)
+            # A stream that is still capturing would reject all later work.
+            _, partial_graph = self._runtime.cudaStreamEndCapture(self._stream)
+            if partial_graph is not None:
+                self._runtime.cudaGraphDestroy(partial_graph)
             raise
         graph = self._check(self._runtime.cudaStreamEndCapture(self._stream))
         try:
-            ready = self._check(self._runtime.cudaGraphInstantiate(graph, 0))
+            executable = self._check(self._runtime.cudaGraphInstantiate(graph, 0))
         finally:
             self._runtime.cudaGraphDestroy(graph)
-        self._reserved.callback(self._runtime.cudaGraphExecDestroy, ready)
-        return ready
+        self._resources.callback(self._runtime.cudaGraphExecDestroy, executable)
+        return executable
 
     def launch(self, graph: Any) -> None:
         """Queue a captured graph."""
         self._check(self._runtime.cudaGraphLaunch(graph, self._stream))
 
     def release(self) -> None:
-        """Wait for what is queued, and let go of all buffers, marks and graphs.
+        """Wait for queued work, and release all buffers, events and graphs.
 
-        Never fails: after the device was lost, letting go fails too, and that
-        must not hide the first error.
+        Never raises: after the device was lost, these calls fail too, which must
+        not hide the first error.
         """
         self._runtime.cudaStreamSynchronize(self._stream)
-        self._reserved.close()
+        self._resources.close()
         self._runtime.cudaGetLastError()
 
     def close(self) -> None:
-        """Let go of everything, the stream too."""
+        """Release everything, including the stream."""
         self.release()
         self._runtime.cudaStreamDestroy(self._stream)
 
@@ -182,12 +182,12 @@ class Cuda:
         self._check(self._runtime.cudaMemcpyAsync(target, source, nbytes, kind, self._stream))
 
     def _check(self, result: tuple[Any, ...]) -> Any:
-        """The value of a call's result (status, value...), or the error that it reports."""
+        """Return the value of a call's result (status, value...), or raise the error it reports."""
         status, *values = result
         codes = self._runtime.cudaError_t
         if status == codes.cudaSuccess:
             return values[0] if values else None
-        # Also clears the runtime's memory of the error, which would surface in a later call.
+        # Clears the stored error, which would otherwise surface in a later call.
         self._runtime.cudaGetLastError()
         _, text = self._runtime.cudaGetErrorString(status)
         message = f"CUDA: {text.decode() if isinstance(text, bytes) else text}"
@@ -195,5 +195,5 @@ class Cuda:
             raise DeviceMemoryError(f"{message}; close other programs that use the GPU")
         raise EngineRunError(
             f"{message} ({int(status)}); if the GPU or its driver was lost, restart the program "
-            "and look at nvidia-smi and dmesg"
+            "and check nvidia-smi and dmesg"
         )

@@ -1,7 +1,6 @@
 """TensorRT and TensorRT-RTX on an NVIDIA GPU."""
 
 import hashlib
-from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,19 +12,20 @@ from cnnres_infer.core.provenance import EngineInfo
 from cnnres_infer.engines.base import ModelFile, Probe, Variants
 from cnnres_infer.engines.nvidia.device import Gpu, find_gpu
 from cnnres_infer.engines.nvidia.thread import GpuEngine
+from cnnres_infer.engines.nvidia.worker import Worker
 from cnnres_infer.engines.tensorrt.api import TENSORRT, TENSORRT_RTX, Flavour
 from cnnres_infer.engines.tensorrt.build import BatchRange
 from cnnres_infer.engines.tensorrt.cuda import Cuda, load_runtime
 from cnnres_infer.engines.tensorrt.plan import load_or_build
 from cnnres_infer.engines.tensorrt.runner import PlanRunner
-from cnnres_infer.engines.tensorrt.store import Plan
+from cnnres_infer.engines.tensorrt.store import FOLDER, Plan
 from cnnres_infer.errors import BackendUnavailableError, EngineError
 from cnnres_infer.host import machine
 from cnnres_infer.host.atomic import write_all
 
 
 class TensorRtEngine(GpuEngine[PlanRunner]):
-    """CNN-Res in a TensorRT engine that was built for this GPU; see `Engine`."""
+    """CNN-Res in a TensorRT engine built for this GPU; see `Engine`."""
 
     RUNTIME: ClassVar[str] = "TensorRT"
     FLAVOUR: ClassVar[Flavour] = TENSORRT
@@ -34,14 +34,13 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
         Precision.INT8: ("int8-trt",),
         Precision.FP32: ("fp32",),
     }
+    CACHE_FOLDER: ClassVar[str | None] = FOLDER
     BATCH: ClassVar[int] = 64
-    # What lies between layers is in the GPU's memory.
+    # Activations are in the GPU's memory.
     LEAST: ClassVar[int] = 1
 
-    def __init__(
-        self, handle: PlanRunner, info: EngineInfo, thread: Executor, kernels: Path
-    ) -> None:
-        super().__init__(handle, info, handle.image, thread)
+    def __init__(self, handle: PlanRunner, info: EngineInfo, worker: Worker, kernels: Path) -> None:
+        super().__init__(handle, info, handle.image, worker)
         self._warnings = handle.warnings
         self._kernels = kernels
         self._compiled = handle.runtime_cache()
@@ -61,7 +60,7 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
         return Probe(True, f"{cls.FLAVOUR.module} {trt.__version__}", "", versions, (str(gpu),))
 
     @classmethod
-    def _open(cls, model: ModelFile, precision: Precision, thread: Executor) -> Self:
+    def _open(cls, model: ModelFile, precision: Precision, worker: Worker) -> Self:
         probe = cls.probe()
         probe.require()
         gpu = find_gpu()
@@ -84,7 +83,7 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
             raise BackendUnavailableError(
                 f"{cls.FLAVOUR.module} cannot load the engine: {error}"
             ) from error
-        warnings = (f"the engine was built anew: {plan.rebuilt}",) if plan.rebuilt else ()
+        warnings = (f"the engine was rebuilt: {plan.rebuilt}",) if plan.rebuilt else ()
         return cls(
             runner,
             EngineInfo(
@@ -96,7 +95,7 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
                 probe.versions,
                 warnings,
             ),
-            thread,
+            worker,
             kernels,
         )
 
@@ -107,23 +106,23 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
         return handle.run(images)
 
     def _release(self, handle: PlanRunner) -> None:
-        # They only make the next start faster; a lost GPU or a full disk must not keep the rest.
+        # Kernels only speed up the next start: a lost GPU or a full disk must not prevent closing.
         with suppress(Exception):
-            self._keep_kernels(handle.runtime_cache())
+            self._save_kernels(handle.runtime_cache())
         handle.close()
 
-    def _keep_kernels(self, compiled: bytes) -> None:
+    def _save_kernels(self, compiled: bytes) -> None:
         if compiled != self._compiled:
             write_all({self._kernels: compiled}, overwrite=True)
 
 
 class TensorRtRtxEngine(TensorRtEngine):
-    """CNN-Res in a TensorRT-RTX engine, finished by the GPU at hand; see `Engine`."""
+    """CNN-Res in a TensorRT-RTX engine, completed on this GPU; see `Engine`."""
 
     FLAVOUR: ClassVar[Flavour] = TENSORRT_RTX
 
 
 def _kernels(plan: Plan, gpu: Gpu) -> Path:
-    """Where the kernels that TensorRT-RTX compiled for this GPU and driver are kept."""
+    """Path of the kernels that TensorRT-RTX compiled for this GPU and driver."""
     device = hashlib.sha256(f"{gpu.name} {gpu.driver}".encode()).hexdigest()[:8]
     return plan.path.with_suffix(f".{device}.kernels")

@@ -1,4 +1,4 @@
-"""The plan for a variant and a device: taken from the cache, or built and kept there."""
+"""Load the plan for a variant and a device from the cache, or build and cache it."""
 
 import hashlib
 import logging
@@ -21,17 +21,17 @@ _PORTABLE = "portable"
 
 
 def open_store() -> PlanStore:
-    """The store of plans in the user's cache.
+    """Open the plan store in the user's cache.
 
     Raises
     ------
     BackendUnavailableError
-        If the cache cannot be used, since others could write there or nobody can.
+        If the cache cannot be used: others could write to it, or it is not writable at all.
     """
     try:
         return PlanStore(cache_folder(plans.FOLDER))
     except OSError as error:
-        raise BackendUnavailableError(f"no cache for engines: {error}") from error
+        raise BackendUnavailableError(f"the cache for engines cannot be used: {error}") from error
 
 
 def key_for(
@@ -42,27 +42,27 @@ def key_for(
     batch: BatchRange,
     device: Gpu | int,
 ) -> PlanKey:
-    """Everything that a plan depends on.
+    """Collect everything that a plan depends on.
 
     Parameters
     ----------
     device
-        The GPU present, or the compute capability (86 for 8.6) of another.
+        The GPU of this machine, or the compute capability (86 for 8.6) of another.
     """
     sm = target_sm(trt, device)
-    named = _PORTABLE if flavour.portable else str(_sm(device))
+    default = _PORTABLE if flavour.portable else str(_sm(device))
     return PlanKey(
         backend=flavour.backend,
         onnx_sha256=onnx_sha256,
         precision=precision,
         batch=str(batch),
-        sm=named if sm is None else str(sm),
+        sm=default if sm is None else str(sm),
         **_environment(flavour, trt, device),
     )
 
 
 def staleness(key: PlanKey) -> str:
-    """Why a plan will not be used on this machine; empty if it will."""
+    """Why a plan cannot be used on this machine; empty if it can."""
     flavour = FLAVOURS[key.backend]
     try:
         trt = flavour.load()
@@ -78,10 +78,10 @@ def staleness(key: PlanKey) -> str:
 
 
 def target_sm(trt: Any, device: Gpu | int) -> int | None:
-    """The compute capability to name in a build; None where the builder decides.
+    """The compute capability to build for; None if the builder decides.
 
-    TensorRT decides always, by the GPU present; TensorRT-RTX for a GPU that
-    it has no name for, and then builds what fits all that it supports.
+    TensorRT always builds for the GPU of this machine. TensorRT-RTX builds for all
+    the GPUs that it supports if it does not know this one.
     """
     if isinstance(device, int):
         return device
@@ -89,10 +89,10 @@ def target_sm(trt: Any, device: Gpu | int) -> int | None:
 
 
 def _environment(flavour: Flavour, trt: Any, device: Gpu | int) -> dict[str, str]:
-    """What a plan depends on besides what was asked for; a portable one on no GPU."""
+    """What a plan depends on besides the request; a portable one is independent of the GPU."""
     operating_system, architecture = system()
     gpu = None if flavour.portable or isinstance(device, int) else device
-    # TensorRT-RTX has a package for each major version of CUDA, named after it.
+    # TensorRT-RTX has a package for each major version of CUDA, whose suffix names it.
     package = next(iter(flavour.installed()), ANY).rpartition("-")[2]
     return {
         "version": str(trt.__version__),
@@ -117,18 +117,18 @@ def load_or_build(
     batch: BatchRange | None = None,
     progress: Progress | None = None,
 ) -> Plan:
-    """The plan for a variant, from the cache or built now.
+    """Load the plan for a variant from the cache, or build it.
 
     Parameters
     ----------
     batch
-        The range of batch sizes; by default that of the newest plan that is
-        right otherwise, so that what was built for a purpose is used.
+        The range of batch sizes; by default that of the newest cached plan that
+        otherwise matches, so a plan built with another range is used.
 
     Raises
     ------
     BackendUnavailableError
-        If TensorRT is missing, or cannot build this; or the cache cannot be used.
+        If TensorRT is missing or cannot build the plan, or the cache cannot be used.
     """
     trt = flavour.load()
     store = open_store()
@@ -136,18 +136,18 @@ def load_or_build(
     key = key_for(flavour, trt, digest, precision, batch or BatchRange(), device)
     if batch is None:
         key = replace(key, batch=store.newest_batch(key) or key.batch)
-    chosen = BatchRange.parse(key.batch)
+    batch_range = BatchRange.parse(key.batch)
 
     def work() -> bytes:
         if not flavour.portable and progress is None:
             _log.warning(
-                "building a TensorRT engine (%s) for %s: this takes minutes, once",
+                "building a TensorRT engine (%s) for %s: this takes minutes, but only once",
                 precision,
                 device,
             )
         timing = store.folder / f"timing-{flavour.backend}-{key.version}-sm{key.sm}.cache"
-        former = None if flavour.portable else timing.read_bytes() if timing.exists() else b""
-        plan, measured = build(trt, model, chosen, target_sm(trt, device), former, progress)
+        earlier = None if flavour.portable else timing.read_bytes() if timing.exists() else b""
+        plan, measured = build(trt, model, batch_range, target_sm(trt, device), earlier, progress)
         if measured is not None:
             write_all({timing: measured}, overwrite=True)
         return plan
@@ -155,4 +155,4 @@ def load_or_build(
     try:
         return store.get_or_build(key, work)
     except OSError as error:
-        raise BackendUnavailableError(f"no cache for engines: {error}") from error
+        raise BackendUnavailableError(f"the cache for engines cannot be used: {error}") from error

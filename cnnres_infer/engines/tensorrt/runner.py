@@ -1,4 +1,4 @@
-"""Running a TensorRT plan: batches in, probabilities out, the GPU kept busy in between."""
+"""Run a TensorRT plan in batches that keep the GPU busy."""
 
 import itertools
 from dataclasses import dataclass, field
@@ -16,12 +16,12 @@ _LANES = 2
 
 @dataclass
 class _Lane:
-    """Buffers of one batch under way; with two, one is filled while the other computes.
+    """The buffers of one batch; of two lanes, one is filled while the other computes.
 
     Attributes
     ----------
     pending
-        Where the results of what is under way belong; None if nothing is.
+        The rows of the output for the running batch; None if none is running.
     """
 
     host_in: PinnedArray
@@ -36,14 +36,14 @@ class _Lane:
 class _Program:
     """The network for one batch size.
 
-    An execution context keeps its shape for life: a captured graph is only
-    good for the shape that its context had.
+    An execution context always keeps its shape, because a captured graph is only
+    valid for the shape that its context had.
 
     Attributes
     ----------
     lanes_used
-        Lanes that it ran in before: a first run is never captured, since it
-        sets up what a captured one must not.
+        Lanes that it has run in. The first run is never captured, because its
+        setup is not allowed during a capture.
     graphs
         The captured run of each lane.
     """
@@ -63,23 +63,23 @@ class PlanRunner:
     plan
         The serialized engine.
     batch
-        Most slices at once; halved where the GPU's memory does not suffice.
+        Largest batch, in slices; halved when the GPU's memory is full.
     runtime_cache
-        What TensorRT-RTX compiled in former runs.
+        Kernels that TensorRT-RTX compiled in earlier runs.
 
     Attributes
     ----------
     batch
-        Most slices at once.
+        Largest batch, in slices.
     image
         Shape of an image, (C, H, W).
     warnings
-        What a reader of the results should know.
+        What anyone who uses the results should know.
 
     Raises
     ------
     BackendUnavailableError
-        If TensorRT does not take the plan on this machine.
+        If TensorRT cannot run the plan on this machine.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class PlanRunner:
         self._engine = self._deserialize(plan)
         self._input, self._output = self._names()
         self.image: tuple[int, ...] = tuple(self._engine.get_tensor_shape(self._input))[1:]
-        self._answer = tuple(self._engine.get_tensor_shape(self._output))[1:]
+        self._output_shape = tuple(self._engine.get_tensor_shape(self._output))[1:]
         # TensorRT-RTX compiles kernels at run time and captures graphs by itself.
         self._captures = not hasattr(trt, "CudaGraphStrategy")
         self._runtime_cache: Any = None
@@ -104,7 +104,7 @@ class PlanRunner:
         self._scratch: list[DeviceBuffer] = []
 
     def run(self, images: FloatArray) -> FloatArray:
-        """Images (N, C, H, W) to probabilities (N, 1, H, W), both float32.
+        """Turn images (N, C, H, W) into probabilities (N, 1, H, W), both float32.
 
         Raises
         ------
@@ -119,7 +119,7 @@ class PlanRunner:
                 if self.batch == 1:
                     raise
                 self.batch //= 2
-                self.warnings.append(f"{error}: going on with {self.batch} slices at once")
+                self.warnings.append(f"{error}: continuing with batches of {self.batch} slices")
             except BaseException as error:
                 self._release()
                 if isinstance(error, EngineError) or not isinstance(error, Exception):
@@ -127,17 +127,17 @@ class PlanRunner:
                 raise EngineRunError(f"TensorRT failed: {error}{self._logger.summary()}") from error
 
     def runtime_cache(self) -> bytes:
-        """What TensorRT-RTX compiled, for the next start; empty with TensorRT."""
+        """The kernels that TensorRT-RTX compiled, for the next start; empty with TensorRT."""
         return bytes(self._runtime_cache.serialize()) if self._runtime_cache is not None else b""
 
     def close(self) -> None:
-        """Let go of all memory and of the stream."""
+        """Release all memory and the stream."""
         self._release()
         self._engine = self._runtime = self._config = self._runtime_cache = None
         self._cuda.close()
 
     def _run(self, images: FloatArray) -> FloatArray:
-        output = np.empty((len(images), *self._answer), np.float32)
+        output = np.empty((len(images), *self._output_shape), np.float32)
         self._prepare()
         turns = itertools.cycle(enumerate(self._lanes))
         for first in range(0, len(images), self.batch):
@@ -149,7 +149,7 @@ class PlanRunner:
         return output
 
     def _collect(self, lane: _Lane, output: FloatArray) -> None:
-        """Wait for what is under way in a lane and take its results."""
+        """Wait for the running batch of a lane and store its results."""
         if lane.pending is None:
             return
         self._cuda.wait(lane.done)
@@ -174,14 +174,14 @@ class PlanRunner:
         lane.pending = rows
 
     def _enqueue(self, program: _Program, lane: _Lane, count: int) -> None:
-        """Queue copy in, network, copy out."""
+        """Queue the copy to the GPU, the network and the copy back."""
         context = program.context
         context.set_tensor_address(self._input, lane.device_in.address)
         context.set_tensor_address(self._output, lane.device_out.address)
         self._cuda.copy_in(lane.device_in, lane.host_in, count * _nbytes(self.image))
         if not context.execute_async_v3(self._cuda.stream_handle):
             raise EngineRunError(f"TensorRT failed to run the network{self._logger.summary()}")
-        self._cuda.copy_out(lane.host_out, lane.device_out, count * _nbytes(self._answer))
+        self._cuda.copy_out(lane.host_out, lane.device_out, count * _nbytes(self._output_shape))
 
     def _prepare(self) -> None:
         if self._lanes:
@@ -191,15 +191,15 @@ class PlanRunner:
             self._lanes.append(
                 _Lane(
                     self._cuda.pin((self.batch, *self.image)),
-                    self._cuda.pin((self.batch, *self._answer)),
+                    self._cuda.pin((self.batch, *self._output_shape)),
                     self._cuda.allocate(self.batch * _nbytes(self.image)),
-                    self._cuda.allocate(self.batch * _nbytes(self._answer)),
+                    self._cuda.allocate(self.batch * _nbytes(self._output_shape)),
                     self._cuda.event(),
                 )
             )
 
     def _program(self, count: int) -> _Program:
-        """The network for a number of slices, set up where it is new."""
+        """The network for a batch size, set up on first use."""
         if count not in self._programs:
             context = self._context()
             if context is None or not context.set_input_shape(self._input, (count, *self.image)):
@@ -207,13 +207,13 @@ class PlanRunner:
                     f"TensorRT could not set up the network for {count} slices"
                     f"{self._logger.summary()}"
                 )
-            scratch = self._scratch_of(context.update_device_memory_size_for_shapes())
+            scratch = self._scratch_for(context.update_device_memory_size_for_shapes())
             context.set_device_memory(scratch.address, scratch.nbytes)
             self._programs[count] = _Program(context)
         return self._programs[count]
 
-    def _scratch_of(self, nbytes: int) -> DeviceBuffer:
-        """Memory for what lies between layers: shared, since batches run one after another."""
+    def _scratch_for(self, nbytes: int) -> DeviceBuffer:
+        """Memory for activations, which batches share because they run one after another."""
         for buffer in self._scratch:
             if buffer.nbytes >= nbytes:
                 return buffer
@@ -223,15 +223,15 @@ class PlanRunner:
     def _context(self) -> Any:
         if self._config is not None:
             return self._engine.create_execution_context(self._config)
-        # Memory for the batch at hand, not for the largest that the plan allows.
+        # Allocate memory for the actual batch, not for the largest that the plan allows.
         strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         return self._engine.create_execution_context(strategy)
 
     def _release(self) -> None:
-        """Let go of all that `run` set up; the next one sets it up again."""
+        """Release everything that `run` has set up; the next run sets it up again."""
         self._lanes.clear()
         self._scratch.clear()
-        # Graphs go before the contexts that they were captured from.
+        # Graphs must be released before the contexts that they were captured from.
         self._cuda.release()
         self._programs.clear()
 
@@ -240,7 +240,7 @@ class PlanRunner:
             validity, diagnostics = self._runtime.get_engine_validity(plan)
             if validity == self._trt.EngineValidity.INVALID:
                 raise BackendUnavailableError(
-                    f"TensorRT says that the engine cannot run on this GPU ({diagnostics})"
+                    f"TensorRT reports that the engine cannot run on this GPU ({diagnostics})"
                 )
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
@@ -253,11 +253,11 @@ class PlanRunner:
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         mode = self._trt.TensorIOMode.INPUT
         (image,) = [name for name in names if self._engine.get_tensor_mode(name) == mode]
-        (answer,) = [name for name in names if name != image]
-        return image, answer
+        (output,) = [name for name in names if name != image]
+        return image, output
 
     def _runtime_config(self, runtime_cache: bytes) -> Any:
-        """TensorRT-RTX's way to configure contexts; None with TensorRT."""
+        """TensorRT-RTX's configuration of contexts; None with TensorRT."""
         if self._captures:
             return None
         config = self._engine.create_runtime_config()

@@ -1,9 +1,9 @@
-"""The cache of TensorRT plans: each beside a sidecar that names all it was made from.
+"""The cache of TensorRT plans, each with a sidecar that lists the inputs of its build.
 
-A plan is executable code, and identical builds differ in their bytes. So a
-plan is found by the inputs of its build, never by its content, and is loaded
-from the user's own cache only. The hash in the sidecar tells a torn file from
-a whole one; it is no protection against somebody who can write there.
+A plan is executable code, and identical builds differ in their bytes. So a plan
+is looked up by the inputs of its build, never by its content, and is only loaded
+from the user's own cache. The hash in the sidecar detects truncated files; it is no
+protection against someone who can write to the cache.
 """
 
 import hashlib
@@ -41,14 +41,14 @@ class PlanKey:
     Attributes
     ----------
     backend, version
-        What built it, and its full version.
+        The backend that built it, and its full version.
     onnx_sha256
         Hash of the variant.
     precision, batch, flags
-        What was asked for: precision, batch range, build flags.
+        The request: precision, batch range and build flags.
     sm, gpu, driver, cuda
-        The device: compute capability, name, versions; ``"any"`` where the
-        plan fits all.
+        The device: compute capability, name and versions; ``"any"`` if the
+        plan does not depend on it.
     system, architecture
         Operating system and processor.
     """
@@ -68,11 +68,11 @@ class PlanKey:
 
     @property
     def name(self) -> str:
-        """File name without suffix; differs wherever a field does."""
+        """File name without suffix, unique for each key."""
         return f"{self.backend}-{self.precision}-sm{self.sm}-{json_digest(asdict(self))[:16]}"
 
     def differences(self, now: Self) -> list[str]:
-        """What is another `now`, in words; the purpose of the two must be the same."""
+        """Describe what differs from `now`, a key for the same backend, precision and batch."""
         return [
             f"{_LABELS[field.name]} was {_short(before)}, is {_short(after)}"
             for field in fields(self)
@@ -90,13 +90,13 @@ class Entry:
     path
         The plan; its sidecar has the suffix ``.json``.
     key
-        Its inputs.
+        The inputs of its build.
     nbytes
-        Size.
+        Size in bytes.
     seconds
-        How long the build took.
+        Duration of the build.
     sha256
-        Of the plan.
+        SHA-256 of the plan.
     """
 
     path: Path
@@ -107,7 +107,7 @@ class Entry:
 
     @classmethod
     def read(cls, sidecar: Path) -> Self | None:
-        """Read a sidecar; None if it is none of this format."""
+        """Read a sidecar; None if it is damaged or has another format."""
         try:
             content = json.loads(sidecar.read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
@@ -123,7 +123,7 @@ class Entry:
             return None
 
     def plan(self) -> bytes | None:
-        """The plan; None if it is torn or gone."""
+        """Read the plan; None if it is damaged or missing."""
         try:
             content = self.path.read_bytes()
         except OSError:
@@ -133,20 +133,20 @@ class Entry:
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan, ready to be loaded.
+    """A plan that is ready to load.
 
     Attributes
     ----------
     content
         The serialized engine.
     path
-        Where it lies.
+        Its file.
     key
-        Its inputs.
+        The inputs of its build.
     seconds
-        What the build took just now; 0 where the plan was there.
+        Duration of the build; 0 if the plan was cached.
     rebuilt
-        Why one that was there before would not do; empty if none was.
+        Why an existing plan could not be used; empty if there was none.
     """
 
     content: bytes
@@ -157,19 +157,19 @@ class Plan:
 
 
 class PlanStore:
-    """The plans of a folder.
+    """The plans in a folder.
 
     Parameters
     ----------
     folder
-        A folder that is the user's alone.
+        A folder that only the user can write to.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def get_or_build(self, key: PlanKey, build: Callable[[], bytes]) -> Plan:
-        """The plan for a key; built under a lock, so that no two processes build it."""
+        """Find the plan for a key, or build it under a lock, so only one process builds it."""
         plan, reason = self.find(key)
         if plan is not None:
             return plan
@@ -184,7 +184,7 @@ class PlanStore:
             return Plan(content, self.put(key, content, seconds), key, seconds, reason)
 
     def find(self, key: PlanKey) -> tuple[Plan | None, str]:
-        """The plan for a key, or why those that are here will not do."""
+        """Find the plan for a key, or say why the existing ones cannot be used."""
         sidecar = self.folder / f"{key.name}.json"
         entry = Entry.read(sidecar)
         if entry is not None and entry.key == key:
@@ -195,7 +195,7 @@ class PlanStore:
         return None, self._closest(key)
 
     def put(self, key: PlanKey, content: bytes, seconds: float) -> Path:
-        """Write a plan and its sidecar; returns where the plan lies.
+        """Write a plan and its sidecar; returns the path of the plan.
 
         Raises
         ------
@@ -215,16 +215,16 @@ class PlanStore:
         return path
 
     def entries(self) -> Iterator[Entry]:
-        """All plans, by name."""
+        """All plans, sorted by name."""
         for sidecar in sorted(self.folder.glob("*.json")):
             entry = Entry.read(sidecar)
             if entry is not None:
                 yield entry
 
     def newest_batch(self, key: PlanKey) -> str | None:
-        """Batch range of the newest plan that is as `key` in all else."""
-        alike = [entry for entry in self.entries() if replace(entry.key, batch=key.batch) == key]
-        newest = max(alike, key=lambda entry: entry.path.stat().st_mtime, default=None)
+        """Batch range of the newest plan that otherwise matches `key`."""
+        matching = [entry for entry in self.entries() if replace(entry.key, batch=key.batch) == key]
+        newest = max(matching, key=lambda entry: entry.path.stat().st_mtime, default=None)
         return newest.key.batch if newest else None
 
     def _closest(self, key: PlanKey) -> str:

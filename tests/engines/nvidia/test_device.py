@@ -12,7 +12,7 @@ from tests.fakes.driver import FakeDriver
 Install = Callable[[FakeDriver], None]
 
 
-def test_the_driver_tells_the_gpu(install_driver: Install) -> None:
+def test_the_driver_describes_the_gpu(install_driver: Install) -> None:
     install_driver(FakeDriver())
     assert find_gpu() == Gpu("NVIDIA Fake 3060", 86, 12_000_000_000, "580.1", "13.1")
     assert str(find_gpu()) == "NVIDIA Fake 3060 (SM 86, 12 GB)"
@@ -24,7 +24,7 @@ def test_the_driver_tells_the_gpu(install_driver: Install) -> None:
         (FakeDriver(status=100), r"fake error 100 \(100\)", "--gpus all"),
         (FakeDriver(status=803), "fake error 803", "restart the machine"),
         (FakeDriver(status=999), "fake error 999", "nvidia-smi"),
-        (FakeDriver(gpus=0), "shows no GPU", "--gpus all"),
+        (FakeDriver(gpus=0), "finds no GPU", "--gpus all"),
     ],
 )
 def test_a_driver_without_a_gpu(

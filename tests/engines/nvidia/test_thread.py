@@ -1,5 +1,8 @@
 """Engines on a GPU against what callers do with CUDA on threads of their own."""
 
+import gc
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +17,7 @@ from cnnres_infer.engines.base import Engine, ModelFile
 from cnnres_infer.engines.onnxruntime import gpu as ort_gpu
 from cnnres_infer.engines.tensorrt import plan
 from cnnres_infer.engines.tensorrt.engine import TensorRtEngine
-from cnnres_infer.errors import BackendUnavailableError
+from cnnres_infer.errors import BackendUnavailableError, EngineRunError
 from tests.conftest import bright_model
 from tests.engines.conftest import FakeMachine
 from tests.fakes.onnxruntime import FakeOnnxRuntime
@@ -103,6 +106,69 @@ def test_an_interrupted_open_does_not_wait_for_the_build(
     finish.set()
     thread.join(PATIENCE_S)
     assert not thread.is_alive()
+    assert fake_machine.cuda.streams == {}
+    assert fake_machine.cuda.leaks == 0
+
+
+def test_an_engine_that_opened_just_before_an_interrupt_is_closed(
+    open_it: OpenIt, fake_machine: FakeMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, interrupts = Future.result, iter([KeyboardInterrupt()])
+
+    def interrupted_once(future: Future[object], timeout: float | None = None) -> object:
+        opened = result(future, timeout)
+        for interrupt in interrupts:
+            raise interrupt
+        return opened
+
+    before = threads_of_engines()
+    monkeypatch.setattr(Future, "result", interrupted_once)
+    with pytest.raises(KeyboardInterrupt):
+        open_it()
+    assert threads_of_engines() == before
+    assert fake_machine.cuda.leaks == 0
+
+
+def test_an_abandoned_engine_ends_its_thread(open_it: OpenIt) -> None:
+    before = threads_of_engines()
+    engine = open_it()
+    (thread,) = [
+        each for each in threading.enumerate() if each.name not in before and "Engine" in each.name
+    ]
+    del engine
+    gc.collect()
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+
+
+def test_no_work_is_done_while_the_interpreter_shuts_down(
+    open_it: OpenIt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_it() as engine:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "is_finalizing", lambda: True)
+            with pytest.raises(EngineRunError, match="shutting down"):
+                engine.run(IMAGES)
+            engine.close()
+        np.testing.assert_allclose(engine.run(IMAGES), EXPECTED, atol=1e-5)
+
+
+def test_the_interpreter_does_not_wait_for_its_work() -> None:
+    code = (
+        "import atexit, threading\n"
+        "from cnnres_infer.engines.nvidia.worker import Worker\n"
+        "idle, busy = Worker('idle'), Worker('busy')\n"
+        "atexit.register(lambda: print(idle.submit(threading.get_ident).result() > 0))\n"
+        "busy.submit(threading.Event().wait)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.stdout.strip() == "True"
 
 
 def test_the_plug_in_is_registered_once(fake_providers: FakeOnnxRuntime) -> None:

@@ -69,9 +69,9 @@ def test_full_memory_halves_the_batch(engine: OnTheCpu, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(ort_gpu._Bound, "run", limited)
     np.testing.assert_allclose(engine.run(IMAGES), EXPECTED, atol=1e-5)
-    assert [text[-26:] for text in engine.describe().warnings] == [
-        "going on with 8 slices at once"[-26:],
-        "going on with 4 slices at once"[-26:],
+    assert [text.partition(": ")[2] for text in engine.describe().warnings] == [
+        "continuing with batches of 8 slices",
+        "continuing with batches of 4 slices",
     ]
 
 
@@ -79,7 +79,7 @@ def test_another_provider_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         onnxruntime.InferenceSession, "get_providers", lambda _self: ["OtherProvider"]
     )
-    with pytest.raises(BackendUnavailableError, match="took OtherProvider"):
+    with pytest.raises(BackendUnavailableError, match="selected OtherProvider"):
         OnTheCpu.open(ModelFile("fp32", bright_model()), Precision.FP32, 1)
 
 
@@ -121,7 +121,7 @@ def test_settings_of_the_tensorrt_provider(own_cache: Path) -> None:
     assert settings["trt_profile_max_shapes"] == "images:16x1x160x160"
     assert (settings["trt_fp16_enable"], settings["trt_int8_enable"]) == ("1", "0")
     folder = Path(settings["trt_engine_cache_path"])
-    assert folder.parent == own_cache / ort_gpu.FOLDER
+    assert folder.parent == own_cache / "ort-engines"
     others = [
         OrtTensorRtEngine._settings(onnxruntime, model, Precision.INT8, probe),
         OrtTensorRtEngine._settings(onnxruntime, bright_model(2), Precision.FP16, probe),

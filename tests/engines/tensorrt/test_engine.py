@@ -44,7 +44,7 @@ def test_auto_takes_it_and_checks_it(fake_machine: FakeMachine, bright_bundle: P
     assert result.provenance.engine.provider == "tensorrt on NVIDIA Fake 3060 (SM 86, 12 GB)"
     assert result.provenance.verification is not None
     assert result.provenance.verification.passed
-    assert not any("built anew" in str(each) for each in result.warnings)
+    assert not any("rebuilt" in str(each) for each in result.warnings)
     found = result.mask.data.astype(bool)
     assert 2 * (found & ball).sum() / (found.sum() + ball.sum()) > 0.9
     assert fake_machine.cuda.leaks == 0
@@ -75,7 +75,7 @@ def test_a_plan_is_built_once_until_the_driver_changes(
     fake_machine.install_driver(FakeDriver(version="590.2"))
     with open_engine(bundle, "tensorrt", "fp32") as engine:
         (warning,) = engine.describe().warnings
-    assert warning == "the engine was built anew: driver was 580.1, is 590.2"
+    assert warning == "the engine was rebuilt: driver was 580.1, is 590.2"
     assert fake_machine.built == ["1,8,16"] * 2
     (timing,) = open_store().folder.glob("timing-*")
     assert timing.read_bytes() == b"measured;measured;"
@@ -110,7 +110,7 @@ def test_full_memory_is_in_the_report(fake_machine: FakeMachine, bright_bundle: 
         engine.run(images)
         (warning,) = Selection(engine).warnings
     assert warning.code == "W-ENGINE"
-    assert warning.text.endswith("going on with 8 slices at once")
+    assert warning.text.endswith("continuing with batches of 8 slices")
 
 
 def test_a_plan_that_is_refused_leaves_nothing(
@@ -198,7 +198,7 @@ def test_after_a_lost_gpu_auto_goes_on_and_strict_does_not(
     assert 2 * (found & ball).sum() / (found.sum() + ball.sum()) > 0.9
     warning = next(each for each in result.warnings if "tensorrt fp32" in each.text)
     assert warning.code == "W-BACKEND-PASSED"
-    assert "look at nvidia-smi" in warning.text
+    assert "check nvidia-smi" in warning.text
     assert to_json(Report.of(result))["passed_over"][0]["backend"] == "tensorrt"
     assert fake_machine.cuda.leaks == 0
 

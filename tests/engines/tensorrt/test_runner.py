@@ -98,8 +98,8 @@ def test_full_memory_halves_the_batch_and_goes_on(
     np.testing.assert_allclose(runner.run(inputs), expected(inputs), atol=1e-5)
     assert runner.batch == 2
     assert [text.rpartition(":")[2] for text in runner.warnings] == [
-        " going on with 4 slices at once",
-        " going on with 2 slices at once",
+        " continuing with batches of 4 slices",
+        " continuing with batches of 2 slices",
     ]
     runner.close()
     assert runtime.leaks == 0
