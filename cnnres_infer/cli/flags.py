@@ -18,6 +18,7 @@ FLAGS = {
     "precision": "--precision",
     "reference": "--reference",
     "sms": "--sm",
+    "threads": "--threads",
     "timeout": "--timeout",
     "volume": "VOLUME",
 }

@@ -12,7 +12,15 @@ from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.provenance import EngineInfo, Skipped
 from cnnres_infer.engines.base import Engine, ModelFile, Probe, Variants
-from cnnres_infer.errors import BundleError, EngineRunError, LimitError, UsageError
+from cnnres_infer.errors import (
+    BackendUnavailableError,
+    BundleError,
+    CnnresError,
+    EngineRunError,
+    LimitError,
+    OutputExistsError,
+    UsageError,
+)
 from cnnres_infer.pipeline.deadline import Stopwatch
 from cnnres_infer.selection.fallback import EngineChain
 from cnnres_infer.selection.select import Selection
@@ -225,18 +233,48 @@ def test_when_none_is_left_every_call_says_why() -> None:
     story.chain.close()
 
 
-def test_any_error_of_ours_in_the_change_ends_the_chain() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        BundleError("the bundle was altered"),
+        LimitError("too much", code=ErrorCode.LIMIT_MEMORY),
+        OutputExistsError("a.nii"),
+        BackendUnavailableError("not installed", "pip install it"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_another_error_in_the_change_is_raised_again_by_every_later_call(
+    error: CnnresError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story = Story()
+
+    def fail(_self: Selection, _failure: EngineRunError) -> Selection:
+        raise error
+
+    monkeypatch.setattr(Selection, "next", fail)
+    with pytest.raises(type(error)) as first:
+        story.run(fails_on("first"))
+    assert first.value is error
+    for _ in range(2):
+        with pytest.raises(type(error)) as later:
+            story.run(fails_on())
+        assert later.value is not error
+        assert type(later.value) is type(error)
+        assert (str(later.value), later.value.code) == (str(error), error.code)
+        assert vars(later.value) == vars(error)
+
+
+def test_a_bundle_that_was_altered_ends_the_chain() -> None:
     story = Story()
 
     def altered() -> None:
         raise BundleError("the bundle was altered")
 
     story.before_next = altered
-    with pytest.raises(BundleError, match="altered"):
-        story.run(fails_on("first"))
-    with pytest.raises(EngineRunError, match="altered") as caught:
-        story.run(fails_on())
-    assert caught.value.code == ErrorCode.BUNDLE
+    for _ in range(2):
+        with pytest.raises(BundleError, match="altered") as caught:
+            story.run(fails_on("first"))
+        assert caught.value.code == ErrorCode.BUNDLE
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, OSError])

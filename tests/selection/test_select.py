@@ -192,7 +192,7 @@ def test_nothing_is_left_after_a_failure_in_mid_volume(
 
 def test_nothing_fits(make_bundle: BundleMaker) -> None:
     bundle = Bundle.open(make_bundle(variants={"fp16": "model.fp32.onnx"}))
-    with pytest.raises(BackendUnavailableError, match=r"no backend can be used; .*ort: "):
+    with pytest.raises(BackendUnavailableError, match=r"no backend can be used: .*ort: "):
         select(bundle)
 
 
@@ -295,9 +295,9 @@ def test_a_cache_that_cannot_be_written_is_a_warning(
     monkeypatch.setenv(FOLDER, str(tmp_path / "file"))
     done = run(volume, "--bundle", bright_bundle)
     assert done.returncode == 0, done.stderr
-    assert "self-check could not be kept" in done.stdout
+    assert "self-check could not be saved" in done.stdout
     report = json.loads((volume.parent / "dwi_report.json").read_text())
     assert report["verification"]["cached"] is False
     (warning,) = report["warnings"]
     assert warning["code"] == "W-CHECK-UNSAVED"
-    assert "could not be kept" in warning["text"]
+    assert "could not be saved" in warning["text"]
