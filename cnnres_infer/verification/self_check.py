@@ -26,13 +26,13 @@ from cnnres_infer.engines.base import Engine, run_all
 from cnnres_infer.errors import VerificationError
 from cnnres_infer.host.digest import json_digest
 from cnnres_infer.host.machine import hardware
-from cnnres_infer.host.remembered import Remembered
+from cnnres_infer.host.result_cache import ResultCache
 from cnnres_infer.verification.agreement import GATES, Agreement, load_reference
 
 FOLDER = "verifications"
 _SIZES = 6
 _NO_CONDITIONS = ("threads", "warnings")
-_OUTCOMES = Remembered(FOLDER)
+_OUTCOMES = ResultCache(FOLDER)
 
 
 def self_check(engine: Engine, bundle: Bundle) -> Verification:

@@ -1,5 +1,6 @@
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -116,6 +117,47 @@ def test_a_limit_that_a_caller_set_for_good_does_not_stand_in_the_way(several: l
     assert blas_threads() == several
     if hasattr(threadpoolctl.OpenBLASController, "clear_controlling_thread"):
         threadpoolctl.OpenBLASController.clear_controlling_thread()
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Run work in a forked process; its exit status."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("locked", [False, True])
+def test_a_process_forked_inside_starts_afresh(several: list[int], locked: bool) -> None:
+    first = single_blas_thread()
+
+    def use_in_child() -> None:
+        assert (blas._users, blas._limit) == (0, None)
+        set_blas_threads(2)
+        with single_blas_thread():
+            assert set(blas_threads()) == {1}
+            # Left by the code that was forked, too; it counts in the parent alone.
+            first.__exit__(None, None, None)
+            assert (blas._users, set(blas_threads())) == (1, {1})
+        assert (blas._users, blas._limit) == (0, None)
+        assert set(blas_threads()) == {2}
+
+    first.__enter__()
+    if locked:
+        with blas._lock:
+            status = in_child(use_in_child)
+    else:
+        status = in_child(use_in_child)
+    assert status == 0
+    assert set(blas_threads()) == {1}
+    first.__exit__(None, None, None)
+    assert blas_threads() == several
 
 
 def test_an_error_within_puts_it_back(several: list[int]) -> None:
