@@ -194,7 +194,7 @@ def test_versions_of_tensorrt_that_do_not_go_together(
     monkeypatch.setattr(Flavour, "installed", lambda _self: installed)
     conflict = list(doctor._conflicts())
     assert [finding.status for finding in conflict] == ["WARN"]
-    assert "links TensorRT 10, and TensorRT 11.4.0.106" in conflict[0].reason
+    assert "links TensorRT 10, but TensorRT 11.4.0.106" in conflict[0].reason
     monkeypatch.setattr(Flavour, "installed", lambda _self: {"tensorrt": "10.3"})
     assert list(doctor._conflicts()) == []
 

@@ -135,7 +135,7 @@ def test_nothing_to_show_is_said(bright_bundle: Path) -> None:
     nothing = np.zeros((2, 1, 32, 32), np.float32)
     comparison = Comparison("none", ("a", "b"), nothing, nothing, nothing, MaskSpec(0.5, 0.0))
     page, _ = page_of(comparison, Bundle.open(bright_bundle))
-    assert "No slice has lesion in either mask." in page.words
+    assert "No slice has a lesion in either mask." in page.words
     assert not page.pictures()
 
 
@@ -176,7 +176,7 @@ def test_the_command_writes_a_page(reference_bundle: Path, tmp_path: Path) -> No
     assert entry["outputs"] == [str(path)]
     page = Page(path.read_text(encoding="utf-8"))
     words = " ".join(page.words)
-    assert "Passed: ort in fp32 agrees with PyTorch here." in words
+    assert "Passed: ort in fp32 agrees with PyTorch on this machine." in words
     assert entry["bundle"]["sha256"] in words
     (picture,) = page.pictures()
     assert colours(picture) == {OUTLINE, _REFERENCE_LINE}
