@@ -39,7 +39,7 @@ def test_a_batch_is_never_smaller_than_the_minimum() -> None:
     assert DEFAULT_LIMITS.batch_size("a", (32, 64), 0, 100_000, resident) == 64
 
 
-def test_what_a_header_claims_is_compared_with_the_limits() -> None:
+def test_sizes_in_a_header_are_compared_with_the_limits() -> None:
     DEFAULT_LIMITS.check_header("a", 1 << 27, 1 << 30, 0)
     with pytest.raises(LimitError, match="max_voxels=134217728"):
         DEFAULT_LIMITS.check_header("a", (1 << 27) + 1, 1 << 30, 0)

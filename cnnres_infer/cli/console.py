@@ -68,7 +68,7 @@ def print_error(failure: Failure, verbose: bool) -> None:
 
 
 def present(outcome: T | Failure, render: Callable[[T, "Console"], None], as_json: bool) -> int:
-    """Print a report, or with `as_json` also an error, and return the exit status."""
+    """Print a report, or an error too if `as_json`, and return the exit status."""
     failed = isinstance(outcome, Failure)
     if as_json:
         print_json({"status": "failed", "error": outcome} if failed else outcome)
@@ -83,7 +83,7 @@ def print_json(report: Any) -> None:
 
 
 def progress(entries: Iterable[T], count: int, hidden: bool) -> Iterable[T]:
-    """Iterate over entries with a progress bar, if there are several and a terminal."""
+    """Show a progress bar while iterating, if there are several entries and a terminal."""
     if count == 1 or hidden or not sys.stderr.isatty():
         return entries
     from rich.progress import track

@@ -12,7 +12,7 @@ from tests.threads import PATIENCE_S, in_threads
 
 
 def blas_threads() -> list[int]:
-    """Threads of each OpenBLAS that is loaded; numpy's is among them."""
+    """Number of threads of each loaded OpenBLAS, including NumPy's."""
     return [
         each["num_threads"]
         for each in threadpoolctl.threadpool_info()
@@ -21,14 +21,14 @@ def blas_threads() -> list[int]:
 
 
 def set_blas_threads(count: int) -> None:
-    """Set them on a thread that ends, so that none is left that alone may change them."""
+    """Set the number on a thread that ends, so that it does not keep control."""
     with ThreadPoolExecutor(1) as pool:
         pool.submit(threadpoolctl.threadpool_limits, count, "blas").result()
 
 
 @pytest.fixture(autouse=True)
 def several() -> Iterator[list[int]]:
-    """How many threads OpenBLAS has before and after, which is not one."""
+    """Numbers of threads before and after each test, none of which is one."""
     before = blas_threads()
     if not before:
         pytest.skip("numpy has no OpenBLAS")
@@ -41,13 +41,13 @@ def several() -> Iterator[list[int]]:
     set_blas_threads(before[0])
 
 
-def test_one_thread_for_a_while(several: list[int]) -> None:
+def test_one_thread_inside_the_context(several: list[int]) -> None:
     with single_blas_thread():
         assert set(blas_threads()) == {1}
     assert blas_threads() == several
 
 
-def test_calls_that_overlap_end_in_any_order(several: list[int]) -> None:
+def test_overlapping_contexts_end_in_any_order(several: list[int]) -> None:
     first, second = single_blas_thread(), single_blas_thread()
     first.__enter__()
     second.__enter__()
@@ -57,7 +57,7 @@ def test_calls_that_overlap_end_in_any_order(several: list[int]) -> None:
     assert blas_threads() == several
 
 
-def test_calls_within_calls(several: list[int]) -> None:
+def test_nested_contexts(several: list[int]) -> None:
     with single_blas_thread():
         with single_blas_thread():
             pass
@@ -65,8 +65,8 @@ def test_calls_within_calls(several: list[int]) -> None:
     assert blas_threads() == several
 
 
-def test_threads_that_overlap(several: list[int]) -> None:
-    """The thread that came first lives on and leaves before the last one does."""
+def test_overlapping_threads(several: list[int]) -> None:
+    """The first thread to enter stays alive, and leaves before the last one."""
     threads = 4
     together = threading.Barrier(threads, timeout=PATIENCE_S)
     turns = [threading.Event() for _ in range(threads + 1)]
@@ -104,7 +104,7 @@ def test_threads_that_come_and_go(several: list[int], threads: int) -> None:
     assert blas_threads() == several
 
 
-def test_a_limit_that_a_caller_set_for_good_does_not_stand_in_the_way(several: list[int]) -> None:
+def test_a_permanent_limit_of_the_caller_is_no_obstacle(several: list[int]) -> None:
     threadpoolctl.threadpool_limits(2, "blas")
 
     def work(_index: int) -> None:
@@ -120,7 +120,7 @@ def test_a_limit_that_a_caller_set_for_good_does_not_stand_in_the_way(several: l
 
 
 def in_child(work: Callable[[], object]) -> int:
-    """Run work in a forked process; its exit status."""
+    """Run work in a forked process, and return its exit status."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -134,7 +134,9 @@ def in_child(work: Callable[[], object]) -> int:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("locked", [False, True])
-def test_a_process_forked_inside_starts_afresh(several: list[int], locked: bool) -> None:
+def test_a_process_forked_inside_the_context_starts_afresh(
+    several: list[int], locked: bool
+) -> None:
     first = single_blas_thread()
 
     def use_in_child() -> None:
@@ -142,7 +144,7 @@ def test_a_process_forked_inside_starts_afresh(several: list[int], locked: bool)
         set_blas_threads(2)
         with single_blas_thread():
             assert set(blas_threads()) == {1}
-            # Left by the code that was forked, too; it counts in the parent alone.
+            # The forked code leaves this context too; it only counts in the parent.
             first.__exit__(None, None, None)
             assert (blas._users, set(blas_threads())) == (1, {1})
         assert (blas._users, blas._limit) == (0, None)
@@ -160,13 +162,13 @@ def test_a_process_forked_inside_starts_afresh(several: list[int], locked: bool)
     assert blas_threads() == several
 
 
-def test_an_error_within_puts_it_back(several: list[int]) -> None:
+def test_an_error_inside_restores_the_setting(several: list[int]) -> None:
     with pytest.raises(ValueError, match="no"), single_blas_thread():
         raise ValueError("no")
     assert blas_threads() == several
 
 
-def test_an_error_on_entry_leaves_nothing(
+def test_an_error_on_entry_leaves_nothing_behind(
     several: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail() -> None:
@@ -182,7 +184,7 @@ def test_an_error_on_entry_leaves_nothing(
     assert blas_threads() == several
 
 
-def test_what_was_set_between_calls_is_put_back(several: list[int]) -> None:
+def test_a_setting_made_between_contexts_is_restored(several: list[int]) -> None:
     for count in (2, several[0]):
         set_blas_threads(count)
         with single_blas_thread():
