@@ -1,4 +1,4 @@
-"""What one volume may cost: bytes, voxels, memory and time."""
+"""Limits on the bytes, voxels, memory and time that one volume may take."""
 
 from dataclasses import dataclass
 from typing import NoReturn
@@ -8,29 +8,34 @@ from cnnres_infer.errors import LimitError, UsageError
 
 _FACTORS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
-# Measured: the most that one voxel costs between reading and writing, which is
-# with a FLAIR that is resampled to it, and one pixel inside the network with
-# ONNX Runtime; what a limit leaves is compared with them.
+# Measured upper bounds, used to check a volume against the memory limit: for each voxel
+# from reading to writing, with a FLAIR resampled to the DWI, and for each pixel inside
+# the network.
 _BYTES_PER_VOXEL = 32
 _BYTES_PER_PIXEL = 1100
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one volume may cost; where it would cost more, it is refused.
+    """Limits for one volume; a volume that would exceed one is refused.
 
     Attributes
     ----------
     max_voxels
-        Voxels of one volume.
+        Largest number of voxels.
     max_bytes
-        Bytes of a file, and of what it inflates to.
+        Largest size of a file in bytes, compressed and decompressed.
     max_memory
-        Bytes of memory that the process may hold, that of a GPU not counted;
-        None for no limit. Batches shrink to keep to it.
+        Memory in bytes that the process may use, GPU memory not included; None
+        for no limit. Batches shrink to fit.
     timeout
-        Seconds for one volume; None for no limit. Looked at before each stage
+        Longest time in seconds; None for no limit. Checked before each stage
         and each batch.
+
+    Raises
+    ------
+    UsageError
+        If a limit is not positive.
     """
 
     max_voxels: int = 1 << 27
@@ -41,26 +46,26 @@ class Limits:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value is not None and not value > 0:
-                raise UsageError(f"{name} is {value}; give more than 0")
+                raise UsageError(f"`{name}` is {value}; it must be greater than 0")
 
     def check_header(self, name: str, voxels: int, end: int, resident: int) -> None:
-        """Refuse what a header claims, before anything is allocated for it.
+        """Check the sizes declared in a header, before any memory is allocated for them.
 
         Parameters
         ----------
         name
-            What to call the file.
+            Name of the file in messages.
         voxels
-            Voxels of one volume.
+            Number of voxels.
         end
-            Bytes of the whole file, inflated.
+            Size of the whole file in bytes, decompressed.
         resident
-            Bytes of memory that the process holds already.
+            Memory in bytes that the process is using already.
 
         Raises
         ------
         LimitError
-            If it is more than is allowed.
+            If a size exceeds its limit.
         """
         for what, claimed, limit, code in (
             ("voxels", voxels, self.max_voxels, ErrorCode.LIMIT_VOXELS),
@@ -77,25 +82,31 @@ class Limits:
     def batch_size(
         self, name: str, sizes: tuple[int, int], voxels: int, pixels: int, resident: int
     ) -> int:
-        """Slices to run at once: those that the engine prefers, or as many as memory allows.
+        """Choose the batch size: what the engine prefers, or as much as memory allows.
 
         Parameters
         ----------
         name
-            What to call the volume.
+            Name of the volume in messages.
         sizes
-            The least that the engine needs memory for, and what it likes best.
+            The smallest batch size that the engine reserves memory for, and the
+            one that it prefers.
         voxels
-            Voxels of the volume, which is in memory already.
+            Number of voxels of the volume, which is in memory already.
         pixels
-            Pixels of one slice inside the network, all channels.
+            Number of pixels of one slice inside the network, over all channels.
         resident
-            Bytes of memory that the process holds already.
+            Memory in bytes that the process is using already.
+
+        Returns
+        -------
+        int
+            Number of slices to run at once.
 
         Raises
         ------
         LimitError
-            If there is not enough for the least.
+            If there is not enough memory for the smallest batch size.
         """
         least, preferred = sizes
         slice_bytes, rest = pixels * _BYTES_PER_PIXEL, voxels * _BYTES_PER_VOXEL // 2
@@ -103,15 +114,15 @@ class Limits:
             return preferred
         free = self.max_memory - resident - rest
         if free < least * slice_bytes:
-            fewer = f', or use `backend="ort"`, which need not compute {least} slices at once'
+            fewer = f", or choose a `backend` that needs fewer than {least} slices at once"
             needed = resident + rest + least * slice_bytes
             self._refuse(name, needed, fewer if free >= slice_bytes else "")
         return max(least, min(preferred, free // slice_bytes))
 
     def _refuse(self, name: str, total: int, remedy: str = "") -> NoReturn:
         raise LimitError(
-            f"{name}: about {total} bytes of memory are needed, more than "
-            f"`max_memory={self.max_memory}`: raise it{remedy}",
+            f"{name}: needs about {total} bytes of memory, more than "
+            f"`max_memory={self.max_memory}`: raise the limit{remedy}",
             code=ErrorCode.LIMIT_MEMORY,
         )
 
@@ -120,16 +131,26 @@ DEFAULT_LIMITS = Limits()
 
 
 def parse_size(text: str) -> int:
-    """Bytes of a size like ``"1500000"``, ``"512M"`` or ``"2G"`` (powers of 1024).
+    """Parse a size such as ``"1500000"``, ``"512M"`` or ``"2G"`` (powers of 1024).
+
+    Parameters
+    ----------
+    text
+        The size.
+
+    Returns
+    -------
+    int
+        The size in bytes.
 
     Raises
     ------
     UsageError
-        If it is none.
+        If it is not a size.
     """
     number, factor = text.strip(), 1
     if number[-1:].upper() in _FACTORS:
         number, factor = number[:-1], _FACTORS[number[-1:].upper()]
     if not number.isascii() or not number.isdigit():
-        raise UsageError(f"{text!r} is no size; give bytes, or a number with K, M or G")
+        raise UsageError(f"{text!r} is not a size; give bytes, or a number followed by K, M or G")
     return int(number) * factor

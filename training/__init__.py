@@ -1,1 +1,1 @@
-"""The network and its training; part of the checkout, never of the wheel."""
+"""Training and evaluation of the network; part of the checkout, not of the wheel."""

@@ -1,4 +1,4 @@
-"""The command line: its commands, and the entry point."""
+"""The command line: its commands and entry point."""
 
 from importlib import import_module
 from typing import Annotated
@@ -9,8 +9,8 @@ from cnnres_infer import __version__
 from cnnres_infer.cli.default_command import DefaultCommandGroup
 from cnnres_infer.cli.signals import end_on_sigterm
 
-# Each is a function of the same name in a module of the same name, in the order
-# of the help. The first runs if none is named.
+# In the order of the help. Each command is a function in a module of the same name;
+# the first one is the default.
 COMMANDS = (
     "predict",
     "demo",
@@ -31,7 +31,7 @@ app = typer.Typer(
     help="Segment acute stroke lesions on DWI and FLAIR MRI with CNN-Res.\n\n"
     "`cnnres-infer VOLUME` is short for `cnnres-infer predict VOLUME`.\n\n"
     "Research use only; not a medical device.",
-    epilog="Exit status: 0 done, 1 internal error, 2 usage, 3 input or output refused, "
+    epilog="Exit status: 0 success, 1 internal error, 2 usage, 3 input or output refused, "
     "4 verification failed, 5 backend not usable.",
 )
 for _name in COMMANDS:

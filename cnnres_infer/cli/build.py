@@ -19,7 +19,7 @@ def build(
         list[int] | None,
         typer.Option(
             help="Compute capability to build for, such as 86 for 8.6; may be repeated. "
-            "By default that of the GPU in this machine."
+            "Defaults to the GPU of this machine."
         ),
     ] = None,
     batch: Annotated[str, typer.Option(help="Slices per batch: MIN,OPT,MAX.")] = "1,8,16",
@@ -28,7 +28,7 @@ def build(
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Build TensorRT engines ahead of time, for this GPU or with --sm for another one."""
+    """Build TensorRT engines ahead of time, for this GPU or, with --sm, for others."""
 
     def work() -> "BuildReport":
         from cnnres_infer.engines.tensorrt.build import BatchRange

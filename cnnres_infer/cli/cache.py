@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class CacheAction(StrEnum):
-    """What to do with the cache."""
+    """Actions on the cache."""
 
     LIST = "list"
     CLEAR = "clear"
@@ -28,7 +28,9 @@ class CacheAction(StrEnum):
 
 
 def cache(
-    action: Annotated[CacheAction, typer.Argument(help="list, clear or path.")] = CacheAction.LIST,
+    action: Annotated[
+        CacheAction, typer.Argument(help="What to do: list, clear or path.")
+    ] = CacheAction.LIST,
     bundle: BundleOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,

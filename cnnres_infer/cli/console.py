@@ -1,4 +1,4 @@
-"""The terminal: what is printed, and how an error becomes a line and an exit status."""
+"""Printing to the terminal, and turning errors into one line and an exit status."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @cache
 def stdout() -> "Console":
-    """Standard output. Rich takes a while to load, and JSON does without."""
+    """Console for standard output; Rich is slow to import, and JSON does not need it."""
     from rich.console import Console
 
     return Console(highlight=False, soft_wrap=True)
@@ -29,14 +29,14 @@ def stdout() -> "Console":
 
 @cache
 def stderr() -> "Console":
-    """Standard error."""
+    """Console for standard error."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def wide_console() -> "Console":
-    """A console for wide tables, whose figures are not cut to 80 columns in a file or pipe."""
+    """Console for wide tables, which are not truncated to 80 columns in a file or pipe."""
     from rich.console import Console
 
     return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
@@ -45,22 +45,22 @@ def wide_console() -> "Console":
 def show(
     work: Callable[[], T], render: Callable[[T, "Console"], None], as_json: bool, verbose: bool
 ) -> NoReturn:
-    """Run, print the report or the error, and exit."""
+    """Do the work, print the report or the error, and exit."""
     raise typer.Exit(present(attempt(work, verbose), render, as_json))
 
 
 def attempt(work: Callable[[], T], verbose: bool) -> T | Failure:
-    """Run, and turn any error into one line on standard error."""
+    """Do the work, printing any error as one line on standard error and returning it."""
     try:
         return work()
     except Exception as error:
         failure = Failure.of(error, with_flags)
-        complain(failure, verbose)
+        print_error(failure, verbose)
         return failure
 
 
-def complain(failure: Failure, verbose: bool) -> None:
-    """Print an error as one line, after its traceback if that is wanted."""
+def print_error(failure: Failure, verbose: bool) -> None:
+    """Print an error as one line, preceded by its traceback if `verbose`."""
     if verbose:
         stderr().print(failure.traceback, markup=False)
     advice = " (add -v)" if failure.code == ErrorCode.INTERNAL and not verbose else ""
@@ -68,7 +68,7 @@ def complain(failure: Failure, verbose: bool) -> None:
 
 
 def present(outcome: T | Failure, render: Callable[[T, "Console"], None], as_json: bool) -> int:
-    """Print a report; returns the exit status. An error is printed as JSON only."""
+    """Print a report, or an error too if `as_json`, and return the exit status."""
     failed = isinstance(outcome, Failure)
     if as_json:
         print_json({"status": "failed", "error": outcome} if failed else outcome)
@@ -83,7 +83,7 @@ def print_json(report: Any) -> None:
 
 
 def progress(entries: Iterable[T], count: int, hidden: bool) -> Iterable[T]:
-    """Show a bar while going through entries, if there are several and someone may look."""
+    """Show a progress bar while iterating, if there are several entries and a terminal."""
     if count == 1 or hidden or not sys.stderr.isatty():
         return entries
     from rich.progress import track
@@ -93,7 +93,11 @@ def progress(entries: Iterable[T], count: int, hidden: bool) -> Iterable[T]:
 
 @contextmanager
 def phase_bars(hidden: bool) -> Iterator[Callable[[str, int, int], None] | None]:
-    """Bars for the phases of a long task: name, steps done, all steps; None without a terminal."""
+    """Show a progress bar for each phase of a long task.
+
+    Yields a function that takes a phase, its completed steps and their total,
+    or None without a terminal.
+    """
     if hidden or not sys.stderr.isatty():
         yield None
         return

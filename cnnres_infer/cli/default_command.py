@@ -1,4 +1,4 @@
-"""Command lines that do their main job without naming it."""
+"""Command lines with a default command."""
 
 import sys
 from typing import Any
@@ -13,7 +13,7 @@ _GROUP_OPTIONS = ("--help", "-h", "--version")
 
 
 class DefaultCommandGroup(TyperGroup):
-    """Takes arguments that begin with no command as those of the first command."""
+    """A group that passes arguments to its first command if they do not name one."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         default = next(iter(self.commands))
@@ -26,7 +26,7 @@ class DefaultCommandGroup(TyperGroup):
 
 
 def run_tool(app: typer.Typer, name: str) -> None:
-    """Run a module's command line: an error of ours is one line and its exit status."""
+    """Run a module's command line, turning a `CnnresError` into one line and its exit status."""
     try:
         app(prog_name=f"python -m {name}")
     except CnnresError as error:

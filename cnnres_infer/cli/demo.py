@@ -39,7 +39,7 @@ def demo(
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Write a synthetic volume with a known lesion, and segment it."""
+    """Write a synthetic volume with a known lesion and segment it."""
 
     def work() -> "DemoReport":
         from cnnres_infer.demo import run_demo

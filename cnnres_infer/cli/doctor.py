@@ -18,7 +18,7 @@ _COLOURS = {"OK": "green", "NONE": "dim", "WARN": "yellow", "FAIL": "red"}
 def doctor(
     bundle: BundleOption = None, as_json: JsonOption = False, verbose: VerboseOption = False
 ) -> None:
-    """Try every backend on this machine, and say what is wrong and how to fix it."""
+    """Try every backend on this machine, and report what is wrong and how to fix it."""
 
     def work() -> "DoctorReport":
         from cnnres_infer.maintenance.doctor import examine
@@ -29,7 +29,7 @@ def doctor(
 
 
 def render(report: "DoctorReport", console: "Console") -> None:
-    """Print a line for each finding, and below it how to fix it; the same finding once."""
+    """Print one line per finding, merging equal ones, and the remedy below it."""
     from rich.markup import escape
 
     findings = group_names(

@@ -1,7 +1,7 @@
-"""What the command line calls the arguments that messages of the library name.
+"""Replacing the names of arguments in the library's messages with command-line flags.
 
-The library says ``"choose another `backend`"`` or ``"add `overwrite=True`"``,
-which the command line prints as ``--backend`` and ``--overwrite``.
+For ``"choose another `backend`"`` or ``"add `overwrite=True`"`` in a message,
+the command line prints ``--backend`` or ``--overwrite``.
 """
 
 import re
@@ -18,6 +18,7 @@ FLAGS = {
     "precision": "--precision",
     "reference": "--reference",
     "sms": "--sm",
+    "threads": "--threads",
     "timeout": "--timeout",
     "volume": "VOLUME",
 }
@@ -25,7 +26,7 @@ _NAMED = re.compile(rf"`({'|'.join(FLAGS)})(?:=([^`]*))?`")
 
 
 def with_flags(message: str) -> str:
-    """A message of the library, with flags in place of the arguments that it names."""
+    """Replace the arguments named in a message of the library with flags."""
     return _NAMED.sub(_flag, message)
 
 

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options shared by several commands."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,14 +6,14 @@ from typing import Annotated
 import typer
 
 BundleOption = Annotated[
-    Path | None, typer.Option(help="Folder of a model bundle; by default the built-in one.")
+    Path | None, typer.Option(help="Folder of a model bundle; defaults to the built-in one.")
 ]
 BackendOption = Annotated[str, typer.Option(help="Backend: auto, or a name listed by info.")]
 PrecisionOption = Annotated[
-    str, typer.Option(help="Precision: auto, fp32, fp16, bf16 or int8, if the backend has it.")
+    str, typer.Option(help="Precision: auto, fp32, fp16, bf16 or int8, if the backend supports it.")
 ]
 ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, help="Number of threads; by default one per usable core.")
+    int | None, typer.Option(min=1, help="Number of threads; defaults to one per usable core.")
 ]
 SelfCheckOption = Annotated[
     bool, typer.Option(help="Verify an engine before its first use on this machine.")
@@ -24,11 +24,11 @@ StrictOption = Annotated[
 ]
 SignatureOption = Annotated[
     Path | None,
-    typer.Option(metavar="KEY.pub", help="Refuse a bundle that was not signed with this key."),
+    typer.Option(metavar="KEY.pub", help="Refuse a bundle that is not signed with this key."),
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Overwrite existing outputs.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print only JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Print timings, and tracebacks of errors.")
+    bool, typer.Option("--verbose", "-v", help="Print timings, and the tracebacks of errors.")
 ]

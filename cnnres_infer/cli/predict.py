@@ -1,11 +1,11 @@
-"""``cnnres-infer predict``, and its name may be left out."""
+"""``cnnres-infer predict``, the default command."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cnnres_infer.cli.console import attempt, complain, print_json, progress, stdout
+from cnnres_infer.cli.console import attempt, print_error, print_json, progress, stdout
 from cnnres_infer.cli.flags import with_flags
 from cnnres_infer.cli.options import (
     BackendOption,
@@ -33,18 +33,19 @@ def predict(
     volumes: Annotated[list[Path], typer.Argument(help="NIfTI files (.nii, .nii.gz).")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder for the outputs; by default that of the input."),
+        typer.Option("--out", "-o", help="Folder for the outputs; defaults to that of the input."),
     ] = None,
     flair: Annotated[
-        Path | None, typer.Option(help="FLAIR of the same session; merged with the DWI's result.")
+        Path | None,
+        typer.Option(help="FLAIR of the same session; its result is merged with that of the DWI."),
     ] = None,
-    modality: Annotated[str, typer.Option(help="What VOLUME is: dwi or flair.")] = "dwi",
+    modality: Annotated[str, typer.Option(help="Modality of VOLUME: dwi or flair.")] = "dwi",
     brain_mask: Annotated[
         Path | None,
-        typer.Option(help="Brain mask on the volume's grid; by default the brain is extracted."),
+        typer.Option(help="Brain mask on the grid of VOLUME; by default the brain is extracted."),
     ] = None,
     prob: Annotated[bool, typer.Option("--prob", help="Also write the probability map.")] = False,
-    overlay: Annotated[bool, typer.Option(help="Write the overlay.")] = True,
+    overlay: Annotated[bool, typer.Option(help="Write the overlay image.")] = True,
     formats: Annotated[
         list[str] | None,
         typer.Option("--format", metavar="NAME", help="Output to write; may be repeated."),
@@ -57,28 +58,29 @@ def predict(
     self_check: SelfCheckOption = True,
     strict_backend: StrictOption = False,
     max_voxels: Annotated[
-        int, typer.Option(min=1, help="Largest number of voxels of a volume.")
+        int, typer.Option(min=1, help="Largest number of voxels in a volume.")
     ] = DEFAULT_LIMITS.max_voxels,
     max_bytes: Annotated[
-        str, typer.Option(metavar="SIZE", help="Largest file, decompressed: 1G, 500M.")
+        str,
+        typer.Option(metavar="SIZE", help="Largest file size, decompressed, such as 1G or 500M."),
     ] = "1G",
     max_memory: Annotated[
         str | None,
         typer.Option(
             metavar="SIZE",
-            help="Memory that the process may use, GPU memory not included: 2G. "
+            help="Memory that the process may use, such as 2G, GPU memory not included. "
             "Batches shrink to fit.",
         ),
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Longest time for one volume.")
+        float | None, typer.Option(metavar="SECONDS", help="Time limit for each volume.")
     ] = None,
     require_signature: SignatureOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Segment volumes: mask, report and overlay beside each, or in a folder."""
+    """Segment volumes; write a mask, a report and an overlay next to each, or to a folder."""
     entries: list[CaseReport | Refusal] = []
     silent = quiet or as_json
 
@@ -99,7 +101,7 @@ def predict(
         with Predictor.load(bundle, backend, precision, threads, **options) as predictor:
             for entry in progress(job.run(predictor, volumes), len(volumes), silent):
                 entries.append(entry)
-                _tell(entry, silent, verbose)
+                print_entry(entry, silent, verbose)
 
     failure = attempt(work, verbose)
     if as_json:
@@ -113,7 +115,7 @@ def predict(
 def print_report(
     name: str, report: "Report", outputs: tuple[Path, ...], verbose: bool, console: "Console"
 ) -> None:
-    """Print the report of a segmented volume in a few lines."""
+    """Print a short summary of the report of a segmented volume."""
     engine, seconds = report.provenance.engine, sum(report.timings_s.values())
     console.print(
         f"{name}: {len(report.lesions)} lesions, {report.volume_ml:.2f} ml "
@@ -131,15 +133,16 @@ def print_report(
 
 
 def _formats(prob: bool, overlay: bool, named: list[str] | None) -> tuple[str, ...]:
-    """What to write: the named outputs or the usual ones, with the map or without the overlay."""
+    """Names of the outputs to write, given the options."""
     from cnnres_infer.outputs.writers import DEFAULT_FORMATS
 
     wanted = list(named or DEFAULT_FORMATS) + (["probabilities"] if prob else [])
     return tuple(name for name in wanted if overlay or name != "overlay")
 
 
-def _tell(entry: "CaseReport | Refusal", silent: bool, verbose: bool) -> None:
+def print_entry(entry: "CaseReport | Refusal", silent: bool, verbose: bool) -> None:
+    """Print the report of a volume unless `silent`, or the error that it was refused with."""
     if entry.error is not None:
-        complain(entry.error, verbose)
+        print_error(entry.error, verbose)
     elif not silent:
         print_report(entry.input.name, entry.report, entry.outputs, verbose, stdout())

@@ -1,4 +1,4 @@
-"""Ending within a second when the system asks for it, with all outputs or none."""
+"""Ending within a second of SIGTERM, with all outputs of a volume or none."""
 
 import os
 import signal
@@ -7,17 +7,18 @@ import threading
 
 from cnnres_infer.host.atomic import WRITING
 
-# A write in progress may finish; a disk that takes longer is as good as stuck.
+# A write in progress may finish; a disk that takes longer is considered stuck.
 _GRACE_S = 0.6
 STATUS = 128 + signal.SIGTERM
 
 
 def end_on_sigterm() -> None:
-    """Make SIGTERM end the process, but not amid the writing of outputs.
+    """Make SIGTERM end the process, but not while outputs are being written.
 
-    A thread waits for the signal, since a library may compute for long without
-    letting Python's own handlers in, and others swallow what these raise.
-    Windows has no such signal.
+    A thread waits for the signal, since some libraries compute for a long time
+    without letting Python run its signal handlers, and others swallow the
+    exceptions that these raise. On Windows, which has no SIGTERM, this does
+    nothing.
     """
     if sys.platform == "win32":
         return

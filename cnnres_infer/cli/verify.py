@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 def verify(
     volume: Annotated[
-        Path | None, typer.Argument(help="NIfTI file to compare on; needs --reference.")
+        Path | None, typer.Argument(help="NIfTI file to run the comparison on; needs --reference.")
     ] = None,
     reference: Annotated[
         Path | None,
-        typer.Option(help="PyTorch's outputs for VOLUME, made by python -m export reference."),
+        typer.Option(help="PyTorch's outputs for VOLUME, written by python -m export reference."),
     ] = None,
     flair: Annotated[
         Path | None, typer.Option(help="FLAIR, if the reference was made with one.")
@@ -40,7 +40,7 @@ def verify(
     ] = None,
     html: Annotated[
         Path | None,
-        typer.Option(help="Write a page with figures, a histogram and the worst slices."),
+        typer.Option(help="Write an HTML page with figures, a histogram and the worst slices."),
     ] = None,
     overwrite: OverwriteOption = False,
     bundle: BundleOption = None,
@@ -50,7 +50,7 @@ def verify(
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Compare an engine with PyTorch's stored outputs, for reference slices or a VOLUME."""
+    """Compare an engine with PyTorch's stored outputs, on reference slices or VOLUME."""
 
     def work() -> "VerificationReport":
         from cnnres_infer.host.atomic import check_free
@@ -68,7 +68,9 @@ def verify(
     outcome = attempt(work, verbose)
     status = present(outcome, _render, as_json)
     if not isinstance(outcome, Failure) and not outcome.passed:
-        stderr().print("cnnres-infer: the engine disagrees with the network: do not use it here")
+        stderr().print(
+            "cnnres-infer: the engine disagrees with the network; do not use it on this machine"
+        )
         status = VerificationError.exit_status
     raise typer.Exit(status)
 

@@ -1,4 +1,4 @@
-"""Writing files completely or not at all, whenever the process ends."""
+"""Writing files completely or not at all, even if the process is killed."""
 
 import errno
 import hashlib
@@ -12,37 +12,44 @@ from pathlib import Path
 from cnnres_infer.errors import CnnresError, OutputError, OutputExistsError
 from cnnres_infer.host.lock import wait_for
 
-# Linux can write a file that has no name yet, so that a killed process leaves
-# nothing; elsewhere it has one, and what was left is removed by the next run.
+# Linux can write to a file that has no name yet, so a killed process leaves nothing
+# behind. Elsewhere the file has a hidden name, and the next run removes leftovers.
 _DESCRIPTORS = Path("/proc/self/fd")
 _NAMELESS = getattr(os, "O_TMPFILE", 0) if _DESCRIPTORS.is_dir() else 0
 _UNFINISHED = ".cnnres-part"
 _NEW = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
 
-# Held while outputs are being written: who wants to end the process waits for it.
+# Held while outputs are being written; acquire it before ending the process.
 WRITING = threading.Lock()
 
 
 def check_free(paths: Iterable[Path], overwrite: bool) -> None:
-    """Refuse paths that stand already, before any work is done for them.
+    """Raise if a path already exists, before any work is done for it.
+
+    Parameters
+    ----------
+    paths
+        The files that will be written.
+    overwrite
+        Whether existing files are allowed.
 
     Raises
     ------
     OutputExistsError
-        If one stands and `overwrite` is False.
+        If a path exists and `overwrite` is False.
     OutputError
-        If one cannot be a path here.
+        If a path is not valid on this system.
     """
     for path in paths:
         try:
-            standing = os.path.lexists(path)
-            if not standing:
+            exists = os.path.lexists(path)
+            if not exists:
                 os.lstat(path)
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
             raise _cannot_write(path.parent, error) from error
-        if standing and not overwrite:
+        if exists and not overwrite:
             raise OutputExistsError(path)
 
 
@@ -52,29 +59,29 @@ def write_all(
     former: Iterable[Path] = (),
     private: Collection[Path] = (),
 ) -> None:
-    """Write files, all of them or none, in their order: where the last stands, all do.
+    """Write all of the files or none, in order: once the last one exists, all do.
 
-    Where an error ends it, what is new is removed again and what `former`
-    names is back. A file that was replaced without being named there is old
-    or new, never missing or cut short. Where the process is killed among
-    several files, `unfinished` finds the last.
+    After an error, new files are removed and the files in `former` restored.
+    A file that was overwritten without being listed there has either its old
+    or its new content; it is never missing or truncated. If the process is
+    killed between two of several files, `unfinished` finds the last one.
 
     Parameters
     ----------
     contents
-        The content of each path. Missing folders are made.
+        The content of each path. Missing folders are created.
     overwrite
-        Whether what stands may be replaced.
+        Whether existing files may be replaced.
     former
-        What a former run may have left and is to go, with `overwrite` only.
+        Files of an earlier run to remove, with `overwrite` only.
     private
-        Which of the files their owner alone may read.
+        The files that only their owner may read.
 
     Raises
     ------
     OutputExistsError
-        If a path stands and `overwrite` is False, also when another process
-        made it in the meantime.
+        If a path exists and `overwrite` is False, even if another process
+        created it in the meantime.
     OutputError
         If a path cannot be written.
     """
@@ -107,7 +114,7 @@ def _write_all(
             file.commit(overwrite)
     except BaseException as error:
         if isinstance(error, OutputExistsError):
-            # The last is another process's.
+            # The last file belongs to another process.
             del made[-1:]
         for path in reversed(made):
             path.unlink(missing_ok=True)
@@ -120,13 +127,13 @@ def _write_all(
         for file in staged.values():
             file.close()
     for hidden in aside.values():
-        # All is written; what cannot go now goes with the next run.
+        # Everything is written; the next run removes what cannot be removed now.
         with suppress(OSError):
             hidden.unlink(missing_ok=True)
 
 
 def unfinished(paths: Iterable[Path]) -> list[Path]:
-    """Find the hidden files that writers of these paths left, or are at work on."""
+    """Find the hidden files of writers of these paths, killed or still running."""
     prefixes = {path: _prefix(path) for path in paths}
     return [
         hidden
@@ -142,16 +149,23 @@ def unfinished(paths: Iterable[Path]) -> list[Path]:
 
 @contextmanager
 def exclusive(folder: Path, paths: Iterable[Path]) -> Iterator[None]:
-    """Hold a folder against other processes that write into it this way; it is made.
+    """Create a folder and lock it against other processes that use this function.
 
-    Afterwards, removes what killed ones left unfinished of these paths. Where
-    the file system knows no locks, this does nothing, and whoever commits
-    first wins.
+    On leaving, removes the unfinished files of killed writers of these paths.
+    On file systems without locks the folder is only created, and whoever
+    commits first wins.
+
+    Parameters
+    ----------
+    folder
+        The folder to lock.
+    paths
+        The files that will be written.
 
     Raises
     ------
     OutputError
-        If the folder cannot be made.
+        If the folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -169,7 +183,7 @@ def exclusive(folder: Path, paths: Iterable[Path]) -> Iterator[None]:
 
 
 class _Staged:
-    """Content on the disk that has no name yet, or a hidden one."""
+    """A file that is not visible yet: it has no name or a hidden one."""
 
     def __init__(self, path: Path, mode: int) -> None:
         self._path = path
@@ -179,7 +193,7 @@ class _Staged:
                 raise OSError
             self._descriptor = os.open(path.parent, _NAMELESS | os.O_WRONLY, mode)
         except OSError:
-            # Not every file system can; where the folder is at fault, this fails as well.
+            # Not every file system supports this; if the folder is the problem, this fails too.
             self._temporary = _hidden(path)
             self._descriptor = os.open(self._temporary, _NEW, mode)
 
@@ -188,7 +202,7 @@ class _Staged:
             file.write(content)
 
     def name_it(self) -> Path:
-        """Give it a hidden name, by which a killed writer is known."""
+        """Give the file a hidden name, so that it is found if this process is killed."""
         if self._temporary is None:
             self._temporary = _hidden(self._path)
             self._link(self._temporary)
@@ -225,7 +239,7 @@ class _Staged:
 
 
 def _prefix(path: Path) -> str:
-    # Of one length: a long name with more to it would be too long.
+    # A hash, since appending to a long name could make it too long.
     return f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}."
 
 
@@ -234,7 +248,7 @@ def _hidden(path: Path) -> Path:
 
 
 def _set_aside(path: Path, aside: dict[Path, Path]) -> None:
-    """Hide a file that is to go, and note where it is."""
+    """Hide a file that is to be removed, and record its hidden name in `aside`."""
     if not os.path.lexists(path):
         return
     if path.is_dir() and not path.is_symlink():
@@ -245,7 +259,7 @@ def _set_aside(path: Path, aside: dict[Path, Path]) -> None:
 
 
 def _locked(folder: Path) -> int | None:
-    """Lock a folder, without a file in it; None where the system cannot (Windows)."""
+    """Lock a folder without creating a lock file; None if the system cannot (Windows)."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -260,7 +274,7 @@ def _locked(folder: Path) -> int | None:
 
 def _cannot_write(folder: Path, error: OSError | ValueError) -> OutputError:
     reason = error.strerror if isinstance(error, OSError) else error
-    return OutputError(f"{folder}: cannot be written ({reason}); name another folder")
+    return OutputError(f"{folder}: cannot be written ({reason}); choose another folder")
 
 
 def _reserve(path: Path) -> None:

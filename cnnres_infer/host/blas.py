@@ -1,45 +1,61 @@
-"""Keeping numpy's matrix products on one thread while an engine computes."""
+"""Limiting NumPy's matrix products to one thread while an engine is running."""
 
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
-_LOCK = threading.Lock()
+_lock = threading.Lock()
 _users = 0
 _limit: "_Limit | None" = None
 
 
 @contextmanager
 def single_blas_thread() -> Iterator[None]:
-    """Keep numpy's matrix products on one thread for a while.
+    """Limit NumPy's matrix products to one thread inside the context.
 
-    Those of resampling are small; BLAS's other threads would wait for more by
-    spinning, and take the cores from the engine. The setting is the process's,
-    so calls that overlap share it: the first one sets it, and the last one to
-    end puts back what was there before.
+    The products in resampling are small; the other BLAS threads would spin
+    while waiting for more work, and take cores away from the engine. The limit
+    is process-wide, so overlapping contexts share it: the first to be entered
+    sets it, and the last to be left restores the previous setting.
+
+    A process forked inside a context starts out with the limit in place, and
+    only the contexts that it enters itself count.
     """
     global _users, _limit
-    with _LOCK:
+    with _lock:
         limit = _limit = _limit or _Limit.hold()
         _users += 1
     try:
         yield
     finally:
-        with _LOCK:
-            _users -= 1
-            if not _users:
-                _limit = None
-                limit.end()
+        with _lock:
+            # False in a process that was forked since.
+            if limit is _limit:
+                _users -= 1
+                if not _users:
+                    _limit = None
+                    limit.end()
+
+
+def _reset_after_fork() -> None:
+    """Forget the limit, whose thread a forked process does not have, and its users."""
+    global _lock, _users, _limit
+    _lock, _users, _limit = threading.Lock(), 0, None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 class _Limit(threading.Thread):
-    """Limits OpenBLAS to one thread for as long as it is held.
+    """A thread that limits OpenBLAS to one thread until `end` is called.
 
-    From 3.8 on, threadpoolctl lets only one thread control OpenBLAS and ignores
-    all others without a word. The call that ends last often runs on another
-    thread than the one that began first, so a thread of its own has to do it.
+    Since version 3.8, threadpoolctl lets only one thread control OpenBLAS and
+    silently ignores all others. The last context to be left is often on another
+    thread than the first to be entered, so the limit needs its own thread.
     """
 
     def __init__(self) -> None:
@@ -49,7 +65,7 @@ class _Limit(threading.Thread):
 
     @classmethod
     def hold(cls) -> "_Limit":
-        """Set the limit; `end` puts back what was there before."""
+        """Set the limit; `end` restores the previous setting."""
         limit = cls()
         limit.start()
         try:
@@ -75,15 +91,15 @@ class _Limit(threading.Thread):
 
 
 def _limit_openblas() -> Any:
-    """Set the limit; the returned context manager puts back what was there before."""
+    """Set the limit; the returned context manager restores the previous setting."""
     from threadpoolctl import OpenBLASController, ThreadpoolController
 
     openblas = ThreadpoolController().select(internal_api="openblas")
     limit = openblas.limit(limits=1)
     take_control = getattr(OpenBLASController, "clear_controlling_thread", None)
     if take_control is not None and any(each["num_threads"] != 1 for each in openblas.info()):
-        # A thread of the caller's has set a limit before and kept control. Threads that share
-        # a predictor are 50 times slower if their small products wait for BLAS's threads.
+        # One of the caller's threads has set a limit and kept control. Threads that share a
+        # predictor are 50 times slower if their small products wait for the BLAS threads.
         take_control(force=True)
         limit = openblas.limit(limits=1)
     return limit

@@ -1,4 +1,4 @@
-"""The user's own folder where this package keeps what it can make again."""
+"""The user's cache folder, which holds only what this package can recreate."""
 
 import os
 import sys
@@ -10,22 +10,28 @@ _WRITABLE_BY_OTHERS = 0o022
 
 
 def cache_folder(*parts: str) -> Path:
-    """A folder in the user's cache, made with mode 0700 where it is not there yet.
+    """Return a folder in the user's cache, creating it with mode 0700 if needed.
 
-    The cache is ``$CNNRES_INFER_CACHE``, else ``cnnres-infer`` in the
+    The cache is ``$CNNRES_INFER_CACHE``, or else ``cnnres-infer`` in the
     system's usual place: ``$XDG_CACHE_HOME`` or ``~/.cache``,
     ``~/Library/Caches`` on macOS, ``%LOCALAPPDATA%`` on Windows.
 
     Parameters
     ----------
     parts
-        Names of the folders in it, each inside the one before.
+        Names of nested folders in the cache, outermost first; none for the
+        cache itself.
+
+    Returns
+    -------
+    Path
+        The folder.
 
     Raises
     ------
     OSError
-        If it cannot be made; or if others could write to it, since what lies
-        in it is trusted.
+        If the folder cannot be created, or if other users could write to it,
+        since its contents are trusted.
     """
     folder = _root()
     _make_private(folder)
@@ -54,5 +60,6 @@ def _make_private(folder: Path) -> None:
     status = folder.stat()
     if status.st_uid != os.geteuid() or status.st_mode & _WRITABLE_BY_OTHERS:
         raise PermissionError(
-            f"{folder} is not this user's alone: chmod 700 it, or set ${FOLDER} to another folder"
+            f"{folder} is owned or writable by others: chmod 700 it, "
+            f"or set ${FOLDER} to another folder"
         )

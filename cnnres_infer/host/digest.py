@@ -1,4 +1,4 @@
-"""One hash for whatever JSON can hold."""
+"""Hashing of values that JSON can represent."""
 
 import hashlib
 import json
@@ -6,5 +6,5 @@ from typing import Any
 
 
 def json_digest(value: Any) -> str:
-    """SHA-256 of a value as JSON, in hexadecimal; the order of keys does not matter."""
+    """Return the SHA-256 of a value as JSON, in hexadecimal, regardless of the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

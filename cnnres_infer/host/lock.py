@@ -1,4 +1,4 @@
-"""One process at a time, by locks that the system releases when their holder ends."""
+"""File locks between processes, which the system releases when their holder ends."""
 
 import sys
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ if sys.platform == "win32":
     import time
 
     def wait_for(descriptor: int) -> None:
-        """Lock an open file, once no other process holds it."""
-        # Waits of msvcrt give up after ten seconds; builds may take minutes.
+        """Lock an open file, waiting until no other process holds the lock."""
+        # msvcrt stops waiting after ten seconds; builds may take minutes.
         while True:
             try:
                 msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
@@ -23,18 +23,18 @@ else:
     import fcntl
 
     def wait_for(descriptor: int) -> None:
-        """Lock an open file or folder, once no other process holds it."""
+        """Lock an open file or folder, waiting until no other process holds the lock."""
         fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Wait until no other process holds the lock file, and hold it.
+    """Hold a lock file inside the context, waiting until no other process holds it.
 
     Parameters
     ----------
     path
-        The lock file; it is made, and stays.
+        The lock file; created if it does not exist, and never removed.
     """
     with path.open("a") as file:
         wait_for(file.fileno())

@@ -1,4 +1,4 @@
-"""What this machine and this process have: cores, memory, versions."""
+"""The cores, memory, processor and software versions of this machine and process."""
 
 import os
 import platform
@@ -13,13 +13,13 @@ _CGROUP_ROOT = Path("/sys/fs/cgroup")
 _STATUS = Path("/proc/self/status")
 _CPUINFO = Path("/proc/cpuinfo")
 _NVIDIA = Path("/proc/driver/nvidia")
-# What tells kinds of processors apart, for x86 and ARM; the rest changes by the moment.
+# Fields that identify the model of an x86 or ARM processor; others change all the time.
 _CPU_FIELDS = {
     "vendor_id", "cpu family", "model", "model name", "stepping", "flags",
     "CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features",
 }  # fmt: skip
 
-# Names in /proc/cpuinfo of the units that make INT8 and BF16 fast.
+# Flags in /proc/cpuinfo of the instruction sets that make INT8 and BF16 fast.
 _X86_UNITS = {
     "AVX2": {"avx2"},
     "AVX-512": {"avx512f"},
@@ -31,7 +31,7 @@ _ARM_UNITS = {"dot product": {"asimddp"}, "I8MM": {"i8mm"}, "BF16": {"bf16"}}
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: by affinity and by the cgroup's quota."""
+    """Number of cores that this process may use, given its affinity and cgroup quota."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -41,13 +41,13 @@ def usable_cores() -> int:
 
 
 def _cgroup_quota() -> float | None:
-    """Cores' worth of time that the tightest of the process's cgroups allows."""
+    """CPU time, in cores, that the strictest of the process's cgroups allows; None if unlimited."""
     quotas = [quota for path in _cgroup_files() if (quota := _quota(path)) is not None]
     return min(quotas, default=None)
 
 
 def _cgroup_files() -> list[Path]:
-    """``cpu.max`` of the process's cgroup and of all above it."""
+    """Paths of ``cpu.max`` for the process's cgroup and all of its parents."""
     try:
         lines = _CGROUP.read_text().splitlines()
     except OSError:
@@ -68,22 +68,22 @@ def _quota(path: Path) -> float | None:
 
 
 def processor() -> str:
-    """The processor's own name, as far as the system tells it."""
+    """Model name of the processor; may be empty where the system does not report it."""
     return _cpu().get("model name") or platform.processor()
 
 
 def system() -> str:
-    """Operating system and architecture; not the machine's name."""
+    """Operating system and architecture, without the host name."""
     return f"{platform.system()} {platform.release()} {platform.machine()}"
 
 
 def present_cores() -> int:
-    """Cores that the machine has, usable by this process or not."""
+    """Number of cores in the machine, whether this process may use them or not."""
     return os.cpu_count() or 1
 
 
 def cpu_features() -> dict[str, bool]:
-    """Which units for INT8 and BF16 the processor has; empty where the system does not tell."""
+    """Whether the processor has each instruction set for INT8 and BF16; empty if unknown."""
     cpu = _cpu()
     flags = set(f"{cpu.get('flags', '')} {cpu.get('Features', '')}".split())
     if not flags:
@@ -93,10 +93,10 @@ def cpu_features() -> dict[str, bool]:
 
 
 def hardware() -> dict[str, Any]:
-    """What the results of a computation may depend on: system, processor, GPUs.
+    """Describe the hardware that results may depend on: system, processor, GPUs.
 
-    Processor and GPUs are told by Linux only; Windows tells a little of the
-    processor. It is quick: it is asked for at every start.
+    The processor and GPUs are known on Linux only; Windows reports part of the
+    processor. This must stay fast, since it is called at every start.
     """
     return {
         "system": sys.platform,
@@ -111,7 +111,7 @@ def _cpu() -> dict[str, str]:
     fields = {}
     try:
         with _CPUINFO.open() as lines:
-            # The cores are apart by blank lines, and there may be hundreds.
+            # Blank lines separate the cores, of which there may be hundreds.
             for line in takewhile(str.strip, lines):
                 name, _, value = line.partition(":")
                 if name.strip() in _CPU_FIELDS:
@@ -122,7 +122,7 @@ def _cpu() -> dict[str, str]:
 
 
 def _gpus() -> list[str]:
-    """Models of NVIDIA's GPUs and the version of their driver."""
+    """Models of the NVIDIA GPUs, followed by the driver version."""
     found = []
     for path in (*sorted(_NVIDIA.glob("gpus/*/information")), _NVIDIA / "version"):
         try:
@@ -134,22 +134,22 @@ def _gpus() -> list[str]:
 
 
 def resident_memory_mb() -> float | None:
-    """Resident memory of this process now, in MB (10^6 bytes); None where it is not told."""
+    """Current resident memory of this process in MB (10^6 bytes); None if unknown."""
     return _status_mb("VmRSS:")
 
 
 def resident_bytes() -> int:
-    """Bytes of memory that this process holds now, or at most held so far; 0 if neither is told."""
-    # Where the system does not tell the first, the peak errs on the safe side.
+    """Current resident memory of this process in bytes, or else its peak; 0 if neither is known."""
+    # Where the current size is unknown, the peak errs on the safe side.
     return int((resident_memory_mb() or peak_memory_mb() or 0.0) * 1e6)
 
 
 def peak_memory_mb() -> float | None:
-    """Largest resident memory of this process so far, in MB (10^6 bytes)."""
-    # Unlike getrusage's, this figure is not inherited from a parent process.
-    told = _status_mb("VmHWM:")
-    if told is not None:
-        return told
+    """Peak resident memory of this process in MB (10^6 bytes); None if unknown."""
+    # Unlike the figure from getrusage, this one is not inherited from the parent process.
+    recorded = _status_mb("VmHWM:")
+    if recorded is not None:
+        return recorded
     try:
         import resource
     except ImportError:
@@ -168,7 +168,7 @@ def _status_mb(field: str) -> float | None:
 
 
 def versions(*distributions: str) -> dict[str, str]:
-    """Versions of Python and of installed distributions; the absent are left out."""
+    """Versions of Python and of the given distributions, leaving out those not installed."""
     found = {"python": platform.python_version()}
     for name in distributions:
         try:

@@ -1,4 +1,4 @@
-"""Building engines before they are needed, on this machine or for another one's GPU."""
+"""Building engines ahead of time, for the GPU of this machine or of another one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,20 +18,20 @@ from cnnres_infer.selection.offers import offers
 
 @dataclass(frozen=True)
 class BuiltPlan:
-    """An engine that was built, or was in the cache.
+    """An engine that was built or found in the cache.
 
     Attributes
     ----------
     path
-        Where it is.
+        Path of its file.
     sm
-        Compute capability that it is for (``"86"`` for 8.6), or ``"portable"``.
+        Compute capability that it was built for (``"86"`` for 8.6), or ``"portable"``.
     bytes
-        Size.
+        Size in bytes.
     seconds
-        How long the build took; 0 if the engine was in the cache.
+        Duration of the build in seconds; 0 if the engine was in the cache.
     rebuilt
-        Why an earlier one was not used; empty if there was none.
+        Why an earlier engine was not used; empty if there was none.
     """
 
     path: Path
@@ -49,20 +49,20 @@ class BuiltPlan:
 
 @dataclass(frozen=True)
 class BuildReport:
-    """The engines of a build.
+    """The engines that a build produced.
 
     Attributes
     ----------
     backend, precision
-        What was built.
+        The backend and precision that the engines are for.
     variant
-        The bundle's variant that it was made from.
+        The bundle's variant that they were built from.
     batch
-        The range of batch sizes, as ``"1,8,16"``.
+        The range of batch sizes, such as ``"1,8,16"``.
     licence
-        What NVIDIA's licence says of the use of its builder.
+        A note on NVIDIA's licence for its builder.
     plans
-        An engine for each GPU.
+        One engine per GPU.
     """
 
     backend: str
@@ -81,29 +81,38 @@ def build_plans(
     batch: BatchRange,
     progress: Progress | None = None,
 ) -> BuildReport:
-    """Build an engine for each GPU, and keep it in the cache.
+    """Build an engine for each GPU, and store it in the cache.
 
     Parameters
     ----------
     folder
-        The bundle; None: the built-in one.
+        The bundle; None for the built-in one.
     backend
-        ``"tensorrt"``, ``"tensorrt-rtx"``, or ``"auto"``: the first that can.
+        ``"tensorrt"``, ``"tensorrt-rtx"``, or ``"auto"`` for the first that can
+        build this.
     precision
         ``"fp16"``, ``"int8"`` or ``"fp32"``.
     sms
-        Compute capabilities (86 for 8.6) to build for; none: the GPU present.
+        Compute capabilities to build for, such as 86 for 8.6; empty for the GPU
+        of this machine.
     batch
         The range of batch sizes.
     progress
         See `cnnres_infer.engines.tensorrt.build.build`.
 
+    Returns
+    -------
+    BuildReport
+        The engines.
+
     Raises
     ------
     UsageError
-        If the backend builds no engines, or not for named GPUs.
+        If the backend does not build engines, or only for the GPU of this machine.
+    BundleError
+        If the bundle cannot be opened or trusted.
     BackendUnavailableError
-        If TensorRT is missing, or cannot build this.
+        If there is no GPU to build for, TensorRT is missing, or it cannot build this.
     """
     bundle = Bundle.open(folder)
     devices = _devices(sms)
@@ -111,8 +120,8 @@ def build_plans(
     offered = offers(bundle, flavour.backend)
     if precision not in offered:
         raise BackendUnavailableError(
-            f"{bundle.folder} has no variant for precision {precision!r} of {flavour.backend}; "
-            f"it has those for {', '.join(offered) or 'none'}"
+            f"{bundle.folder} has no variant for precision {precision!r} with {flavour.backend}; "
+            f"it has variants for {', '.join(offered) or 'none'}"
         )
     wanted = Precision(precision)
     variant = offered[wanted]
@@ -128,22 +137,23 @@ def _devices(sms: list[int]) -> list[Gpu | int]:
     gpu = find_gpu()
     if isinstance(gpu, Probe):
         raise BackendUnavailableError(
-            gpu.reason, "give the compute capability to build for as `sms`, such as 86 for 8.6"
+            gpu.reason, "pass the compute capability to build for as `sms`, such as 86 for 8.6"
         )
     return [gpu]
 
 
 def _flavour(backend: str, named: bool) -> Flavour:
     if backend == AUTO:
-        # Each engine of TensorRT is made on the GPU that it is for.
+        # TensorRT itself builds each engine on the GPU that it is for.
         return TENSORRT_RTX if named or not TENSORRT.installed() else TENSORRT
     if backend not in FLAVOURS:
         raise UsageError(
-            f"backend {backend!r} builds no engines; choose from {', '.join(FLAVOURS)}"
+            f"backend {backend!r} does not build engines; choose from {', '.join(FLAVOURS)}"
         )
     flavour = FLAVOURS[backend]
     if named and not flavour.portable:
         raise UsageError(
-            f"{backend} builds for the GPU present only: leave out `sms`, or use tensorrt-rtx"
+            f"{backend} builds for the GPU of this machine only: "
+            "leave out `sms`, or use tensorrt-rtx"
         )
     return flavour

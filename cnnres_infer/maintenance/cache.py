@@ -1,4 +1,4 @@
-"""What the user's cache holds, and whether it is still of use."""
+"""Listing and clearing the user's cache."""
 
 import shutil
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from cnnres_infer.host.cache import cache_folder
 from cnnres_infer.selection import autotune as speed
 from cnnres_infer.verification import self_check
 
-# Only these are ever removed: the user may choose any folder for the cache.
+# Only these folders are ever removed, since the cache may be any folder that the user chose.
 _OF_BACKENDS = [folder for name in BACKENDS if (folder := backend(name).CACHE_FOLDER)]
 FOLDERS = (*dict.fromkeys(_OF_BACKENDS), speed.FOLDER, self_check.FOLDER)
 
@@ -25,13 +25,13 @@ class CachedPlan:
     Attributes
     ----------
     path
-        Where it is.
+        Path of its file.
     backend, precision, sm, batch
-        What it is for; see `cnnres_infer.engines.tensorrt.store.PlanKey`.
+        See `cnnres_infer.engines.tensorrt.store.PlanKey`.
     bytes
-        Size.
+        Size in bytes.
     state
-        ``"valid"`` if it would be used here with the bundle, else ``"stale"``.
+        ``"valid"`` if it would be used here with the bundle, otherwise ``"stale"``.
     reason
         Why it is stale; empty if it is valid.
     """
@@ -48,30 +48,30 @@ class CachedPlan:
 
 @dataclass(frozen=True)
 class FolderSize:
-    """How many files a folder holds, and their bytes."""
+    """Number of files in a folder, and their total size in bytes."""
 
     files: int
     bytes: int
 
     @classmethod
     def of(cls, folder: Path) -> "FolderSize":
-        """Measure a folder, with all folders in it."""
+        """Measure a folder, including its subfolders."""
         sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
         return cls(len(sizes), sum(sizes))
 
 
 @dataclass(frozen=True)
 class CacheReport:
-    """What the cache holds.
+    """The contents of the cache.
 
     Attributes
     ----------
     folder
-        Where it is.
+        Its location.
     plans
         The TensorRT engines.
     folders
-        The size of every folder in it, by name.
+        The size of each folder in it, by name.
     """
 
     folder: Path
@@ -81,7 +81,7 @@ class CacheReport:
 
 @dataclass(frozen=True)
 class ClearedReport:
-    """What was removed from the cache in a folder: files and bytes."""
+    """Location of the cache, with the number and total size in bytes of the removed files."""
 
     folder: Path
     files: int
@@ -90,18 +90,23 @@ class ClearedReport:
 
 @dataclass(frozen=True)
 class PathReport:
-    """Where the cache is."""
+    """Location of the cache."""
 
     folder: Path
 
 
 def describe(bundle: Path | None = None) -> CacheReport:
-    """List the cache: every engine and whether it would be used, and the size of the rest.
+    """List every engine in the cache, whether it would be used, and the size of each folder.
 
     Parameters
     ----------
     bundle
-        The bundle whose engines are valid; by default the built-in one.
+        The bundle whose engines are valid; None for the built-in one.
+
+    Returns
+    -------
+    CacheReport
+        The contents of the cache.
 
     Raises
     ------
@@ -120,7 +125,12 @@ def describe(bundle: Path | None = None) -> CacheReport:
 
 
 def clear() -> ClearedReport:
-    """Remove all that this package put into the cache.
+    """Remove everything that this package stored in the cache.
+
+    Returns
+    -------
+    ClearedReport
+        What was removed.
 
     Raises
     ------
@@ -133,12 +143,17 @@ def clear() -> ClearedReport:
 
 
 def path() -> PathReport:
-    """Where the cache is.
+    """Locate the cache.
+
+    Returns
+    -------
+    PathReport
+        Location of the cache.
 
     Raises
     ------
     OutputError
-        If it cannot be used.
+        If the cache cannot be used.
     """
     return PathReport(_folder())
 

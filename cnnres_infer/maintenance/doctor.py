@@ -1,4 +1,4 @@
-"""What this machine can run, what it cannot, and how to fix that."""
+"""Diagnosing what this machine can run, what it cannot run, and how to fix that."""
 
 import time
 from collections.abc import Iterator
@@ -24,14 +24,23 @@ from cnnres_infer.selection.offers import offers, open_engine
 from cnnres_infer.selection.select import select
 from cnnres_infer.verification.agreement import GATES, dice, load_reference
 
-_SURROUNDINGS = {"python", "driver", "cuda", "cuda-bindings", "cuda-python"}
+# Versions that a probe reports although they are not part of the backend itself.
+_ENVIRONMENT = {"python", "driver", "cuda", "cuda-bindings", "cuda-python"}
 
 
 class Status(StrEnum):
-    """How a part of the machine is.
+    """The state of a part of the machine.
 
-    It works; it is for a device that this machine does not have; it is not
-    installed, or incomplete; it is installed, but broken.
+    Attributes
+    ----------
+    OK
+        It works.
+    NONE
+        It needs a device that this machine does not have.
+    WARN
+        It is not installed, or incomplete.
+    FAIL
+        It is installed, but broken.
     """
 
     OK = "OK"
@@ -49,11 +58,11 @@ class Finding:
     subject
         A part of the machine, or a backend.
     status
-        How it is.
+        The state that it is in.
     reason
         What was found.
     remedy
-        The command or step that fixes it; empty where nothing needs fixing.
+        The command or step that fixes it; empty if nothing needs fixing or no fix is known.
     """
 
     subject: str
@@ -64,7 +73,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Selected:
-    """The engine that is selected unless another is asked for."""
+    """The engine that ``"auto"`` selects."""
 
     backend: str
     precision: Precision
@@ -78,11 +87,11 @@ class DoctorReport:
     Attributes
     ----------
     version
-        Of this package.
+        Version of this package.
     findings
-        The parts of the machine, the backends, and what would be selected.
+        Findings on the parts of the machine, the backends and ``"auto"``.
     auto
-        What would be selected; None if nothing can run.
+        The engine that ``"auto"`` selects; None if nothing can run.
     """
 
     version: str
@@ -91,12 +100,17 @@ class DoctorReport:
 
 
 def examine(folder: Path | None) -> DoctorReport:
-    """Look at processor, GPU, runtimes and cache, and run a slice on every usable backend.
+    """Examine the processor, GPU, runtimes and cache, and try every usable backend.
 
     Parameters
     ----------
     folder
-        The bundle to run; None: the built-in one.
+        The bundle to run; None for the built-in one.
+
+    Returns
+    -------
+    DoctorReport
+        The diagnosis.
 
     Raises
     ------
@@ -119,10 +133,10 @@ def examine(folder: Path | None) -> DoctorReport:
 
 def _processor() -> Finding:
     features = machine.cpu_features()
-    found = [name for name, there in features.items() if there]
-    absent = [name for name, there in features.items() if not there]
-    has = f"{machine.processor()}: {', '.join(found) or 'none of the fast INT8 and BF16 units'}"
-    return Finding("processor", Status.OK, f"{has}; not {', '.join(absent)}" if absent else has)
+    found = [name for name, present in features.items() if present]
+    absent = [name for name, present in features.items() if not present]
+    has = f"{machine.processor()}: {', '.join(found) or 'no fast INT8 or BF16 instructions'}"
+    return Finding("processor", Status.OK, f"{has}; lacks {', '.join(absent)}" if absent else has)
 
 
 def _cores() -> Finding:
@@ -133,8 +147,8 @@ def _cores() -> Finding:
     return Finding(
         "cores",
         Status.WARN,
-        f"{reason}: the rest is withheld by affinity or by a container's quota",
-        "raise the quota (docker run --cpus) or the affinity (taskset), if speed matters",
+        f"{reason}: the others are excluded by CPU affinity or a container's CPU quota",
+        "if speed matters, raise the quota (docker run --cpus) or widen the affinity (taskset)",
     )
 
 
@@ -142,20 +156,22 @@ def _gpu() -> Finding:
     gpu = find_gpu()
     if isinstance(gpu, Probe):
         return Finding("GPU", Status.NONE if gpu.absent else Status.WARN, gpu.reason, gpu.remedy)
-    driver = f"driver {gpu.driver or 'of unknown version'}, CUDA up to {gpu.cuda}"
+    driver = f"driver {gpu.driver or '(unknown version)'}, CUDA up to {gpu.cuda}"
     return Finding("GPU", Status.OK, f"{gpu}, {driver}")
 
 
 def _backend(bundle: Bundle, name: str) -> Finding:
     found = probe(name)
     if not found.usable:
-        # What was installed is meant to work; what was not may well be left out.
-        broken = bool(set(found.versions) - _SURROUNDINGS)
+        # What is installed is meant to work; what is not may be missing on purpose.
+        broken = bool(set(found.versions) - _ENVIRONMENT)
         status = Status.NONE if found.absent else Status.FAIL if broken else Status.WARN
         return Finding(name, status, found.reason + _can_build(name), found.remedy)
     offered = list(offers(bundle, name))
     if not offered:
-        return Finding(name, Status.WARN, f"{found.reason}; the bundle has no variant for it")
+        return Finding(
+            name, Status.WARN, f"{found.reason}; the bundle has no variant for this backend"
+        )
     try:
         return _try(bundle, name, offered[0], found)
     except CnnresError as error:
@@ -163,7 +179,7 @@ def _backend(bundle: Bundle, name: str) -> Finding:
 
 
 def _try(bundle: Bundle, name: str, precision: Precision, found: Probe) -> Finding:
-    """Run the reference slices with the largest lesions, as many as the engine takes at once."""
+    """Run one batch of the reference slices with the largest lesions."""
     images, reference = load_reference(bundle)
     mask = bundle.spec.mask
     with open_engine(bundle, name, precision) as engine:
@@ -174,19 +190,19 @@ def _try(bundle: Bundle, name: str, precision: Precision, found: Probe) -> Findi
         output = engine.run(images[largest])
         milliseconds = 1e3 * (time.perf_counter() - started) / len(largest)
     agreement = dice(mask.apply(output), mask.apply(reference[largest]))
-    result = f"{precision}, a slice in {milliseconds:.1f} ms, Dice with PyTorch {agreement:.4f}"
+    result = f"{precision}, {milliseconds:.1f} ms per slice, Dice with PyTorch {agreement:.4f}"
     if agreement < GATES[precision].tail:
         return Finding(
             name,
             Status.FAIL,
             f"{found.reason}: {result}",
-            f"cnnres-infer verify --backend {name}; install its runtime again if that fails",
+            f"cnnres-infer verify --backend {name}; if that fails, reinstall its runtime",
         )
     return Finding(name, Status.OK, f"{found.reason}: {result}")
 
 
 def _can_build(name: str) -> str:
-    """What a backend can do without a GPU."""
+    """Describe what a backend that cannot run here can still build."""
     flavour = FLAVOURS.get(name)
     if flavour is None or not flavour.portable or not flavour.installed():
         return ""
@@ -194,24 +210,24 @@ def _can_build(name: str) -> str:
         sms = capabilities(flavour.load())
     except CnnresError:
         return ""
-    return f"; it builds engines for GPUs of other machines (SM {', '.join(map(str, sms))})"
+    return f"; it can build engines for GPUs of other machines (SM {', '.join(map(str, sms))})"
 
 
 def _conflicts() -> Iterator[Finding]:
-    """What is installed and does not go together, besides what the backends themselves tell."""
+    """Find installed packages that conflict, other than those that the probes report."""
     linked, version = _tensorrt_of_onnxruntime(), next(iter(TENSORRT.installed().values()), "")
     if linked and version and linked != version.partition(".")[0]:
         yield Finding(
             "ort-tensorrt",
             Status.WARN,
-            f"onnxruntime-gpu links TensorRT {linked}, and TensorRT {version} is installed",
+            f"onnxruntime-gpu links TensorRT {linked}, but TensorRT {version} is installed",
             f"pip install 'tensorrt=={linked}.*' (from NVIDIA's index), or use "
             '`backend="tensorrt"`',
         )
 
 
 def _tensorrt_of_onnxruntime() -> str:
-    """Major version of TensorRT that the installed onnxruntime links; empty if none."""
+    """Major version of TensorRT that the installed onnxruntime links to; empty if none."""
     from importlib.util import find_spec
 
     spec = find_spec("onnxruntime")
@@ -228,7 +244,7 @@ def _cache(folder: Path | None) -> Finding:
     except CnnresError as error:
         return Finding("cache", Status.FAIL, str(error))
     stale = sum(plan.state == "stale" for plan in plans)
-    reason = f"{len(plans) - stale} engines valid, {stale} stale"
+    reason = f"{len(plans) - stale} valid engines, {stale} stale"
     if not stale:
         return Finding("cache", Status.OK, reason)
     remedy = "cnnres-infer cache list, then cnnres-infer cache clear"
@@ -241,7 +257,7 @@ def _licence() -> Iterator[Finding]:
 
 
 def _auto(bundle: Bundle) -> tuple[Selected | None, Finding]:
-    """What is selected unless another backend is asked for."""
+    """Find out which engine ``"auto"`` selects."""
     try:
         with (selection := select(bundle)).engine as engine:
             info = engine.describe()

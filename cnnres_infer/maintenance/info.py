@@ -1,4 +1,4 @@
-"""What there is: the model of a bundle and the backends of this machine."""
+"""Describing the model of a bundle and the backends of this machine."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +25,15 @@ class BundleInfo:
     Attributes
     ----------
     folder
-        Where it is.
+        Its location.
     sha256
         Hash of its ``model.json``.
     spec
-        What the model expects.
+        The model's specification.
     variants
-        Names of its ONNX files, in alphabetical order.
+        Names of its ONNX variants, in alphabetical order.
     training, accuracy
-        What ``model.json`` says of both.
+        The sections of these names in ``model.json``.
     """
 
     folder: Path
@@ -56,7 +56,7 @@ class BundleInfo:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The bundle, with the model's specification as ``model.json`` has it."""
+        """Return the bundle as JSON, with the specification as in ``model.json``."""
         return {
             "folder": self.folder,
             "sha256": self.sha256,
@@ -76,9 +76,9 @@ class BackendInfo:
     probe
         Whether it can be used here.
     precisions
-        Those that it has with the bundle, in order of preference.
+        The precisions that it offers with the bundle, in order of preference.
     verifications
-        The last verification of each precision, with the versions installed now.
+        The last verification of each precision with the installed versions.
     """
 
     probe: Probe
@@ -86,7 +86,7 @@ class BackendInfo:
     verifications: dict[str, Verification]
 
     def to_json(self) -> dict[str, Any]:
-        """The probe, with what the bundle adds to it."""
+        """Return the fields of the probe as JSON, together with the other attributes."""
         return {
             **to_json(self.probe),
             "precisions": self.precisions,
@@ -96,16 +96,16 @@ class BackendInfo:
 
 @dataclass(frozen=True)
 class InfoReport:
-    """What there is on this machine.
+    """A bundle and the backends of this machine.
 
     Attributes
     ----------
     version
-        Of this package.
+        Version of this package.
     cores
-        Usable cores.
+        Number of usable cores.
     bundle
-        The model.
+        The bundle.
     backends
         All backends by name, in order of preference.
     """
@@ -117,12 +117,17 @@ class InfoReport:
 
 
 def describe(folder: Path | None) -> InfoReport:
-    """Describe a bundle, probe every backend, and find out how each was last verified.
+    """Describe a bundle, probe every backend, and look up its last verifications.
 
     Parameters
     ----------
     folder
-        The bundle; None: the built-in one.
+        The bundle; None for the built-in one.
+
+    Returns
+    -------
+    InfoReport
+        The bundle and the backends.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a verification found, as a page for the browser."""
+"""The report of a verification as an HTML page."""
 
 import base64
 import io
@@ -19,7 +19,7 @@ from cnnres_infer.verification.report import VerificationReport
 _MOST_PICTURES = 8
 _ZOOM = 3
 _REFERENCE_LINE = (0, 200, 255)
-# Agreement is decided close to 1, so that is where the bins are narrow; the last holds 1 alone.
+# The bins are narrow close to 1, where it matters; the last one holds only 1 itself.
 _DICE_EDGES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 1.0)
 _BAR, _HEIGHT = 80, 160
 
@@ -43,7 +43,21 @@ h2 { break-after: avoid; } table, svg { break-inside: avoid; }
 
 
 def save_page(report: VerificationReport, path: Path, overwrite: bool) -> VerificationReport:
-    """Write the page of a report; returns the report with the page among its outputs.
+    """Write the page of a report.
+
+    Parameters
+    ----------
+    report
+        The report.
+    path
+        Path of the page.
+    overwrite
+        Whether an existing file may be replaced.
+
+    Returns
+    -------
+    VerificationReport
+        The report, with the page among its outputs.
 
     Raises
     ------
@@ -57,7 +71,7 @@ def save_page(report: VerificationReport, path: Path, overwrite: bool) -> Verifi
 
 
 def html_page(report: VerificationReport) -> str:
-    """A page that needs nothing else: verdict, figures, histogram, the worst slices."""
+    """Render a self-contained page: verdict, figures, histogram and the worst slices."""
     comparison, name = report.comparison, escape(report.bundle.name)
     sections = (
         f"<h1>Verification of {name}</h1>",
@@ -66,7 +80,7 @@ def html_page(report: VerificationReport) -> str:
         _table(_provenance(report)),
         "<h2>Figures</h2>",
         _table(report.figures(), ("", "measured", "at least"), "figures"),
-        "<h2>Dice of the slices with lesion</h2>",
+        "<h2>Dice of slices with lesion</h2>",
         _histogram(comparison.agreement.counted),
         "<h2>The worst slices</h2>",
         _legend(),
@@ -85,17 +99,19 @@ def html_page(report: VerificationReport) -> str:
 def _verdict(report: VerificationReport) -> str:
     engine = report.engine
     if report.passed:
-        return f"Passed: {engine.backend} in {engine.precision} agrees with PyTorch here."
+        return (
+            f"Passed: {engine.backend} in {engine.precision} agrees with PyTorch on this machine."
+        )
     return (
-        f"Failed: {engine.backend} in {engine.precision} disagrees with PyTorch: "
-        "do not use it here."
+        f"Failed: {engine.backend} in {engine.precision} disagrees with PyTorch; "
+        "do not use it on this machine."
     )
 
 
 def _provenance(report: VerificationReport) -> Iterator[tuple[str, str]]:
     engine, bundle, here = report.engine, report.bundle, report.machine
     versions = {**report.versions, **engine.versions}
-    yield "compared", report.comparison.subject
+    yield "compared on", report.comparison.subject
     yield "engine", f"{engine.backend}, {engine.provider}, {engine.threads} threads"
     yield "precision", f"{engine.precision} (variant {engine.variant})"
     yield "bundle", f"{bundle.name} {bundle.version}"
@@ -121,7 +137,7 @@ def _table(
 
 
 def _histogram(values: list[float]) -> str:
-    """Bars over `_DICE_EDGES` as SVG."""
+    """Draw a histogram with the bins of `_DICE_EDGES` as SVG."""
     bins = [(f"{a:g}–{b:g}", sum(a <= v < b for v in values)) for a, b in pairwise(_DICE_EDGES)]
     bins.append(("1", sum(v == 1.0 for v in values)))
     tallest = max(1, *(count for _, count in bins))
@@ -146,16 +162,15 @@ def _histogram(values: list[float]) -> str:
 
 def _legend() -> str:
     return (
-        "<p>Left: the network's input (its first channel). Middle: outlined by PyTorch. Right: "
-        "outlined by the engine. Rows run from anterior to posterior; the patient's right is on "
-        "the left.</p>"
+        "<p>Left: the network's input (first channel). Middle: outlined by PyTorch. Right: "
+        "outlined by the engine. Anterior is at the top; the patient's right is on the left.</p>"
     )
 
 
 def _pictures(comparison: Comparison) -> Iterator[str]:
     worst = _worst(comparison)
     if not worst:
-        yield "<p>No slice has lesion in either mask.</p>"
+        yield "<p>No slice has a lesion in either mask.</p>"
     masks, expected = (
         comparison.mask.apply(part[:, 0]) for part in (comparison.output, comparison.reference)
     )
@@ -174,7 +189,7 @@ def _pictures(comparison: Comparison) -> Iterator[str]:
 
 
 def _worst(comparison: Comparison) -> list[int]:
-    """Slices of the smallest Dice; where it is the same, of the largest difference."""
+    """Indices of the slices with the smallest Dice; ties by largest difference first."""
     difference = np.abs(comparison.output - comparison.reference).max(axis=(1, 2, 3))
     ranked = sorted(
         (value, -float(difference[i]), i)
@@ -185,7 +200,7 @@ def _worst(comparison: Comparison) -> list[int]:
 
 
 def _picture(image: FloatArray, reference: BoolArray, mask: BoolArray) -> bytes:
-    """PNG of the image (H, W) alone, with the reference's outline, and with the engine's."""
+    """Render an image (H, W) plain, with the reference's and with the engine's outline, as PNG."""
     from PIL import Image
 
     shown = _occupied((image > 0) | reference | mask)
@@ -204,6 +219,6 @@ def _picture(image: FloatArray, reference: BoolArray, mask: BoolArray) -> bytes:
 
 
 def _occupied(pixels: BoolArray) -> tuple[slice, slice]:
-    """The smallest rectangle that holds all that is True."""
+    """Return the smallest rectangle that contains all True pixels."""
     rows, columns = (np.flatnonzero(pixels.any(axis=axis)) for axis in (1, 0))
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)

@@ -17,13 +17,13 @@ from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines import backend, probe
 from cnnres_infer.errors import EngineError, PrecisionUnavailableError
 from cnnres_infer.host.machine import usable_cores
-from cnnres_infer.host.remembered import Remembered
+from cnnres_infer.host.result_cache import ResultCache
 from cnnres_infer.selection.offers import offers, open_engine
 
 FOLDER = "speeds"
 _SECONDS_EACH = 1.0
 _LEAST_RUNS = 3
-_SPEEDS = Remembered(FOLDER)
+_SPEEDS = ResultCache(FOLDER)
 
 
 def fastest_first(bundle: Bundle, name: str, threads: int | None = None) -> tuple[Precision, ...]:

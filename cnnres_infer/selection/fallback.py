@@ -1,4 +1,4 @@
-"""Changing to the next engine where one fails, for all threads that share it."""
+"""Falling back to the next engine when one fails, for all threads that share it."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -14,11 +14,12 @@ T = TypeVar("T")
 
 
 class EngineChain:
-    """The engine in use, and what follows it should it fail.
+    """The engine in use, and the engines to fall back to if it fails.
 
-    Threads share it. An engine is closed only when no thread uses it any more,
-    and where it fails under several threads, it is replaced once: threads that
-    use it may finish, and nothing new begins until its successor is open.
+    The chain is thread-safe. An engine is closed only when no thread is using
+    it, and if it fails in several threads, it is replaced only once: threads
+    that are using it may finish, and no new work starts until its replacement
+    is open.
 
     Parameters
     ----------
@@ -28,44 +29,47 @@ class EngineChain:
 
     def __init__(self, selection: Selection) -> None:
         self._selection = selection
-        # Notified whenever what follows has changed.
+        # Notified whenever any of the fields below has changed.
         self._state = threading.Condition()
         self._users: set[int] = set()
         self._replacing = False
         self._closed = False
-        # Why the engine in use failed, until another takes its place.
+        # Why the engine in use failed; None again once it is replaced.
         self._failure: EngineRunError | None = None
-        # Why no engine follows the one that failed.
+        # Why the failed engine could not be replaced.
         self._end: CnnresError | None = None
 
     @property
     def selection(self) -> Selection:
-        """What computes now."""
+        """The engine in use."""
         return self._selection
 
     def run(self, work: Callable[[Engine], T], clock: Stopwatch) -> tuple[T, Selection]:
-        """Do work with one engine; where that fails, do all of it again with the next.
+        """Do work with one engine; if that fails, do all of it again with the next.
 
         Parameters
         ----------
         work
-            Is given the engine.
+            Called with the engine.
         clock
             Times the change of engines.
 
         Returns
         -------
         result
-            What the work returned.
+            What `work` returned.
         selection
-            The engine that it was done with.
+            The engine that produced it.
 
         Raises
         ------
         EngineRunError
-            If the engine fails, and none may or can take over.
+            If the engine fails and no other may or can take over.
+        CnnresError
+            If the change of engines fails for another reason, such as a
+            `BundleError`. Every later call raises the same error again.
         UsageError
-            If the chain was closed, or if this is called by work of its own.
+            If the chain is closed, or if `work` calls this itself.
         """
         while True:
             with self._in_use() as selection:
@@ -77,12 +81,12 @@ class EngineChain:
                 self._replace(selection, failure)
 
     def close(self) -> None:
-        """Close the engine, once no thread uses it; nothing new begins meanwhile.
+        """Close the engine as soon as no thread is using it; no new work starts.
 
         Raises
         ------
         UsageError
-            If this is called by work of its own, which would wait for itself.
+            If work in progress on this thread calls it, which would be a deadlock.
         """
         self._refuse_own_work()
         with self._state:
@@ -107,12 +111,12 @@ class EngineChain:
                 selection = self._selection
             yield selection
         finally:
-            # First of all, so that no interrupt can leave it undone.
+            # Done first, so that an interrupt cannot prevent it.
             self._users.discard(user)
             self._notify()
 
     def _replace(self, failed: Selection, failure: EngineRunError) -> None:
-        """Let another engine take the place of one that failed, for later volumes too."""
+        """Replace an engine that failed, for later volumes too."""
         replacing = False
         try:
             with self._state:
@@ -123,12 +127,12 @@ class EngineChain:
                 if failed.reselect is None:
                     raise failure
                 self._replacing = replacing = True
-                # One that was closed for a replacement which was interrupted says only that.
+                # After an interrupted replacement, the new failure only says "closed".
                 self._failure = self._failure or failure
                 self._state.wait_for(lambda: not self._users)
                 if self._closed:
                     raise failure
-            # The next one may need its memory.
+            # The next engine may need its memory.
             self._close_failed()
             self._open_next(self._failure)
         finally:
@@ -145,7 +149,7 @@ class EngineChain:
         self._failure = None
 
     def _close_failed(self) -> None:
-        # What a lost device refuses must not end the volume.
+        # A lost device may fail to close; that must not fail the volume.
         with suppress(Exception):
             self._selection.engine.close()
 
@@ -155,8 +159,16 @@ class EngineChain:
 
     def _check_end(self) -> None:
         if self._end is not None:
-            raise EngineRunError(str(self._end), code=self._end.code) from self._end
+            raise _copy(self._end) from self._end
 
     def _refuse_own_work(self) -> None:
         if threading.get_ident() in self._users:
             raise UsageError("this thread is computing with the predictor: wait until it is done")
+
+
+def _copy(error: CnnresError) -> CnnresError:
+    """Copy an error without its traceback; constructors of subclasses differ, so none is called."""
+    copied = type(error).__new__(type(error))
+    copied.args = error.args
+    vars(copied).update(vars(error))
+    return copied

@@ -1,4 +1,4 @@
-"""Which files of a bundle a backend can run, and opening one of them."""
+"""The variants of a bundle that a backend can run, and opening one of them."""
 
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.precision import Precision
@@ -9,12 +9,24 @@ from cnnres_infer.host.machine import usable_cores
 
 
 def offers(bundle: Bundle, name: str) -> dict[Precision, str]:
-    """Precisions that a backend has with a bundle, the preferred first, and their variants.
+    """Map the precisions that a backend offers with a bundle to the variants it would run.
+
+    Parameters
+    ----------
+    bundle
+        The bundle to run.
+    name
+        Name of the backend.
+
+    Returns
+    -------
+    dict
+        The variant for each precision, in the backend's order of preference.
 
     Raises
     ------
     UsageError
-        If there is no such backend.
+        If the backend does not exist.
     """
     return {
         precision: next(variant for variant in variants if variant in bundle.variants)
@@ -26,34 +38,43 @@ def offers(bundle: Bundle, name: str) -> dict[Precision, str]:
 def open_engine(
     bundle: Bundle, name: str, precision: Precision | str, threads: int | None = None
 ) -> Engine:
-    """Open a backend with one of the bundle's variants, unchecked.
+    """Open an engine for one of the bundle's variants, without a self-check.
 
     Parameters
     ----------
+    bundle
+        The bundle to run.
     name, precision
-        What to open and nothing else.
+        The backend and precision; no other is tried.
     threads
-        Threads to compute with; by default one for each usable core.
+        Number of threads; by default one per usable core.
+
+    Returns
+    -------
+    Engine
+        The open engine, which the caller closes.
 
     Raises
     ------
     UsageError
-        If there is no such backend.
+        If the backend does not exist, or `threads` is less than 1.
+    BundleError
+        If the variant's file cannot be trusted.
     BackendUnavailableError
-        If it cannot be used here, or not with this precision.
+        If the backend cannot be used here, or not with this precision.
     """
     if threads is not None and threads < 1:
-        raise UsageError(f"threads is {threads}; give 1 or more")
+        raise UsageError(f"`threads` is {threads}; it must be at least 1")
     offered = offers(bundle, name)
     if precision not in offered:
         for_gpus = precision == Precision.FP16 and name not in NVIDIA
         raise BackendUnavailableError(
-            f"backend {name} with this bundle has no precision {str(precision)!r}"
-            + (", which is for GPUs" if for_gpus else "")
-            + f"; it has {', '.join(offered) or 'none'}"
+            f"backend {name} does not offer precision {str(precision)!r} with this bundle"
+            + (", since it is for GPUs" if for_gpus else "")
+            + f"; it offers {', '.join(offered) or 'none'}"
         )
     precision = Precision(precision)
-    # Reading and hashing a variant takes longer than finding out that it is not needed.
+    # Probing is faster than reading and hashing a variant that may not be needed.
     probe(name).require()
     variant = offered[precision]
     model = ModelFile(variant, bundle.model(variant))

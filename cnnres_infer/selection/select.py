@@ -1,4 +1,4 @@
-"""Which backend and precision run, and why not another."""
+"""Selecting the backend and precision to run, and recording why others were skipped."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,19 +26,19 @@ from cnnres_infer.verification.self_check import self_check
 
 @dataclass(frozen=True)
 class Selection:
-    """The engine that runs.
+    """The selected engine.
 
     Attributes
     ----------
     engine
-        It, opened.
+        The open engine.
     verification
-        What shows that it computes what the network does; None if unchecked.
+        The evidence that its output matches the network's; None if unchecked.
     skipped
-        What comes before it in the order of preference, and was not taken.
+        Preferred backends and precisions that were skipped, with the reasons.
     reselect
-        Chooses again, save what it is told to have ``failed``; None where no other
-        backend may take over.
+        Selects again, excluding the backends in `failed`; None if no other backend
+        may take over.
     """
 
     engine: Engine
@@ -47,12 +47,24 @@ class Selection:
     reselect: "Callable[..., Selection] | None" = None
 
     def next(self, failure: EngineRunError) -> "Selection":
-        """Open the next backend's engine, after this one's has failed.
+        """Open the next backend's engine after this one has failed.
+
+        Parameters
+        ----------
+        failure
+            The error that this engine failed with.
+
+        Returns
+        -------
+        Selection
+            The next engine, with this one added to the skipped ones.
 
         Raises
         ------
         EngineRunError
             If no other backend may take over, or none can.
+        BundleError
+            If a file of the bundle can no longer be trusted.
         """
         if self.reselect is None:
             raise failure
@@ -65,7 +77,7 @@ class Selection:
 
     @property
     def warnings(self) -> tuple[Notice, ...]:
-        """What a reader of its results should know."""
+        """Warnings to report with the results of this engine."""
         warnings = [
             Notice(
                 WarningCode.BACKEND_PASSED,
@@ -75,10 +87,10 @@ class Selection:
             if each.expected
         ]
         if self.verification is not None and self.verification.unsaved:
-            text = "the engine's self-check could not be kept, so that each run repeats it: "
+            text = "the engine's self-check could not be saved, so every run repeats it: "
             warnings.append(Notice(WarningCode.CHECK_UNSAVED, text + self.verification.unsaved))
-        told = self.engine.describe().warnings
-        return (*warnings, *(Notice(WarningCode.ENGINE, text) for text in told))
+        own = self.engine.describe().warnings
+        return (*warnings, *(Notice(WarningCode.ENGINE, text) for text in own))
 
 
 def select(
@@ -91,36 +103,48 @@ def select(
     strict: bool = False,
     failed: tuple[Skipped, ...] = (),
 ) -> Selection:
-    """Open the first engine that works, in the order of the backends' table.
+    """Open the first engine that works.
 
-    Within a backend, the order is that of the offers that it prefers.
+    Backends are tried in the order of their table, and the precisions of each
+    from fastest to slowest.
 
     Parameters
     ----------
+    bundle
+        The bundle to run.
     name, precision
-        ``"auto"``, or what to open or refuse.
+        The only backend and precision to try; ``"auto"`` tries all of them.
     threads
-        Threads to compute with; by default one for each usable core.
+        Number of threads; by default one per usable core.
     check
-        Whether an engine must pass its self-check to be taken.
+        Whether an engine must pass its self-check to be selected.
     strict
-        Whether to fail instead of falling back from what should run here.
+        Whether to fail instead of skipping an engine that should run here.
     failed
-        What was tried already; its backends are not tried again.
+        Engines that have failed; their backends are not tried again.
+
+    Returns
+    -------
+    Selection
+        The open engine, which the caller closes, and what was skipped.
 
     Raises
     ------
     UsageError
-        If there is no such backend or precision.
+        If the backend or precision does not exist.
     BundleError
         If a file of the bundle cannot be trusted.
     BackendUnavailableError
-        If nothing can run as asked.
+        If no requested backend and precision can run.
     VerificationError
-        If something could run, but disagrees with the network.
+        If an engine could run, but disagrees with the network.
+    EngineRunError
+        If the only engine to try, or with `strict` one that should run, fails.
     """
     if precision not in (AUTO, *Precision):
-        raise UsageError(f"no precision {precision!r}; choose from {', '.join((AUTO, *Precision))}")
+        raise UsageError(
+            f"precision {precision!r} does not exist; choose from {', '.join((AUTO, *Precision))}"
+        )
     skipped = list(failed)
     errors: list[Exception] = []
     reselect = None
@@ -148,7 +172,7 @@ def select(
         raise errors[0]
     disagrees = any(isinstance(error, VerificationError) for error in errors)
     raise (VerificationError if disagrees else BackendUnavailableError)(
-        f"no backend can be used; {_reasons(skipped)}"
+        f"no backend can be used: {_reasons(skipped)}"
     )
 
 
@@ -158,7 +182,7 @@ def _backends(name: str, failed: tuple[Skipped, ...]) -> tuple[str, ...]:
 
 
 def _reasons(skipped: list[Skipped]) -> str:
-    """Each reason once, after all that it keeps from running."""
+    """List each reason once, after the backends and precisions that it applies to."""
     by_reason = group_names(
         (each.backend + (f" {each.precision}" if each.precision != AUTO else ""), each.reason)
         for each in skipped

@@ -1,4 +1,4 @@
-"""What a verification found."""
+"""The report of a verification."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from cnnres_infer.verification.agreement import GATES, Comparison, Gate, compare
 from cnnres_infer.verification.reference import VolumeReference, compare_volume
 from cnnres_infer.verification.self_check import record
 
-# Label, measured, at least.
+# Label, measured value, required value.
 Row: TypeAlias = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
 class BundleId:
-    """Which bundle it was: name, version, and the hash of its ``model.json``."""
+    """The identity of a bundle: name, version, and the hash of its ``model.json``."""
 
     name: str
     version: str
@@ -31,7 +31,7 @@ class BundleId:
 
 @dataclass(frozen=True)
 class MachineInfo:
-    """Where it was: processor, usable cores, operating system."""
+    """A machine: processor, number of usable cores, operating system."""
 
     processor: str
     cores: int
@@ -45,20 +45,20 @@ class MachineInfo:
 
 @dataclass(frozen=True, eq=False)
 class VerificationReport:
-    """A comparison of an engine with PyTorch, and what it was made with.
+    """A comparison of an engine with PyTorch, and its provenance.
 
     Attributes
     ----------
     comparison
-        What was compared, image by image.
+        The comparison, image by image.
     time_utc
-        Date and time.
+        Date and time in ISO 8601 format, UTC.
     engine
-        What computed.
+        The engine that ran.
     bundle
-        The model.
+        The bundle that it ran.
     machine
-        Where it ran.
+        The machine that it ran on.
     versions
         Versions of this package, Python and NumPy.
     outputs
@@ -75,7 +75,7 @@ class VerificationReport:
 
     @classmethod
     def of(cls, comparison: Comparison, engine: EngineInfo, bundle: Bundle) -> Self:
-        """Report a comparison that was made now, on this machine."""
+        """Report a comparison just made on this machine."""
         return cls(
             comparison,
             datetime.now(UTC).isoformat(timespec="seconds"),
@@ -87,12 +87,12 @@ class VerificationReport:
 
     @property
     def gate(self) -> Gate:
-        """What the engine's precision must reach."""
+        """The gate for the engine's precision."""
         return GATES[self.engine.precision]
 
     @property
     def passed(self) -> bool:
-        """Whether the gate is reached."""
+        """Whether the comparison passes the gate."""
         return self.comparison.passes(self.gate)
 
     @property
@@ -101,7 +101,7 @@ class VerificationReport:
         return "passed" if self.passed else "failed"
 
     def to_json(self) -> dict[str, Any]:
-        """All but the images."""
+        """Return the report as JSON, without the images."""
         return {
             "status": self.status,
             "subject": self.comparison.subject,
@@ -116,7 +116,7 @@ class VerificationReport:
         }
 
     def figures(self) -> Iterator[Row]:
-        """The rows of every table of a verification: label, measured, at least."""
+        """Yield the rows shown in tables: label, measured value, required value."""
         gate, agreement = self.gate, self.comparison.to_json()
         for label, key, least in (
             ("mean Dice, slices with lesion", "dice_mean", gate.mean),
@@ -150,20 +150,27 @@ def verify(
 
     Parameters
     ----------
-    bundle, engine
-        What to verify: the engine runs the bundle.
+    bundle
+        The bundle that the engine runs.
+    engine
+        The open engine.
     case
         A case and PyTorch's outputs for it; None for the bundle's reference
-        slices, whose outcome is kept as the engine's last verification.
+        slices, whose outcome is stored as the engine's last verification.
+
+    Returns
+    -------
+    VerificationReport
+        The comparison and its provenance.
 
     Raises
     ------
     BundleError
         If the bundle's reference cannot be trusted.
     ReferenceFileError
-        If the stored outputs belong to something else.
+        If the stored outputs belong to another volume or model.
     VerificationError
-        If this machine cuts other slices from the volume.
+        If the volume yields different slices on this machine.
     EngineRunError
         If the engine fails.
     """

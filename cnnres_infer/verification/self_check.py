@@ -1,14 +1,15 @@
-"""The check of an engine before its first use on a machine, and the record of it.
+"""Checking an engine before its first use on a machine, and recording the outcome.
 
-A few of the bundle's reference slices go through the engine. The gates of
-`cnnres_infer.verification.agreement` are made for all of them, so the few can acquit an engine
-but not condemn it: where they miss the gate, all slices decide. An engine is
-thus refused only where the whole verification would refuse it too. A loss that
-is small everywhere may escape the few. The whole verification sees it, and once
-it has failed, only all slices acquit.
+The engine runs a few of the bundle's reference slices. The gates of
+`cnnres_infer.verification.agreement` are calibrated for all slices, so the few
+can pass an engine but not fail it: if they miss the gate, all slices decide. An
+engine is therefore refused only if the full verification would refuse it too.
+The few may miss a loss that is small everywhere. The full verification detects
+it, and once that has failed, only all slices can pass the engine.
 
-The outcome is kept in the user's cache under a hash of what it holds for. The
-number of threads is not part of that: they share the work of the same kernels.
+The outcome is stored in the user's cache under a hash of the conditions that it
+holds for. These do not include the number of threads, which share the work of
+the same kernels.
 """
 
 from dataclasses import asdict, replace
@@ -26,22 +27,29 @@ from cnnres_infer.engines.base import Engine, run_all
 from cnnres_infer.errors import VerificationError
 from cnnres_infer.host.digest import json_digest
 from cnnres_infer.host.machine import hardware
-from cnnres_infer.host.remembered import Remembered
+from cnnres_infer.host.result_cache import ResultCache
 from cnnres_infer.verification.agreement import GATES, Agreement, load_reference
 
 FOLDER = "verifications"
 _SIZES = 6
-_NO_CONDITIONS = ("threads", "warnings")
-_OUTCOMES = Remembered(FOLDER)
+_NOT_CONDITIONS = ("threads", "warnings")
+_OUTCOMES = ResultCache(FOLDER)
 
 
 def self_check(engine: Engine, bundle: Bundle) -> Verification:
-    """Make sure that an engine computes on this machine what the network does.
+    """Make sure that the output of an engine on this machine matches the network's.
+
+    Parameters
+    ----------
+    engine
+        The open engine.
+    bundle
+        The bundle that it runs.
 
     Returns
     -------
     Verification
-        The last one under the same conditions if that was passed, else a new one.
+        The last one under the same conditions if it passed, otherwise a new one.
 
     Raises
     ------
@@ -71,9 +79,21 @@ def self_check(engine: Engine, bundle: Bundle) -> Verification:
 
 
 def record(agreement: Agreement, info: EngineInfo, bundle: Bundle) -> Verification:
-    """Keep the outcome of a comparison as the last verification of an engine.
+    """Store the outcome of a comparison as the last verification of an engine.
 
-    It never fails: where the cache cannot be written, the verification says so.
+    Parameters
+    ----------
+    agreement
+        The outcome.
+    info
+        The engine.
+    bundle
+        The bundle that it ran.
+
+    Returns
+    -------
+    Verification
+        The outcome; its `unsaved` says why the cache could not be written, if so.
     """
     conditions = _conditions(info, bundle)
     verification = Verification(
@@ -90,8 +110,8 @@ def record(agreement: Agreement, info: EngineInfo, bundle: Bundle) -> Verificati
 
 
 def last_verifications(bundle: Bundle) -> list[tuple[dict[str, Any], Verification]]:
-    """What was verified on this machine with a bundle: engines and outcomes, the newest last."""
-    here = _surroundings(bundle)
+    """Return the engines verified with a bundle on this machine and the outcomes, oldest first."""
+    here = _environment(bundle)
     found = [
         (conditions["engine"], verification)
         for conditions, value in _OUTCOMES.entries()
@@ -102,10 +122,21 @@ def last_verifications(bundle: Bundle) -> list[tuple[dict[str, Any], Verificatio
 
 
 def representative_slices(masks: BoolArray) -> NDArray[np.int64]:
-    """Indices of a few among masks (N, 1, H, W), about eight.
+    """Choose a small, varied subset of slices, at most eight.
 
-    One without lesion, the one with the most separate lesions if there is any
-    with several, and the middle ones of six groups of rising area.
+    These are one slice without lesion, the middle one of each of six groups of
+    increasing lesion area, and the one with the most separate lesions, if any
+    has several.
+
+    Parameters
+    ----------
+    masks
+        Lesion masks, shape (N, 1, H, W).
+
+    Returns
+    -------
+    array
+        Indices of the slices, in increasing order.
     """
     from cc3d import connected_components
 
@@ -121,7 +152,7 @@ def representative_slices(masks: BoolArray) -> NDArray[np.int64]:
 
 
 def _compare(engine: Engine, bundle: Bundle, thorough: bool) -> Agreement:
-    """Agreement on a few slices; on all if `thorough`, or if the few miss the gate."""
+    """Compare on a few slices; on all if `thorough`, or if the few miss the gate."""
     images, reference = load_reference(bundle)
     mask = bundle.spec.mask
     if not thorough:
@@ -132,18 +163,18 @@ def _compare(engine: Engine, bundle: Bundle, thorough: bool) -> Agreement:
     return Agreement.of(run_all(engine, images), reference, mask)
 
 
-def _surroundings(bundle: Bundle) -> dict[str, Any]:
+def _environment(bundle: Bundle) -> dict[str, Any]:
     return {"machine": hardware(), "package": __version__, "bundle": bundle.digest}
 
 
 def _conditions(info: EngineInfo, bundle: Bundle) -> dict[str, Any]:
-    """All that the outcome depends on."""
-    engine = {name: value for name, value in asdict(info).items() if name not in _NO_CONDITIONS}
-    return {**_surroundings(bundle), "engine": engine}
+    """Everything that the outcome depends on."""
+    engine = {name: value for name, value in asdict(info).items() if name not in _NOT_CONDITIONS}
+    return {**_environment(bundle), "engine": engine}
 
 
 def _verification(value: Any) -> Verification | None:
-    """An outcome out of the cache; None if it is absent or damaged."""
+    """Read an outcome from the cache; None if it is missing or damaged."""
     try:
         return Verification(**{**value, "cached": True})
     except TypeError:

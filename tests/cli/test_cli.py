@@ -31,7 +31,7 @@ def volume(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_volume_is_the_main_job(volume: Path, bright_bundle: Path) -> None:
+def test_predict_is_the_default_command(volume: Path, bright_bundle: Path) -> None:
     before = volume.read_bytes()
     done = run(volume, "--bundle", bright_bundle)
     assert done.returncode == 0, done.stderr
@@ -46,14 +46,14 @@ def test_a_volume_is_the_main_job(volume: Path, bright_bundle: Path) -> None:
     assert volume.read_bytes() == before
 
 
-def test_options_may_stand_first(volume: Path, bright_bundle: Path, tmp_path: Path) -> None:
+def test_options_may_come_first(volume: Path, bright_bundle: Path, tmp_path: Path) -> None:
     done = run("-o", tmp_path / "out", "--prob", "--no-overlay", "--bundle", bright_bundle, volume)
     assert done.returncode == 0, done.stderr
     names = {path.name.removeprefix("sub 01_dwi_") for path in (tmp_path / "out").iterdir()}
     assert names == {"lesion_mask.nii.gz", "lesion_prob.nii.gz", "report.json"}
 
 
-def test_json_is_all_there_is_on_standard_output(volume: Path, bright_bundle: Path) -> None:
+def test_json_is_the_only_standard_output(volume: Path, bright_bundle: Path) -> None:
     done = run(volume, "--json", "--bundle", bright_bundle)
     entry = json.loads(done.stdout)
     assert entry["status"] == "done"
@@ -83,7 +83,7 @@ def test_quiet_prints_nothing(volume: Path, bright_bundle: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_outputs_that_stand_are_refused(volume: Path, bright_bundle: Path) -> None:
+def test_existing_outputs_are_refused(volume: Path, bright_bundle: Path) -> None:
     assert run(volume, "--bundle", bright_bundle).returncode == 0
     again = run(volume, "--bundle", bright_bundle)
     assert again.returncode == 3
@@ -92,9 +92,7 @@ def test_outputs_that_stand_are_refused(volume: Path, bright_bundle: Path) -> No
     assert run(volume, "--overwrite", "--bundle", bright_bundle).returncode == 0
 
 
-def test_several_volumes_of_which_one_is_bad(
-    volume: Path, bright_bundle: Path, tmp_path: Path
-) -> None:
+def test_one_bad_volume_among_several(volume: Path, bright_bundle: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.nii.gz"
     bad.write_bytes(volume.read_bytes()[:-20])
     done = run(bad, volume, "-o", tmp_path / "out", "--json", "--bundle", bright_bundle)
@@ -167,7 +165,7 @@ def test_info(make_bundle: BundleMaker) -> None:
     assert "bright" in run("info", "--bundle", folder).stdout
 
 
-def test_demo_with_the_model_that_is_built_in(tmp_path: Path) -> None:
+def test_demo_with_the_built_in_model(tmp_path: Path) -> None:
     done = run("demo", "-o", tmp_path / "demo", "--json")
     assert done.returncode == 0, done.stderr
     entry = json.loads(done.stdout)
@@ -180,7 +178,7 @@ def test_demo_with_the_model_that_is_built_in(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["--flair", "--brain-mask"])
 @pytest.mark.parametrize("content", [None, b"no image"])
-def test_an_error_names_the_file_that_it_is_about(
+def test_an_error_names_its_file(
     volume: Path, bright_bundle: Path, tmp_path: Path, option: str, content: bytes | None
 ) -> None:
     other = tmp_path / "second.nii.gz"
@@ -221,7 +219,7 @@ def test_formats(
         assert told[-1].name == "sub 01_dwi_lesion_mask.nii.gz"
 
 
-def test_an_unknown_format_is_refused_before_anything_is_done(
+def test_an_unknown_format_is_refused_before_any_work(
     volume: Path, bright_bundle: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""The library names arguments, the command line its flags, and each of both exists."""
+"""The library names arguments, the command line names flags, and all of them exist."""
 
 import ast
 import re
@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "cnnres_infer"
 LIBRARY = [
     path for path in sorted(PACKAGE.rglob("*.py")) if path.relative_to(PACKAGE).parts[0] != "cli"
 ]
-# A flag belongs to the command that it stands behind, as in "cnnres-infer verify --backend ort".
+# A flag belongs to the command that it follows, as in "cnnres-infer verify --backend ort".
 COMMAND_TO_RUN = re.compile(r"(?:cnnres-infer|python -m|pip|docker run) [^;,)]*")
 FLAG = re.compile(r"--[a-z]")
 NAMED = re.compile(r"`(\w+)(?:=[^`]*)?`")
@@ -39,7 +39,7 @@ ARGUMENTS = {
 
 
 def texts(path: Path) -> Iterator[tuple[str, bool]]:
-    """Every string of a module, with {} for what is filled in; and whether it is a docstring."""
+    """Every string of a module, with {} for fields, and whether it is a docstring."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     docstrings, parts = set(), set()
     for node in ast.walk(tree):

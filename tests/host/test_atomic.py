@@ -18,14 +18,14 @@ def refuse(number: int) -> object:
     return link
 
 
-def test_all_are_written_and_folders_made(tmp_path: Path) -> None:
+def test_all_files_are_written_and_folders_created(tmp_path: Path) -> None:
     first, second = tmp_path / "new" / "a", tmp_path / "new" / "b"
     write_all({first: b"1", second: b"2"})
     assert (first.read_bytes(), second.read_bytes()) == (b"1", b"2")
     assert sorted((tmp_path / "new").iterdir()) == [first, second]
 
 
-def test_one_that_stands_stops_all(tmp_path: Path) -> None:
+def test_an_existing_file_prevents_all_writes(tmp_path: Path) -> None:
     (tmp_path / "b").write_text("precious")
     with pytest.raises(OutputExistsError, match="`overwrite`"):
         write_all({tmp_path / "a": b"1", tmp_path / "b": b"2"})
@@ -33,9 +33,7 @@ def test_one_that_stands_stops_all(tmp_path: Path) -> None:
     assert (tmp_path / "b").read_text() == "precious"
 
 
-def test_another_process_that_is_faster_wins(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_faster_process_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     link = os.link
 
     def slow_link(source: str, target: Path, **options: Any) -> None:
@@ -51,7 +49,7 @@ def test_another_process_that_is_faster_wins(
 
 
 @pytest.mark.parametrize("nameless", [True, False])
-def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path, nameless: bool) -> None:
+def test_a_full_disk_leaves_nothing(tmp_path: Path, nameless: bool) -> None:
     code = (
         "import resource, sys; from pathlib import Path; from cnnres_infer.host import atomic\n"
         "atomic._NAMELESS = atomic._NAMELESS if sys.argv[2] == 'True' else 0\n"
@@ -76,7 +74,7 @@ def test_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_overwriting_removes_what_a_former_run_left(tmp_path: Path) -> None:
+def test_overwriting_removes_files_of_an_earlier_run(tmp_path: Path) -> None:
     for name in ("a", "stale"):
         (tmp_path / name).write_text("old")
     write_all({tmp_path / "a": b"new"}, overwrite=True, former=[tmp_path / "stale"])
@@ -84,7 +82,7 @@ def test_overwriting_removes_what_a_former_run_left(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == b"new"
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="cannot be written"):
         write_all({tmp_path / "file" / "a": b"1"})
@@ -109,7 +107,7 @@ def test_a_killed_writer_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_killed_writer_left_goes_with_the_next_run(tmp_path: Path) -> None:
+def test_the_next_run_removes_leftovers_of_a_killed_writer(tmp_path: Path) -> None:
     killed_writer(tmp_path / "a", nameless=False)
     (left,) = tmp_path.iterdir()
     assert left.name.endswith(".cnnres-part")
@@ -118,7 +116,7 @@ def test_what_a_killed_writer_left_goes_with_the_next_run(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_hidden_files_of_others_stay(tmp_path: Path) -> None:
+def test_other_hidden_files_are_kept(tmp_path: Path) -> None:
     for name in (".movie.part", ".a.part", ".a.b.cnnres-part"):
         (tmp_path / name).write_text("precious")
     killed_writer(tmp_path / "ab", nameless=False)
@@ -133,7 +131,7 @@ def test_hidden_files_of_others_stay(tmp_path: Path) -> None:
 @pytest.mark.parametrize("nameless", [True, False])
 @pytest.mark.parametrize("failing", ["a", "b", "c"])
 @pytest.mark.parametrize("former", [True, False])
-def test_an_overwrite_that_fails_keeps_what_stood(
+def test_a_failed_overwrite_keeps_the_existing_files(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     nameless: bool,
@@ -166,7 +164,7 @@ def test_an_overwrite_that_fails_keeps_what_stood(
     assert paths["a"].read_text() == ("old" if former or failing == "a" else "new")
 
 
-def test_a_folder_in_the_way_of_an_overwrite_stays(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_a_file_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old")
     (tmp_path / "b" / "inside").mkdir(parents=True)
     new = {tmp_path / "a": b"new", tmp_path / "b": b"new"}
@@ -179,7 +177,7 @@ def test_a_folder_in_the_way_of_an_overwrite_stays(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("nameless", [True, False])
 @pytest.mark.parametrize("overwrite", [True, False])
-def test_permissions_are_those_of_the_umask(
+def test_permissions_follow_the_umask(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nameless: bool, overwrite: bool
 ) -> None:
     if not nameless:

@@ -1,5 +1,6 @@
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,7 +12,7 @@ from tests.threads import PATIENCE_S, in_threads
 
 
 def blas_threads() -> list[int]:
-    """Threads of each OpenBLAS that is loaded; numpy's is among them."""
+    """Number of threads of each loaded OpenBLAS, including NumPy's."""
     return [
         each["num_threads"]
         for each in threadpoolctl.threadpool_info()
@@ -20,14 +21,14 @@ def blas_threads() -> list[int]:
 
 
 def set_blas_threads(count: int) -> None:
-    """Set them on a thread that ends, so that none is left that alone may change them."""
+    """Set the number on a thread that ends, so that it does not keep control."""
     with ThreadPoolExecutor(1) as pool:
         pool.submit(threadpoolctl.threadpool_limits, count, "blas").result()
 
 
 @pytest.fixture(autouse=True)
 def several() -> Iterator[list[int]]:
-    """How many threads OpenBLAS has before and after, which is not one."""
+    """Numbers of threads before and after each test, none of which is one."""
     before = blas_threads()
     if not before:
         pytest.skip("numpy has no OpenBLAS")
@@ -40,13 +41,13 @@ def several() -> Iterator[list[int]]:
     set_blas_threads(before[0])
 
 
-def test_one_thread_for_a_while(several: list[int]) -> None:
+def test_one_thread_inside_the_context(several: list[int]) -> None:
     with single_blas_thread():
         assert set(blas_threads()) == {1}
     assert blas_threads() == several
 
 
-def test_calls_that_overlap_end_in_any_order(several: list[int]) -> None:
+def test_overlapping_contexts_end_in_any_order(several: list[int]) -> None:
     first, second = single_blas_thread(), single_blas_thread()
     first.__enter__()
     second.__enter__()
@@ -56,7 +57,7 @@ def test_calls_that_overlap_end_in_any_order(several: list[int]) -> None:
     assert blas_threads() == several
 
 
-def test_calls_within_calls(several: list[int]) -> None:
+def test_nested_contexts(several: list[int]) -> None:
     with single_blas_thread():
         with single_blas_thread():
             pass
@@ -64,8 +65,8 @@ def test_calls_within_calls(several: list[int]) -> None:
     assert blas_threads() == several
 
 
-def test_threads_that_overlap(several: list[int]) -> None:
-    """The thread that came first lives on and leaves before the last one does."""
+def test_overlapping_threads(several: list[int]) -> None:
+    """The first thread to enter stays alive, and leaves before the last one."""
     threads = 4
     together = threading.Barrier(threads, timeout=PATIENCE_S)
     turns = [threading.Event() for _ in range(threads + 1)]
@@ -103,7 +104,7 @@ def test_threads_that_come_and_go(several: list[int], threads: int) -> None:
     assert blas_threads() == several
 
 
-def test_a_limit_that_a_caller_set_for_good_does_not_stand_in_the_way(several: list[int]) -> None:
+def test_a_permanent_limit_of_the_caller_is_no_obstacle(several: list[int]) -> None:
     threadpoolctl.threadpool_limits(2, "blas")
 
     def work(_index: int) -> None:
@@ -118,13 +119,56 @@ def test_a_limit_that_a_caller_set_for_good_does_not_stand_in_the_way(several: l
         threadpoolctl.OpenBLASController.clear_controlling_thread()
 
 
-def test_an_error_within_puts_it_back(several: list[int]) -> None:
+def in_child(work: Callable[[], object]) -> int:
+    """Run work in a forked process, and return its exit status."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("locked", [False, True])
+def test_a_process_forked_inside_the_context_starts_afresh(
+    several: list[int], locked: bool
+) -> None:
+    first = single_blas_thread()
+
+    def use_in_child() -> None:
+        assert (blas._users, blas._limit) == (0, None)
+        set_blas_threads(2)
+        with single_blas_thread():
+            assert set(blas_threads()) == {1}
+            # The forked code leaves this context too; it only counts in the parent.
+            first.__exit__(None, None, None)
+            assert (blas._users, set(blas_threads())) == (1, {1})
+        assert (blas._users, blas._limit) == (0, None)
+        assert set(blas_threads()) == {2}
+
+    first.__enter__()
+    if locked:
+        with blas._lock:
+            status = in_child(use_in_child)
+    else:
+        status = in_child(use_in_child)
+    assert status == 0
+    assert set(blas_threads()) == {1}
+    first.__exit__(None, None, None)
+    assert blas_threads() == several
+
+
+def test_an_error_inside_restores_the_setting(several: list[int]) -> None:
     with pytest.raises(ValueError, match="no"), single_blas_thread():
         raise ValueError("no")
     assert blas_threads() == several
 
 
-def test_an_error_on_entry_leaves_nothing(
+def test_an_error_on_entry_leaves_nothing_behind(
     several: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail() -> None:
@@ -140,7 +184,7 @@ def test_an_error_on_entry_leaves_nothing(
     assert blas_threads() == several
 
 
-def test_what_was_set_between_calls_is_put_back(several: list[int]) -> None:
+def test_a_setting_made_between_contexts_is_restored(several: list[int]) -> None:
     for count in (2, several[0]):
         set_blas_threads(count)
         with single_blas_thread():

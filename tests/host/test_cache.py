@@ -23,7 +23,7 @@ def test_the_variable_names_the_folder(monkeypatch: pytest.MonkeyPatch, tmp_path
         ("win32", {"LOCALAPPDATA": "local"}, "local/cnnres-infer"),
     ],
 )
-def test_the_usual_places(
+def test_the_default_locations(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     platform: str,
@@ -40,7 +40,7 @@ def test_the_usual_places(
 
 
 @posix
-def test_it_is_the_users_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_only_the_user_has_access(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(FOLDER, str(tmp_path / "own"))
     for folder in (cache_folder("plans"), cache_folder()):
         assert folder.stat().st_mode & 0o777 == 0o700

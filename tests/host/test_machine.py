@@ -42,7 +42,7 @@ def test_peak_memory_is_not_that_of_the_parent() -> None:
     assert float(run.stdout) < len(ballast) / 1e6
 
 
-def test_versions_leave_out_the_absent() -> None:
+def test_versions_leave_out_what_is_not_installed() -> None:
     assert set(machine.versions("numpy", "no-such-package")) == {"python", "numpy"}
 
 

@@ -1,4 +1,4 @@
-"""`cnnres-infer build` and `cnnres-infer cache`, with real engines where TensorRT-RTX is here."""
+"""`cnnres-infer build` and `cnnres-infer cache`, with real engines if TensorRT-RTX is installed."""
 
 import json
 import os
@@ -82,8 +82,8 @@ def test_the_built_in_model(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["--sm", "86", "--backend", "tensorrt"], 2, "the GPU present only"),
-        (["--sm", "86", "--backend", "ort"], 2, "builds no engines"),
+        (["--sm", "86", "--backend", "tensorrt"], 2, "the GPU of this machine only"),
+        (["--sm", "86", "--backend", "ort"], 2, "does not build engines"),
         (["--sm", "86", "--batch", "8"], 2, "MIN,OPT,MAX"),
         (["--sm", "86", "--precision", "int4"], 5, "no variant for precision 'int4'"),
         pytest.param([], 5, "as --sm, such as 86", marks=no_gpu),
@@ -122,7 +122,7 @@ def test_an_engine_of_another_version_is_stale(bright_bundle: Path, folder: Path
     assert reason.startswith("version of TensorRT was 1.0.0.1, is ")
 
 
-def test_clear_removes_what_is_ours_and_nothing_else(folder: Path) -> None:
+def test_clear_removes_only_our_own_files(folder: Path) -> None:
     assert told("cache", "path") == {"folder": str(folder)}
     PlanStore(cache.cache_folder("plans")).put(KEY, b"plan", 1.0)
     (folder / "diary.txt").write_text("not ours")

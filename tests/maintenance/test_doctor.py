@@ -27,7 +27,7 @@ Place = Callable[[str, str], None]
 def examine(
     bright_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], dict[str, Any]]:
-    """Examine this machine; the findings by their subject."""
+    """Examine this machine, and return the findings by subject."""
     monkeypatch.setenv(cache.FOLDER, str(tmp_path / "cache"))
 
     def by_subject() -> dict[str, Any]:
@@ -39,7 +39,7 @@ def examine(
 
 @pytest.fixture
 def no_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    """A machine without NVIDIA's driver; puts devices of a vendor and class into it."""
+    """A machine without the NVIDIA driver; the result adds a device of a vendor and class."""
 
     def absent(name: str) -> None:
         raise OSError(name)
@@ -71,7 +71,7 @@ def printed(report: DoctorReport) -> list[str]:
     return console.file.getvalue().splitlines()
 
 
-def test_no_gpu_is_one_quiet_line(
+def test_without_a_gpu_there_is_one_line_without_a_remedy(
     no_driver: Place, examine: Callable[[], dict[str, Any]], bright_bundle: Path
 ) -> None:
     no_driver("0x8086", "0x030000")
@@ -83,7 +83,7 @@ def test_no_gpu_is_one_quiet_line(
 
 
 @pytest.mark.parametrize("bus", [True, False])
-def test_where_the_bus_does_not_show_all_a_missing_driver_is_a_warning(
+def test_if_the_bus_may_hide_gpus_a_missing_driver_is_a_warning(
     no_driver: Place,
     examine: Callable[[], dict[str, Any]],
     bright_bundle: Path,
@@ -163,7 +163,7 @@ def test_an_engine_that_disagrees_is_broken(
     assert found["taken"] is None
 
 
-def test_what_is_installed_and_broken_fails(
+def test_an_installed_but_broken_backend_fails(
     examine: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def both(*names: str) -> dict[str, str]:
@@ -176,7 +176,7 @@ def test_what_is_installed_and_broken_fails(
     assert found["ort"].remedy.startswith("pip uninstall -y onnxruntime onnxruntime-gpu")
 
 
-def test_withheld_cores(
+def test_cores_that_may_not_be_used(
     examine: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "present_cores", lambda: 64)
@@ -186,7 +186,7 @@ def test_withheld_cores(
     assert cores.reason.startswith("2 of 64 cores")
 
 
-def test_versions_of_tensorrt_that_do_not_go_together(
+def test_conflicting_versions_of_tensorrt(
     examine: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "_tensorrt_of_onnxruntime", lambda: "10")
@@ -194,12 +194,12 @@ def test_versions_of_tensorrt_that_do_not_go_together(
     monkeypatch.setattr(Flavour, "installed", lambda _self: installed)
     conflict = list(doctor._conflicts())
     assert [finding.status for finding in conflict] == ["WARN"]
-    assert "links TensorRT 10, and TensorRT 11.4.0.106" in conflict[0].reason
+    assert "links TensorRT 10, but TensorRT 11.4.0.106" in conflict[0].reason
     monkeypatch.setattr(Flavour, "installed", lambda _self: {"tensorrt": "10.3"})
     assert list(doctor._conflicts()) == []
 
 
-def test_units_of_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processor_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = tmp_path / "cpuinfo"
     monkeypatch.setattr(machine, "_CPUINFO", info)
     info.write_text("model name\t: Fake\nflags\t: fpu avx2 avx512f avx_vnni\n\nflags\t: amx_tile\n")

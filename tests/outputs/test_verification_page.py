@@ -25,7 +25,7 @@ VOID = {"meta", "img", "rect", "path", "br"}
 
 
 class Page(HTMLParser):
-    """Collects tags and text, and checks that what is opened is closed."""
+    """Collects tags and text, and checks that every tag is closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ def colours(picture: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> set[t
 
 @pytest.fixture
 def comparison() -> Comparison:
-    """Twelve images: one empty, one where the engine is black, one shifted, the others right."""
+    """Twelve images: one empty, one missed by the engine, one shifted, the others correct."""
     images = np.full((12, 1, 32, 32), 0.4, np.float32)
     reference = np.zeros_like(images)
     reference[1:, :, 10:20, 10:20] = 0.9
@@ -84,7 +84,7 @@ def page_of(comparison: Comparison, bundle: Bundle) -> tuple[Page, str]:
     return Page(text), text
 
 
-def test_a_page_tells_all_and_needs_nothing(
+def test_a_page_is_complete_and_self_contained(
     comparison: Comparison, make_bundle: BundleMaker
 ) -> None:
     bundle = Bundle.open(make_bundle(name="<script>alert(1)</script>"))
@@ -131,15 +131,15 @@ def test_a_picture_shows_input_reference_and_engine(
     assert colours(black) == {_REFERENCE_LINE}
 
 
-def test_nothing_to_show_is_said(bright_bundle: Path) -> None:
+def test_a_page_says_that_there_is_nothing_to_show(bright_bundle: Path) -> None:
     nothing = np.zeros((2, 1, 32, 32), np.float32)
     comparison = Comparison("none", ("a", "b"), nothing, nothing, nothing, MaskSpec(0.5, 0.0))
     page, _ = page_of(comparison, Bundle.open(bright_bundle))
-    assert "No slice has lesion in either mask." in page.words
+    assert "No slice has a lesion in either mask." in page.words
     assert not page.pictures()
 
 
-def test_every_value_is_in_one_bar() -> None:
+def test_every_value_falls_into_one_bin() -> None:
     values = [0.0, 0.3, 0.8, 0.96, 0.9999, 1.0, 1.0]
     page = Page(_histogram(values))
     texts = [word for word in page.words if word.strip()]
@@ -152,7 +152,7 @@ def test_every_value_is_in_one_bar() -> None:
 
 @pytest.fixture
 def reference_bundle(make_bundle: BundleMaker) -> Path:
-    """A bundle with three reference slices whose answers are known."""
+    """A bundle with three reference slices and known outputs."""
     images = np.zeros((3, 1, 160, 160), np.uint8)
     images[1:, :, 40:120, 40:120] = 100
     images[2, :, 60:80, 60:80] = 240
@@ -176,7 +176,7 @@ def test_the_command_writes_a_page(reference_bundle: Path, tmp_path: Path) -> No
     assert entry["outputs"] == [str(path)]
     page = Page(path.read_text(encoding="utf-8"))
     words = " ".join(page.words)
-    assert "Passed: ort in fp32 agrees with PyTorch here." in words
+    assert "Passed: ort in fp32 agrees with PyTorch on this machine." in words
     assert entry["bundle"]["sha256"] in words
     (picture,) = page.pictures()
     assert colours(picture) == {OUTLINE, _REFERENCE_LINE}

@@ -1,4 +1,4 @@
-"""The chain of engines under threads; every order of events is forced, and none is waited for."""
+"""The chain of engines in threads; each order of events is forced, without waiting for chance."""
 
 import threading
 from collections.abc import Callable
@@ -12,7 +12,15 @@ from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.provenance import EngineInfo, Skipped
 from cnnres_infer.engines.base import Engine, ModelFile, Probe, Variants
-from cnnres_infer.errors import BundleError, EngineRunError, LimitError, UsageError
+from cnnres_infer.errors import (
+    BackendUnavailableError,
+    BundleError,
+    CnnresError,
+    EngineRunError,
+    LimitError,
+    OutputExistsError,
+    UsageError,
+)
 from cnnres_infer.pipeline.deadline import Stopwatch
 from cnnres_infer.selection.fallback import EngineChain
 from cnnres_infer.selection.select import Selection
@@ -20,7 +28,7 @@ from tests.threads import PATIENCE_S, in_threads
 
 
 class Named:
-    """An engine that is only its name, and says when it is closed."""
+    """An engine that only has a name, and records when it is closed."""
 
     VARIANTS: ClassVar[Variants] = {}
     BATCH: ClassVar[int] = 1
@@ -56,7 +64,7 @@ class Named:
 
 
 class Watched(threading.Condition):
-    """A condition that tells how many threads began to wait for it."""
+    """A condition that counts the threads that have started to wait for it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,11 +81,11 @@ class Story:
     Attributes
     ----------
     events
-        ``"open second"``, ``"close first"`` and what tests add.
+        ``"open second"``, ``"close first"`` and events that tests add.
     before_next
-        Is called before each next engine is opened.
+        Called before each next engine is opened.
     reasons
-        Why each engine that was replaced had failed.
+        Why each replaced engine had failed.
     """
 
     def __init__(self, *, strict: bool = False) -> None:
@@ -97,12 +105,12 @@ class Story:
         return Selection(Named(name, self.events), skipped=failed, reselect=self._next)
 
     def run(self, work: Callable[[str], Any], clock: Stopwatch | None = None) -> tuple[Any, str]:
-        """What work returned that is given the engine's name, and what it was done with."""
+        """Run work with the engine's name; returns its result and the engine that it ran on."""
         result, selection = self.chain.run(lambda each: work(name_of(each)), clock or Stopwatch())
         return result, name_of(selection.engine)
 
     def await_waiting(self, threads: int = 1) -> None:
-        """Wait until so many more threads wait for another."""
+        """Wait until this many more threads are waiting for another one."""
         for _ in range(threads):
             assert self.watched.waits.acquire(timeout=PATIENCE_S)
 
@@ -122,7 +130,7 @@ def fails_on(*names: str) -> Callable[[str], str]:
 
 
 class Busy:
-    """Work in a thread of its own that is in the midst of it until `finish` is called."""
+    """Work in its own thread that continues until `finish` is called."""
 
     def __init__(self, story: Story, pool: ThreadPoolExecutor) -> None:
         self._inside, self._finish = threading.Event(), threading.Event()
@@ -140,14 +148,14 @@ class Busy:
         self._finish.set()
 
 
-def test_work_is_done_with_the_first() -> None:
+def test_work_is_done_with_the_first_engine() -> None:
     story = Story()
     assert story.run(fails_on()) == ("by first", "first")
     story.chain.close()
     assert story.events == ["close first"]
 
 
-def test_what_fails_is_done_again_with_the_next_until_one_works() -> None:
+def test_failed_work_is_repeated_until_an_engine_succeeds() -> None:
     story = Story()
     assert story.run(fails_on("first", "second")) == ("by third", "third")
     assert story.run(fails_on("first")) == ("by third", "third")
@@ -156,7 +164,7 @@ def test_what_fails_is_done_again_with_the_next_until_one_works() -> None:
 
 
 @pytest.mark.parametrize("threads", [2, 8])
-def test_what_fails_under_many_threads_is_replaced_once(threads: int) -> None:
+def test_an_engine_that_fails_in_many_threads_is_replaced_once(threads: int) -> None:
     story = Story()
     all_inside = threading.Barrier(threads, timeout=PATIENCE_S)
 
@@ -170,7 +178,7 @@ def test_what_fails_under_many_threads_is_replaced_once(threads: int) -> None:
     assert story.events == ["close first", "open second"]
 
 
-def test_whoever_uses_what_failed_elsewhere_may_finish() -> None:
+def test_other_threads_may_finish_with_a_failed_engine() -> None:
     story = Story()
     with ThreadPoolExecutor(2) as pool:
         busy = Busy(story, pool)
@@ -183,8 +191,8 @@ def test_whoever_uses_what_failed_elsewhere_may_finish() -> None:
     assert story.events == ["busy is done", "close first", "open second"]
 
 
-def test_nothing_begins_with_what_failed() -> None:
-    """Otherwise threads that come and go could keep it in use for ever."""
+def test_no_work_starts_with_a_failed_engine() -> None:
+    """Otherwise, a succession of threads could keep it in use forever."""
     story = Story()
     with ThreadPoolExecutor(3) as pool:
         busy = Busy(story, pool)
@@ -197,7 +205,7 @@ def test_nothing_begins_with_what_failed() -> None:
         assert failing.result(PATIENCE_S) == ("by second", "second")
 
 
-def test_what_is_never_replaced_fails_without_waiting_for_others() -> None:
+def test_an_engine_without_a_successor_fails_without_waiting() -> None:
     story = Story(strict=True)
     with ThreadPoolExecutor(2) as pool:
         busy = Busy(story, pool)
@@ -209,7 +217,7 @@ def test_what_is_never_replaced_fails_without_waiting_for_others() -> None:
     assert "close first" not in story.events
 
 
-def test_when_none_is_left_every_call_says_why() -> None:
+def test_if_no_engine_is_left_every_call_says_why() -> None:
     story = Story()
 
     def nothing() -> None:
@@ -227,22 +235,52 @@ def test_when_none_is_left_every_call_says_why() -> None:
     story.chain.close()
 
 
-def test_any_error_of_ours_in_the_change_ends_the_chain() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        BundleError("the bundle was altered"),
+        LimitError("too much", code=ErrorCode.LIMIT_MEMORY),
+        OutputExistsError("a.nii"),
+        BackendUnavailableError("not installed", "pip install it"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_another_error_in_the_change_is_raised_again_by_every_later_call(
+    error: CnnresError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story = Story()
+
+    def fail(_self: Selection, _failure: EngineRunError) -> Selection:
+        raise error
+
+    monkeypatch.setattr(Selection, "next", fail)
+    with pytest.raises(type(error)) as first:
+        story.run(fails_on("first"))
+    assert first.value is error
+    for _ in range(2):
+        with pytest.raises(type(error)) as later:
+            story.run(fails_on())
+        assert later.value is not error
+        assert type(later.value) is type(error)
+        assert (str(later.value), later.value.code) == (str(error), error.code)
+        assert vars(later.value) == vars(error)
+
+
+def test_a_bundle_that_was_altered_ends_the_chain() -> None:
     story = Story()
 
     def altered() -> None:
         raise BundleError("the bundle was altered")
 
     story.before_next = altered
-    with pytest.raises(BundleError, match="altered"):
-        story.run(fails_on("first"))
-    with pytest.raises(EngineRunError, match="altered") as caught:
-        story.run(fails_on())
-    assert caught.value.code == ErrorCode.BUNDLE
+    for _ in range(2):
+        with pytest.raises(BundleError, match="altered") as caught:
+            story.run(fails_on("first"))
+        assert caught.value.code == ErrorCode.BUNDLE
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, OSError])
-def test_a_change_that_was_interrupted_is_tried_again(error: type[BaseException]) -> None:
+def test_an_interrupted_change_is_tried_again(error: type[BaseException]) -> None:
     story = Story()
     errors = iter([error()])
 
@@ -261,13 +299,13 @@ def test_a_change_that_was_interrupted_is_tried_again(error: type[BaseException]
 
     assert story.run(closed) == ("by second", "second")
     assert story.reasons == ["first was lost"]
-    # Where it fails next, that is not the reason any more.
+    # The reason is not reported again for the next failure.
     assert story.run(fails_on("second")) == ("by third", "third")
     assert story.reasons == ["first was lost", "second was lost"]
 
 
 @pytest.mark.parametrize("error", [ValueError, LimitError, KeyboardInterrupt])
-def test_other_errors_are_the_callers(error: type[BaseException]) -> None:
+def test_other_errors_propagate_to_the_caller(error: type[BaseException]) -> None:
     story = Story()
 
     def work(_name: str) -> None:
@@ -280,7 +318,7 @@ def test_other_errors_are_the_callers(error: type[BaseException]) -> None:
     assert story.events == ["close first"]
 
 
-def test_without_time_the_change_is_left_to_others() -> None:
+def test_after_a_timeout_the_change_is_left_to_other_calls() -> None:
     story = Story()
     with pytest.raises(LimitError):
         story.run(fails_on("first"), Stopwatch(timeout=1e-9))
@@ -288,7 +326,7 @@ def test_without_time_the_change_is_left_to_others() -> None:
     assert story.run(fails_on("first")) == ("by second", "second")
 
 
-def test_closing_waits_for_work_and_lets_nothing_new_begin() -> None:
+def test_closing_waits_for_work_and_no_new_work_starts() -> None:
     story = Story()
     with ThreadPoolExecutor(2) as pool:
         busy = Busy(story, pool)
@@ -305,7 +343,7 @@ def test_closing_waits_for_work_and_lets_nothing_new_begin() -> None:
         story.run(fails_on())
 
 
-def test_closing_amid_a_change_opens_nothing() -> None:
+def test_closing_during_a_change_opens_nothing() -> None:
     story = Story()
     with ThreadPoolExecutor(3) as pool:
         busy = Busy(story, pool)
@@ -320,7 +358,7 @@ def test_closing_amid_a_change_opens_nothing() -> None:
     assert story.events == ["busy is done", "close first"]
 
 
-def test_closing_while_the_next_is_opened_closes_that() -> None:
+def test_closing_while_the_next_engine_opens_closes_it() -> None:
     story = Story()
     opening, go_on = threading.Event(), threading.Event()
 
@@ -370,7 +408,9 @@ def test_one_that_cannot_be_closed_is_replaced_all_the_same(
         story.chain.close()
 
 
-def test_one_that_ended_the_chain_is_closed_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_on_closing_the_last_failed_engine_are_ignored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def refuse(_self: Named) -> None:
         raise RuntimeError("what is lost cannot be closed")
 

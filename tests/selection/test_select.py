@@ -55,7 +55,7 @@ class Crashing(OrtEngine):
 
 
 class Dying(OrtEngine):
-    """A backend that passes its check, then loses its device in the middle of the first volume."""
+    """A backend that passes its check, then loses its device during the first volume."""
 
     left = 0
 
@@ -75,7 +75,7 @@ class Dying(OrtEngine):
 
 @pytest.fixture
 def others(monkeypatch: pytest.MonkeyPatch) -> dict[str, engines.Backend]:
-    """A table in which two backends are preferred to ONNX Runtime; tests may change it."""
+    """A table with two backends that are preferred to ONNX Runtime; tests may change it."""
     table = {
         "absent": engines.Backend(f"{__name__}:Absent"),
         "crashing": engines.Backend(f"{__name__}:Crashing"),
@@ -92,7 +92,7 @@ def bundle(bright_bundle: Path) -> Bundle:
 
 
 @pytest.mark.usefixtures("others")
-def test_auto_says_what_it_passed_over(bundle: Bundle) -> None:
+def test_auto_reports_what_it_skipped(bundle: Bundle) -> None:
     before = Crashing.closed
     chosen = select(bundle)
     with chosen.engine as engine:
@@ -107,7 +107,7 @@ def test_auto_says_what_it_passed_over(bundle: Bundle) -> None:
     assert "crashing fp32 should run here" in warning.text
 
 
-def test_strict_refuses_what_should_run_but_not_what_is_absent(
+def test_strict_refuses_broken_but_not_absent_backends(
     bundle: Bundle, others: dict[str, engines.Backend]
 ) -> None:
     with pytest.raises(EngineRunError, match="out of memory"):
@@ -118,7 +118,7 @@ def test_strict_refuses_what_should_run_but_not_what_is_absent(
 
 
 @pytest.mark.usefixtures("others")
-def test_what_is_named_is_never_replaced(bundle: Bundle) -> None:
+def test_a_named_backend_is_never_replaced(bundle: Bundle) -> None:
     with pytest.raises(BackendUnavailableError, match="pip install absent"):
         select(bundle, "absent")
     with pytest.raises(EngineRunError, match="out of memory"):
@@ -128,7 +128,7 @@ def test_what_is_named_is_never_replaced(bundle: Bundle) -> None:
 
 
 @pytest.mark.usefixtures("others")
-def test_unchecked_engines_are_taken_as_they_are(bundle: Bundle) -> None:
+def test_without_the_check_a_broken_engine_is_selected(bundle: Bundle) -> None:
     chosen = select(bundle, check=False)
     assert isinstance(chosen.engine, Crashing)
     assert chosen.verification is None
@@ -138,7 +138,7 @@ def test_unchecked_engines_are_taken_as_they_are(bundle: Bundle) -> None:
 def dying(
     others: dict[str, engines.Backend], monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, engines.Backend]:
-    """The table with one that fails after two batches in place of that which fails at once."""
+    """The table with a backend that fails after two batches instead of at once."""
     others["crashing"] = engines.Backend(f"{__name__}:Dying")
     monkeypatch.setattr(Dying, "left", 2)
     return others
@@ -146,10 +146,10 @@ def dying(
 
 @pytest.mark.usefixtures("dying")
 @pytest.mark.parametrize("left", [2, 6])
-def test_after_a_failure_in_mid_volume_the_next_begins_anew(
+def test_after_a_failure_mid_volume_the_next_engine_starts_over(
     bright_bundle: Path, monkeypatch: pytest.MonkeyPatch, left: int
 ) -> None:
-    """With six batches the DWI is whole when the FLAIR is not: no engine has a share."""
+    """With six batches the DWI is complete but the FLAIR is not; one engine still does both."""
     monkeypatch.setattr(Dying, "left", left)
     volume, _ = blob_volume()
     with Predictor.load(bright_bundle, "ort") as alone:
@@ -171,7 +171,7 @@ def test_after_a_failure_in_mid_volume_the_next_begins_anew(
 
 @pytest.mark.usefixtures("dying")
 @pytest.mark.parametrize("options", [{"strict_backend": True}, {"backend": "crashing"}])
-def test_strict_and_named_refuse_a_failure_in_mid_volume(
+def test_strict_and_named_backends_are_not_replaced_mid_volume(
     bright_bundle: Path, options: dict[str, Any]
 ) -> None:
     predictor = Predictor.load(bright_bundle, self_check=False, **options)
@@ -180,7 +180,7 @@ def test_strict_and_named_refuse_a_failure_in_mid_volume(
     assert caught.value.code == "E-ENGINE-RUN"
 
 
-def test_nothing_is_left_after_a_failure_in_mid_volume(
+def test_a_failure_mid_volume_without_another_backend(
     bright_bundle: Path, dying: dict[str, engines.Backend]
 ) -> None:
     dying["ort"] = dying["absent"]
@@ -192,13 +192,13 @@ def test_nothing_is_left_after_a_failure_in_mid_volume(
         assert "absent, ort: absent is not installed" in str(caught.value)
 
 
-def test_nothing_fits(make_bundle: BundleMaker) -> None:
+def test_no_backend_offers_the_bundles_variants(make_bundle: BundleMaker) -> None:
     bundle = Bundle.open(make_bundle(variants={"fp16": "model.fp32.onnx"}))
-    with pytest.raises(BackendUnavailableError, match=r"no backend can be used; .*ort: "):
+    with pytest.raises(BackendUnavailableError, match=r"no backend can be used: .*ort: "):
         select(bundle)
 
 
-def test_a_precision_that_fails_its_check_is_passed_over_aloud(broken_int8_bundle: Path) -> None:
+def test_skipping_a_precision_that_fails_its_check_is_reported(broken_int8_bundle: Path) -> None:
     with Predictor.load(broken_int8_bundle, "ort") as predictor:
         result = predictor.predict(blob_volume()[0])
     assert result.provenance.engine.precision == "fp32"
@@ -209,7 +209,7 @@ def test_a_precision_that_fails_its_check_is_passed_over_aloud(broken_int8_bundl
     assert any("int8 should run here but was skipped" in str(each) for each in result.warnings)
 
 
-def test_named_and_strict_refuse_it(broken_int8_bundle: Path) -> None:
+def test_a_named_precision_and_strict_refuse_a_failed_check(broken_int8_bundle: Path) -> None:
     with pytest.raises(VerificationError, match="disagrees"):
         Predictor.load(broken_int8_bundle, "ort", "int8")
     with pytest.raises(VerificationError, match="disagrees"):
@@ -218,8 +218,8 @@ def test_named_and_strict_refuse_it(broken_int8_bundle: Path) -> None:
         assert not any(each.expected for each in predictor.selection.skipped)
 
 
-def test_all_fail(broken_int8_bundle: Path, tmp_path: Path) -> None:
-    """The fp32 file is the broken one too: nothing may run."""
+def test_all_engines_fail_their_checks(broken_int8_bundle: Path, tmp_path: Path) -> None:
+    """The fp32 variant is broken as well, so nothing can run."""
     for path in broken_int8_bundle.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     manifest = json.loads((tmp_path / "model.json").read_text())
@@ -236,7 +236,7 @@ def volume(tmp_path: Path) -> Path:
     return tmp_path / "dwi.nii.gz"
 
 
-def test_the_command_reports_what_it_passed_over(volume: Path, broken_int8_bundle: Path) -> None:
+def test_the_command_reports_what_it_skipped(volume: Path, broken_int8_bundle: Path) -> None:
     done = run(volume, "--bundle", broken_int8_bundle, "--backend", "ort")
     assert done.returncode == 0, done.stderr
     assert "W-BACKEND-PASSED: ort int8 should run here but was skipped" in done.stdout
@@ -267,7 +267,7 @@ def test_the_command_without_the_check(volume: Path, broken_int8_bundle: Path) -
     assert not any(each["expected"] for each in entry["passed_over"])
 
 
-def test_the_command_keeps_and_shows_the_verification(
+def test_the_command_stores_and_shows_the_verification(
     volume: Path, bright_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(FOLDER, str(tmp_path / "cache"))
@@ -297,9 +297,9 @@ def test_a_cache_that_cannot_be_written_is_a_warning(
     monkeypatch.setenv(FOLDER, str(tmp_path / "file"))
     done = run(volume, "--bundle", bright_bundle)
     assert done.returncode == 0, done.stderr
-    assert "self-check could not be kept" in done.stdout
+    assert "self-check could not be saved" in done.stdout
     report = json.loads((volume.parent / "dwi_report.json").read_text())
     assert report["verification"]["cached"] is False
     (warning,) = report["warnings"]
     assert warning["code"] == "W-CHECK-UNSAVED"
-    assert "could not be kept" in warning["text"]
+    assert "could not be saved" in warning["text"]

@@ -46,7 +46,7 @@ def engine(bundle: Bundle) -> Iterator[Engine]:
 
 
 class Replay:
-    """Gives the reference's own probabilities, but for slices that it gets wrong."""
+    """An engine that returns the reference's own probabilities, except for spoiled slices."""
 
     VARIANTS: ClassVar[Variants] = {Precision.FP16: ("fp16",)}
     BATCH: ClassVar[int] = 4
@@ -60,7 +60,7 @@ class Replay:
         self.ran: list[int] = []
 
     def spoil(self, index: int, pixels: int) -> None:
-        """Take the first pixels of a slice's lesion away."""
+        """Remove the first pixels of a slice's lesion."""
         flat = self.answers[index].reshape(-1)
         flat[np.flatnonzero(flat >= 0.4)[:pixels]] = 0.0
 
@@ -103,9 +103,7 @@ def stored(cache: Path) -> Path:
     return path
 
 
-def test_the_built_in_model_passes_and_is_believed_the_second_time(
-    shipped: Bundle, cache: Path
-) -> None:
+def test_the_built_in_model_passes_and_is_not_checked_again(shipped: Bundle, cache: Path) -> None:
     with open_engine(shipped, "ort", "fp32") as engine:
         first, second = self_check(engine, shipped), self_check(engine, shipped)
     assert first.passed
@@ -117,7 +115,7 @@ def test_the_built_in_model_passes_and_is_believed_the_second_time(
     assert json.loads(stored(cache).read_text())["value"]["key"] == first.key
 
 
-def test_a_kept_outcome_is_what_counts(engine: Engine, bundle: Bundle, cache: Path) -> None:
+def test_a_stored_outcome_is_used(engine: Engine, bundle: Bundle, cache: Path) -> None:
     self_check(engine, bundle)
     content = json.loads(stored(cache).read_text())
     content["value"]["dice_min"] = 0.123
@@ -126,7 +124,7 @@ def test_a_kept_outcome_is_what_counts(engine: Engine, bundle: Bundle, cache: Pa
     assert self_check(engine, bundle).dice_min == 0.123
 
 
-def test_the_few_cover_none_tiny_large_and_several(shipped: Bundle) -> None:
+def test_the_subset_covers_no_tiny_large_and_several_lesions(shipped: Bundle) -> None:
     import cc3d
 
     masks = shipped.spec.mask.apply(load_reference(shipped)[1])
@@ -139,7 +137,7 @@ def test_the_few_cover_none_tiny_large_and_several(shipped: Bundle) -> None:
 
 
 @pytest.mark.parametrize("areas", [[0], [5], [0, 0, 0], [3, 1, 2], [0, 9]])
-def test_few_of_few(areas: list[int]) -> None:
+def test_the_subset_of_a_few_slices(areas: list[int]) -> None:
     masks = np.zeros((len(areas), 1, 8, 8), bool)
     for mask, area in zip(masks, areas, strict=True):
         mask.reshape(-1)[:area] = True
@@ -148,7 +146,7 @@ def test_few_of_few(areas: list[int]) -> None:
     assert len(chosen) == len({area or 0 for area in areas})
 
 
-def test_where_the_few_miss_the_gate_all_decide(shipped: Bundle, replay: Replay) -> None:
+def test_if_the_subset_misses_the_gate_all_slices_decide(shipped: Bundle, replay: Replay) -> None:
     masks = shipped.spec.mask.apply(replay.answers)
     few = representative_slices(masks)
     tiny = next(int(i) for i in few if 0 < masks[i].sum() <= 30)
@@ -159,7 +157,7 @@ def test_where_the_few_miss_the_gate_all_decide(shipped: Bundle, replay: Replay)
     assert replay.ran == [*few, *range(64)]
 
 
-def test_where_all_failed_the_few_no_longer_acquit(shipped: Bundle, replay: Replay) -> None:
+def test_once_all_slices_failed_the_subset_cannot_pass(shipped: Bundle, replay: Replay) -> None:
     masks = shipped.spec.mask.apply(replay.answers)
     unseen = set(np.flatnonzero(masks.any(axis=(1, 2, 3)))) - set(representative_slices(masks))
     for index in unseen:
@@ -209,7 +207,7 @@ def conditions() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("changed", conditions())
-def test_what_changed_is_checked_again(
+def test_a_changed_condition_requires_a_new_check(
     engine: Engine, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, changed: str
 ) -> None:
     first = self_check(engine, bundle)
@@ -240,7 +238,7 @@ def test_threads_share_an_outcome(engine: Engine, bundle: Bundle) -> None:
         lambda text: text.replace('"slices"', '"pieces"'),
     ],
 )
-def test_a_damaged_record_is_as_good_as_none(
+def test_a_damaged_record_counts_as_missing(
     engine: Engine, bundle: Bundle, cache: Path, damage: Any
 ) -> None:
     self_check(engine, bundle)
@@ -290,7 +288,7 @@ def test_figures_are_numbers() -> None:
         Verification(**{**asdict(sound), "dice_mean": None})
 
 
-def test_a_record_under_another_name_is_none(
+def test_a_record_under_another_name_counts_as_missing(
     engine: Engine, bundle: Bundle, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     self_check(engine, bundle)

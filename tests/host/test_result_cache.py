@@ -5,7 +5,7 @@ import pytest
 
 from cnnres_infer.host.cache import FOLDER
 from cnnres_infer.host.digest import json_digest
-from cnnres_infer.host.remembered import Remembered
+from cnnres_infer.host.result_cache import ResultCache
 
 CONDITIONS = {"cpu": "x", "versions": ["1", "2"]}
 
@@ -17,8 +17,8 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def results() -> Remembered:
-    return Remembered("results")
+def results() -> ResultCache:
+    return ResultCache("results")
 
 
 def test_the_order_of_keys_does_not_matter() -> None:
@@ -26,7 +26,7 @@ def test_the_order_of_keys_does_not_matter() -> None:
     assert json_digest({"a": 1}) != json_digest({"a": "1"})
 
 
-def test_a_value_is_found_under_its_conditions_alone(results: Remembered) -> None:
+def test_a_value_is_found_only_under_its_conditions(results: ResultCache) -> None:
     assert results.get(CONDITIONS) is None
     assert results.put(CONDITIONS, {"seconds": 1.5}) == ""
     assert results.put("other", [1]) == ""
@@ -38,7 +38,7 @@ def test_a_value_is_found_under_its_conditions_alone(results: Remembered) -> Non
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"conditions": "b", "value": 1}'])
-def test_a_damaged_file_is_as_good_as_none(results: Remembered, cache: Path, content: str) -> None:
+def test_a_damaged_file_counts_as_missing(results: ResultCache, cache: Path, content: str) -> None:
     results.put("a", 1)
     (path,) = (cache / "results").iterdir()
     path.write_text(content)
@@ -48,13 +48,13 @@ def test_a_damaged_file_is_as_good_as_none(results: Remembered, cache: Path, con
     assert results.get("a") == 2
 
 
-def test_a_file_says_what_it_holds_for(results: Remembered, cache: Path) -> None:
+def test_a_file_contains_its_conditions(results: ResultCache, cache: Path) -> None:
     results.put(CONDITIONS, 1)
     (path,) = (cache / "results").iterdir()
     assert json.loads(path.read_text()) == {"conditions": CONDITIONS, "value": 1}
 
 
-def test_a_cache_that_cannot_be_used_is_no_error(results: Remembered, cache: Path) -> None:
+def test_an_unusable_cache_is_not_an_error(results: ResultCache, cache: Path) -> None:
     cache.write_text("a file where the folder should be")
     assert str(cache) in results.put("a", 1)
     assert results.get("a") is None

@@ -1,4 +1,4 @@
-"""Results that are kept in the user's cache, so that they need not be computed again."""
+"""Results stored in the user's cache, so that they need not be computed again."""
 
 import json
 from pathlib import Path
@@ -9,24 +9,24 @@ from cnnres_infer.host.cache import cache_folder
 from cnnres_infer.host.digest import json_digest
 
 
-class Remembered:
-    """Values, each in a file of its own, found by the conditions under which it holds.
+class ResultCache:
+    """Values in files of their own, looked up by the conditions under which they hold.
 
-    Conditions and values are whatever JSON can hold. Everything here can be
-    computed again, so a damaged file counts as absent, and a cache that cannot
-    be used as empty.
+    Conditions and values are anything that JSON can represent. All values can
+    be computed again, so a damaged file counts as missing, and a cache that
+    cannot be used counts as empty.
 
     Parameters
     ----------
     folder
-        Name of the folder in the cache.
+        Name of the folder in the user's cache.
     """
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
 
     def get(self, conditions: Any) -> Any:
-        """The value under these conditions; None if there is none."""
+        """Return the value stored for these conditions; None if there is none."""
         try:
             found = _read(self._path(conditions))
         except OSError:
@@ -34,7 +34,20 @@ class Remembered:
         return None if found is None else found[1]
 
     def put(self, conditions: Any, value: Any) -> str:
-        """Keep a value in place of an earlier one; returns why it could not be kept, or ``""``."""
+        """Store a value, replacing an earlier one.
+
+        Parameters
+        ----------
+        conditions
+            The conditions under which the value holds.
+        value
+            The value.
+
+        Returns
+        -------
+        str
+            Why the value could not be stored; empty if it was.
+        """
         content = json.dumps({"conditions": conditions, "value": value}, indent=2)
         try:
             write_all({self._path(conditions): content.encode()}, overwrite=True)
@@ -43,7 +56,7 @@ class Remembered:
         return ""
 
     def entries(self) -> list[tuple[Any, Any]]:
-        """All conditions and their values, in no particular order."""
+        """Return all conditions with their values, in no particular order."""
         try:
             paths = list(cache_folder(self._folder).glob("*.json"))
         except OSError:
@@ -59,7 +72,7 @@ def _name(conditions: Any) -> str:
 
 
 def _read(path: Path) -> tuple[Any, Any] | None:
-    """Conditions and value of a file; None if it is absent, damaged or misnamed."""
+    """Read conditions and value; None if the file is missing, damaged or misnamed."""
     try:
         content = json.loads(path.read_bytes())
         conditions, value = content["conditions"], content["value"]
