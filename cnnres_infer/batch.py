@@ -98,7 +98,10 @@ class Job:
         # Some file systems take names for one that differ in case alone.
         outputs = {(self.folder(path).resolve(), name.lower()) for path, name in named}
         if len(outputs) < len(named):
-            raise UsageError("outputs of volumes of the same name would overwrite each other")
+            raise UsageError(
+                "volumes of the same name would write to the same files; segment them one by one, "
+                "into different folders"
+            )
         inputs = {path.resolve() for path in (*volumes, *self.others)}
         for volume, name in named:
             planned = plan_all(self.folder(volume), name).values()

@@ -109,7 +109,7 @@ class OutputExistsError(OutputError, FileExistsError):
     default_code = ErrorCode.OUTPUT_EXISTS
 
     def __init__(self, path: object) -> None:
-        super().__init__(f"{path} already exists; choose another path or set `overwrite`")
+        super().__init__(f"{path} already exists; choose another path, or add `overwrite=True`")
 
 
 class VerificationError(CnnresError, ArithmeticError):

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.serialization import (
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.bundle.manifest import MANIFEST
 from cnnres_infer.bundle.signature import SIGNATURE
-from cnnres_infer.errors import UsageError
+from cnnres_infer.codes import ErrorCode
+from cnnres_infer.errors import OutputError, UsageError
 from cnnres_infer.host.atomic import write_all
 
 PUBLIC_SUFFIX = ".pub"
@@ -30,11 +31,16 @@ def make_key(path: Path) -> Path:
 
     Raises
     ------
-    OutputExistsError
-        If one of the two files exists.
+    OutputError
+        If one of the two files exists, or cannot be written.
     """
-    key = Ed25519PrivateKey.generate()
     public = path.with_name(path.name + PUBLIC_SUFFIX)
+    for existing in (each for each in (path, public) if each.exists()):
+        raise OutputError(
+            f"{existing} already exists, and keys are never replaced; choose another path",
+            code=ErrorCode.OUTPUT_EXISTS,
+        )
+    key = Ed25519PrivateKey.generate()
     private_pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     public_pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     write_all({public: public_pem, path: private_pem}, private=[path])

@@ -26,7 +26,13 @@ SignatureOption = Annotated[
     Path | None,
     typer.Option(metavar="KEY.pub", help="Refuse a bundle that is not signed with this key."),
 ]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Overwrite existing outputs.")]
+OverwriteOption = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace existing outputs; those of a volume in other formats are deleted.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print only JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 VerboseOption = Annotated[

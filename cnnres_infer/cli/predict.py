@@ -118,7 +118,7 @@ def print_report(
     """Print a short summary of the report of a segmented volume."""
     engine, seconds = report.provenance.engine, sum(report.timings_s.values())
     console.print(
-        f"{name}: {len(report.lesions)} lesions, {report.volume_ml:.2f} ml "
+        f"{name}: {_count(len(report.lesions), 'lesion')}, {report.volume_ml:.2f} ml "
         f"({engine.backend}, {engine.precision}, {seconds:.2f} s)",
         markup=False,
     )
@@ -130,6 +130,10 @@ def print_report(
     if verbose:
         for stage, spent in report.timings_s.items():
             console.print(f"  {stage:>10} {spent:8.3f} s")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _formats(prob: bool, overlay: bool, named: list[str] | None) -> tuple[str, ...]:

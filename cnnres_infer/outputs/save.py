@@ -19,7 +19,9 @@ _MAX_REPORT_BYTES = 1 << 24
 
 
 def check_formats(formats: Sequence[str]) -> None:
-    """Raise `UsageError` if there is no such format."""
+    """Raise `UsageError` if there is no such format, or none at all."""
+    if not formats:
+        raise UsageError(f"no output format is left; name one of {', '.join(WRITERS)}")
     unknown = [each for each in formats if each not in WRITERS]
     if unknown:
         raise UsageError(f"no output format {unknown[0]!r}; choose from {', '.join(WRITERS)}")

@@ -78,6 +78,8 @@ def _scan(source: Source, modality: Modality, limits: Limits, affine: NDArray[An
         raise UsageError("affine= and a pair with an affine contradict each other; give one")
     if isinstance(source, Volume) and affine is not None:
         raise UsageError("a Volume has its own affine; leave out affine=")
+    if isinstance(source, tuple) and len(source) != 2:
+        raise UsageError("a tuple must be a pair: an array or path, and its affine")
     path, place = source if isinstance(source, tuple) else (source, affine)
     if isinstance(path, (str, Path)):
         return load_case(path, modality, limits, place)

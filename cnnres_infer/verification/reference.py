@@ -102,8 +102,10 @@ class VolumeReference:
         except OSError as error:
             raise ReferenceFileError(f"{path}: {error.strerror or error}") from error
         except Exception as error:
+            # NumPy takes what is no archive for pickled objects, and tells how to load those.
+            reason = "not an .npz file" if "pickle" in str(error) else error
             raise ReferenceFileError(
-                f"{path}: not a file of PyTorch outputs for a volume ({error}); {_CREATE}"
+                f"{path}: not a file of PyTorch outputs for a volume ({reason}); {_CREATE}"
             ) from error
 
     def to_bytes(self) -> bytes:

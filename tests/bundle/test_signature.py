@@ -8,7 +8,7 @@ import pytest
 from cnnres_infer import Bundle, Predictor
 from cnnres_infer.bundle.manifest import MANIFEST
 from cnnres_infer.bundle.signature import SIGNATURE
-from cnnres_infer.errors import BundleError, OutputExistsError, UsageError
+from cnnres_infer.errors import BundleError, OutputError, UsageError
 from tests.conftest import BundleMaker
 
 pytest.importorskip("cryptography")
@@ -39,7 +39,7 @@ def test_only_the_owner_can_read_the_private_key(key: Path) -> None:
     assert b"PRIVATE" in key.read_bytes()
     assert b"PRIVATE" not in public(key).read_bytes()
     before = key.read_bytes()
-    with pytest.raises(OutputExistsError):
+    with pytest.raises(OutputError, match="choose another path"):
         make_key(key)
     assert key.read_bytes() == before
 

@@ -35,7 +35,7 @@ def test_predict_is_the_default_command(volume: Path, bright_bundle: Path) -> No
     before = volume.read_bytes()
     done = run(volume, "--bundle", bright_bundle)
     assert done.returncode == 0, done.stderr
-    assert "1 lesions" in done.stdout
+    assert "1 lesion," in done.stdout
     names = {path.name for path in volume.parent.iterdir()}
     assert names == {
         "sub 01_dwi.nii.gz",
@@ -123,8 +123,8 @@ def test_one_bad_volume_among_several(volume: Path, bright_bundle: Path, tmp_pat
             2,
             "--flair and --brain-mask belong to one volume",
         ),
-        (["a/x.nii", "b/x.nii", "-o", "out"], 2, "overwrite each other"),
-        (["a.nii", "a.nii.gz"], 2, "overwrite each other"),
+        (["a/x.nii", "b/x.nii", "-o", "out"], 2, "same name would write"),
+        (["a.nii", "a.nii.gz"], 2, "same name would write"),
         (["a.nii", "-o", "/proc/nowhere"], 3, "cannot be written"),
         (["a.nii", "--bundle", "nowhere"], 3, "no bundle"),
     ],
@@ -297,3 +297,11 @@ def test_help_loads_no_numpy(arguments: list[str]) -> None:
     start = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(start, capture_output=True, text=True, check=True)
     assert done.stderr == "False\n"
+
+
+def test_no_output_at_all_is_a_contradiction(tmp_path: Path) -> None:
+    save_volume(tmp_path / "a.nii.gz", blob_volume()[0].data, blob_volume()[0].grid)
+    done = run("predict", tmp_path / "a.nii.gz", "--format", "overlay", "--no-overlay")
+    assert done.returncode == 2
+    assert "no output format is left" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.nii.gz"]

@@ -27,7 +27,7 @@ def test_all_files_are_written_and_folders_created(tmp_path: Path) -> None:
 
 def test_an_existing_file_prevents_all_writes(tmp_path: Path) -> None:
     (tmp_path / "b").write_text("precious")
-    with pytest.raises(OutputExistsError, match="`overwrite`"):
+    with pytest.raises(OutputExistsError, match="overwrite=True"):
         write_all({tmp_path / "a": b"1", tmp_path / "b": b"2"})
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
     assert (tmp_path / "b").read_text() == "precious"

@@ -72,7 +72,7 @@ def test_outputs_of_a_completed_run_without_its_mask_are_kept(
     saved["mask"].unlink()
     left = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert len(left) == 3
-    with pytest.raises(OutputExistsError, match="`overwrite`"):
+    with pytest.raises(OutputExistsError, match="overwrite=True"):
         result.save(tmp_path)
     outputs.save_refusal(tmp_path, "blob", REFUSAL)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == left

@@ -242,7 +242,7 @@ def test_broken_affines_are_refused(affine: np.ndarray) -> None:
 def test_a_file_is_overwritten_only_on_request(tmp_path: Path) -> None:
     path = tmp_path / "a.nii"
     path.write_text("precious")
-    with pytest.raises(OutputExistsError, match="`overwrite`"):
+    with pytest.raises(OutputExistsError, match="overwrite=True"):
         save_volume(path, np.ones(SHAPE, np.uint8), Grid(SHAPE, np.eye(4)))
     assert path.read_text() == "precious"
     save_volume(path, np.ones(SHAPE, np.uint8), Grid(SHAPE, np.eye(4)), overwrite=True)
