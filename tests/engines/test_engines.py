@@ -49,7 +49,7 @@ def test_unknown_names_are_refused(bright_bundle: Path) -> None:
 
 def test_float16_is_not_run_as_float32(make_bundle: BundleMaker) -> None:
     bundle = Bundle.open(make_bundle(variants={"fp16": "model.fp32.onnx"}))
-    with pytest.raises(BackendUnavailableError, match="for GPUs; it has none"):
+    with pytest.raises(BackendUnavailableError, match="for GPUs; it offers none"):
         open_engine(bundle, "ort", "fp16")
 
 
