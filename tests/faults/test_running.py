@@ -376,7 +376,7 @@ def test_a_memory_limit_below_the_smallest_batch_is_refused(bright_bundle: Path)
             if fits:
                 predictor.predict(volume)
                 continue
-            with pytest.raises(LimitError, match="`backend`.* fewer than 4 slices") as caught:
+            with pytest.raises(LimitError, match=r"`backend`.* fewer than 4 slices") as caught:
                 predictor.predict(volume)
             assert caught.value.code == "E-LIMIT-MEMORY"
 
