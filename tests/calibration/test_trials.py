@@ -18,6 +18,8 @@ from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
 from cnnres_infer.pipeline.infer import Network
 from cnnres_infer.verification.agreement import Agreement, Gate
 
+pytestmark = pytest.mark.slow  # computes many candidates
+
 IMPOSSIBLE = Gate(0.0, 0.0, 0.0, -1.0)
 
 

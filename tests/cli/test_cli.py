@@ -165,6 +165,7 @@ def test_info(make_bundle: BundleMaker) -> None:
     assert "bright" in run("info", "--bundle", folder).stdout
 
 
+@pytest.mark.slow
 def test_demo_with_the_built_in_model(tmp_path: Path) -> None:
     done = run("demo", "-o", tmp_path / "demo", "--json")
     assert done.returncode == 0, done.stderr

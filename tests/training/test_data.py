@@ -20,6 +20,8 @@ from training.data import (
 )
 from training.lesion_free import HELD_OUT
 
+pytestmark = pytest.mark.slow  # reads all collections
+
 
 @pytest.fixture(scope="module")
 def collections(shared_data: Path) -> Collections:

@@ -15,6 +15,8 @@ from training.checks import check
 from training.data import Collections, Images
 from training.loop import Recipe, _average, _learning_rate, train
 
+pytestmark = pytest.mark.slow  # trains
+
 
 def images(count: int) -> Images:
     row, column = np.indices((160, 160))
