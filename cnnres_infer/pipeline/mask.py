@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnres_infer.core.arrays import BoolArray
 from cnnres_infer.core.mask import Lesion, Mask, MaskSpec
 from cnnres_infer.core.volume import Probabilities
+from cnnres_infer.pipeline.box import bounding_box
 
 
 def binarize(probabilities: Probabilities, spec: MaskSpec) -> tuple[Mask, tuple[Lesion, ...]]:
@@ -24,7 +24,7 @@ def binarize(probabilities: Probabilities, spec: MaskSpec) -> tuple[Mask, tuple[
     above = spec.apply(probabilities.data)
     if not above.any():
         return Mask(above.view(np.uint8), grid), ()
-    box = _bounding_box(above)
+    box = bounding_box(above)
     labels = cc3d.connected_components(above[box], connectivity=26)
     statistics = cc3d.statistics(labels)
     voxels = np.array(statistics["voxel_counts"], np.int64)
@@ -46,14 +46,6 @@ def binarize(probabilities: Probabilities, spec: MaskSpec) -> tuple[Mask, tuple[
             )
         )
     return mask, tuple(sorted(lesions, key=lambda lesion: -lesion.voxels))
-
-
-def _bounding_box(mask: BoolArray) -> tuple[slice, slice, slice]:
-    """Bounding box of a mask (X, Y, Z) that is not empty."""
-    other_axes = ((1, 2), (0, 2), (0, 1))
-    occupied = [np.flatnonzero(mask.any(axis=axes)) for axes in other_axes]
-    x, y, z = (slice(int(indices[0]), int(indices[-1]) + 1) for indices in occupied)
-    return x, y, z
 
 
 def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.spec import SliceSpec
 from cnnres_infer.core.volume import Volume
+from cnnres_infer.pipeline.box import bounding_box
 from cnnres_infer.pipeline.resample import resampling_matrix
 
 # Lengths in mm: what the field is smoothed by (a narrower Gaussian takes infarcts for shading),
@@ -69,7 +70,7 @@ def remove_shading(volume: Volume, brain: BoolArray) -> Volume:
         Voxels far from the brain are left as they are, and so is a volume whose
         brain holds no positive intensities.
     """
-    box = _box(brain)
+    box = bounding_box(brain)
     data = volume.data[box]
     inside = brain[box] & (data > 0)
     if not inside.any():
@@ -156,12 +157,3 @@ def _along_axes(data: FloatArray, matrices: list[FloatArray]) -> FloatArray:
     along_x = (x @ data.reshape(len(data), -1)).reshape(len(x), *data.shape[1:])
     result: FloatArray = np.matmul(y, np.matmul(along_x, z.T))
     return result
-
-
-def _box(brain: BoolArray) -> tuple[slice, ...]:
-    """The smallest box of voxels that holds the brain (X, Y, Z); empty if there is none."""
-    box = []
-    for axes in ((1, 2), (0, 2), (0, 1)):
-        places = np.flatnonzero(brain.any(axis=axes))
-        box.append(slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0))
-    return tuple(box)
