@@ -74,7 +74,7 @@ def contestants(bundle: Bundle, threads: int) -> dict[str, Contestant]:
     unet = partial(Contestant, "U-Net", "float32")
     size = bundle.spec.slices.size
     found["U-Net, PyTorch eager, batch 1"] = unet(lambda: _torch(_unet(), 1))
-    found["U-Net, ONNX Runtime fp32"] = unet(lambda: _onnxruntime(to_onnx(_unet(), 1, size)))
+    found["U-Net, ONNX Runtime fp32"] = unet(lambda: _onnxruntime(to_onnx(_unet(), 1, [size])))
     return found
 
 

@@ -6,12 +6,12 @@ from typing import Self
 import numpy as np
 
 from cnnres_infer.core.arrays import BoolArray, FloatArray
+from cnnres_infer.core.batch import SliceBatch
 from cnnres_infer.core.case import Case
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.spec import ModelSpec
 from cnnres_infer.pipeline.mask import binarize
 from cnnres_infer.pipeline.slices.back import VolumeAssembler
-from cnnres_infer.pipeline.slices.batches import SliceBatch
 from cnnres_infer.pipeline.slices.geometry import SliceGeometry
 from export.slices import slices_of
 

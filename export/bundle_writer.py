@@ -61,8 +61,9 @@ def write_bundle(
     check_free([out], overwrite)
     _check_replaceable(out)
     images, probabilities = reference_slices(network, spec)
-    models = variants(network, spec.slices.size)
-    differences = _checked_differences(models, images, probabilities)
+    sides = spec.slices.sides
+    models = variants(network, sides)
+    differences = _checked_differences(models, sides, images, probabilities)
     files = {f"model.{name}.onnx": model for name, model in models.items()}
     manifest = {
         "format": FORMAT,
@@ -116,12 +117,16 @@ def seal(
 
 
 def _checked_differences(
-    models: Mapping[str, bytes], images: FloatArray, probabilities: FloatArray
+    models: Mapping[str, bytes],
+    sides: tuple[int, ...],
+    images: FloatArray,
+    probabilities: FloatArray,
 ) -> dict[str, float]:
     """Largest difference of each variant's probabilities from PyTorch's, none above its bound."""
     differences = {}
     for name, model in models.items():
-        difference = float(np.abs(_computed(model, images) - probabilities).max())
+        computed = _computed(ModelFile(name, model, sides), images)
+        difference = float(np.abs(computed - probabilities).max())
         if not difference <= LARGEST_DIFFERENCE[name]:
             raise VerificationError(
                 f"variant {name} differs from PyTorch by {difference:.2g}, more than "
@@ -131,8 +136,8 @@ def _checked_differences(
     return differences
 
 
-def _computed(model: bytes, images: FloatArray) -> FloatArray:
-    with OrtEngine.open(ModelFile("fp32", model), Precision.FP32, threads=2) as engine:
+def _computed(model: ModelFile, images: FloatArray) -> FloatArray:
+    with OrtEngine.open(model, Precision.FP32, threads=2) as engine:
         return run_all(engine, images)
 
 

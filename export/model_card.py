@@ -43,6 +43,11 @@ def model_card(manifest: dict[str, Any]) -> str:
             if image.get("shading") == "removed"
             else []
         ),
+        *(
+            ["- Images are cut to the brain, in steps of 32 pixels from 96 on"]
+            if image.get("frame") == "brain"
+            else []
+        ),
         f"- The probabilities for DWI and FLAIR are merged by the rule `{fusion['rule']}`, with a "
         f"DWI weight of {fusion['dwi_weight']}",
         f"- The mask starts at a probability of {mask['threshold']}; lesions below "

@@ -1,6 +1,7 @@
 """Reference slices of a bundle: slices of phantoms with PyTorch's probabilities for them."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.case import Case, Modality
-from cnnres_infer.core.mask import MaskSpec
+from cnnres_infer.core.crops import box_shape, computed
 from cnnres_infer.core.spec import ModelSpec
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import VerificationError
@@ -37,6 +38,7 @@ def reference_slices(
 
     A quarter of the slices have an empty mask; the others are spread evenly over
     the logarithm of the mask's area, so that there are tiny and large lesions.
+    If the network computes images of several sizes, there are slices of each.
     Only steady slices are chosen, whose mask survives several draws of invisible
     noise. On the others a comparison would measure how undecided the network is,
     not how exact the engine.
@@ -55,14 +57,16 @@ def reference_slices(
     """
     images = np.concatenate([_phantom_images(seed, spec) for seed in range(_PHANTOMS)])
     images = (np.round(images * LEVELS) / LEVELS).astype(np.float32)
-    probabilities = _computed(network, images)
+    sides = spec.slices.sides
+    shapes = np.array([box_shape(image, sides) for image in images])
+    probabilities = _computed(network, images, sides)
     masks = spec.mask.apply(probabilities)
     areas = np.count_nonzero(masks, axis=(1, 2, 3))
     draws = [with_noise(images, seed) for seed in range(_DRAWS)]
     steady: set[int] = set()
     candidates = np.arange(len(images))
     while True:
-        chosen = candidates[_spread(areas[candidates], count)]
+        chosen = candidates[_spread_over(shapes[candidates], areas[candidates], count)]
         new = np.setdiff1d(chosen, list(steady))
         if not len(chosen):
             raise VerificationError(
@@ -71,7 +75,7 @@ def reference_slices(
             )
         if not len(new):
             return images[chosen], probabilities[chosen]
-        survives = _survives(network, masks[new], [draw[new] for draw in draws], spec.mask)
+        survives = _survives(network, masks[new], [draw[new] for draw in draws], spec)
         steady.update(new[survives])
         candidates = np.setdiff1d(candidates, new[~survives])
 
@@ -88,21 +92,23 @@ def reference_file(images: FloatArray, probabilities: FloatArray) -> bytes:
 
 
 def _survives(
-    network: CNNRes, masks: BoolArray, draws: list[FloatArray], spec: MaskSpec
+    network: CNNRes, masks: BoolArray, draws: list[FloatArray], spec: ModelSpec
 ) -> BoolArray:
     """Whether each mask stays nearly the same on every draw of the noisy images."""
     survives = np.ones(len(masks), np.bool_)
     for images in draws:
-        again = spec.apply(_computed(network, images))
+        again = spec.mask.apply(_computed(network, images, spec.slices.sides))
         survives &= [dice(a, b) >= _STEADY for a, b in zip(masks, again, strict=True)]
     return survives
 
 
-def _computed(network: CNNRes, images: FloatArray) -> FloatArray:
+def _computed(network: CNNRes, images: FloatArray, sides: Sequence[int]) -> FloatArray:
+    def run(batch: FloatArray) -> FloatArray:
+        output: FloatArray = network(torch.from_numpy(batch)).numpy()
+        return output
+
     with torch.inference_mode():
-        parts = [network(part) for part in torch.from_numpy(images).split(8)]
-    output: FloatArray = torch.cat(parts).numpy()
-    return output
+        return computed(run, images, sides, batch_size=8)
 
 
 def _phantom_images(seed: int, spec: ModelSpec) -> FloatArray:
@@ -118,6 +124,20 @@ def _phantom_images(seed: int, spec: ModelSpec) -> FloatArray:
         case = Case(spec.modalities[0], volume(spec.modalities[0]))
     _, batch = slices_of(case, spec)
     return batch.images
+
+
+def _spread_over(
+    shapes: NDArray[np.int64], areas: NDArray[np.int64], count: int
+) -> NDArray[np.int64]:
+    """Indices of slices, as many of each shape (N, 2) as there are, spread by area within each."""
+    _, kinds = np.unique(shapes, axis=0, return_inverse=True)
+    alike = [np.flatnonzero(kinds == kind) for kind in range(kinds.max(initial=-1) + 1)]
+    chosen: list[NDArray[np.int64]] = []
+    # Rare shapes first: what they leave is for the others.
+    for left, of_shape in enumerate(sorted(alike, key=len), start=-len(alike)):
+        share = (count - sum(map(len, chosen))) // -left
+        chosen.append(of_shape[_spread(areas[of_shape], share)])
+    return np.concatenate(chosen) if chosen else np.empty(0, np.int64)
 
 
 def _spread(areas: NDArray[np.int64], count: int) -> list[int]:

@@ -1,15 +1,16 @@
-"""All slices of a case, as the network sees them at inference."""
+"""All slices of a case, before they are cut to the brain if the network expects that."""
 
+from cnnres_infer.core.batch import SliceBatch
 from cnnres_infer.core.case import Case
 from cnnres_infer.core.spec import ModelSpec
 from cnnres_infer.pipeline.deadline import Stopwatch
 from cnnres_infer.pipeline.prepare import prepare
-from cnnres_infer.pipeline.slices.batches import SliceBatch, to_batches
+from cnnres_infer.pipeline.slices.batches import whole_slices
 from cnnres_infer.pipeline.slices.geometry import SliceGeometry
 
 
 def slices_of(case: Case, spec: ModelSpec) -> tuple[SliceGeometry, SliceBatch]:
-    """Prepare a case and cut all of its slices with brain, in one batch.
+    """Prepare a case and extract all of its slices with brain, whole and in one batch.
 
     Parameters
     ----------
@@ -24,7 +25,7 @@ def slices_of(case: Case, spec: ModelSpec) -> tuple[SliceGeometry, SliceBatch]:
         If it has no brain, or its volumes do not belong together.
     """
     prepared = prepare(case, spec, Stopwatch())
-    (batch,) = to_batches(
+    (batch,) = whole_slices(
         prepared.volumes,
         prepared.brain.mask,
         prepared.geometry,

@@ -39,7 +39,7 @@ def torch_engine(
             f"{checkpoint}: the network has {network.in_channels} channels, but {bundle.folder} "
             f"needs {bundle.spec.channels}"
         )
-    return TorchEngine(network, usable_cores(), precision)
+    return TorchEngine(network, usable_cores(), precision, bundle.spec.slices.sides)
 
 
 def volume_reference(bundle: Bundle, engine: TorchEngine, case: Case) -> VolumeReference:

@@ -25,6 +25,8 @@ class TorchEngine(SharedEngine[nn.Module]):
         The network.
     threads
         Number of CPU threads.
+    sides
+        Heights and widths that images may have, in ascending order; by default any.
     precision
         ``"fp32"``, or ``"fp16"`` for `HalfCNNRes`, as a reference for the fp16
         variant, which ONNX Runtime cannot compute on a CPU.
@@ -39,13 +41,18 @@ class TorchEngine(SharedEngine[nn.Module]):
     LEAST: ClassVar[int] = 1
 
     def __init__(
-        self, network: CNNRes, threads: int, precision: Precision = Precision.FP32
+        self,
+        network: CNNRes,
+        threads: int,
+        precision: Precision = Precision.FP32,
+        sides: tuple[int, ...] = (),
     ) -> None:
         versions = {"torch": str(torch.__version__)}
+        extent = sides if len(sides) > 1 else None
         super().__init__(
             HalfCNNRes(network) if precision is Precision.FP16 else network.eval(),
             EngineInfo("torch", "eager", precision, precision, threads, versions),
-            (network.in_channels, None, None),
+            (network.in_channels, extent, extent),
         )
         torch.set_num_threads(threads)
 

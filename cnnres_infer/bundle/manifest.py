@@ -31,6 +31,7 @@ def spec_from_json(content: dict[str, Any]) -> ModelSpec:
                 float(image["spacing_mm"]),
                 float(image["ceiling"]),
                 str(image.get("shading", "none")),
+                str(image.get("frame", "whole")),
             ),
             fusion=FusionSpec(str(fusion["rule"]), float(fusion["dwi_weight"])),
             mask=MaskSpec(float(mask["threshold"]), float(mask["smallest_lesion_ml"])),
@@ -52,8 +53,9 @@ def spec_to_json(spec: ModelSpec) -> dict[str, Any]:
             "size": spec.slices.size,
             "spacing_mm": spec.slices.spacing,
             "ceiling": spec.slices.ceiling,
-            # Left out where there is none to remove, so that what was bound to a spec stays bound.
+            # Left out where they are the default, so that what was bound to a spec stays bound.
             **({} if spec.slices.shading == "none" else {"shading": spec.slices.shading}),
+            **({} if spec.slices.frame == "whole" else {"frame": spec.slices.frame}),
         },
         "fusion": {"rule": spec.fusion.rule, "dwi_weight": spec.fusion.dwi_weight},
         "mask": {

@@ -19,6 +19,10 @@ FUSION_RULES: dict[str, Callable[[FloatArray, FloatArray, np.float32], FloatArra
 }
 
 SHADINGS = ("none", "removed")
+FRAMES = ("whole", "brain")
+# Heights and widths are multiples of it: the network halves them five times.
+_STEP = 32
+_SMALLEST_SIDE = 96
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class SliceSpec:
     Attributes
     ----------
     size
-        Height and width in pixels.
+        Height and width in pixels, of images that are not cut.
     spacing
         Pixel spacing in mm, the same for rows and columns.
     ceiling
@@ -38,12 +42,23 @@ class SliceSpec:
     shading
         ``"removed"`` if the network expects volumes without the coil's shading
         (see `cnnres_infer.pipeline.shading`), ``"none"`` for volumes as they are.
+    frame
+        ``"brain"`` if images are cut to the brain (see `cnnres_infer.core.crops`),
+        ``"whole"`` if all are of the same size.
     """
 
     size: int
     spacing: float
     ceiling: float
     shading: str = "none"
+    frame: str = "whole"
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Heights and widths that images may have, in ascending order."""
+        if self.frame == "whole":
+            return (self.size,)
+        return tuple(range(min(_SMALLEST_SIDE, self.size), self.size + 1, _STEP))
 
 
 @dataclass(frozen=True)
@@ -128,7 +143,7 @@ class ModelSpec:
             (self.channels in (1, 2), f"channels is {self.channels}, not 1 or 2"),
             (bool(self.modalities), f"no modality is given; choose from {', '.join(Modality)}"),
             (
-                0 < self.slices.size <= 1024 and self.slices.size % 32 == 0,
+                0 < self.slices.size <= 1024 and self.slices.size % _STEP == 0,
                 f"size is {self.slices.size}, not a multiple of 32 up to 1024",
             ),
             (
@@ -142,6 +157,10 @@ class ModelSpec:
             (
                 self.slices.shading in SHADINGS,
                 f"shading is {self.slices.shading!r}, none of {', '.join(SHADINGS)}",
+            ),
+            (
+                self.slices.frame in FRAMES,
+                f"frame is {self.slices.frame!r}, none of {', '.join(FRAMES)}",
             ),
             (
                 0 < self.mask.threshold < 1,

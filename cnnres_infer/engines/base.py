@@ -2,7 +2,7 @@
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar, Generic, Protocol, Self, TypeAlias, TypeVar
@@ -11,6 +11,7 @@ import numpy as np
 
 from cnnres_infer.codes import ErrorCode
 from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.crops import computed
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.provenance import EngineInfo
 from cnnres_infer.errors import BackendUnavailableError, EngineError, EngineRunError
@@ -19,6 +20,8 @@ T = TypeVar("T")
 Handle = TypeVar("Handle")
 # The model file variants for each precision, the best first.
 Variants: TypeAlias = dict[Precision, tuple[str, ...]]
+# Channels, heights and widths that an engine takes: one, several, or None for any.
+ImageShape: TypeAlias = tuple[int | tuple[int, ...] | None, ...]
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,36 @@ class ModelFile:
         Name of the variant in the bundle, such as ``"int8-cpu"``; it appears in reports.
     content
         Content of the ONNX file.
+    sides
+        Heights and widths that its images may have, in ascending order; empty
+        if the file alone decides.
     """
 
     variant: str
     content: bytes
+    sides: tuple[int, ...] = ()
+
+    def image_shape(self, declared: Sequence[object]) -> ImageShape:
+        """Shape (C, H, W) of the images that it may be run with.
+
+        Parameters
+        ----------
+        declared
+            The shape in the ONNX file; dynamic dimensions are not positive numbers.
+
+        Raises
+        ------
+        BackendUnavailableError
+            If the file lacks some of the `sides`.
+        """
+        channels, *extents = (n if isinstance(n, int) and n > 0 else None for n in declared)
+        if len(self.sides) > 1 and any(extents):
+            raise BackendUnavailableError(
+                f"variant {self.variant} takes images of one size only, but the bundle cuts them "
+                "to the brain; export the bundle again"
+            )
+        several = self.sides if len(self.sides) > 1 else next(iter(self.sides), None)
+        return (channels, *(n or several for n in extents))
 
 
 class Engine(Protocol):
@@ -97,6 +126,11 @@ class Engine(Protocol):
     CACHE_FOLDER: ClassVar[str | None]
     BATCH: ClassVar[int]
     LEAST: ClassVar[int]
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Heights and widths that images may have, in ascending order, if there are several."""
+        ...
 
     @classmethod
     def probe(cls) -> Probe:
@@ -162,7 +196,7 @@ class SharedEngine(ABC, Generic[Handle]):
     info
         What `describe` returns.
     shape
-        Shape of an image, (C, H, W); None where any size is accepted.
+        Shape of an image, (C, H, W).
 
     Attributes
     ----------
@@ -176,10 +210,15 @@ class SharedEngine(ABC, Generic[Handle]):
     RIVALS: ClassVar[tuple[Precision, ...]] = ()
     CACHE_FOLDER: ClassVar[str | None] = None
 
-    def __init__(self, handle: Handle, info: EngineInfo, shape: tuple[int | None, ...]) -> None:
+    def __init__(self, handle: Handle, info: EngineInfo, shape: ImageShape) -> None:
         self._handle: Handle | None = handle
         self._info = info
         self._shape = shape
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        height = self._shape[1]
+        return height if isinstance(height, tuple) else ()
 
     def run(self, images: FloatArray) -> FloatArray:
         return self._call(partial(self._run, images))
@@ -228,11 +267,9 @@ class SharedEngine(ABC, Generic[Handle]):
 
     def _check(self, images: FloatArray) -> None:
         """Reject images that some runtimes would convert or broadcast silently."""
-        fits = images.ndim == 4 and all(
-            expected in (None, n) for n, expected in zip(images.shape[1:], self._shape, strict=True)
-        )
+        fits = images.ndim == 4 and all(map(_fits, images.shape[1:], self._shape))
         if not fits or images.dtype != np.float32:
-            expected = ", ".join("any" if n is None else str(n) for n in self._shape)
+            expected = ", ".join(map(_text, self._shape))
             raise EngineRunError(
                 f"the images are {images.dtype} {images.shape}; give float32 (N, {expected})"
             )
@@ -241,7 +278,7 @@ class SharedEngine(ABC, Generic[Handle]):
 class SerialEngine(SharedEngine[Handle]):
     """An engine whose runtime accepts one call at a time, so threads take turns."""
 
-    def __init__(self, handle: Handle, info: EngineInfo, shape: tuple[int | None, ...]) -> None:
+    def __init__(self, handle: Handle, info: EngineInfo, shape: ImageShape) -> None:
         super().__init__(handle, info, shape)
         self._lock = threading.Lock()
 
@@ -270,6 +307,35 @@ def run_checked(engine: Engine, images: FloatArray) -> FloatArray:
 
 
 def run_all(engine: Engine, images: FloatArray) -> FloatArray:
-    """Run images (N, C, H, W) in batches of the engine's preferred size; returns (N, 1, H, W)."""
-    starts = range(0, max(1, len(images)), engine.BATCH)
-    return np.concatenate([engine.run(images[i : i + engine.BATCH]) for i in starts])
+    """Run whole slices in batches of the engine's preferred size.
+
+    Parameters
+    ----------
+    images
+        (N, C, H, W) in [0, 1]. They are cut to the brain if the engine takes
+        images of several sizes.
+
+    Returns
+    -------
+    array
+        (N, 1, H, W), zero where nothing was computed.
+    """
+    return computed(engine.run, images, engine.sides, engine.BATCH)
+
+
+def bounds(extents: int | tuple[int, ...] | None) -> tuple[int, int, int]:
+    """Smallest, middle and largest of the heights or widths that an engine takes."""
+    if extents is None:
+        raise BackendUnavailableError("the sizes of its images are unknown; open it in a bundle")
+    several = extents if isinstance(extents, tuple) else (extents,)
+    return several[0], several[len(several) // 2], several[-1]
+
+
+def _fits(extent: int, expected: int | tuple[int, ...] | None) -> bool:
+    return extent in expected if isinstance(expected, tuple) else expected in (None, extent)
+
+
+def _text(expected: int | tuple[int, ...] | None) -> str:
+    if isinstance(expected, tuple):
+        return " or ".join(map(str, expected))
+    return "any" if expected is None else str(expected)

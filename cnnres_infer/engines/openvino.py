@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, ClassVar, Self
 
@@ -12,7 +11,7 @@ import numpy as np
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.provenance import EngineInfo
-from cnnres_infer.engines.base import ModelFile, Probe, SerialEngine, Variants
+from cnnres_infer.engines.base import ImageShape, ModelFile, Probe, SerialEngine, Variants
 from cnnres_infer.errors import BackendUnavailableError, PrecisionUnavailableError
 from cnnres_infer.host import machine
 from cnnres_infer.host.cache import cache_folder
@@ -52,20 +51,45 @@ def _openvino() -> Any:
     return openvino
 
 
-@dataclass(frozen=True)
-class _Request:
-    """An inference request, with views of its input and output tensors."""
+class _FixedRequest:
+    """An inference request for batches of one shape, with views of its tensors."""
 
-    request: Any
-    images: FloatArray
-    output: FloatArray
+    def __init__(self, request: Any) -> None:
+        self._request = request
+        self._images: FloatArray = request.get_input_tensor().data
+        self._output: FloatArray = request.get_output_tensor().data
+
+    def run(self, images: FloatArray) -> FloatArray:
+        """Compute up to a batch of images; the result is only valid until the next call."""
+        # Unused slots still hold earlier images, whose output is discarded.
+        self._images[: len(images)] = images
+        self._request.infer()
+        return self._output[: len(images)]
 
 
-class OpenVinoEngine(SerialEngine[_Request]):
+class _FlexibleRequest:
+    """An inference request for batches of several shapes."""
+
+    def __init__(self, request: Any) -> None:
+        self._request = request
+
+    def run(self, images: FloatArray) -> FloatArray:
+        """Compute up to a batch of images; the result is only valid until the next call."""
+        self._request.set_input_tensor(_openvino().Tensor(np.ascontiguousarray(images)))
+        self._request.infer()
+        output: FloatArray = self._request.get_output_tensor().data
+        return output
+
+
+class OpenVinoEngine(SerialEngine[_FixedRequest | _FlexibleRequest]):
     """CNN-Res compiled by OpenVINO; see `Engine`.
 
     Threads take turns with one request. Each run already uses all of its cores,
     so more requests would only wait for each other (measured).
+
+    Images of several sizes share one compiled network with bounded dynamic
+    dimensions, whose kernels OpenVINO keeps for each size. A network for each size
+    is as fast, but takes far longer to load and several times the memory (measured).
 
     The precision is always set, because processors with BF16 silently compute
     float32 files in bfloat16 by default. Here that is a separate precision.
@@ -108,8 +132,9 @@ class OpenVinoEngine(SerialEngine[_Request]):
                 raise PrecisionUnavailableError("this processor has no bfloat16")
             core.set_property(_settings(hint, threads, probe))
             network = core.read_model(model.content)
-            # Kernels are compiled for one shape; a fixed one is compiled once and then cached.
-            network.reshape([cls.BATCH, *list(network.input().partial_shape)[1:]])
+            declared = [n.get_length() if n.is_static else None for n in _dimensions(network)]
+            shape = model.image_shape(declared)
+            network.reshape(_bounds(cls.BATCH, shape))
             compiled = core.compile_model(network, DEVICE)
             actual = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
             request = compiled.create_infer_request()
@@ -120,20 +145,32 @@ class OpenVinoEngine(SerialEngine[_Request]):
         if actual != hint:
             raise BackendUnavailableError(f"OpenVINO computes in {actual}, not {hint}")
         info = EngineInfo("openvino", DEVICE, precision, model.variant, threads, probe.versions)
-        handle = _Request(
-            request, request.get_input_tensor().data, request.get_output_tensor().data
-        )
-        return cls(handle, info, handle.images.shape[1:])
+        is_fixed = all(isinstance(n, int) for n in shape)
+        return cls(_FixedRequest(request) if is_fixed else _FlexibleRequest(request), info, shape)
 
-    def _compute(self, handle: _Request, images: FloatArray) -> FloatArray:
-        output = np.empty((len(images), *handle.output.shape[1:]), np.float32)
+    def _compute(self, handle: _FixedRequest | _FlexibleRequest, images: FloatArray) -> FloatArray:
+        output = np.empty((len(images), 1, *images.shape[2:]), np.float32)
         for first in range(0, len(images), self.BATCH):
             part = images[first : first + self.BATCH]
-            # Unused slots still hold earlier images, whose output is discarded.
-            handle.images[: len(part)] = part
-            handle.request.infer()
-            output[first : first + len(part)] = handle.output[: len(part)]
+            output[first : first + len(part)] = handle.run(part)
         return output
+
+
+def _dimensions(network: Any) -> list[Any]:
+    """The dimensions (C, H, W) of a network's images."""
+    return list(network.input().partial_shape)[1:]
+
+
+def _bounds(batch: int, shape: ImageShape) -> list[Any]:
+    """The input shape to compile for: fixed if all images have the same size.
+
+    Kernels are compiled for one shape; a fixed one is compiled once and then cached.
+    """
+    if all(isinstance(n, int) for n in shape):
+        return [batch, *shape]
+    dimension = _openvino().Dimension
+    bounds = ((n[0], n[-1]) if isinstance(n, tuple) else (n or 1, n or -1) for n in shape)
+    return [dimension(1, batch), *(dimension(*each) for each in bounds)]
 
 
 def _settings(hint: str, threads: int, probe: Probe) -> dict[str, Any]:

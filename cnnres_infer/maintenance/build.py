@@ -13,7 +13,7 @@ from cnnres_infer.engines.tensorrt.build import BatchRange, Progress
 from cnnres_infer.engines.tensorrt.plan import load_or_build
 from cnnres_infer.engines.tensorrt.store import Plan
 from cnnres_infer.errors import BackendUnavailableError, UsageError
-from cnnres_infer.selection.offers import offers
+from cnnres_infer.selection.offers import model_file, offers
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def build_plans(
         )
     wanted = Precision(precision)
     variant = offered[wanted]
-    model = bundle.model(variant)
+    model = model_file(bundle, variant)
     plans = [load_or_build(flavour, model, wanted, each, batch, progress) for each in devices]
     built = tuple(BuiltPlan.of(plan) for plan in plans)
     return BuildReport(flavour.backend, wanted, variant, str(batch), LICENCE, built)

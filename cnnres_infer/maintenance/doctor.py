@@ -12,7 +12,7 @@ from cnnres_infer import __version__
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines import BACKENDS, probe
-from cnnres_infer.engines.base import Probe
+from cnnres_infer.engines.base import Probe, run_all
 from cnnres_infer.engines.nvidia.device import find_gpu
 from cnnres_infer.engines.nvidia.elf import needed_libraries
 from cnnres_infer.engines.tensorrt.api import FLAVOURS, LICENCE, TENSORRT
@@ -185,9 +185,9 @@ def _try(bundle: Bundle, name: str, precision: Precision, found: Probe) -> Findi
     with open_engine(bundle, name, precision) as engine:
         rising = np.argsort(mask.apply(reference).sum(axis=(1, 2, 3)), kind="stable")
         largest = rising[-engine.BATCH :]
-        engine.run(images[largest])
+        run_all(engine, images[largest])
         started = time.perf_counter()
-        output = engine.run(images[largest])
+        output = run_all(engine, images[largest])
         milliseconds = 1e3 * (time.perf_counter() - started) / len(largest)
     agreement = dice(mask.apply(output), mask.apply(reference[largest]))
     result = f"{precision}, {milliseconds:.1f} ms per slice, Dice with PyTorch {agreement:.4f}"

@@ -5,13 +5,14 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TypeAlias
 
 from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.batch import SliceBatch
 from cnnres_infer.core.spec import ModelSpec
 from cnnres_infer.core.volume import Probabilities, Volume
 from cnnres_infer.pipeline.deadline import Stopwatch
 from cnnres_infer.pipeline.fusion import fuse
 from cnnres_infer.pipeline.prepare import Prepared
 from cnnres_infer.pipeline.slices.back import VolumeAssembler
-from cnnres_infer.pipeline.slices.batches import SliceBatch, to_batches
+from cnnres_infer.pipeline.slices.batches import to_batches
 
 # Maps images (N, C, H, W) in [0, 1] to probabilities (N, 1, H, W), both float32.
 Network: TypeAlias = Callable[[FloatArray], FloatArray]
@@ -43,7 +44,7 @@ def infer(
         Measures the time of each stage, and enforces the time limit.
     observer
         Called with each batch and its output. If DWI and FLAIR are run
-        separately, all batches of the DWI come first.
+        separately, all batches of the DWI come first. Slices come in any order.
 
     Returns
     -------

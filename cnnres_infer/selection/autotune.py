@@ -15,6 +15,7 @@ from cnnres_infer import __version__
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines import backend, probe
+from cnnres_infer.engines.base import bounds
 from cnnres_infer.errors import EngineError, PrecisionUnavailableError
 from cnnres_infer.host.machine import usable_cores
 from cnnres_infer.host.result_cache import ResultCache
@@ -79,7 +80,8 @@ def _time(bundle: Bundle, name: str, precision: Precision, threads: int | None) 
     """Seconds per slice, as the median of several runs of a full batch."""
     spec = bundle.spec
     with open_engine(bundle, name, precision, threads) as engine:
-        images = np.zeros((engine.BATCH, spec.channels, *2 * [spec.slices.size]), np.float32)
+        side = bounds(spec.slices.sides)[1]
+        images = np.zeros((engine.BATCH, spec.channels, side, side), np.float32)
         engine.run(images)
         spent: list[float] = []
         while len(spent) < _LEAST_RUNS or sum(spent) < _SECONDS_EACH:

@@ -76,6 +76,16 @@ def open_engine(
     precision = Precision(precision)
     # Probing is faster than reading and hashing a variant that may not be needed.
     probe(name).require()
-    variant = offered[precision]
-    model = ModelFile(variant, bundle.model(variant))
+    model = model_file(bundle, offered[precision])
     return backend(name).open(model, precision, threads or usable_cores())
+
+
+def model_file(bundle: Bundle, variant: str) -> ModelFile:
+    """Read and check one of a bundle's variants.
+
+    Raises
+    ------
+    BundleError
+        If the variant's file cannot be trusted.
+    """
+    return ModelFile(variant, bundle.model(variant), bundle.spec.slices.sides)

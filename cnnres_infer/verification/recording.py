@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.batch import SliceBatch
 from cnnres_infer.core.case import Case
 from cnnres_infer.core.mask import Mask
 from cnnres_infer.engines.base import Engine
@@ -15,12 +16,11 @@ from cnnres_infer.pipeline.deadline import Stopwatch
 from cnnres_infer.pipeline.infer import infer
 from cnnres_infer.pipeline.mask import binarize
 from cnnres_infer.pipeline.prepare import prepare
-from cnnres_infer.pipeline.slices.batches import SliceBatch
 
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """The network's inputs and outputs for a case.
+    """The network's inputs and outputs for a case, as whole slices.
 
     Attributes
     ----------
@@ -30,7 +30,8 @@ class Recording:
         float32 (N, C, H, W) in [0, 1], from inferior to superior. If DWI and
         FLAIR are run separately, those of the DWI come first.
     output
-        float32 (N, 1, H, W): the network's probabilities.
+        float32 (N, 1, H, W): the network's probabilities, zero where it computed
+        none.
     mask
         The final mask, on the volume's own grid.
     """
@@ -73,21 +74,29 @@ def record_case(bundle: Bundle, engine: Engine, case: Case) -> Recording:
         prepared = prepare(case, bundle.spec, clock)
         probabilities = infer(prepared, bundle.spec, engine.run, engine.BATCH, clock, observe)
         mask, _ = binarize(probabilities, bundle.spec.mask)
-    batches, outputs = zip(*recorded, strict=True)
+    z = np.concatenate([batch.z for batch, _ in recorded])
+    passes = len(z) // len(np.unique(z))
+    order = _in_order(z, passes)
     return Recording(
-        _slice_names(np.concatenate([batch.z for batch in batches]), case),
-        np.concatenate([batch.images for batch in batches]),
-        np.concatenate(outputs),
+        _slice_names(z[order], passes, case),
+        np.concatenate([batch.framed(batch.images) for batch, _ in recorded])[order],
+        np.concatenate([batch.framed(output) for batch, output in recorded])[order],
         mask,
     )
 
 
-def _slice_names(z: NDArray[np.intp], case: Case) -> tuple[str, ...]:
+def _in_order(z: NDArray[np.intp], passes: int) -> NDArray[np.intp]:
+    """Indices that sort the slices of each pass from inferior to superior."""
+    by_pass = z.reshape(passes, -1)
+    starts = np.arange(passes)[:, None] * by_pass.shape[1]
+    return np.asarray((starts + by_pass.argsort(axis=1)).ravel())
+
+
+def _slice_names(z: NDArray[np.intp], passes: int, case: Case) -> tuple[str, ...]:
     """Names of images whose slices, counted from inferior, are `z`, once for each pass."""
     orientation, shape = case.volume.grid.orientation, case.volume.grid.shape
     slices = shape[orientation.axes[2]]
     modalities = [str(case.modality)] + (["flair"] if case.flair else [])
-    passes = len(z) // len(np.unique(z))
     labels = modalities if passes == len(modalities) else [" and ".join(modalities)]
     images_per_pass = len(z) // passes
     return tuple(

@@ -12,6 +12,7 @@ holds for. These do not include the number of threads, which share the work of
 the same kernels.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from cnnres_infer import __version__
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.arrays import BoolArray
+from cnnres_infer.core.crops import box_shape
 from cnnres_infer.core.provenance import EngineInfo, Verification
 from cnnres_infer.engines.base import Engine, run_all
 from cnnres_infer.errors import VerificationError
@@ -121,17 +123,23 @@ def last_verifications(bundle: Bundle) -> list[tuple[dict[str, Any], Verificatio
     return sorted(found, key=lambda item: item[1].when)
 
 
-def representative_slices(masks: BoolArray) -> NDArray[np.int64]:
-    """Choose a small, varied subset of slices, at most eight.
+def representative_slices(
+    masks: BoolArray, shapes: Sequence[tuple[int, int]] = ()
+) -> NDArray[np.int64]:
+    """Choose a small, varied subset of slices: at most eight, and one of each missing shape.
 
     These are one slice without lesion, the middle one of each of six groups of
     increasing lesion area, and the one with the most separate lesions, if any
-    has several.
+    has several. If these are not of all shapes, the slice with the largest
+    lesion of each missing shape is added.
 
     Parameters
     ----------
     masks
         Lesion masks, shape (N, 1, H, W).
+    shapes
+        Height and width of what is computed of each slice; by default all are the
+        same.
 
     Returns
     -------
@@ -148,6 +156,10 @@ def representative_slices(masks: BoolArray) -> NDArray[np.int64]:
     lesions = [int(connected_components(mask[0], connectivity=8).max()) for mask in masks]
     if max(lesions) > 1:
         chosen.append(np.argmax(lesions))
+    missing = set(shapes) - {shapes[i] for i in chosen} if shapes else set()
+    for wanted in sorted(missing):
+        alike = [i for i, shape in enumerate(shapes) if shape == wanted]
+        chosen += [alike[int(np.argmax(areas[alike]))]]
     return np.unique(chosen).astype(np.int64)
 
 
@@ -156,7 +168,8 @@ def _compare(engine: Engine, bundle: Bundle, thorough: bool) -> Agreement:
     images, reference = load_reference(bundle)
     mask = bundle.spec.mask
     if not thorough:
-        few = representative_slices(mask.apply(reference))
+        shapes = [box_shape(image, engine.sides) for image in images] if engine.sides else []
+        few = representative_slices(mask.apply(reference), shapes)
         agreement = Agreement.of(run_all(engine, images[few]), reference[few], mask)
         if agreement.passes(GATES[engine.describe().precision]):
             return agreement

@@ -70,7 +70,13 @@ def fake_machine(
         return module
 
     def build(
-        _trt: object, model: bytes, batch: object, _sm: object, timing: bytes | None, _p: object
+        _trt: object,
+        model: bytes,
+        batch: object,
+        _sm: object,
+        timing: bytes | None,
+        _p: object,
+        sides: object,
     ) -> tuple[bytes, bytes | None]:
         machine.built.append(str(batch))
         return model, None if timing is None else timing + b"measured;"

@@ -20,7 +20,7 @@ def network(request: pytest.FixtureRequest) -> CNNRes:
 
 @pytest.fixture(scope="module")
 def models(network: CNNRes) -> dict[str, bytes]:
-    return variants(network, 160)
+    return variants(network, [160])
 
 
 def answer(network: nn.Module, images: FloatArray) -> FloatArray:

@@ -11,6 +11,8 @@ import onnxruntime
 from tests.fakes.cuda import FakeCudaRuntime
 
 SCRATCH_EACH = 1000
+# Of the optimisation profile, where the model leaves height and width open.
+SIDES = (96, 128, 160)
 
 
 class Level(Enum):
@@ -89,7 +91,15 @@ class FakeEngine:
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         tensor = self.image if name == self.image.name else self.answer
-        return (-1, *tensor.shape[1:])
+        return (-1, *(n if isinstance(n, int) else -1 for n in tensor.shape[1:]))
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
+        assert (name, profile) == (self.image.name, 0)
+        channels, *extents = self.get_tensor_shape(name)[1:]
+        return [
+            (count, channels, *(side if n < 0 else n for n in extents))
+            for count, side in ((1, SIDES[0]), (8, SIDES[1]), (64, SIDES[-1]))
+        ]
 
     def create_execution_context(self, strategy: Any) -> "FakeContext":
         self.trt.check_strategy(strategy)

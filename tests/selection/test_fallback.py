@@ -35,6 +35,7 @@ class Named:
     LEAST: ClassVar[int] = 1
     RIVALS: ClassVar[tuple[Precision, ...]] = ()
     CACHE_FOLDER: ClassVar[str | None] = None
+    sides: tuple[int, ...] = ()
 
     def __init__(self, name: str, story: list[str]) -> None:
         self.name, self._story = name, story

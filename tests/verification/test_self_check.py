@@ -53,6 +53,7 @@ class Replay:
     LEAST: ClassVar[int] = 1
     RIVALS: ClassVar[tuple[Precision, ...]] = ()
     CACHE_FOLDER: ClassVar[str | None] = None
+    sides: tuple[int, ...] = ()
 
     def __init__(self, bundle: Bundle) -> None:
         images, self.answers = load_reference(bundle)

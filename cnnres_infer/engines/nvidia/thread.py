@@ -17,7 +17,7 @@ from typing import ClassVar, Self
 
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.provenance import EngineInfo
-from cnnres_infer.engines.base import Handle, ModelFile, SharedEngine, T
+from cnnres_infer.engines.base import Handle, ImageShape, ModelFile, SharedEngine, T
 from cnnres_infer.engines.nvidia.worker import Worker, WorkerStoppedError
 from cnnres_infer.errors import EngineRunError
 
@@ -39,7 +39,7 @@ class GpuEngine(SharedEngine[Handle]):
         self,
         handle: Handle,
         info: EngineInfo,
-        shape: tuple[int | None, ...],
+        shape: ImageShape,
         worker: Worker,
     ) -> None:
         super().__init__(handle, info, shape)

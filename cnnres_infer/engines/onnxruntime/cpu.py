@@ -85,13 +85,13 @@ class OrtEngine(SharedEngine[Any]):
         if provider != PROVIDER:
             raise BackendUnavailableError(f"ONNX Runtime selected {provider}, not {PROVIDER}")
         info = EngineInfo("ort", provider, precision, model.variant, threads, probe.versions)
-        return cls(session, info, image_shape(session))
+        return cls(session, info, model.image_shape(declared_shape(session)))
 
     def _compute(self, handle: Any, images: FloatArray) -> FloatArray:
         (output,) = handle.run(None, {handle.get_inputs()[0].name: images})
         return np.asarray(output, np.float32)
 
 
-def image_shape(session: Any) -> tuple[int | None, ...]:
-    """Shape (C, H, W) of a session's images; None for dimensions that are dynamic."""
-    return tuple(n if isinstance(n, int) else None for n in session.get_inputs()[0].shape[1:])
+def declared_shape(session: Any) -> list[object]:
+    """Shape (C, H, W) of a session's images; names for dimensions that are dynamic."""
+    return list(session.get_inputs()[0].shape[1:])

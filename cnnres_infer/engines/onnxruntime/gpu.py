@@ -16,7 +16,7 @@ import numpy as np
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.provenance import EngineInfo
-from cnnres_infer.engines.base import ModelFile, Probe, Variants
+from cnnres_infer.engines.base import ImageShape, ModelFile, Probe, Variants, bounds
 from cnnres_infer.engines.nvidia.device import find_gpu
 from cnnres_infer.engines.nvidia.elf import missing_libraries
 from cnnres_infer.engines.nvidia.thread import GpuEngine
@@ -24,7 +24,7 @@ from cnnres_infer.engines.nvidia.worker import Worker
 from cnnres_infer.engines.onnxruntime.cpu import (
     DISABLED_OPTIMIZERS,
     DISTRIBUTIONS,
-    image_shape,
+    declared_shape,
     import_onnxruntime,
 )
 from cnnres_infer.errors import BackendUnavailableError
@@ -44,7 +44,7 @@ class OrtCudaEngine(GpuEngine[Any]):
     """CNN-Res in ONNX Runtime on a GPU; see `Engine`.
 
     Batches always have the same size, the last one padded, so one CUDA graph and
-    one set of tuned kernels serve every volume.
+    one set of tuned kernels for each size of image serve every volume.
 
     Attributes
     ----------
@@ -74,12 +74,10 @@ class OrtCudaEngine(GpuEngine[Any]):
     # Activations are in the GPU's memory.
     LEAST: ClassVar[int] = 1
 
-    def __init__(
-        self, handle: Any, info: EngineInfo, shape: tuple[int | None, ...], worker: Worker
-    ) -> None:
+    def __init__(self, handle: Any, info: EngineInfo, shape: ImageShape, worker: Worker) -> None:
         super().__init__(handle, info, shape, worker)
         self._slices = _SLICES
-        self._bound: _Bound | None = None
+        self._bound: dict[tuple[int, ...], _Bound] = {}
 
     @classmethod
     def probe(cls) -> Probe:
@@ -107,7 +105,7 @@ class OrtCudaEngine(GpuEngine[Any]):
         # Operators that the provider cannot run are an error instead of running on the CPU.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
-            session = cls._session_of(onnxruntime, model.content, options, precision, probe)
+            session = cls._session_of(onnxruntime, model, options, precision, probe)
         except Exception as error:
             raise BackendUnavailableError(
                 f"{cls.PROVIDER} of ONNX Runtime rejected the model: {error}"
@@ -117,7 +115,7 @@ class OrtCudaEngine(GpuEngine[Any]):
             raise BackendUnavailableError(f"ONNX Runtime selected {provider}, not {cls.PROVIDER}")
         device = f"{provider} on {probe.devices[0]}"
         info = EngineInfo(cls.BACKEND, device, precision, model.variant, 1, probe.versions)
-        return cls(session, info, image_shape(session), worker)
+        return cls(session, info, model.image_shape(declared_shape(session)), worker)
 
     @classmethod
     def _extra_distributions(cls) -> tuple[str, ...]:
@@ -149,11 +147,11 @@ class OrtCudaEngine(GpuEngine[Any]):
 
     @classmethod
     def _session_of(
-        cls, onnxruntime: Any, model: bytes, options: Any, precision: Precision, probe: Probe
+        cls, onnxruntime: Any, model: ModelFile, options: Any, precision: Precision, probe: Probe
     ) -> Any:
         settings = cls._settings(onnxruntime, model, precision, probe)
         return onnxruntime.InferenceSession(
-            model,
+            model.content,
             options,
             providers=[(cls.PROVIDER, settings)],
             disabled_optimizers=list(DISABLED_OPTIMIZERS),
@@ -161,7 +159,7 @@ class OrtCudaEngine(GpuEngine[Any]):
 
     @classmethod
     def _settings(
-        cls, _onnxruntime: Any, _model: bytes, _precision: Precision, _probe: Probe
+        cls, _onnxruntime: Any, _model: ModelFile, _precision: Precision, _probe: Probe
     ) -> dict[str, str]:
         return {"use_tf32": "0", "enable_cuda_graph": "1", "cudnn_conv_algo_search": "HEURISTIC"}
 
@@ -171,7 +169,7 @@ class OrtCudaEngine(GpuEngine[Any]):
                 return np.concatenate(list(self._batches(handle, images)))
             except Exception as error:
                 # Never launch a graph again whose capture or launch has failed.
-                self._bound = None
+                self._bound.clear()
                 full = any(word in str(error).lower() for word in _OUT_OF_MEMORY)
                 if not full or self._slices == 1:
                     raise
@@ -182,14 +180,14 @@ class OrtCudaEngine(GpuEngine[Any]):
                 self._info = replace(self._info, warnings=(*self._info.warnings, warning))
 
     def _batches(self, session: Any, images: FloatArray) -> Iterator[FloatArray]:
-        if self._bound is None:
-            shape = (self._slices, *images.shape[1:])
-            self._bound = _Bound(import_onnxruntime(), session, self.DEVICE, shape)
+        shape = (self._slices, *images.shape[1:])
+        if shape not in self._bound:
+            self._bound[shape] = _Bound(import_onnxruntime(), session, self.DEVICE, shape)
         for first in range(0, len(images), self._slices):
-            yield self._bound.run(images[first : first + self._slices])
+            yield self._bound[shape].run(images[first : first + self._slices])
 
     def _release(self, handle: Any) -> None:
-        self._bound = None
+        self._bound.clear()
 
 
 class OrtTensorRtEngine(OrtCudaEngine):
@@ -211,7 +209,7 @@ class OrtTensorRtEngine(OrtCudaEngine):
 
     @classmethod
     def _settings(
-        cls, onnxruntime: Any, model: bytes, precision: Precision, probe: Probe
+        cls, onnxruntime: Any, model: ModelFile, precision: Precision, probe: Probe
     ) -> dict[str, str]:
         folder = _engine_folder(cls.BACKEND, model, precision, probe)
         return {
@@ -221,7 +219,8 @@ class OrtTensorRtEngine(OrtCudaEngine):
             "trt_engine_cache_path": str(folder),
             "trt_timing_cache_enable": "1",
             "trt_timing_cache_path": str(folder),
-            "trt_cuda_graph_enable": "1",
+            # A graph is captured for one size of image only.
+            "trt_cuda_graph_enable": str(int(len(model.sides) < 2)),
             **_shapes("trt_profile_{}_shapes", onnxruntime, model),
         }
 
@@ -264,7 +263,7 @@ class OrtTensorRtRtxEngine(OrtCudaEngine):
 
     @classmethod
     def _session_of(
-        cls, onnxruntime: Any, model: bytes, options: Any, precision: Precision, probe: Probe
+        cls, onnxruntime: Any, model: ModelFile, options: Any, precision: Precision, probe: Probe
     ) -> Any:
         folder = _engine_folder(cls.BACKEND, model, precision, probe)
         settings = {
@@ -273,7 +272,7 @@ class OrtTensorRtRtxEngine(OrtCudaEngine):
         }
         options.add_provider_for_devices(_plug_in_devices()[:1], settings)
         return onnxruntime.InferenceSession(
-            model, options, disabled_optimizers=list(DISABLED_OPTIMIZERS)
+            model.content, options, disabled_optimizers=list(DISABLED_OPTIMIZERS)
         )
 
     def _batches(self, session: Any, images: FloatArray) -> Iterator[FloatArray]:
@@ -293,7 +292,7 @@ class _Bound:
         self._session = session
         self._images = np.zeros(shape, np.float32)
         self._input = onnxruntime.OrtValue.ortvalue_from_numpy(self._images, device, 0)
-        result = (shape[0], *probabilities.shape[1:])
+        result = (shape[0], 1, *shape[2:])
         self._output = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
             result, np.float32, device, 0
         )
@@ -341,17 +340,24 @@ def _registered_devices() -> list[Any]:
     return [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
 
 
-def _engine_folder(backend: str, model: bytes, precision: Precision, probe: Probe) -> Path:
+def _engine_folder(backend: str, model: ModelFile, precision: Precision, probe: Probe) -> Path:
     """The folder for engines that were built from exactly these inputs."""
-    inputs = [backend, hashlib.sha256(model).hexdigest(), precision, probe.versions, probe.devices]
+    digest = hashlib.sha256(model.content).hexdigest()
+    inputs: list[Any] = [backend, digest, precision, probe.versions, probe.devices]
+    if len(model.sides) > 1:
+        inputs.append(model.sides)
     return cache_folder(_FOLDER, f"{backend}-{precision}-{json_digest(inputs)[:16]}")
 
 
-def _shapes(name: str, onnxruntime: Any, model: bytes) -> dict[str, str]:
+def _shapes(name: str, onnxruntime: Any, model: ModelFile) -> dict[str, str]:
     """Minimum, optimum and maximum input shape in the format of the TensorRT providers."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    (image,) = onnxruntime.InferenceSession(model, options, providers=[_CPU]).get_inputs()
-    size = "x".join(map(str, image.shape[1:]))
+    session = onnxruntime.InferenceSession(model.content, options, providers=[_CPU])
+    (image,) = session.get_inputs()
+    image_bounds = zip(*map(bounds, model.image_shape(declared_shape(session))), strict=True)
     counts = {"min": 1, "opt": _SLICES, "max": _SLICES}
-    return {name.format(which): f"{image.name}:{n}x{size}" for which, n in counts.items()}
+    return {
+        name.format(which): f"{image.name}:{'x'.join(map(str, (count, *size)))}"
+        for (which, count), size in zip(counts.items(), image_bounds, strict=True)
+    }

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cnnres_infer.engines.base import bounds
 from cnnres_infer.engines.tensorrt.api import NO_DEVICE, make_logger
 from cnnres_infer.errors import BackendUnavailableError, UsageError
 
@@ -61,6 +62,7 @@ def build(
     timing_cache: bytes | None = None,
     progress: Progress | None = None,
     log: Callable[[str], None] | None = None,
+    sides: Sequence[int] = (),
 ) -> tuple[bytes, bytes | None]:
     """Build a plan, with layers in the types given by the ONNX file and without TF32.
 
@@ -81,6 +83,9 @@ def build(
         Called with the phase, the number of completed steps and their total.
     log
         Called with every line of TensorRT's verbose log.
+    sides
+        Heights and widths that images may have, in ascending order, if the model
+        takes several.
 
     Returns
     -------
@@ -98,7 +103,7 @@ def build(
         builder = trt.Builder(logger)
         network = _network(trt, builder, logger, model)
         config = _config(trt, builder, log is not None)
-        profile = _profile(builder, network, batch)
+        profile = _profile(builder, network, batch, sides)
         if config.add_optimization_profile(profile) < 0:
             raise BackendUnavailableError(f"TensorRT rejected the batch range {batch}")
         if sm is not None:
@@ -151,12 +156,12 @@ def _config(trt: Any, builder: Any, detailed: bool) -> Any:
     return config
 
 
-def _profile(builder: Any, network: Any, batch: BatchRange) -> Any:
+def _profile(builder: Any, network: Any, batch: BatchRange, sides: Sequence[int]) -> Any:
     images = network.get_input(0)
-    _, *image = images.shape
+    counts = (batch.smallest, batch.usual, batch.largest)
+    image = (bounds(n if n > 0 else tuple(sides)) for n in tuple(images.shape)[1:])
     profile = builder.create_optimization_profile()
-    shapes = [(n, *image) for n in (batch.smallest, batch.usual, batch.largest)]
-    profile.set_shape(images.name, *shapes)
+    profile.set_shape(images.name, *zip(counts, *image, strict=True))
     return profile
 
 

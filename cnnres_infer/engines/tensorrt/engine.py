@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.provenance import EngineInfo
-from cnnres_infer.engines.base import ModelFile, Probe, Variants
+from cnnres_infer.engines.base import ImageShape, ModelFile, Probe, Variants
 from cnnres_infer.engines.nvidia.device import Gpu, find_gpu
 from cnnres_infer.engines.nvidia.thread import GpuEngine
 from cnnres_infer.engines.nvidia.worker import Worker
@@ -39,8 +39,15 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
     # Activations are in the GPU's memory.
     LEAST: ClassVar[int] = 1
 
-    def __init__(self, handle: PlanRunner, info: EngineInfo, worker: Worker, kernels: Path) -> None:
-        super().__init__(handle, info, handle.image, worker)
+    def __init__(
+        self,
+        handle: PlanRunner,
+        info: EngineInfo,
+        shape: ImageShape,
+        worker: Worker,
+        kernels: Path,
+    ) -> None:
+        super().__init__(handle, info, shape, worker)
         self._warnings = handle.warnings
         self._kernels = kernels
         self._compiled = handle.runtime_cache()
@@ -65,7 +72,7 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
         probe.require()
         gpu = find_gpu()
         assert isinstance(gpu, Gpu)
-        plan = load_or_build(cls.FLAVOUR, model.content, precision, gpu)
+        plan = load_or_build(cls.FLAVOUR, model, precision, gpu)
         kernels = _kernels(plan, gpu)
         cuda = Cuda(load_runtime())
         try:
@@ -83,6 +90,7 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
             raise BackendUnavailableError(
                 f"{cls.FLAVOUR.module} cannot load the engine: {error}"
             ) from error
+        shape = model.image_shape(runner.image)
         warnings = (f"the engine was rebuilt: {plan.rebuilt}",) if plan.rebuilt else ()
         return cls(
             runner,
@@ -95,6 +103,7 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
                 probe.versions,
                 warnings,
             ),
+            shape,
             worker,
             kernels,
         )

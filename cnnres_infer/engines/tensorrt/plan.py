@@ -5,7 +5,7 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-from cnnres_infer.engines.base import Probe
+from cnnres_infer.engines.base import ModelFile, Probe
 from cnnres_infer.engines.nvidia.device import Gpu, find_gpu, system
 from cnnres_infer.engines.tensorrt import store as plans
 from cnnres_infer.engines.tensorrt.api import FLAVOURS, Flavour
@@ -37,7 +37,7 @@ def open_store() -> PlanStore:
 def key_for(
     flavour: Flavour,
     trt: Any,
-    onnx_sha256: str,
+    model: ModelFile,
     precision: str,
     batch: BatchRange,
     device: Gpu | int,
@@ -53,9 +53,10 @@ def key_for(
     default = _PORTABLE if flavour.portable else str(_sm(device))
     return PlanKey(
         backend=flavour.backend,
-        onnx_sha256=onnx_sha256,
+        onnx_sha256=hashlib.sha256(model.content).hexdigest(),
         precision=precision,
         batch=str(batch),
+        sides=",".join(map(str, model.sides)) if len(model.sides) > 1 else "",
         sm=default if sm is None else str(sm),
         **_environment(flavour, trt, device),
     )
@@ -111,7 +112,7 @@ def _sm(device: Gpu | int) -> int:
 
 def load_or_build(
     flavour: Flavour,
-    model: bytes,
+    model: ModelFile,
     precision: str,
     device: Gpu | int,
     batch: BatchRange | None = None,
@@ -132,8 +133,7 @@ def load_or_build(
     """
     trt = flavour.load()
     store = open_store()
-    digest = hashlib.sha256(model).hexdigest()
-    key = key_for(flavour, trt, digest, precision, batch or BatchRange(), device)
+    key = key_for(flavour, trt, model, precision, batch or BatchRange(), device)
     if batch is None:
         key = replace(key, batch=store.newest_batch(key) or key.batch)
     batch_range = BatchRange.parse(key.batch)
@@ -147,7 +147,10 @@ def load_or_build(
             )
         timing = store.folder / f"timing-{flavour.backend}-{key.version}-sm{key.sm}.cache"
         earlier = None if flavour.portable else timing.read_bytes() if timing.exists() else b""
-        plan, measured = build(trt, model, batch_range, target_sm(trt, device), earlier, progress)
+        sm = target_sm(trt, device)
+        plan, measured = build(
+            trt, model.content, batch_range, sm, earlier, progress, sides=model.sides
+        )
         if measured is not None:
             write_all({timing: measured}, overwrite=True)
         return plan

@@ -34,7 +34,7 @@ class _Lane:
 
 @dataclass
 class _Program:
-    """The network for one batch size.
+    """The network for one batch size and size of image.
 
     An execution context always keeps its shape, because a captured graph is only
     valid for the shape that its context had.
@@ -72,7 +72,7 @@ class PlanRunner:
     batch
         Largest batch, in slices.
     image
-        Shape of an image, (C, H, W).
+        Shape of an image, (C, H, W); -1 for dimensions that the plan leaves open.
     warnings
         What anyone who uses the results should know.
 
@@ -94,13 +94,14 @@ class PlanRunner:
         self._engine = self._deserialize(plan)
         self._input, self._output = self._names()
         self.image: tuple[int, ...] = tuple(self._engine.get_tensor_shape(self._input))[1:]
-        self._output_shape = tuple(self._engine.get_tensor_shape(self._output))[1:]
+        *_, largest = self._engine.get_tensor_profile_shape(self._input, 0)
+        self._largest: tuple[int, ...] = tuple(largest)[1:]
         # TensorRT-RTX compiles kernels at run time and captures graphs by itself.
         self._captures = not hasattr(trt, "CudaGraphStrategy")
         self._runtime_cache: Any = None
         self._config = self._runtime_config(runtime_cache)
         self._lanes: list[_Lane] = []
-        self._programs: dict[int, _Program] = {}
+        self._programs: dict[tuple[int, ...], _Program] = {}
         self._scratch: list[DeviceBuffer] = []
 
     def run(self, images: FloatArray) -> FloatArray:
@@ -137,8 +138,8 @@ class PlanRunner:
         self._cuda.close()
 
     def _run(self, images: FloatArray) -> FloatArray:
-        output = np.empty((len(images), *self._output_shape), np.float32)
-        self._prepare()
+        output = np.empty((len(images), 1, *images.shape[2:]), np.float32)
+        self._prepare(images.shape[1:])
         turns = itertools.cycle(enumerate(self._lanes))
         for first in range(0, len(images), self.batch):
             index, lane = next(turns)
@@ -154,63 +155,64 @@ class PlanRunner:
             return
         self._cuda.wait(lane.done)
         rows, lane.pending = lane.pending, None
-        output[rows] = lane.host_out.array[: rows.stop - rows.start]
+        output[rows] = _shaped(lane.host_out, (rows.stop - rows.start, *output.shape[1:]))
 
     def _queue(self, index: int, lane: _Lane, images: FloatArray, rows: slice) -> None:
         """Start a batch in a lane."""
-        count = rows.stop - rows.start
-        program = self._program(count)
-        lane.host_in.array[:count] = images[rows]
+        shape = (rows.stop - rows.start, *images.shape[1:])
+        program = self._program(shape)
+        _shaped(lane.host_in, shape)[:] = images[rows]
         if index in program.graphs:
             self._cuda.launch(program.graphs[index])
         elif self._captures and index in program.lanes_used:
-            graph = self._cuda.capture(lambda: self._enqueue(program, lane, count))
+            graph = self._cuda.capture(lambda: self._enqueue(program, lane, shape))
             program.graphs[index] = graph
             self._cuda.launch(graph)
         else:
-            self._enqueue(program, lane, count)
+            self._enqueue(program, lane, shape)
             program.lanes_used.add(index)
         self._cuda.record(lane.done)
         lane.pending = rows
 
-    def _enqueue(self, program: _Program, lane: _Lane, count: int) -> None:
+    def _enqueue(self, program: _Program, lane: _Lane, shape: tuple[int, ...]) -> None:
         """Queue the copy to the GPU, the network and the copy back."""
         context = program.context
         context.set_tensor_address(self._input, lane.device_in.address)
         context.set_tensor_address(self._output, lane.device_out.address)
-        self._cuda.copy_in(lane.device_in, lane.host_in, count * _nbytes(self.image))
+        self._cuda.copy_in(lane.device_in, lane.host_in, _nbytes(shape))
         if not context.execute_async_v3(self._cuda.stream_handle):
             raise EngineRunError(f"TensorRT failed to run the network{self._logger.summary()}")
-        self._cuda.copy_out(lane.host_out, lane.device_out, count * _nbytes(self._output_shape))
+        self._cuda.copy_out(lane.host_out, lane.device_out, _nbytes((shape[0], 1, *shape[2:])))
 
-    def _prepare(self) -> None:
+    def _prepare(self, image: tuple[int, ...]) -> None:
+        """Set up the lanes, for the largest images that the plan takes."""
         if self._lanes:
             return
-        self._program(self.batch)
+        self._program((self.batch, *image))
         for _ in range(_LANES):
             self._lanes.append(
                 _Lane(
-                    self._cuda.pin((self.batch, *self.image)),
-                    self._cuda.pin((self.batch, *self._output_shape)),
-                    self._cuda.allocate(self.batch * _nbytes(self.image)),
-                    self._cuda.allocate(self.batch * _nbytes(self._output_shape)),
+                    self._cuda.pin((self.batch, *self._largest)),
+                    self._cuda.pin((self.batch, 1, *self._largest[1:])),
+                    self._cuda.allocate(_nbytes((self.batch, *self._largest))),
+                    self._cuda.allocate(_nbytes((self.batch, 1, *self._largest[1:]))),
                     self._cuda.event(),
                 )
             )
 
-    def _program(self, count: int) -> _Program:
-        """The network for a batch size, set up on first use."""
-        if count not in self._programs:
+    def _program(self, shape: tuple[int, ...]) -> _Program:
+        """The network for batches of a shape (N, C, H, W), set up on first use."""
+        if shape not in self._programs:
             context = self._context()
-            if context is None or not context.set_input_shape(self._input, (count, *self.image)):
+            if context is None or not context.set_input_shape(self._input, shape):
                 raise DeviceMemoryError(
-                    f"TensorRT could not set up the network for {count} slices"
+                    f"TensorRT could not set up the network for {shape[0]} slices"
                     f"{self._logger.summary()}"
                 )
             scratch = self._scratch_for(context.update_device_memory_size_for_shapes())
             context.set_device_memory(scratch.address, scratch.nbytes)
-            self._programs[count] = _Program(context)
-        return self._programs[count]
+            self._programs[shape] = _Program(context)
+        return self._programs[shape]
 
     def _scratch_for(self, nbytes: int) -> DeviceBuffer:
         """Memory for activations, which batches share because they run one after another."""
@@ -270,6 +272,11 @@ class PlanRunner:
             self._runtime_cache.deserialize(runtime_cache)
         config.set_runtime_cache(self._runtime_cache)
         return config
+
+
+def _shaped(memory: PinnedArray, shape: tuple[int, ...]) -> FloatArray:
+    """The beginning of a buffer as an array of a shape."""
+    return memory.array.reshape(-1)[: int(np.prod(shape))].reshape(shape)
 
 
 def _nbytes(shape: tuple[int, ...]) -> int:

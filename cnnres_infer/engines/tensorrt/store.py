@@ -44,8 +44,9 @@ class PlanKey:
         The backend that built it, and its full version.
     onnx_sha256
         Hash of the variant.
-    precision, batch, flags
-        The request: precision, batch range and build flags.
+    precision, batch, flags, sides
+        The request: precision, batch range, build flags, and the heights and
+        widths of images if there are several.
     sm, gpu, driver, cuda
         The device: compute capability, name and versions; ``"any"`` if the
         plan does not depend on it.
@@ -65,11 +66,13 @@ class PlanKey:
     cuda: str
     system: str
     architecture: str
+    sides: str = ""
 
     @property
     def name(self) -> str:
         """File name without suffix, unique for each key."""
-        return f"{self.backend}-{self.precision}-sm{self.sm}-{json_digest(asdict(self))[:16]}"
+        inputs = {name: value for name, value in asdict(self).items() if name != "sides" or value}
+        return f"{self.backend}-{self.precision}-sm{self.sm}-{json_digest(inputs)[:16]}"
 
     def differences(self, now: Self) -> list[str]:
         """Describe what differs from `now`, a key for the same backend, precision and batch."""

@@ -3,9 +3,9 @@
 import numpy as np
 
 from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.batch import SliceBatch
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.volume import Probabilities
-from cnnres_infer.pipeline.slices.batches import SliceBatch
 from cnnres_infer.pipeline.slices.geometry import SliceGeometry
 
 
@@ -28,9 +28,9 @@ class VolumeAssembler:
 
     def put(self, batch: SliceBatch, output: FloatArray) -> None:
         """Add the network's output for a batch, float32 (N, 1, H, W)."""
-        voxels = self._geometry.to_voxels(output[:, 0])
+        voxels = self._geometry.to_voxels(batch.framed(output)[:, 0])
         self._planes[batch.z] = np.clip(voxels, 0.0, 1.0, out=voxels)
 
     def finish(self) -> Probabilities:
-        """Return the probabilities; zero in slices never put, and outside the field of view."""
+        """Return the probabilities; zero in slices never put, and outside the images."""
         return Probabilities(self._data, self._grid)

@@ -1,35 +1,17 @@
 """Extraction of the network's input images from a volume."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cnnres_infer.core.arrays import BoolArray, FloatArray
+from cnnres_infer.core.arrays import BoolArray
+from cnnres_infer.core.batch import SliceBatch
+from cnnres_infer.core.crops import cropped
 from cnnres_infer.core.spec import SliceSpec
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.pipeline.shading import corrected
 from cnnres_infer.pipeline.slices.geometry import SliceGeometry
 from cnnres_infer.pipeline.slices.normalisation import saturation
-
-
-@dataclass(frozen=True, eq=False)
-class SliceBatch:
-    """A batch of images from one volume.
-
-    Attributes
-    ----------
-    images
-        float32 (N, C, H, W) in [0, 1]; rows run from anterior to posterior,
-        columns from the patient's right to left.
-    z
-        (N,), index of each image among the volume's slices, counted from
-        inferior.
-    """
-
-    images: FloatArray
-    z: NDArray[np.intp]
 
 
 def to_batches(
@@ -40,6 +22,9 @@ def to_batches(
     batch_size: int,
 ) -> Iterator[SliceBatch]:
     """Extract batches of normalised images of all slices that contain brain.
+
+    If images are cut to the brain, each batch has images of one shape, and the
+    order of slices is lost.
 
     Parameters
     ----------
@@ -60,6 +45,18 @@ def to_batches(
     VolumeError
         If the brain has no positive intensities.
     """
+    whole = whole_slices(channels, brain, geometry, spec, batch_size)
+    return whole if spec.frame == "whole" else cropped(whole, spec.sides, batch_size)
+
+
+def whole_slices(
+    channels: tuple[Volume, ...],
+    brain: BoolArray,
+    geometry: SliceGeometry,
+    spec: SliceSpec,
+    batch_size: int,
+) -> Iterator[SliceBatch]:
+    """Extract batches of images that are not cut, from inferior to superior; see `to_batches`."""
     channels = tuple(corrected(volume, brain, spec) for volume in channels)
     occupied = np.flatnonzero(geometry.orientation.view(brain).any(axis=(0, 1)))
     scales = [1.0 / saturation(volume, brain, spec) for volume in channels]
@@ -81,8 +78,8 @@ def to_batches(
 def all_slices(
     channels: tuple[Volume, ...], brain: BoolArray, spec: SliceSpec
 ) -> tuple[SliceGeometry, SliceBatch]:
-    """Extract all slices that contain brain as a single batch; see `to_batches`."""
+    """Extract all slices that contain brain as a single batch of whole slices; see `to_batches`."""
     grid = channels[0].grid
     geometry = SliceGeometry.of(grid, brain, spec)
-    (batch,) = to_batches(channels, brain, geometry, spec, max(grid.shape))
+    (batch,) = whole_slices(channels, brain, geometry, spec, max(grid.shape))
     return geometry, batch

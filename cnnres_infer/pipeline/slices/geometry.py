@@ -41,9 +41,10 @@ class SliceGeometry:
     def of(cls, grid: Grid, brain: BoolArray, spec: SliceSpec) -> Self:
         """Centre the network's field of view on the brain.
 
-        The centre is that of the brain's in-plane extent, rounded to a whole
-        voxel, so that a grid with the network's spacing is only shifted, never
-        interpolated.
+        The centre is that of the brain's in-plane extent, rounded so that a grid
+        with the network's spacing is only shifted, not interpolated. For images
+        that are cut to the brain, pixels lie symmetrically about the centre: a
+        mirrored volume has the mirrored images.
 
         Parameters
         ----------
@@ -71,9 +72,12 @@ class SliceGeometry:
         pairs = []
         for image_axis in (0, 1):
             extent = inside.shape[image_axis]
-            centre = _profile_centre(occupied.sum(axis=1 - image_axis))
+            profile = occupied.sum(axis=1 - image_axis)
             step = spec.spacing / spacing[orientation.axes[image_axis]]
-            start = centre - step * (spec.size // 2)
+            if spec.frame == "whole":
+                start = _profile_centre(profile) - step * (spec.size // 2)
+            else:
+                start = _symmetric_centre(profile) - step * (spec.size - 1) / 2
             forward = resampling_matrix(extent, spec.size, start, step)
             back = resampling_matrix(spec.size, extent, -start / step, 1 / step)
             pairs.append((forward, back))
@@ -104,6 +108,24 @@ class SliceGeometry:
 
 def _profile_centre(profile: NDArray[np.intp]) -> int:
     """Index of the centre of a profile (N,), ignoring its tails."""
+    return (sum(_profile_ends(profile)) + 1) // 2
+
+
+def _symmetric_centre(profile: NDArray[np.intp]) -> float:
+    """Position of the centre of a profile (N,) between two voxels, ignoring its tails.
+
+    Of the two such positions around a centre on a voxel, it is the one on the
+    heavier side; if both sides are equal, the centre stays on the voxel.
+    """
+    ends = sum(_profile_ends(profile))
+    if ends % 2:
+        return ends / 2
+    moment = np.sum(profile * (2 * np.arange(len(profile)) - ends))
+    return (ends + int(np.sign(moment))) / 2
+
+
+def _profile_ends(profile: NDArray[np.intp]) -> tuple[int, int]:
+    """Indices of the first and the last voxel of a profile (N,), ignoring its tails."""
     cumulative = np.cumsum(profile) / profile.sum()
     first, last = np.searchsorted(cumulative, (_TAIL_FRACTION, 1 - _TAIL_FRACTION))
-    return int(first + last + 1) // 2
+    return int(first), int(last)

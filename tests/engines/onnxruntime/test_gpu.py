@@ -34,9 +34,9 @@ class OnTheCpu(OrtCudaEngine):
 
     @classmethod
     def _session_of(
-        cls, onnxruntime: Any, model: bytes, _options: Any, _precision: str, _probe: Probe
+        cls, onnxruntime: Any, model: ModelFile, _options: Any, _precision: str, _probe: Probe
     ) -> Any:
-        return onnxruntime.InferenceSession(model, providers=[cls.PROVIDER])
+        return onnxruntime.InferenceSession(model.content, providers=[cls.PROVIDER])
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +115,7 @@ def test_the_plug_in_is_asked_for_by_its_name() -> None:
 
 def test_settings_of_the_tensorrt_provider(own_cache: Path) -> None:
     probe = Probe(True, "", versions={"onnxruntime-gpu": "1"}, devices=("GPU",))
-    model = bright_model()
+    model = ModelFile("fp16", bright_model())
     settings = OrtTensorRtEngine._settings(onnxruntime, model, Precision.FP16, probe)
     assert settings["trt_profile_min_shapes"] == "images:1x1x160x160"
     assert settings["trt_profile_max_shapes"] == "images:16x1x160x160"
@@ -124,7 +124,9 @@ def test_settings_of_the_tensorrt_provider(own_cache: Path) -> None:
     assert folder.parent == own_cache / "ort-engines"
     others = [
         OrtTensorRtEngine._settings(onnxruntime, model, Precision.INT8, probe),
-        OrtTensorRtEngine._settings(onnxruntime, bright_model(2), Precision.FP16, probe),
+        OrtTensorRtEngine._settings(
+            onnxruntime, ModelFile("fp16", bright_model(2)), Precision.FP16, probe
+        ),
         OrtTensorRtEngine._settings(
             onnxruntime, model, Precision.FP16, Probe(True, "", versions={"onnxruntime-gpu": "2"})
         ),

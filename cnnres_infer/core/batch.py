@@ -1,0 +1,46 @@
+"""Images of one volume that the network computes at once, and where they lie in its slices."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnres_infer.core.arrays import FloatArray
+
+# Rows and columns of a slice.
+Box: TypeAlias = tuple[slice, slice]
+
+
+@dataclass(frozen=True, eq=False)
+class SliceBatch:
+    """A batch of images of one shape from one volume.
+
+    Attributes
+    ----------
+    images
+        float32 (N, C, H, W) in [0, 1]; rows run from anterior to posterior,
+        columns from the patient's right to left.
+    z
+        (N,), index of each image among the volume's slices, counted from
+        inferior.
+    boxes
+        Where each image lies in its whole slice; empty if images are whole slices.
+    frame
+        Height and width of whole slices in pixels; only used with `boxes`.
+    """
+
+    images: FloatArray
+    z: NDArray[np.intp]
+    boxes: Sequence[Box] = ()
+    frame: tuple[int, int] = (0, 0)
+
+    def framed(self, pixels: FloatArray) -> FloatArray:
+        """Put pixels (N, K, H, W) where they lie in whole slices, which are zero elsewhere."""
+        if not self.boxes:
+            return pixels
+        framed = np.zeros((*pixels.shape[:2], *self.frame), np.float32)
+        for whole, part, (rows, columns) in zip(framed, pixels, self.boxes, strict=True):
+            whole[:, rows, columns] = part
+        return framed
