@@ -6,7 +6,10 @@ import onnx
 from onnx import shape_inference
 
 from calibration.plan import CONVS, conv_names
-from export.onnx_graph import constants_of
+from export.onnx_graph import constants_of, copy_of
+
+# A multiple of 32.
+_ANY_SIDE = 160
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,18 @@ def _block_name(layer: str) -> str:
     return layer.rpartition(".")[0] or layer
 
 
+def _of_one_size(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The network for images of one size, if it takes several; each has the same shares."""
+    fixed = copy_of(model)
+    for value in (*fixed.graph.input, *fixed.graph.output):
+        for dimension in value.type.tensor_type.shape.dim[2:]:
+            dimension.dim_value = dimension.dim_value or _ANY_SIDE
+    return fixed
+
+
 def _multiply_adds(model: onnx.ModelProto) -> dict[str, int]:
     """Multiply-adds of each convolution for one image, by the name of its output."""
-    inferred = shape_inference.infer_shapes(model, data_prop=True).graph
+    inferred = shape_inference.infer_shapes(_of_one_size(model), data_prop=True).graph
     sizes = {
         value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in (*inferred.value_info, *inferred.input, *inferred.output)

@@ -148,6 +148,7 @@ def calibrate(
         judge,
         GATES[Precision.INT8],
         _distiller(bundle, data, chosen, calibration),
+        bundle.spec.slices.sides,
     )
     outcomes = [
         *_sixteen_bits(bundle, judge),

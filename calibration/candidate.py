@@ -35,11 +35,14 @@ class Candidate:
         The float network.
     plan
         What of it is quantised.
+    sides
+        Heights and widths that its images may have; empty if the network has one size.
     """
 
     name: str
     model: onnx.ModelProto
     plan: Plan
+    sides: tuple[int, ...] = ()
 
     @classmethod
     def observed(
@@ -49,11 +52,12 @@ class Candidate:
         scheme: Scheme,
         images: FloatArray,
         observer: Observer,
+        sides: tuple[int, ...] = (),
     ) -> Self:
         """Quantise a network to the ranges observed on images (N, C, H, W)."""
         ranges = observe(model, images, observer)
         ranges[model.graph.input[0].name] = _IMAGE_RANGE
-        return cls(name, model, make_plan(model, ranges, scheme))
+        return cls(name, model, make_plan(model, ranges, scheme), sides)
 
     @cached_property
     def onnx(self) -> bytes:
@@ -82,7 +86,7 @@ class Candidate:
 
     @property
     def _file(self) -> ModelFile:
-        return ModelFile(self.plan.scheme.variant, self.onnx)
+        return ModelFile(self.plan.scheme.variant, self.onnx, self.sides)
 
     def ort_engine(self) -> OrtEngine:
         """The quantised network, opened in ONNX Runtime on the CPU."""

@@ -120,6 +120,8 @@ class Search:
         What a candidate must reach.
     tune
         Fine-tunes a candidate; None to skip that step.
+    sides
+        Heights and widths that images may have; empty if the network has one size.
     """
 
     model: onnx.ModelProto
@@ -128,6 +130,7 @@ class Search:
     judge: Judge
     gate: Gate
     tune: Callable[[Candidate], Candidate] | None
+    sides: tuple[int, ...] = ()
 
     def run(self, scheme: Scheme, report: Callable[[Trial], None]) -> SearchResult:
         """Try candidates, in order of effort.
@@ -169,7 +172,7 @@ class Search:
         balanced = equalised(plain, self._statistics_images)
         for observer in OBSERVERS:
             for name, model in ((observer.name, plain), (f"{observer.name}, equalised", balanced)):
-                yield Candidate.observed(name, model, scheme, self.images, observer)
+                yield Candidate.observed(name, model, scheme, self.images, observer, self.sides)
 
     def _mix_precisions(
         self, candidates: list[Candidate], attempt: Callable[[Candidate], bool]
@@ -236,9 +239,8 @@ class Search:
     @cached_property
     def _float_engine(self) -> OrtEngine:
         """The float network, opened once for all comparisons of speed."""
-        return OrtEngine.open(
-            ModelFile("fp32", self.model.SerializeToString()), Precision.FP32, usable_cores()
-        )
+        model = ModelFile("fp32", self.model.SerializeToString(), self.sides)
+        return OrtEngine.open(model, Precision.FP32, usable_cores())
 
     def _passes(self, trial: Trial) -> bool:
         return not trial.misses(self.gate)

@@ -115,6 +115,10 @@ def evaluate_command(
     threshold: Annotated[float | None, typer.Option(help="Instead of the bundle's.")] = None,
     smallest_ml: Annotated[float | None, typer.Option(help="Instead of the bundle's.")] = None,
     dwi_weight: Annotated[float | None, typer.Option(help="Instead of the bundle's.")] = None,
+    frame: Annotated[
+        str,
+        typer.Option(help="Images of weights: whole slices (whole) or cut to the brain (brain)."),
+    ] = SPEC.frame,
 ) -> None:
     """Measure every precision of a bundle against expert masks, and on lesion-free volunteers."""
     opened = Bundle.open(bundle)
@@ -122,7 +126,7 @@ def evaluate_command(
         mask, fusion = opened.spec.mask, opened.spec.fusion
         spec = replace(
             opened.spec,
-            slices=SPEC,
+            slices=replace(SPEC, frame=frame),
             mask=MaskSpec(
                 mask.threshold if threshold is None else threshold,
                 mask.smallest_ml if smallest_ml is None else smallest_ml,

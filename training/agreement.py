@@ -1,5 +1,6 @@
 """How well masks agree where they should be the same: cropped, mirrored, in 8 bits."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,9 @@ import numpy as np
 
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.arrays import BoolArray
+from cnnres_infer.core.spec import FRAMES
 from cnnres_infer.core.volume import Volume
+from cnnres_infer.engines.base import run_all
 from cnnres_infer.host.machine import usable_cores
 from cnnres_infer.predictor import Predictor
 from cnnres_infer.readers import load_volume
@@ -16,7 +19,6 @@ from cnnres_infer.verification.agreement import dice
 from network.cnnres import CNNRes
 from network.engine import TorchEngine
 from network.steadiness import steadiness
-from training.cropping import CroppedEngine
 from training.data import VALIDATION_VOLUMES, load_validation_slices, volume_paths
 from training.eight_bit_engine import EightBitEngine
 from training.lesion_free import find_series
@@ -40,25 +42,33 @@ def agreement(bundle: Bundle, network: CNNRes, data: Path) -> dict[str, Any]:
         For each volume ``mirrored``, ``cropped`` and ``rounded``, the Dice of
         whole masks; ``rounded_slices``, the mean over held-out slices.
     """
-    engine = TorchEngine(network, usable_cores())
-    whole = Predictor(bundle, Selection(engine))
-    cropped = Predictor(bundle, Selection(CroppedEngine(engine)))
-    rounded = Predictor(bundle, Selection(EightBitEngine(network, usable_cores())))
+    sides = bundle.spec.slices.sides
+    usual = Predictor(bundle, Selection(TorchEngine(network, usable_cores(), sides=sides)))
+    eight_bits = EightBitEngine(network, usable_cores(), sides=sides)
+    rounded = Predictor(bundle, Selection(eight_bits))
+    whole, cropped = (_framed(bundle, network, frame) for frame in FRAMES)
     volumes = {case: load_volume(volume_paths(data, case)[0]) for case in VALIDATION_VOLUMES}
     volumes |= {s.name: s.load()[0] for s in find_series(data) if s.held_out}
     rows = {}
     for name, volume in volumes.items():
-        mask = _mask(whole, volume)
+        mask = _mask(usual, volume)
         rows[name] = {
-            "mirrored": dice(mask, np.flip(_mask(whole, mirrored(volume)), _across(volume))),
-            "cropped": dice(mask, _mask(cropped, volume)),
+            "mirrored": dice(mask, np.flip(_mask(usual, mirrored(volume)), _across(volume))),
+            "cropped": dice(_mask(whole, volume), _mask(cropped, volume)),
             "rounded": dice(mask, _mask(rounded, volume)),
         }
     pixels = load_validation_slices(data, bundle.spec.slices)[0].pixels[:, None]
     first, second = (
-        bundle.spec.mask.apply(each.engine.run(pixels)[:, 0]) for each in (whole, rounded)
+        bundle.spec.mask.apply(run_all(each.engine, pixels)[:, 0]) for each in (usual, rounded)
     )
     return {"volumes": rows, "rounded_slices": steadiness(first, second)}
+
+
+def _framed(bundle: Bundle, network: CNNRes, frame: str) -> Predictor:
+    """PyTorch with images of whole slices or of brains, whatever the bundle's are."""
+    spec = replace(bundle.spec, slices=replace(bundle.spec.slices, frame=frame))
+    engine = TorchEngine(network, usable_cores(), sides=spec.slices.sides)
+    return Predictor(replace(bundle, spec=spec), Selection(engine))
 
 
 def mirrored(volume: Volume) -> Volume:

@@ -69,7 +69,8 @@ def evaluate_all(bundle: Bundle, data: Path) -> dict[str, Any]:
 
 def evaluate_weights(bundle: Bundle, network: CNNRes, data: Path) -> dict[str, Any]:
     """Measure a network that is in no bundle yet, with the settings of one."""
-    predictor = Predictor(bundle, Selection(TorchEngine(network, usable_cores())))
+    engine = TorchEngine(network, usable_cores(), sides=bundle.spec.slices.sides)
+    predictor = Predictor(bundle, Selection(engine))
     return {
         "precisions": {"fp32": evaluate(predictor, data)},
         **evaluate_beyond(predictor, network, data),
