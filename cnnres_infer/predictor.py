@@ -23,7 +23,7 @@ from cnnres_infer.pipeline.infer import infer
 from cnnres_infer.pipeline.mask import binarize
 from cnnres_infer.pipeline.prepare import Prepared, prepare
 from cnnres_infer.pipeline.quality import output_notices
-from cnnres_infer.readers.case import Source, read_case
+from cnnres_infer.readers.case import Source, check_size, read_case
 from cnnres_infer.selection.fallback import EngineChain
 from cnnres_infer.selection.select import Selection, select
 
@@ -163,6 +163,8 @@ class Predictor:
             given = [f"{name}=" for name, value in beside.items() if value is not None]
             if given:
                 raise UsageError(f"a Case holds all of a scan; leave out {', '.join(given)}")
+            for volume in source.volumes.values():
+                check_size(volume, self.limits)
             case = source
         else:
             parsed = Modality.parse(modality or Modality.DWI)
@@ -227,7 +229,7 @@ class Predictor:
         batch_size = self.limits.batch_size(
             volume.name,
             (engine.LEAST, engine.BATCH),
-            volume.data.size,
+            volume.grid.shape,
             spec.channels * spec.slices.size**2,
             resident_bytes(),
         )
