@@ -15,6 +15,7 @@ from cnnres_infer.engines import AUTO
 from cnnres_infer.engines.base import Engine, run_checked
 from cnnres_infer.errors import UsageError
 from cnnres_infer.host.blas import single_blas_thread
+from cnnres_infer.host.deadline import time_limit
 from cnnres_infer.host.machine import peak_memory_mb, resident_bytes
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
 from cnnres_infer.outputs.save import save
@@ -95,7 +96,7 @@ class Predictor:
             Whether ``"auto"`` fails instead of skipping what should run here
             and does not, or fails while it runs.
         limits
-            What one volume may cost.
+            What one volume may cost. Opening may take as long as a volume.
         trusted_key
             File of the public key that must have signed the bundle; by default
             no signature is asked for.
@@ -109,10 +110,11 @@ class Predictor:
         VerificationError
             If what could run it disagrees with the network.
         """
-        opened = Bundle.open(bundle, trusted_key)
-        selection = select(
-            opened, backend, precision, threads, check=self_check, strict=strict_backend
-        )
+        with time_limit(limits.timeout):
+            opened = Bundle.open(bundle, trusted_key)
+            selection = select(
+                opened, backend, precision, threads, check=self_check, strict=strict_backend
+            )
         return cls(opened, selection, limits)
 
     def predict(
