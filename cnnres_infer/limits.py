@@ -1,6 +1,8 @@
 """Limits on the bytes, voxels, memory and time that one volume may take."""
 
+import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import NoReturn
 
 from cnnres_infer.codes import ErrorCode
@@ -9,10 +11,12 @@ from cnnres_infer.errors import LimitError, UsageError
 _FACTORS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 # Measured upper bounds, used to check a volume against the memory limit: for each voxel
-# from reading to writing, with a FLAIR resampled to the DWI, and for each pixel inside
-# the network.
+# from reading to writing, with a FLAIR resampled to the DWI; for each pixel inside the
+# network; and, on a line of voxels along any axis, for each of them, once for the matrices
+# that resample it, and once more for each slice that is resampled at a time.
 _BYTES_PER_VOXEL = 32
 _BYTES_PER_PIXEL = 1100
+_BYTES_PER_STEP, _BYTES_PER_SLICE_STEP = 5000, 1300
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ class Limits:
     Raises
     ------
     UsageError
-        If a limit is not positive.
+        If a limit is no number, or not positive. `parse_size` turns a text such as
+        ``"2G"`` into a number of bytes.
     """
 
     max_voxels: int = 1 << 27
@@ -45,20 +50,25 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value is not None and not value > 0:
+            unit = "seconds" if name == "timeout" else "voxels" if "voxels" in name else "bytes"
+            if value is None and name in ("max_memory", "timeout"):
+                continue
+            if not isinstance(value, Real):
+                raise UsageError(f"`{name}` is {value!r}; give a number of {unit}")
+            if not float(value) > 0:
                 raise UsageError(f"`{name}` is {value}; it must be greater than 0")
 
-    def check_header(self, name: str, voxels: int, end: int, resident: int) -> None:
-        """Check the sizes declared in a header, before any memory is allocated for them.
+    def check_size(self, name: str, shape: tuple[int, ...], stored: int, resident: int) -> None:
+        """Check the size of a volume, before any memory is allocated for it.
 
         Parameters
         ----------
         name
-            Name of the file in messages.
-        voxels
-            Number of voxels.
-        end
-            Size of the whole file in bytes, decompressed.
+            Name of the file or array in messages.
+        shape
+            Number of voxels along each axis.
+        stored
+            Size of the whole file in bytes, decompressed, or of the array.
         resident
             Memory in bytes that the process is using already.
 
@@ -67,20 +77,21 @@ class Limits:
         LimitError
             If a size exceeds its limit.
         """
+        voxels = math.prod(shape)
         for what, claimed, limit, code in (
             ("voxels", voxels, self.max_voxels, ErrorCode.LIMIT_VOXELS),
-            ("bytes", end, self.max_bytes, ErrorCode.LIMIT_BYTES),
+            ("bytes", stored, self.max_bytes, ErrorCode.LIMIT_BYTES),
         ):
             if claimed > limit:
                 raise LimitError(
                     f"{name}: {claimed} {what}, more than `max_{what}={limit}`", code=code
                 )
-        total = resident + end + voxels * _BYTES_PER_VOXEL
+        total = resident + stored + voxels * _BYTES_PER_VOXEL + sum(shape) * _BYTES_PER_STEP
         if self.max_memory is not None and total > self.max_memory:
             self._refuse(name, total)
 
     def batch_size(
-        self, name: str, sizes: tuple[int, int], voxels: int, pixels: int, resident: int
+        self, name: str, sizes: tuple[int, int], shape: tuple[int, ...], pixels: int, resident: int
     ) -> int:
         """Choose the batch size: what the engine prefers, or as much as memory allows.
 
@@ -91,8 +102,8 @@ class Limits:
         sizes
             The smallest batch size that the engine reserves memory for, and the
             one that it prefers.
-        voxels
-            Number of voxels of the volume, which is in memory already.
+        shape
+            Number of voxels along each axis of the volume, which is in memory already.
         pixels
             Number of pixels of one slice inside the network, over all channels.
         resident
@@ -109,9 +120,10 @@ class Limits:
             If there is not enough memory for the smallest batch size.
         """
         least, preferred = sizes
-        slice_bytes, rest = pixels * _BYTES_PER_PIXEL, voxels * _BYTES_PER_VOXEL // 2
         if self.max_memory is None:
             return preferred
+        slice_bytes = pixels * _BYTES_PER_PIXEL + sum(shape) * _BYTES_PER_SLICE_STEP
+        rest = math.prod(shape) * _BYTES_PER_VOXEL // 2
         free = self.max_memory - resident - rest
         if free < least * slice_bytes:
             fewer = f", or choose a `backend` that needs fewer than {least} slices at once"

@@ -15,6 +15,7 @@ from cnnres_infer.engines import AUTO
 from cnnres_infer.engines.base import Engine, run_checked
 from cnnres_infer.errors import UsageError
 from cnnres_infer.host.blas import single_blas_thread
+from cnnres_infer.host.deadline import time_limit
 from cnnres_infer.host.machine import peak_memory_mb, resident_bytes
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
 from cnnres_infer.outputs.save import save
@@ -23,7 +24,7 @@ from cnnres_infer.pipeline.infer import infer
 from cnnres_infer.pipeline.mask import binarize
 from cnnres_infer.pipeline.prepare import Prepared, prepare
 from cnnres_infer.pipeline.quality import output_notices
-from cnnres_infer.readers.case import Source, read_case
+from cnnres_infer.readers.case import Source, check_size, read_case
 from cnnres_infer.selection.fallback import EngineChain
 from cnnres_infer.selection.select import Selection, select
 
@@ -95,7 +96,7 @@ class Predictor:
             Whether ``"auto"`` fails instead of skipping what should run here
             and does not, or fails while it runs.
         limits
-            What one volume may cost.
+            What one volume may cost. Opening may take as long as a volume.
         trusted_key
             File of the public key that must have signed the bundle; by default
             no signature is asked for.
@@ -109,10 +110,11 @@ class Predictor:
         VerificationError
             If what could run it disagrees with the network.
         """
-        opened = Bundle.open(bundle, trusted_key)
-        selection = select(
-            opened, backend, precision, threads, check=self_check, strict=strict_backend
-        )
+        with time_limit(limits.timeout):
+            opened = Bundle.open(bundle, trusted_key)
+            selection = select(
+                opened, backend, precision, threads, check=self_check, strict=strict_backend
+            )
         return cls(opened, selection, limits)
 
     def predict(
@@ -163,6 +165,8 @@ class Predictor:
             given = [f"{name}=" for name, value in beside.items() if value is not None]
             if given:
                 raise UsageError(f"a Case holds all of a scan; leave out {', '.join(given)}")
+            for volume in source.volumes.values():
+                check_size(volume, self.limits)
             case = source
         else:
             parsed = Modality.parse(modality or Modality.DWI)
@@ -227,7 +231,7 @@ class Predictor:
         batch_size = self.limits.batch_size(
             volume.name,
             (engine.LEAST, engine.BATCH),
-            volume.data.size,
+            volume.grid.shape,
             spec.channels * spec.slices.size**2,
             resident_bytes(),
         )

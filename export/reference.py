@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cnnres_infer.bundle.reference_slices import check_lesions
 from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.case import Case, Modality
 from cnnres_infer.core.crops import box_shape, computed
@@ -53,7 +54,7 @@ def reference_slices(
     Raises
     ------
     VerificationError
-        If no slice is steady.
+        If no slice is steady, or none shows a lesion.
     """
     images = np.concatenate([_phantom_images(seed, spec) for seed in range(_PHANTOMS)])
     images = (np.round(images * LEVELS) / LEVELS).astype(np.float32)
@@ -74,10 +75,20 @@ def reference_slices(
                 "change with noise of 1 %; train it further"
             )
         if not len(new):
+            _check_telling(probabilities[chosen], spec)
             return images[chosen], probabilities[chosen]
         survives = _survives(network, masks[new], [draw[new] for draw in draws], spec)
         steady.update(new[survives])
         candidates = np.setdiff1d(candidates, new[~survives])
+
+
+def _check_telling(probabilities: FloatArray, spec: ModelSpec) -> None:
+    try:
+        check_lesions(probabilities, spec)
+    except ValueError as error:
+        raise VerificationError(
+            f"no bundle can be made: {error}; train the network further"
+        ) from error
 
 
 def reference_file(images: FloatArray, probabilities: FloatArray) -> bytes:

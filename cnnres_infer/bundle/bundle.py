@@ -17,6 +17,8 @@ from cnnres_infer.bundle.signature import check_signature
 from cnnres_infer.codes import ErrorCode
 from cnnres_infer.core.spec import ModelSpec
 from cnnres_infer.errors import BundleError
+from cnnres_infer.host.deadline import check_time
+from cnnres_infer.host.files import read_regular
 
 FORMAT = 1
 REFERENCE = "reference.npz"
@@ -120,6 +122,7 @@ class Bundle:
             If the file is missing, not listed, too large or modified.
         """
         path = self.folder / name
+        check_time()
         try:
             content = _read(path, _MAX_FILE_BYTES)
         except OSError as error:
@@ -137,8 +140,7 @@ class Bundle:
 
 
 def _read(path: Path, max_bytes: int) -> bytes:
-    with path.open("rb") as file:
-        content = file.read(max_bytes + 1)
+    content = read_regular(path, max_bytes)
     if len(content) > max_bytes:
         raise BundleError(
             f"{path}: larger than {max_bytes} bytes; do not use this bundle",

@@ -8,10 +8,11 @@ from typing import Any
 
 from cnnres_infer.codes import ErrorCode
 from cnnres_infer.errors import BundleError
+from cnnres_infer.host.files import read_regular
 
 SIGNATURE = "model.json.sig"
 _REMEDY = "pip install 'cnnres-infer[signing]'"
-_MAX_SIGNATURE_BYTES = 1 << 16
+_SIGNATURE_BYTES, _MAX_KEY_BYTES = 64, 1 << 16
 
 
 def check_signature(manifest: bytes, folder: Path, trusted_key: Path) -> None:
@@ -35,7 +36,7 @@ def check_signature(manifest: bytes, folder: Path, trusted_key: Path) -> None:
     key = _public_key(trusted_key)
     path = folder / SIGNATURE
     try:
-        signature = path.read_bytes() if path.stat().st_size <= _MAX_SIGNATURE_BYTES else b""
+        signature = read_regular(path, _SIGNATURE_BYTES)
     except OSError as error:
         raise _refusal(
             f"{path}: {error.strerror}; sign the bundle with: python -m export sign"
@@ -61,7 +62,7 @@ def _public_key(path: Path) -> Any:
             f"signatures cannot be checked without cryptography; install it with: {_REMEDY}"
         ) from error
     try:
-        key = load_pem_public_key(path.read_bytes())
+        key = load_pem_public_key(read_regular(path, _MAX_KEY_BYTES))
     except OSError as error:
         raise _refusal(f"{path}: {error.strerror}; give the file of the public key") from error
     except (ValueError, UnsupportedAlgorithm) as error:

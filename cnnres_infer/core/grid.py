@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ _MIN_SPACING_MM, _MAX_SPACING_MM = 0.01, 100.0
 MAX_AFFINE_MM = 1e7
 # If the determinant of the direction cosines is smaller, two axes are practically parallel.
 _MIN_COSINE_DETERMINANT = 1e-3
+# Of the last row: what products and inverses of affines leave there.
+_ROUNDING = 1e-6
+_LAST_ROW = (0.0, 0.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,8 @@ class Grid:
     Raises
     ------
     GeometryError
-        If the affine is not a 4 x 4 matrix of finite numbers, is singular, or
-        has an implausible voxel size.
+        If the affine is none (see `parse_affine`), is singular, or has an
+        implausible voxel size.
     """
 
     shape: tuple[int, int, int]
@@ -78,9 +81,7 @@ class Grid:
 
     @np.errstate(all="ignore")
     def __post_init__(self) -> None:
-        affine = np.array(self.affine, np.float64)
-        if affine.shape != (4, 4) or not (np.abs(affine) < MAX_AFFINE_MM).all():
-            raise GeometryError("the affine is not a 4 x 4 matrix of finite numbers in mm")
+        affine = parse_affine(self.affine)
         if not np.linalg.norm(affine[:3, :3], axis=0).all() or not np.linalg.det(affine[:3, :3]):
             raise GeometryError(
                 "the affine is singular: the volume has no extent in some direction"
@@ -142,3 +143,43 @@ class Grid:
         return self.shape == other.shape and bool(
             np.allclose(self.affine, other.affine, rtol=0, atol=tolerance)
         )
+
+
+@np.errstate(all="ignore")
+def parse_affine(value: Any) -> Affine:
+    """Copy an affine, after making sure that it is one.
+
+    Parameters
+    ----------
+    value
+        (4, 4), voxel indices to mm; anything that NumPy can make an array of.
+
+    Returns
+    -------
+    float64 (4, 4)
+        Its last row is exactly 0, 0, 0, 1.
+
+    Raises
+    ------
+    GeometryError
+        If it is not a 4 x 4 matrix of finite real numbers, or if its last row is
+        not 0, 0, 0, 1, as that of a transposed affine.
+    """
+    try:
+        given = np.asarray(value)
+    except (TypeError, ValueError):
+        # Rows of different lengths.
+        given = np.empty(0)
+    if given.shape != (4, 4) or given.dtype.kind not in "iuf":
+        raise GeometryError("the affine is not a 4 x 4 matrix of real numbers")
+    affine = given.astype(np.float64)
+    if not (np.abs(affine) < MAX_AFFINE_MM).all():
+        raise GeometryError("the affine is not finite: give a 4 x 4 matrix of numbers in mm")
+    if not np.allclose(affine[3], _LAST_ROW, rtol=0, atol=_ROUNDING):
+        last = ", ".join(f"{number:.4g}" for number in affine[3])
+        raise GeometryError(
+            f"the last row of the affine is {last}, not 0, 0, 0, 1: transpose it if it is meant "
+            "for row vectors"
+        )
+    affine[3] = _LAST_ROW
+    return affine

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cnnres_infer.codes import ErrorCode, Notice, WarningCode
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.grid import Grid
-from cnnres_infer.errors import VolumeError
+from cnnres_infer.errors import GeometryError, VolumeError
 
 # Outside this range, sums and ratios of voxels may overflow or underflow float32.
 _MIN_MAGNITUDE, _MAX_MAGNITUDE = 1e-30, 1e30
@@ -92,7 +92,7 @@ class Volume:
             If the array is not 3-D or not of real numbers, or if all its finite
             values are equal (unless all voxels are zero and `may_be_zero` is set).
         GeometryError
-            If the affine is singular, not finite or implausible.
+            If the affine is none, singular or implausible.
         """
         if data.ndim != 3:
             raise VolumeError(f"{name}: the array has {data.ndim} dimensions; give one (X, Y, Z)")
@@ -100,7 +100,10 @@ class Volume:
             raise VolumeError(f"{name}: voxels of type {data.dtype}; give real numbers")
         if not isinstance(grid, Grid):
             shape = (int(data.shape[0]), int(data.shape[1]), int(data.shape[2]))
-            grid = Grid(shape, np.asarray(grid, np.float64))
+            try:
+                grid = Grid(shape, grid)
+            except GeometryError as error:
+                raise GeometryError(f"{name}: {error}", code=error.code) from error
         with np.errstate(over="ignore", invalid="ignore"):
             values = np.array(data, np.float32, order="K")
         overflowed = data.dtype.itemsize > 4 and overflows(data, values)

@@ -19,8 +19,12 @@ _NAMELESS = getattr(os, "O_TMPFILE", 0) if _DESCRIPTORS.is_dir() else 0
 _UNFINISHED = ".cnnres-part"
 _NEW = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
 
-# Held while outputs are being written; acquire it before ending the process.
-WRITING = threading.Lock()
+# Held while outputs are being written; acquire it before ending the process. A thread that
+# has it may write itself.
+WRITING = threading.RLock()
+
+# Who uses this module holds the lock of a folder for as long as writing takes.
+_PATIENCE_S = 30.0
 
 
 def check_free(paths: Iterable[Path], overwrite: bool) -> None:
@@ -165,11 +169,11 @@ def exclusive(folder: Path, paths: Iterable[Path]) -> Iterator[None]:
     Raises
     ------
     OutputError
-        If the folder cannot be created.
+        If the folder cannot be created, or another process does not unlock it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _cannot_write(folder, error) from error
     descriptor = _locked(folder)
     try:
@@ -265,10 +269,16 @@ def _locked(folder: Path) -> int | None:
     except OSError:
         return None
     try:
-        wait_for(descriptor)
-    except OSError:
+        wait_for(descriptor, _PATIENCE_S)
+    except BaseException as error:
         os.close(descriptor)
-        return None
+        if isinstance(error, TimeoutError):
+            raise OutputError(
+                f"{folder}: {error}; end that process, or choose another folder"
+            ) from error
+        if isinstance(error, OSError):
+            return None
+        raise
     return descriptor
 
 

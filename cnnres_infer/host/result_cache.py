@@ -7,6 +7,9 @@ from typing import Any
 from cnnres_infer.host.atomic import write_all
 from cnnres_infer.host.cache import cache_folder
 from cnnres_infer.host.digest import json_digest
+from cnnres_infer.host.files import read_regular
+
+_MAX_BYTES = 1 << 22
 
 
 class ResultCache:
@@ -74,8 +77,8 @@ def _name(conditions: Any) -> str:
 def _read(path: Path) -> tuple[Any, Any] | None:
     """Read conditions and value; None if the file is missing, damaged or misnamed."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_regular(path, _MAX_BYTES))
         conditions, value = content["conditions"], content["value"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return (conditions, value) if path.name == _name(conditions) else None

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from cnnres_infer.core.result import Result, Saved
 from cnnres_infer.errors import UsageError
 from cnnres_infer.host.atomic import check_free, exclusive, unfinished, write_all
+from cnnres_infer.host.files import read_regular
 from cnnres_infer.outputs.writers import DEFAULT_FORMATS, MASK, WRITERS
 from cnnres_infer.outputs.writers.report import Refusal, render_refusal
 
@@ -161,8 +162,7 @@ def _leftovers(outputs: Paths) -> tuple[Path, ...]:
     if os.path.lexists(mask):
         return ()
     try:
-        with report.open("rb") as file:
-            content = json.loads(file.read(_MAX_REPORT_BYTES))
+        content = json.loads(read_regular(report, _MAX_REPORT_BYTES))
     except (OSError, ValueError, RecursionError):
         return ()
     if not isinstance(content, dict) or "research_use_only" not in content:

@@ -10,7 +10,8 @@ from cnnres_infer.codes import ErrorCode
 from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import GeometryError, VolumeError
-from cnnres_infer.pipeline.resample import resampling_matrix
+from cnnres_infer.pipeline.banded import Banded
+from cnnres_infer.pipeline.resample import resampling
 from cnnres_infer.pipeline.slices.normalisation import tissue_median
 
 # Fraction of the visible voxels that lies in the extracted brain: 0.9 in stripped volumes,
@@ -154,9 +155,9 @@ def extract_brain(volume: Volume) -> BoolArray:
         _resample_in_plane(np.ascontiguousarray(planes[chunk]), to_coarse)
         for chunk in _chunks(len(planes))
     ]
-    coarse_image = np.tensordot(to_coarse[0], np.concatenate(reduced), 1)
+    coarse_image = to_coarse[0].along_first(np.concatenate(reduced))
     coarse_brain = _segment_coarse(coarse_image, spacing * steps).astype(np.float32)
-    restored = np.tensordot(to_fine[0], coarse_brain, 1)
+    restored = to_fine[0].along_first(coarse_brain)
     mask = np.empty_like(volume.data, np.bool_)
     mask_planes = volume.grid.orientation.planes(mask)
     for chunk in _chunks(len(planes)):
@@ -216,26 +217,22 @@ def _nonempty(mask: BoolArray, name: str) -> BoolArray:
     return mask
 
 
-def _coarsening(extent: int, step: float) -> tuple[FloatArray, FloatArray]:
+def _coarsening(extent: int, step: float) -> tuple[Banded, Banded]:
     """Matrices that resample a line of voxels to a `step` times larger spacing, and back.
 
     The rows sum to 1, so that intensities do not fade where a volume cuts off
     the head.
     """
     coarse_extent = int(np.ceil(extent / step))
-    to_coarse = resampling_matrix(extent, coarse_extent, (step - 1) / 2, step)
-    to_fine = resampling_matrix(coarse_extent, extent, (1 / step - 1) / 2, 1 / step)
-    return (
-        to_coarse / to_coarse.sum(axis=1, keepdims=True),
-        to_fine / to_fine.sum(axis=1, keepdims=True),
-    )
+    to_coarse = resampling(extent, coarse_extent, (step - 1) / 2, step)
+    to_fine = resampling(coarse_extent, extent, (1 / step - 1) / 2, 1 / step)
+    return to_coarse.averaging(), to_fine.averaging()
 
 
-def _resample_in_plane(planes: FloatArray, matrices: Sequence[FloatArray]) -> FloatArray:
+def _resample_in_plane(planes: FloatArray, matrices: Sequence[Banded]) -> FloatArray:
     """Resample (slices, rows, columns) along rows and columns, but not across slices."""
     _, rows, columns = matrices
-    resampled: FloatArray = np.matmul(np.matmul(rows, planes), columns.T)
-    return resampled
+    return columns.along_columns(rows.along_rows(planes))
 
 
 def _chunks(count: int) -> list[slice]:

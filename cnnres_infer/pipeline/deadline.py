@@ -4,8 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cnnres_infer.codes import ErrorCode
-from cnnres_infer.errors import LimitError
+from cnnres_infer.host.deadline import check_time, time_limit
 
 
 class Stopwatch:
@@ -17,7 +16,8 @@ class Stopwatch:
     Parameters
     ----------
     timeout
-        Seconds after which no further stage may begin; None for no limit.
+        Seconds after which no further stage may begin, and stages that ask
+        `cnnres_infer.host.deadline` end; None for no limit.
 
     Attributes
     ----------
@@ -40,22 +40,14 @@ class Stopwatch:
         LimitError
             If the time limit was exceeded before the stage began.
         """
-        self._check_timeout()
         siblings, self._inner_seconds = self._inner_seconds, 0.0
         started = time.perf_counter()
         try:
-            yield
+            with time_limit(self._timeout, self._started):
+                check_time()
+                yield
         finally:
             elapsed = time.perf_counter() - started
             own = elapsed - self._inner_seconds
             self.seconds[stage] = self.seconds.get(stage, 0.0) + own
             self._inner_seconds = siblings + elapsed
-
-    def _check_timeout(self) -> None:
-        elapsed = time.perf_counter() - self._started
-        if self._timeout is not None and elapsed > self._timeout:
-            raise LimitError(
-                f"stopped after {elapsed:.1f} s, more than `timeout` ({self._timeout:g} s); "
-                "increase it",
-                code=ErrorCode.LIMIT_TIME,
-            )

@@ -8,11 +8,12 @@ from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import GeometryError
+from cnnres_infer.pipeline.banded import Banded
 
 
-def resampling_matrix(
+def resampling(
     n_in: int, n_out: int, start: float, step: float, width: float | None = None
-) -> FloatArray:
+) -> Banded:
     """Matrix that samples a line of values at the positions ``start + step * i``.
 
     The kernel is a triangle: linear interpolation if `step` is at most 1,
@@ -33,18 +34,28 @@ def resampling_matrix(
 
     Returns
     -------
-    float32 (n_out, n_in)
-        The rows of samples inside the line sum to 1.
+    Banded
+        float32 (n_out, n_in). The rows of samples inside the line sum to 1.
     """
     width = max(1.0, step) if width is None else width
     pad = int(np.ceil(width)) + 1
     position = start + step * np.arange(n_out)
-    index = np.arange(-pad, n_in + pad)
     inside = np.clip(position, -pad / 2, n_in - 1 + pad / 2)
-    weight = np.maximum(0.0, 1.0 - np.abs(index - inside[:, None]) / width)
-    weight /= weight.sum(axis=1, keepdims=True)
-    weight[position != inside] = 0.0
-    return np.ascontiguousarray(weight[:, pad:-pad], dtype=np.float32)
+
+    def entries(rows: slice, columns: slice) -> FloatArray:
+        # Weights beyond the ends count in the sum, and are cut off afterwards.
+        index = np.arange(columns.start - pad, columns.stop + pad)
+        weight = np.maximum(0.0, 1.0 - np.abs(index - inside[rows, None]) / width)
+        weight /= weight.sum(axis=1, keepdims=True)
+        weight[position[rows] != inside[rows]] = 0.0
+        return np.ascontiguousarray(weight[:, pad:-pad], dtype=np.float32)
+
+    return Banded.of((n_out, n_in), inside, width + pad, entries)
+
+
+def resampling_matrix(n_in: int, n_out: int, start: float, step: float) -> FloatArray:
+    """The matrix of `resampling` as an array, float32 (n_out, n_in)."""
+    return resampling(n_in, n_out, start, step).dense()
 
 
 def regrid(volume: Volume, grid: Grid) -> tuple[Volume, BoolArray]:
@@ -112,9 +123,8 @@ def _smooth(data: FloatArray, to_source: NDArray[np.float64]) -> FloatArray:
         width = float(np.abs(to_source[axis, :3]).max())
         if width > 1.0:
             extent = data.shape[axis]
-            kernel = resampling_matrix(extent, extent, 0.0, 1.0, width=width)
-            kernel /= kernel.sum(axis=1, keepdims=True)
-            data = np.moveaxis(np.tensordot(kernel, data, (1, axis)), 0, axis)
+            kernel = resampling(extent, extent, 0.0, 1.0, width=width).averaging()
+            data = np.moveaxis(kernel.along_first(np.moveaxis(data, axis, 0)), 0, axis)
     return data
 
 

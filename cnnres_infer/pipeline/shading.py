@@ -9,13 +9,16 @@ from numpy.typing import NDArray
 from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.spec import SliceSpec
 from cnnres_infer.core.volume import Volume
+from cnnres_infer.pipeline.banded import Banded
 from cnnres_infer.pipeline.box import bounding_box
-from cnnres_infer.pipeline.resample import resampling_matrix
+from cnnres_infer.pipeline.resample import resampling
 
 # Lengths in mm: what the field is smoothed by (a narrower Gaussian takes infarcts for shading),
 # and the voxels it is estimated on.
 _SIGMA = 15.0
 _WORKING_STEP = 4.0
+# Beyond as many sigma, weights vanish in float32.
+_REACH = 8.0
 
 # Shares of tissue that have no say: fluid and partial volume; lesions and pile-up at air.
 _DARKEST, _BRIGHTEST = 0.15, 0.10
@@ -37,9 +40,9 @@ class _Axis(NamedTuple):
     """One voxel axis: its coarse positions in mm, and the matrices to them, along them and back."""
 
     positions: NDArray[np.float64]
-    shrink: FloatArray
-    smooth: FloatArray
-    grow: FloatArray
+    shrink: Banded
+    smooth: Banded
+    grow: Banded
 
 
 def corrected(volume: Volume, brain: BoolArray, spec: SliceSpec) -> Volume:
@@ -135,25 +138,29 @@ def _axis(extent: int, spacing: float) -> _Axis:
     count = max(1, round(extent * spacing / max(spacing, _WORKING_STEP)))
     step = extent / count
     positions = ((np.arange(count) - (count - 1) / 2) * step * spacing).astype(np.float64)
-    distance = positions[:, None] - positions[None, :]
+
+    def gaussian(rows: slice, columns: slice) -> FloatArray:
+        distance = positions[rows, None] - positions[None, columns]
+        weight: FloatArray = np.exp(-(distance**2) / (2 * _SIGMA**2)).astype(np.float32)
+        return weight
+
+    # Rows sum to one, so that nothing fades at the ends; for weights of a whole Gaussian, the
+    # floor then means the same on every axis.
     return _Axis(
         positions,
-        _whole(resampling_matrix(extent, count, (step - 1) / 2, step)),
-        # Weights of a whole Gaussian sum to one, so that the floor means the same on every axis.
-        _whole(np.exp(-(distance**2) / (2 * _SIGMA**2)).astype(np.float32)),
-        _whole(resampling_matrix(count, extent, (1 / step - 1) / 2, 1 / step)),
+        resampling(extent, count, (step - 1) / 2, step).averaging(),
+        Banded.of(
+            (count, count),
+            np.arange(count, dtype=np.float64),
+            _REACH * _SIGMA / (step * spacing),
+            gaussian,
+        ).averaging(),
+        resampling(count, extent, (1 / step - 1) / 2, 1 / step).averaging(),
     )
 
 
-def _whole(matrix: FloatArray) -> FloatArray:
-    """Rows that sum to one, so that nothing fades at the ends."""
-    scaled: FloatArray = matrix / matrix.sum(axis=1, keepdims=True)
-    return scaled
-
-
-def _along_axes(data: FloatArray, matrices: list[FloatArray]) -> FloatArray:
+def _along_axes(data: FloatArray, matrices: list[Banded]) -> FloatArray:
     """Apply one matrix to each axis of (X, Y, Z)."""
     x, y, z = matrices
-    along_x = (x @ data.reshape(len(data), -1)).reshape(len(x), *data.shape[1:])
-    result: FloatArray = np.matmul(y, np.matmul(along_x, z.T))
-    return result
+    along_x = x.along_first(data.reshape(len(data), -1)).reshape(x.shape[0], *data.shape[1:])
+    return y.along_rows(z.along_columns(along_x))

@@ -8,6 +8,7 @@ from typing import Any
 from cnnres_infer.core.arrays import Affine
 from cnnres_infer.core.case import Case, Modality
 from cnnres_infer.core.volume import Volume
+from cnnres_infer.host.files import open_regular
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
 
 _HEAD_BYTES = 1 << 12
@@ -126,9 +127,7 @@ def _functions(path: Path) -> Any:
 def _head(path: Path) -> bytes:
     """First bytes of a regular file; empty if there are none to read, which its reader reports."""
     try:
-        if not path.is_file():
-            return b""
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(_HEAD_BYTES)
-    except (OSError, ValueError):
+    except OSError:
         return b""

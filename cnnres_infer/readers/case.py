@@ -11,6 +11,7 @@ from cnnres_infer.core.arrays import Affine
 from cnnres_infer.core.case import Case, Modality
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import UsageError, VolumeError
+from cnnres_infer.host.machine import resident_bytes
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
 from cnnres_infer.readers import load_case, load_volume
 from cnnres_infer.readers.nifti.read import volume_from_image
@@ -108,12 +109,19 @@ def read_volume(
     if isinstance(source, (str, Path)):
         return load_volume(source, limits, affine)
     if isinstance(source, Volume):
+        check_size(source, limits)
         return source
     if isinstance(source, np.ndarray):
+        limits.check_size(name, source.shape, source.nbytes, resident_bytes())
         if affine is None:
             raise VolumeError(
                 f"{name}: an array needs an affine (4, 4), voxel indices to mm in RAS+; give the "
                 "pair (array, affine)"
             )
         return Volume.from_array(source, affine, name)
-    return volume_from_image(source, name, affine)
+    return volume_from_image(source, name, affine, limits)
+
+
+def check_size(volume: Volume, limits: Limits) -> None:
+    """Raise `LimitError` if a volume exceeds a limit."""
+    limits.check_size(volume.name, volume.grid.shape, volume.data.nbytes, resident_bytes())

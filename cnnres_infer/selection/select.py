@@ -19,6 +19,7 @@ from cnnres_infer.errors import (
     UsageError,
     VerificationError,
 )
+from cnnres_infer.host.deadline import check_time
 from cnnres_infer.selection.autotune import fastest_first
 from cnnres_infer.selection.offers import offers, open_engine
 from cnnres_infer.verification.self_check import self_check
@@ -151,6 +152,7 @@ def select(
     if name == AUTO and not strict:
         reselect = partial(select, bundle, name, precision, threads, check=check)
     for each in _backends(name, failed):
+        check_time()
         try:
             probe(each).require()
         except BackendUnavailableError as error:

@@ -4,7 +4,6 @@ The reference is PyTorch's output in float32, either for the slices included in
 every bundle or for a whole volume (`cnnres_infer.verification.reference`).
 """
 
-import io
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -12,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from cnnres_infer.bundle.bundle import REFERENCE, Bundle
+from cnnres_infer.bundle.reference_slices import read_slices
 from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.mask import MaskSpec
 from cnnres_infer.core.precision import Precision
@@ -238,13 +238,13 @@ def load_reference(bundle: Bundle) -> tuple[FloatArray, FloatArray]:
     Raises
     ------
     BundleError
-        If the file is missing, was modified, or contains something else.
+        If the file is missing, was modified, contains something else, or cannot
+        tell a right engine from a wrong one.
     """
     content = bundle.read(REFERENCE)
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            images, probabilities = archive["images"], archive["probabilities"]
-    except (KeyError, ValueError, OSError) as error:
+        images, probabilities = read_slices(content, bundle.spec)
+    except ValueError as error:
         raise BundleError(
             f"{bundle.folder / REFERENCE}: no reference slices ({error}); export the bundle again"
         ) from error

@@ -22,6 +22,8 @@ from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.engines.base import Engine
 from cnnres_infer.errors import BundleError, ReferenceFileError, UsageError, VerificationError
+from cnnres_infer.host.arrays import read_arrays
+from cnnres_infer.host.files import read_regular
 from cnnres_infer.readers.case import read_case
 from cnnres_infer.verification.agreement import Comparison, dice
 from cnnres_infer.verification.recording import Recording, record_case
@@ -29,6 +31,7 @@ from cnnres_infer.verification.recording import Recording, record_case
 FORMAT = 1
 _WEIGHTS_VARIANT = "fp32"
 _SPEC_PARTS = ("input", "fusion", "mask")
+_MAX_BYTES, _MAX_ARRAY_BYTES = 1 << 30, 1 << 32
 _CREATE = "create one with: python -m export reference VOLUME --out REF.npz"
 
 
@@ -84,9 +87,10 @@ class VolumeReference:
             If the file cannot be read, is damaged, or contains something else.
         """
         try:
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-                about = json.loads(str(archive["about"]))
-                probabilities, mask = archive["probabilities"], archive["mask"]
+            content = read_regular(path, _MAX_BYTES)
+            arrays = read_arrays(content, ("about", "probabilities", "mask"), _MAX_ARRAY_BYTES)
+            about = json.loads(str(arrays["about"]))
+            probabilities, mask = arrays["probabilities"], arrays["mask"]
             if about["format"] != FORMAT:
                 raise ValueError(f"format {about['format']!r}, but this version reads {FORMAT}")
             if probabilities.ndim != 4 or probabilities.dtype != np.float32 or mask.ndim != 3:

@@ -5,6 +5,8 @@ import struct
 import sys
 from pathlib import Path
 
+from cnnres_infer.host.files import open_regular
+
 _MAGIC = b"\x7fELF\x02\x01"
 _SECTION_DYNAMIC = 6
 _TAG_NEEDED = 1
@@ -28,7 +30,7 @@ def needed_libraries(path: Path) -> tuple[str, ...]:
     Tool Interface Standard, "Executable and Linking Format", version 1.2;
     System V ABI, AMD64 supplement, for the 64-bit layouts.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         header = file.read(64)
         if header[:6] != _MAGIC or len(header) < 64:
             return ()

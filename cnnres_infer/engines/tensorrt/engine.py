@@ -22,6 +22,9 @@ from cnnres_infer.engines.tensorrt.store import FOLDER, Plan
 from cnnres_infer.errors import BackendUnavailableError, EngineError
 from cnnres_infer.host import machine
 from cnnres_infer.host.atomic import write_all
+from cnnres_infer.host.files import read_regular
+
+_MAX_KERNEL_BYTES = 1 << 30
 
 
 class TensorRtEngine(GpuEngine[PlanRunner]):
@@ -81,7 +84,7 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
                 cuda,
                 plan.content,
                 BatchRange.parse(plan.key.batch).largest,
-                kernels.read_bytes() if kernels.exists() else b"",
+                read_regular(kernels, _MAX_KERNEL_BYTES) if kernels.exists() else b"",
             )
         except Exception as error:
             cuda.close()

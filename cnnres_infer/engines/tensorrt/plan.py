@@ -14,10 +14,12 @@ from cnnres_infer.engines.tensorrt.store import ANY, Plan, PlanKey, PlanStore
 from cnnres_infer.errors import BackendUnavailableError
 from cnnres_infer.host.atomic import write_all
 from cnnres_infer.host.cache import cache_folder
+from cnnres_infer.host.files import read_regular
 
 _log = logging.getLogger(__name__)
 _FLAGS = "strongly-typed,no-tf32"
 _PORTABLE = "portable"
+_MAX_TIMING_BYTES = 1 << 28
 
 
 def open_store() -> PlanStore:
@@ -146,7 +148,13 @@ def load_or_build(
                 device,
             )
         timing = store.folder / f"timing-{flavour.backend}-{key.version}-sm{key.sm}.cache"
-        earlier = None if flavour.portable else timing.read_bytes() if timing.exists() else b""
+        earlier = (
+            None
+            if flavour.portable
+            else read_regular(timing, _MAX_TIMING_BYTES)
+            if timing.exists()
+            else b""
+        )
         sm = target_sm(trt, device)
         plan, measured = build(
             trt, model.content, batch_range, sm, earlier, progress, sides=model.sides

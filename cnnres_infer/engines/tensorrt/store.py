@@ -16,11 +16,13 @@ from typing import Self
 
 from cnnres_infer.host.atomic import write_all
 from cnnres_infer.host.digest import json_digest
+from cnnres_infer.host.files import read_regular
 from cnnres_infer.host.lock import locked
 
 FORMAT = 1
 FOLDER = "plans"
 ANY = "any"
+_MAX_SIDECAR_BYTES = 1 << 20
 _LABELS = {
     "version": "version of TensorRT",
     "onnx_sha256": "model",
@@ -112,7 +114,7 @@ class Entry:
     def read(cls, sidecar: Path) -> Self | None:
         """Read a sidecar; None if it is damaged or has another format."""
         try:
-            content = json.loads(sidecar.read_text(encoding="utf-8"))
+            content = json.loads(read_regular(sidecar, _MAX_SIDECAR_BYTES))
             if content["format"] != FORMAT:
                 return None
             return cls(
@@ -128,7 +130,7 @@ class Entry:
     def plan(self) -> bytes | None:
         """Read the plan; None if it is damaged or missing."""
         try:
-            content = self.path.read_bytes()
+            content = read_regular(self.path, self.nbytes)
         except OSError:
             return None
         return content if hashlib.sha256(content).hexdigest() == self.sha256 else None

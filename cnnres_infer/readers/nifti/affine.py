@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cnnres_infer.codes import ErrorCode, Notice, WarningCode
 from cnnres_infer.core.arrays import Affine
-from cnnres_infer.core.grid import MAX_AFFINE_MM
+from cnnres_infer.core.grid import MAX_AFFINE_MM, parse_affine
 from cnnres_infer.errors import GeometryError
 from cnnres_infer.readers.nifti.header import Fields
 
@@ -71,7 +71,7 @@ def resolve_affine(
     elif qform_code:
         affine = _qform(fields, name)
     elif override is not None:
-        return np.array(override, np.float64), notices
+        return parse_affine(override), notices
     else:
         raise GeometryError(
             f"{name}: the header does not say where the volume lies (sform and qform codes are 0); "

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from cnnres_infer.codes import ErrorCode, Notice, WarningCode
 from cnnres_infer.errors import VolumeError
+from cnnres_infer.host.files import read_regular
 from cnnres_infer.readers.nifti.stream import volume_name
 
 # In s/mm2: the range of clinical stroke protocols (nominally b = 1000), and how much the
@@ -45,8 +46,7 @@ def select_volumes(path: Path, count: int) -> tuple[tuple[int, ...], Notice]:
     """
     table = path.parent / f"{volume_name(path)}.bval"
     try:
-        with table.open("rb") as file:
-            text = file.read(_MAX_BYTES)
+        text = read_regular(table, _MAX_BYTES)[:_MAX_BYTES]
     except FileNotFoundError as error:
         raise VolumeError(
             f"{path}: contains {count} volumes; give a single volume, or put the b-values next "

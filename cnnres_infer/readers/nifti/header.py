@@ -5,7 +5,7 @@ The layouts are those of nifti1.h and nifti2.h (https://nifti.nimh.nih.gov).
 
 import math
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -194,7 +194,7 @@ def parse_header(raw: bytes, name: str, limits: Limits) -> Header:
     offset = _voxel_offset(float(fields["vox_offset"]), size, name, limits)
     voxels = math.prod(shape)
     end = offset + voxels * volumes * dtype.itemsize
-    limits.check_header(name, voxels, end, resident_bytes())
+    limits.check_size(name, shape, end, resident_bytes())
     check_units(int(fields["xyzt_units"]), name)
     scale, notices = _scale(float(fields["scl_slope"]), float(fields["scl_inter"]), name)
     transforms = {key: fields[key] for key in TRANSFORM_FIELDS}
@@ -222,9 +222,10 @@ def check_extensions(raw: bytes, header: Header, name: str) -> None:
     position = header.size + 4
     if not raw[header.size]:
         return
-    int32 = ">i4" if header.big_endian else "<i4"
+    order: Literal["little", "big"] = "big" if header.big_endian else "little"
     while position < header.offset:
-        length = int(np.frombuffer(raw[position : position + 4], int32)[0])
+        # An extension has 8 bytes or more, so that what is shorter holds no size either.
+        length = int.from_bytes(raw[position : position + 4], order, signed=True)
         available = header.offset - position
         if not 8 <= length <= available:
             raise VolumeError(

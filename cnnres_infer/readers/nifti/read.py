@@ -13,6 +13,7 @@ from cnnres_infer.core.case import Case, Modality
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.volume import Volume, overflows
 from cnnres_infer.errors import GeometryError, VolumeError
+from cnnres_infer.host.machine import resident_bytes
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
 from cnnres_infer.readers.nifti.affine import resolve_affine
 from cnnres_infer.readers.nifti.bvals import select_volumes
@@ -87,7 +88,10 @@ def load_volume(
 
 
 def volume_from_image(
-    image: "Nifti1Image", name: str = "volume", affine: Affine | None = None
+    image: "Nifti1Image",
+    name: str = "volume",
+    affine: Affine | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Volume:
     """Create a volume from a copy of a nibabel image.
 
@@ -100,17 +104,23 @@ def volume_from_image(
     affine
         (4, 4), voxel indices to mm in RAS+. Used only if the header does not
         say where the volume lies.
+    limits
+        The maximum size of the volume.
 
     Raises
     ------
     VolumeError
         If it is not a NIfTI image of a single 3-D volume of real numbers.
+    LimitError
+        If it exceeds a limit; its voxels are not read.
     GeometryError
         If the position of the voxels is unknown, or the header contradicts the
         image's affine.
     """
+    from nibabel.nifti1 import Nifti1Header
+
     header = getattr(image, "header", None)
-    if header is None or "sform_code" not in header:
+    if not isinstance(header, Nifti1Header):
         raise VolumeError(f"{name}: not a NIfTI image but {type(image).__name__}; convert it")
     shape = tuple(int(n) for n in image.shape)
     if len(shape) > 3 and all(n == 1 for n in shape[3:]):
@@ -118,11 +128,15 @@ def volume_from_image(
     if len(shape) != 3:
         raise VolumeError(f"{name}: an image of {len(shape)} dimensions; give a single 3-D volume")
     check_units(int(header["xyzt_units"]), name)
-    if image.get_data_dtype().names:
-        raise VolumeError(f"{name}: voxels of type {image.get_data_dtype()}; give real numbers")
+    dtype = image.get_data_dtype()
+    if dtype.names:
+        raise VolumeError(f"{name}: voxels of type {dtype}; give real numbers")
+    limits.check_size(name, shape, math.prod(shape) * dtype.itemsize, resident_bytes())
     fields = {key: np.array(header[key]) for key in TRANSFORM_FIELDS}
     grid, source, notices = _read_grid(fields, (shape[0], shape[1], shape[2]), name, affine)
-    if source is not None and not np.allclose(image.affine, grid.affine, atol=1e-3):
+    # Without an affine of its own, an image lies where its header says.
+    moved = image.affine is not None and not np.allclose(image.affine, grid.affine, atol=1e-3)
+    if source is not None and moved:
         raise GeometryError(
             f"{name}: the image's affine is not the one in its header; call update_header()"
         )

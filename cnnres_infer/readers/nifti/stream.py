@@ -5,7 +5,7 @@ declares. What is parsed are the very bytes that were verified.
 """
 
 import io
-import stat
+import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +14,8 @@ from typing import BinaryIO
 
 from cnnres_infer.codes import ErrorCode
 from cnnres_infer.errors import LimitError, VolumeError
+from cnnres_infer.host.deadline import check_time
+from cnnres_infer.host.files import NotAFileError, open_regular
 from cnnres_infer.limits import Limits
 from cnnres_infer.readers.nifti.header import (
     MAX_HEADER_BYTES,
@@ -84,32 +86,26 @@ def read_verified(path: Path, limits: Limits) -> VerifiedStream:
         If lengths are not in mm.
     """
     volume_name(path)
-    _check_file(path, limits)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            _check_size(os.fstat(file.fileno()).st_size, path, limits)
             return _verify(_chunks(file, path), path, limits)
+    except NotAFileError as error:
+        raise VolumeError(f"{path}: {error.strerror}", code=ErrorCode.FILE_KIND) from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise VolumeError(f"{path}: {error.strerror}", code=ErrorCode.FILE_MISSING) from error
     except OSError as error:
         raise VolumeError(
             f"{path}: {error.strerror or error}", code=ErrorCode.FILE_ACCESS
         ) from error
 
 
-def _check_file(path: Path, limits: Limits) -> None:
-    try:
-        status = path.stat()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise VolumeError(f"{path}: {error.strerror}", code=ErrorCode.FILE_MISSING) from error
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise VolumeError(f"{path}: {reason}", code=ErrorCode.FILE_ACCESS) from error
-    if not stat.S_ISREG(status.st_mode):
-        kind = "directory" if stat.S_ISDIR(status.st_mode) else "device or pipe"
-        raise VolumeError(f"{path}: a {kind}; give a file", code=ErrorCode.FILE_KIND)
-    if not status.st_size:
+def _check_size(size: int, path: Path, limits: Limits) -> None:
+    if not size:
         raise VolumeError(f"{path}: the file is empty; {_COPY_AGAIN}", code=ErrorCode.FILE_EMPTY)
-    if status.st_size > limits.max_bytes:
+    if size > limits.max_bytes:
         raise LimitError(
-            f"{path}: {status.st_size} bytes, more than `max_bytes` ({limits.max_bytes})",
+            f"{path}: {size} bytes, more than `max_bytes` ({limits.max_bytes})",
             code=ErrorCode.LIMIT_BYTES,
         )
 
@@ -118,6 +114,7 @@ def _verify(chunks: Iterator[bytes], path: Path, limits: Limits) -> VerifiedStre
     content, name = io.BytesIO(), str(path)
     header = None
     for chunk in chunks:
+        check_time()
         content.write(chunk)
         if header is None and content.tell() >= MAX_HEADER_BYTES:
             header = parse_header(content.getvalue()[:MAX_HEADER_BYTES], name, limits)

@@ -11,6 +11,9 @@ from cnnres_infer.host.atomic import write_all
 from cnnres_infer.readers.nifti.affine import is_sheared
 from cnnres_infer.readers.nifti.source import NiftiSource
 
+# Voxels along an axis that a NIfTI-1 header can tell.
+_MAX_EXTENT = (1 << 15) - 1
+
 
 def save_volume(
     path: Path,
@@ -63,7 +66,8 @@ def volume_bytes(
     import nibabel
 
     transforms = source.transforms if isinstance(source, NiftiSource) else {}
-    is_nifti2 = transforms and transforms["srow_x"].dtype.itemsize == 8
+    is_long = max(data.shape) > _MAX_EXTENT
+    is_nifti2 = is_long or (transforms and transforms["srow_x"].dtype.itemsize == 8)
     header = (nibabel.Nifti2Header if is_nifti2 else nibabel.Nifti1Header)()
     header.set_data_dtype(data.dtype)
     header.set_data_shape(data.shape)
