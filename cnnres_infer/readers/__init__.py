@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnres_infer.core.arrays import Affine
-from cnnres_infer.core.case import Case, Modality
+from cnnres_infer.core.case import Case, Modality, Role
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.host.files import open_regular
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
@@ -45,6 +45,7 @@ def load_volume(
     limits: Limits = DEFAULT_LIMITS,
     affine: Affine | None = None,
     *,
+    role: Role | None = None,
     may_be_zero: bool = False,
 ) -> Volume:
     """Read and check a file with a 3-D volume, or with a series from which one can be selected.
@@ -58,6 +59,10 @@ def load_volume(
     affine
         (4, 4), voxel indices to mm in RAS+. Used only if the file itself does
         not say where the volume lies.
+    role
+        What the volume is to a case; of a series, the volume for it is selected,
+        and a single volume must not be of another kind by what lies beside it.
+        None takes a single volume as it is, and a series for a DWI.
     may_be_zero
         Whether all voxels may be zero, as in the mask of a scan without lesions.
 
@@ -72,7 +77,9 @@ def load_volume(
         If the file exceeds a limit, or its header says so.
     """
     path = Path(path)
-    volume: Volume = _functions(path).load_volume(path, limits, affine, may_be_zero=may_be_zero)
+    volume: Volume = _functions(path).load_volume(
+        path, limits, affine, role=role, may_be_zero=may_be_zero
+    )
     return volume
 
 

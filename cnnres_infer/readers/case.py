@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnres_infer.core.arrays import Affine
-from cnnres_infer.core.case import Case, Modality
+from cnnres_infer.core.case import Case, Modality, Role, check_combination
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import UsageError, VolumeError
 from cnnres_infer.host.machine import resident_bytes
@@ -29,6 +29,8 @@ def read_case(
     *,
     affine: NDArray[Any] | None = None,
     flair: Source | None = None,
+    adc: Source | None = None,
+    b0: Source | None = None,
     modality: Modality = Modality.DWI,
     brain_mask: Source | None = None,
     limits: Limits = DEFAULT_LIMITS,
@@ -37,11 +39,12 @@ def read_case(
 
     Parameters
     ----------
-    source, flair, brain_mask
+    source, flair, adc, b0, brain_mask
         A path, a `Volume`, a nibabel image, or a pair of an array (X, Y, Z) and
         its affine (4, 4), voxel indices to mm in RAS+. A pair of a path and an
         affine is for a file that does not say where it lies. Only `brain_mask`
         may be an array without an affine; it then lies on the grid of `source`.
+        `adc` and `b0` are preferred to the b0 of a series.
     affine
         The affine of `source`, as an alternative to a pair.
     modality
@@ -58,17 +61,25 @@ def read_case(
     InputError
         If a volume must not be segmented.
     UsageError
-        If a FLAIR is combined with a FLAIR, or an affine is given twice.
+        If volumes do not belong together (see `Case`), or an affine is given
+        twice.
     """
+    check_combination(modality, flair=flair is not None, adc=adc is not None, b0=b0 is not None)
     case = _scan(source, modality, limits, affine)
+    if adc is not None or b0 is not None:
+        case = replace(
+            case,
+            adc=None if adc is None else read_volume(adc, Role.ADC, limits),
+            b0=None if b0 is None else read_volume(b0, Role.B0, limits),
+        )
     mask_affine = case.volume.grid.affine if isinstance(brain_mask, np.ndarray) else None
     return replace(
         case,
-        flair=case.flair if flair is None else read_volume(flair, str(Modality.FLAIR), limits),
+        flair=case.flair if flair is None else read_volume(flair, Role.FLAIR, limits),
         brain_mask=(
             case.brain_mask
             if brain_mask is None
-            else read_volume(brain_mask, "brain mask", limits, mask_affine)
+            else read_volume(brain_mask, Role.BRAIN_MASK, limits, mask_affine)
         ),
     )
 
@@ -84,11 +95,11 @@ def _scan(source: Source, modality: Modality, limits: Limits, affine: NDArray[An
     path, place = source if isinstance(source, tuple) else (source, affine)
     if isinstance(path, (str, Path)):
         return load_case(path, modality, limits, place)
-    return Case(modality, read_volume(source, str(modality), limits, affine))
+    return Case(modality, read_volume(source, Role(modality), limits, affine))
 
 
 def read_volume(
-    source: Source, name: str, limits: Limits = DEFAULT_LIMITS, affine: Affine | None = None
+    source: Source, role: Role, limits: Limits = DEFAULT_LIMITS, affine: Affine | None = None
 ) -> Volume:
     """Read or copy a single volume.
 
@@ -96,8 +107,8 @@ def read_volume(
     ----------
     source, limits, affine
         See `read_case`.
-    name
-        Name of the volume if `source` has none of its own.
+    role
+        What it is to the case, and its name if `source` has none of its own.
 
     Raises
     ------
@@ -107,19 +118,19 @@ def read_volume(
     if isinstance(source, tuple):
         source, affine = source
     if isinstance(source, (str, Path)):
-        return load_volume(source, limits, affine)
+        return load_volume(source, limits, affine, role=role)
     if isinstance(source, Volume):
         check_size(source, limits)
         return source
     if isinstance(source, np.ndarray):
-        limits.check_size(name, source.shape, source.nbytes, resident_bytes())
+        limits.check_size(str(role), source.shape, source.nbytes, resident_bytes())
         if affine is None:
             raise VolumeError(
-                f"{name}: an array needs an affine (4, 4), voxel indices to mm in RAS+; give the "
+                f"{role}: an array needs an affine (4, 4), voxel indices to mm in RAS+; give the "
                 "pair (array, affine)"
             )
-        return Volume.from_array(source, affine, name)
-    return volume_from_image(source, name, affine, limits)
+        return Volume.from_array(source, affine, str(role))
+    return volume_from_image(source, str(role), affine, limits)
 
 
 def check_size(volume: Volume, limits: Limits) -> None:
