@@ -17,6 +17,7 @@ from training.batches import Batches, Pair
 from training.checks import check, logits_of
 from training.data import Collections, Images
 from training.losses import segmentation_loss, soft_difference
+from training.mirror import Mirror
 from training.rounding import eight_bits
 
 _EMA_WARMUP = 10
@@ -63,6 +64,7 @@ def train(
     out: Path,
     device: str = "cpu",
     start: CNNRes | None = None,
+    mirror: Mirror | None = None,
 ) -> None:
     """Train and write a checkpoint of the averaged weights at each check.
 
@@ -77,6 +79,8 @@ def train(
     start
         Network to go on with, whose batch norms stay as they are; a new one by
         default.
+    mirror
+        Keeps a symmetric network symmetric.
 
     Raises
     ------
@@ -106,11 +110,17 @@ def train(
         loss = _pair_loss(network, batches.draw(), recipe, progress)
         optimiser.zero_grad()
         loss.backward()
+        if mirror is not None:
+            mirror.tie_gradients(network)
         torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimiser.step()
         _average(average, network, min(recipe.averaging, (step + 1) / (step + _EMA_WARMUP)))
         losses.append(loss.detach())
         if step % recipe.check_every == 0 or progress == 1:
+            if mirror is not None:
+                # Rounding pulls tied weights apart, a little with each step.
+                mirror.tie(network)
+                mirror.tie(average)
             record: dict[str, object] = {
                 "step": step,
                 "seconds": round(time.monotonic() - started),
