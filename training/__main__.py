@@ -31,11 +31,12 @@ from training.lesion_free import find_series
 from training.loop import Recipe, train
 from training.start import averaged, with_norms
 from training.symmetry import padded, symmetric
+from training.teacher import Teacher
 
 app = typer.Typer(cls=DefaultCommandGroup, no_args_is_help=True, add_completion=False, help=__doc__)
 DataOption = Annotated[Path, typer.Option(help="Folder of the collections of real MRI.")]
 # Batches that show which channels see the mirrored of what.
-_DRAWS_TO_PAIR_BY = 4
+_DRAWS_TO_PAIR_BY = 3
 
 BundleArgument = Annotated[Path, typer.Argument(help="Folder of the bundle.")]
 
@@ -53,12 +54,19 @@ def train_command(
     start: Annotated[
         Path | None, typer.Option("--from", help="Weights to begin with: .safetensors or .onnx.")
     ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="Bundle whose network softens the experts' masks of single slices."),
+    ] = None,
     learning_rate: Annotated[float, typer.Option(help="Peak.")] = Recipe.learning_rate,
     minutes: Annotated[
         float, typer.Option(help="End after this time, however many steps are done.")
     ] = Recipe.minutes,
     rounded_from: Annotated[
-        float, typer.Option(help="Share of the training after which 8 bits are in the loop.")
+        float,
+        typer.Option(
+            help="Share of the training after which images are seen twice, once in 8 bits."
+        ),
     ] = Recipe.rounded_from,
     check_every: Annotated[int, typer.Option(min=1)] = Recipe.check_every,
     symmetric_masks: Annotated[
@@ -83,7 +91,9 @@ def train_command(
     )
     if symmetric_masks and start is None:
         raise typer.BadParameter("--symmetric needs trained weights: give --from")
-    collections = load_collections(data, seed)
+    collections = load_collections(
+        data, seed, None if teacher is None else Teacher.of(Bundle.open(teacher))
+    )
     network = mirror = None
     if start is not None:
         batches = Batches(collections, seed, torch.device("cpu"))

@@ -16,6 +16,8 @@ _SMALLEST_SHAPE = 20
 _CANDIDATES = 3
 # Pixels by which a brain may exceed its frame before another image is preferred.
 _TOLERANCE = 6
+# What a teacher may see in a half that is healthy.
+_TRACE = 0.1
 # Brightness of a lesion over that of tissue from which it counts as visible.
 _VISIBLE = 1.25
 
@@ -169,7 +171,7 @@ def _halves(images: Images) -> Images:
     """The halves without lesion, mirrored over the others."""
     pixels, patients = [], []
     for image, mask, patient in zip(images.pixels, images.masks, images.patients, strict=True):
-        half = augment.mirror_healthy(torch.from_numpy(image), torch.from_numpy(mask))
+        half = augment.mirror_healthy(torch.from_numpy(image), torch.from_numpy(mask) > _TRACE)
         if half is not None:
             pixels.append(half.numpy())
             patients.append(patient)

@@ -14,8 +14,9 @@ from torch import Tensor
 from cnnres_infer.host.atomic import check_free
 from network.cnnres import PUBLISHED, CNNRes, Widths
 from training.batches import Batches, Pair
-from training.checks import check, logits_of
+from training.checks import check
 from training.data import Collections, Images
+from training.logits import logits_of
 from training.losses import segmentation_loss, soft_difference
 from training.mirror import Mirror
 from training.rounding import eight_bits
@@ -32,8 +33,8 @@ class Recipe:
     steps
         Optimiser steps.
     rounded_from
-        Share of the steps after which the second view of each image is computed
-        in 8 bits.
+        Share of the steps after which each image is seen a second time, in
+        another frame and computed in 8 bits. Steps before it take half as long.
     learning_rate
         Peak, reached after 3 % of the steps; falls to zero as half a cosine.
     averaging
@@ -136,16 +137,16 @@ def train(
 
 
 def _pair_loss(network: CNNRes, pair: Pair, recipe: Recipe, progress: float) -> Tensor:
-    """Loss of both views of a batch, and the difference of their answers."""
+    """Loss of a batch; later of both views of it, and the difference of their answers."""
     first = logits_of(network, pair.images)
-    if progress > recipe.rounded_from:
-        with eight_bits(network):
-            second = logits_of(network, pair.copies)
-    else:
+    loss = segmentation_loss(first, pair.masks)
+    if progress <= recipe.rounded_from:
+        return loss
+    with eight_bits(network):
         second = logits_of(network, pair.copies)
-    supervised = segmentation_loss(first, pair.masks) + segmentation_loss(second, pair.copied_masks)
     moved, known = pair.second.as_seen_by(pair.first, torch.sigmoid(second))
-    return supervised + recipe.consistency * soft_difference(torch.sigmoid(first) * known, moved)
+    difference = soft_difference(torch.sigmoid(first) * known, moved)
+    return loss + segmentation_loss(second, pair.copied_masks) + recipe.consistency * difference
 
 
 def _learning_rate(recipe: Recipe, progress: float) -> float:
