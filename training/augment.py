@@ -24,8 +24,10 @@ _BLOBS = (
     (0.4, (1.0, 3.0)),
     (0.3, (1.2, 11.0)),
 )
-# Territories: fainter ones would be anatomy that the network learns to mark in healthy brains.
-_TERRITORY = (0.1, (14.0, 45.0))
+# How much brighter than tissue lesions are, and territories at least: what is fainter would
+# be anatomy that the network learns to mark in healthy brains.
+_GAIN = (0.4, 1.3)
+_TERRITORY = (0.15, (14.0, 45.0))
 _TERRITORY_GAIN = 0.6
 
 
@@ -114,7 +116,7 @@ def paste_lesions(
     real = chance(generator, count, 0.3)
     lesion = torch.where(real > 0, functional.avg_pool2d(shapes[pick], 3, 1, 1), lesion)
     lesion = lesion * wanted * (images > _BRAIN)
-    gain = uniform(generator, count, 0.25, 1.2)
+    gain = uniform(generator, count, *_GAIN)
     gain = torch.where(territory > 0, gain.clamp(min=_TERRITORY_GAIN), gain)
     texture = 1 + 0.25 * smooth_field(generator, count, size, 24)
     grown = images * (1 + gain * lesion * texture.clamp(0.3))
@@ -185,8 +187,8 @@ def brighten_rims(images: Tensor, generator: Generator) -> Tensor:
         smooth_field(generator, count, size, 12),
     ).clamp(0)
     both = torch.maximum(patches, patches.flip(3))
-    patches = torch.where(chance(generator, count, 0.4) > 0, both, patches)
-    strength = uniform(generator, count, 0.0, 1.6) * chance(generator, count, 0.35)
+    patches = torch.where(chance(generator, count, 0.6) > 0, both, patches)
+    strength = uniform(generator, count, 0.0, 2.5) * chance(generator, count, 0.45)
     return images * (1 + strength * edge * patches)
 
 

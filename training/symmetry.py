@@ -161,7 +161,7 @@ def _standardise(network: CNNRes, images: Tensor) -> None:
         assert norm.running_var is not None
         variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3))
         shrunk = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        norm.bias += shrunk * (mean - norm.running_mean)
+        norm.bias.add_(shrunk * (mean - norm.running_mean))
         norm.weight.copy_(shrunk * torch.sqrt(variance + norm.eps))
         norm.running_mean, norm.running_var = mean, variance
 
