@@ -30,9 +30,14 @@ from training.evaluate import compare_fusions, evaluate_all, evaluate_weights
 from training.lesion_free import find_series
 from training.loop import Recipe, train
 from training.start import averaged, with_norms
+from training.symmetry import padded, symmetric
+from training.teacher import Teacher
 
 app = typer.Typer(cls=DefaultCommandGroup, no_args_is_help=True, add_completion=False, help=__doc__)
 DataOption = Annotated[Path, typer.Option(help="Folder of the collections of real MRI.")]
+# Batches that show which channels see the mirrored of what.
+_DRAWS_TO_PAIR_BY = 3
+
 BundleArgument = Annotated[Path, typer.Argument(help="Folder of the bundle.")]
 
 
@@ -49,14 +54,27 @@ def train_command(
     start: Annotated[
         Path | None, typer.Option("--from", help="Weights to begin with: .safetensors or .onnx.")
     ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="Bundle whose network softens the experts' masks of single slices."),
+    ] = None,
     learning_rate: Annotated[float, typer.Option(help="Peak.")] = Recipe.learning_rate,
     minutes: Annotated[
         float, typer.Option(help="End after this time, however many steps are done.")
     ] = Recipe.minutes,
     rounded_from: Annotated[
-        float, typer.Option(help="Share of the training after which 8 bits are in the loop.")
+        float,
+        typer.Option(
+            help="Share of the training after which images are seen twice, once in 8 bits."
+        ),
     ] = Recipe.rounded_from,
     check_every: Annotated[int, typer.Option(min=1)] = Recipe.check_every,
+    symmetric_masks: Annotated[
+        bool,
+        typer.Option(
+            "--symmetric", help="Let mirrored images have mirrored masks, by construction."
+        ),
+    ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="By default one for a core.")] = None,
     device: Annotated[str, typer.Option(help="What PyTorch computes on: cpu, cuda.")] = "cpu",
 ) -> None:
@@ -71,11 +89,18 @@ def train_command(
         rounded_from=rounded_from,
         check_every=check_every,
     )
-    collections = load_collections(data, seed)
-    network = None
+    if symmetric_masks and start is None:
+        raise typer.BadParameter("--symmetric needs trained weights: give --from")
+    collections = load_collections(
+        data, seed, None if teacher is None else Teacher.of(Bundle.open(teacher))
+    )
+    network = mirror = None
     if start is not None:
-        seen = Batches(collections, seed, torch.device("cpu")).draw().images
-        network = with_norms(load_checkpoint(start), seen)
+        batches = Batches(collections, seed, torch.device("cpu"))
+        network = with_norms(load_checkpoint(start), batches.draw().images)
+        if symmetric_masks:
+            drawn = [batches.draw().images for _ in range(_DRAWS_TO_PAIR_BY)]
+            network, mirror = symmetric(network, padded(drawn, SPEC.size))
     dwi, flair = collections.validation
     validation = {
         "dwi": dwi,
@@ -83,7 +108,7 @@ def train_command(
         **{case: volume_images(data, case) for case in VALIDATION_VOLUMES},
         **{series.name: series_images(series) for series in find_series(data) if series.held_out},
     }
-    train(collections, validation, recipe, out, device, network)
+    train(collections, validation, recipe, out, device, network, mirror)
 
 
 @app.command("average")

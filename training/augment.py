@@ -23,8 +23,12 @@ _BLOBS = (
     (0.6, (1.0, 3.0)),
     (0.4, (1.0, 3.0)),
     (0.3, (1.2, 11.0)),
-    (0.12, (14.0, 45.0)),
 )
+# How much brighter than tissue lesions are, and territories at least: what is fainter would
+# be anatomy that the network learns to mark in healthy brains.
+_GAIN = (0.4, 1.3)
+_TERRITORY = (0.15, (14.0, 45.0))
+_TERRITORY_GAIN = 0.6
 
 
 def uniform(generator: Generator, count: int, low: float, high: float) -> Tensor:
@@ -106,11 +110,14 @@ def paste_lesions(
     for probability, radii in _BLOBS:
         present = chance(generator, count, probability)
         lesion = torch.maximum(lesion, present * blobs(generator, count, size, radii))
+    territory = chance(generator, count, _TERRITORY[0])
+    lesion = torch.maximum(lesion, territory * blobs(generator, count, size, _TERRITORY[1]))
     pick = torch.randint(len(shapes), (count,), generator=generator, device=generator.device)
     real = chance(generator, count, 0.3)
     lesion = torch.where(real > 0, functional.avg_pool2d(shapes[pick], 3, 1, 1), lesion)
     lesion = lesion * wanted * (images > _BRAIN)
-    gain = uniform(generator, count, 0.25, 1.2)
+    gain = uniform(generator, count, *_GAIN)
+    gain = torch.where(territory > 0, gain.clamp(min=_TERRITORY_GAIN), gain)
     texture = 1 + 0.25 * smooth_field(generator, count, size, 24)
     grown = images * (1 + gain * lesion * texture.clamp(0.3))
     floor = TISSUE * (1 + 0.6 * gain) * lesion
@@ -180,8 +187,8 @@ def brighten_rims(images: Tensor, generator: Generator) -> Tensor:
         smooth_field(generator, count, size, 12),
     ).clamp(0)
     both = torch.maximum(patches, patches.flip(3))
-    patches = torch.where(chance(generator, count, 0.4) > 0, both, patches)
-    strength = uniform(generator, count, 0.0, 1.6) * chance(generator, count, 0.35)
+    patches = torch.where(chance(generator, count, 0.6) > 0, both, patches)
+    strength = uniform(generator, count, 0.0, 2.5) * chance(generator, count, 0.45)
     return images * (1 + strength * edge * patches)
 
 

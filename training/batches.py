@@ -16,6 +16,8 @@ _SMALLEST_SHAPE = 20
 _CANDIDATES = 3
 # Pixels by which a brain may exceed its frame before another image is preferred.
 _TOLERANCE = 6
+# What a teacher may see in a half that is healthy.
+_TRACE = 0.1
 # Brightness of a lesion over that of tissue from which it counts as visible.
 _VISIBLE = 1.25
 
@@ -154,7 +156,7 @@ def _pools(collections: Collections, device: torch.device) -> list[Pool]:
         pool(collections.healthy, 1, 0.5),
         pool(collections.lesion_free, 3, 0.45, ("vol01", "vol07")),
         pool(collections.high_b, 1, 0.45),
-        pool(collections.flair, 2, 0.1),
+        pool(collections.flair, 3, 0.1),
         pool(_visible(collections.soop), 1, 0.1),
     ]
 
@@ -169,7 +171,7 @@ def _halves(images: Images) -> Images:
     """The halves without lesion, mirrored over the others."""
     pixels, patients = [], []
     for image, mask, patient in zip(images.pixels, images.masks, images.patients, strict=True):
-        half = augment.mirror_healthy(torch.from_numpy(image), torch.from_numpy(mask))
+        half = augment.mirror_healthy(torch.from_numpy(image), torch.from_numpy(mask) > _TRACE)
         if half is not None:
             pixels.append(half.numpy())
             patients.append(patient)

@@ -9,25 +9,12 @@ from cnnres_infer.verification.agreement import dice
 from network.cnnres import CNNRes
 from network.steadiness import steadiness, with_noise
 from training.data import Images
+from training.logits import logits_of
 from training.rounding import eight_bits
 from training.views import View, brain_boxes
 
 _BATCH = 16
 _THRESHOLDS = (0.3, 0.5, 0.8)
-
-
-def logits_of(network: CNNRes, images: Tensor) -> Tensor:
-    """Logits, in bfloat16 where the processor computes it."""
-    kind = images.device.type
-    with torch.autocast(kind, torch.bfloat16, enabled=kind != "cpu" or has_bfloat16()):
-        logits = network.logits(images.to(memory_format=torch.channels_last))
-    return logits.float()
-
-
-def has_bfloat16() -> bool:
-    """Whether this processor computes bfloat16 itself: emulated, it is slower than float32."""
-    cpu = torch.cpu
-    return cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported()
 
 
 def check(network: CNNRes, images: Images) -> dict[str, float]:

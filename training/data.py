@@ -23,6 +23,7 @@ from cnnres_infer.pipeline.shading import corrected
 from cnnres_infer.pipeline.slices.batches import all_slices
 from cnnres_infer.readers import load_volume
 from training.lesion_free import Series, find_series
+from training.teacher import Teacher
 from training.variants import Labelled, at_b, unsaturated, varied
 
 SPEC = SliceSpec(size=160, spacing=1.25, ceiling=2.0, shading="removed")
@@ -98,8 +99,10 @@ class Collections:
     validation: tuple[Images, Images]
 
 
-def load_collections(root: Path, seed: int = 0) -> Collections:
+def load_collections(root: Path, seed: int = 0, teacher: Teacher | None = None) -> Collections:
     """Read everything below `root`, as it is and changed at random.
+
+    A teacher softens the masks of the ISLES'22 slices.
 
     The validation patients are every fifth of the ISLES'22 patients with both
     modalities usable, in the order of their names; the validation volunteers
@@ -114,6 +117,7 @@ def load_collections(root: Path, seed: int = 0) -> Collections:
             [r["case"] for r in rows if _usable(r, channel) and r["case"] not in held_out],
             channel,
             rng,
+            teacher,
         )
         for channel in ("dwi", "flair")
     )
@@ -214,9 +218,11 @@ def _held_out(rows: list[dict[str, str]]) -> list[str]:
     return both[::_VALIDATION_EVERY]
 
 
-def _isles(root: Path, cases: list[str], channel: str, rng: Generator) -> Images:
+def _isles(
+    root: Path, cases: list[str], channel: str, rng: Generator, teacher: Teacher | None
+) -> Images:
     return _stack(
-        _isles_slice(root, case, channel, rng if version else None)
+        _isles_slice(root, case, channel, rng if version else None, teacher)
         for case in cases
         for version in range(_SLICE_VERSIONS)
     )
@@ -229,13 +235,17 @@ def _usable(row: dict[str, str], channel: str) -> bool:
     )
 
 
-def _isles_slice(root: Path, case: str, channel: str, rng: Generator | None) -> Images:
+def _isles_slice(
+    root: Path, case: str, channel: str, rng: Generator | None, teacher: Teacher | None
+) -> Images:
     """One slice as it is, or with another coil and brain mask if there is an `rng`."""
     with np.load(root / "isles22_slices" / f"{case}.npz") as archive:
         columns, rows = archive["spacing"]
         volume = _plane(archive[channel], (rows, -columns), case)
         truth = archive["mask"][:, :, None].astype(np.float32)
     labelled = Labelled(volume, truth, stripped_brain(volume).mask)
+    if teacher is not None:
+        labelled = teacher.softened(labelled)
     if rng is not None:
         labelled = varied(replace(labelled, volume=unsaturated(volume, rng)), rng)
     return _images(labelled, SPEC)
@@ -277,7 +287,7 @@ def _plane(image: NDArray[np.uint8], steps: tuple[float, float], name: str) -> V
 def _images(case: Labelled, spec: SliceSpec) -> Images:
     volume = corrected(case.volume, case.brain, spec)
     geometry, batch = all_slices((volume,), case.brain, spec)
-    lesion = (geometry.planes(case.truth)[batch.z] > 0).astype(np.float32)
+    lesion = geometry.planes(case.truth)[batch.z].astype(np.float32).clip(0, 1)
     return Images(batch.images[:, 0], geometry.to_pixels(lesion), (volume.name,) * len(batch.z))
 
 

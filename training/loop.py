@@ -14,9 +14,11 @@ from torch import Tensor
 from cnnres_infer.host.atomic import check_free
 from network.cnnres import PUBLISHED, CNNRes, Widths
 from training.batches import Batches, Pair
-from training.checks import check, logits_of
+from training.checks import check
 from training.data import Collections, Images
+from training.logits import logits_of
 from training.losses import segmentation_loss, soft_difference
+from training.mirror import Mirror
 from training.rounding import eight_bits
 
 _EMA_WARMUP = 10
@@ -31,8 +33,8 @@ class Recipe:
     steps
         Optimiser steps.
     rounded_from
-        Share of the steps after which the second view of each image is computed
-        in 8 bits.
+        Share of the steps after which each image is seen a second time, in
+        another frame and computed in 8 bits. Steps before it take half as long.
     learning_rate
         Peak, reached after 3 % of the steps; falls to zero as half a cosine.
     averaging
@@ -63,6 +65,7 @@ def train(
     out: Path,
     device: str = "cpu",
     start: CNNRes | None = None,
+    mirror: Mirror | None = None,
 ) -> None:
     """Train and write a checkpoint of the averaged weights at each check.
 
@@ -77,6 +80,8 @@ def train(
     start
         Network to go on with, whose batch norms stay as they are; a new one by
         default.
+    mirror
+        Keeps a symmetric network symmetric.
 
     Raises
     ------
@@ -106,11 +111,17 @@ def train(
         loss = _pair_loss(network, batches.draw(), recipe, progress)
         optimiser.zero_grad()
         loss.backward()
+        if mirror is not None:
+            mirror.tie_gradients(network)
         torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimiser.step()
         _average(average, network, min(recipe.averaging, (step + 1) / (step + _EMA_WARMUP)))
         losses.append(loss.detach())
         if step % recipe.check_every == 0 or progress == 1:
+            if mirror is not None:
+                # Rounding pulls tied weights apart, a little with each step.
+                mirror.tie(network)
+                mirror.tie(average)
             record: dict[str, object] = {
                 "step": step,
                 "seconds": round(time.monotonic() - started),
@@ -126,16 +137,16 @@ def train(
 
 
 def _pair_loss(network: CNNRes, pair: Pair, recipe: Recipe, progress: float) -> Tensor:
-    """Loss of both views of a batch, and the difference of their answers."""
+    """Loss of a batch; later of both views of it, and the difference of their answers."""
     first = logits_of(network, pair.images)
-    if progress > recipe.rounded_from:
-        with eight_bits(network):
-            second = logits_of(network, pair.copies)
-    else:
+    loss = segmentation_loss(first, pair.masks)
+    if progress <= recipe.rounded_from:
+        return loss
+    with eight_bits(network):
         second = logits_of(network, pair.copies)
-    supervised = segmentation_loss(first, pair.masks) + segmentation_loss(second, pair.copied_masks)
     moved, known = pair.second.as_seen_by(pair.first, torch.sigmoid(second))
-    return supervised + recipe.consistency * soft_difference(torch.sigmoid(first) * known, moved)
+    difference = soft_difference(torch.sigmoid(first) * known, moved)
+    return loss + segmentation_loss(second, pair.copied_masks) + recipe.consistency * difference
 
 
 def _learning_rate(recipe: Recipe, progress: float) -> float:

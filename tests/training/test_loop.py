@@ -10,10 +10,11 @@ pytest.importorskip("h5py", reason="needs `pip install --group export`")
 
 from network.checkpoint import load_checkpoint
 from network.cnnres import CNNRes
-from tests.narrow import NARROW
+from tests.narrow import NARROW, narrow_network
 from training.checks import check
 from training.data import Collections, Images
 from training.loop import Recipe, _average, _learning_rate, train
+from training.symmetry import symmetric
 
 pytestmark = pytest.mark.slow  # trains
 
@@ -53,6 +54,19 @@ def test_training_goes_on_from_given_weights(collections: Collections, tmp_path:
     train(collections, {}, recipe, tmp_path, start=start)
     kept, given = load_file(tmp_path / "step-00001.safetensors"), start.state_dict()
     assert all(torch.equal(kept[key], given[key]) for key in kept)
+
+
+def test_a_symmetric_network_stays_symmetric(collections: Collections, tmp_path: Path) -> None:
+    pictures = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(2))
+    start, mirror = symmetric(narrow_network(), pictures)
+    recipe = Recipe(steps=3, learning_rate=1e-3, rounded_from=0.5)
+    train(collections, {}, recipe, tmp_path, start=start, mirror=mirror)
+    trained = load_checkpoint(tmp_path / "step-00003.safetensors", widths=NARROW)
+    assert not torch.equal(trained.head.weight, start.head.weight)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            trained(pictures.flip(3)), trained(pictures).flip(3), atol=1e-5, rtol=0.0
+        )
 
 
 def test_training_ends_in_time(collections: Collections, tmp_path: Path) -> None:
