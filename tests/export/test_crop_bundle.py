@@ -19,6 +19,7 @@ from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.engines import NVIDIA
 from cnnres_infer.engines.base import Engine, run_all
+from cnnres_infer.engines.tensorrt.build import BatchRange, build
 from cnnres_infer.errors import BackendUnavailableError
 from cnnres_infer.phantom.head import make_phantom
 from cnnres_infer.predictor import Predictor
@@ -178,6 +179,16 @@ def test_the_command_line_from_a_file_to_a_verified_mask(
     assert verified["status"] == "passed"
     assert verified["agreement"]["slices"] == len(load_reference(bundle)[0])
     assert "brain" in run("info")
+
+
+@pytest.mark.parametrize("variant", ["fp32", "fp16"])
+def test_engines_for_all_sizes_build_for_a_gpu_that_is_not_here(
+    bundle: Bundle, variant: str
+) -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx-cu12")
+    sides = bundle.spec.slices.sides
+    plan, _ = build(trt, bundle.model(variant), BatchRange(), 86, sides=sides)
+    assert len(plan) > 100_000
 
 
 @pytest.mark.parametrize("name", NVIDIA)
