@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from cnnres_infer.core.result import Result, Saved
 from cnnres_infer.errors import UsageError
-from cnnres_infer.host.atomic import check_free, exclusive, unfinished, write_all
+from cnnres_infer.host.atomic import FolderLockedError, check_free, exclusive, unfinished, write_all
 from cnnres_infer.host.files import read_regular
 from cnnres_infer.outputs.writers import DEFAULT_FORMATS, MASK, WRITERS
 from cnnres_infer.outputs.writers.report import Refusal, render_refusal
@@ -17,6 +17,7 @@ from cnnres_infer.outputs.writers.report import Refusal, render_refusal
 Paths: TypeAlias = Mapping[str, Path]
 
 _MAX_REPORT_BYTES = 1 << 24
+_REFUSAL_PATIENCE_S = 0.1
 
 
 def check_formats(formats: Sequence[str]) -> None:
@@ -136,10 +137,18 @@ def save_refusal(folder: Path, name: str, refusal: Refusal) -> None:
     """
     outputs = plan_all(folder, name)
     report, mask = outputs["report"], outputs["mask"]
-    with exclusive(folder, outputs.values()):
-        _remove_leftovers(outputs)
+
+    def write() -> None:
         if not report.exists() and not mask.exists():
             write_all({report: render_refusal(refusal)})
+
+    try:
+        with exclusive(folder, outputs.values(), _REFUSAL_PATIENCE_S):
+            _remove_leftovers(outputs)
+            write()
+    except FolderLockedError:
+        # Leftovers may be those of the other process, but a new report replaces nothing.
+        write()
 
 
 def plan_all(folder: Path, name: str) -> Paths:
