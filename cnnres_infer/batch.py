@@ -11,7 +11,7 @@ from cnnres_infer.core.failure import Failure
 from cnnres_infer.core.jsonable import to_json
 from cnnres_infer.errors import CnnresError, UsageError, VolumeError
 from cnnres_infer.host.deadline import time_limit
-from cnnres_infer.outputs.save import check_formats, make_room, plan_all, save_refusal
+from cnnres_infer.outputs.save import check_folder, check_formats, make_room, plan_all, save_refusal
 from cnnres_infer.outputs.writers import DEFAULT_FORMATS
 from cnnres_infer.outputs.writers.report import Refusal, Report
 from cnnres_infer.predictor import Predictor
@@ -93,6 +93,8 @@ class Job:
     def check(self, volumes: list[Path]) -> None:
         """Raise `UsageError` if outputs are unknown, or would overwrite each other or an input."""
         check_formats(self.formats)
+        if self.out is not None:
+            check_folder(self.out)
         if len(volumes) > 1 and self.others:
             raise UsageError("`flair` and `brain_mask` belong to one volume: give a single one")
         named = [(path, name) for path in volumes if (name := _name(path))]
@@ -164,7 +166,14 @@ class Job:
             return
         if self.out is not None or folder.is_dir():
             with suppress(CnnresError):
-                save_refusal(folder, case_name(refusal.input), refusal)
+                save_refusal(folder, case_name(refusal.input), self._without_folders(refusal))
+
+    def _without_folders(self, refusal: Refusal) -> Refusal:
+        """The same refusal with the names of files alone: folders often name people."""
+        message = refusal.error.message
+        for path in (refusal.input, *self.others):
+            message = message.replace(str(path), path.name)
+        return Refusal(Path(refusal.input.name), replace(refusal.error, message=message))
 
 
 def _resolved(path: Path) -> Path:

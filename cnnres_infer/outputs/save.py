@@ -29,6 +29,16 @@ def check_formats(formats: Sequence[str]) -> None:
         raise UsageError(f"no output format {unknown[0]!r}; choose from {', '.join(WRITERS)}")
 
 
+def check_folder(folder: Path) -> None:
+    """Raise `UsageError` if a folder is named like an output, and does not exist."""
+    suffixes = {Path(writer.suffix).suffix for writer in WRITERS.values()} | {".nii", ".html"}
+    if Path(folder.name.lower()).suffix in suffixes and not folder.is_dir():
+        raise UsageError(
+            f"{folder}: named like a file, but outputs go to a folder under names of their own; "
+            "give a folder"
+        )
+
+
 def plan(folder: Path, name: str, formats: Sequence[str]) -> Paths:
     """Paths of the outputs of a case.
 
@@ -103,12 +113,13 @@ def make_room(folder: Path, name: str, formats: Sequence[str], *, overwrite: boo
     Raises
     ------
     UsageError
-        If a format is unknown.
+        If a format is unknown, or the folder is named like a file.
     OutputExistsError
         If an output already exists and `overwrite` is False.
     OutputError
         If a path is invalid on this file system.
     """
+    check_folder(folder)
     outputs = plan(folder, name, formats)
     all_outputs = plan_all(folder, name)
     if folder.is_dir() and _leftovers(all_outputs):

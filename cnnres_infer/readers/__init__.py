@@ -45,7 +45,7 @@ def load_volume(
     limits: Limits = DEFAULT_LIMITS,
     affine: Affine | None = None,
     *,
-    may_be_zero: bool = False,
+    is_mask: bool = False,
 ) -> Volume:
     """Read and check a file with a 3-D volume, or with a series from which one can be selected.
 
@@ -58,8 +58,8 @@ def load_volume(
     affine
         (4, 4), voxel indices to mm in RAS+. Used only if the file itself does
         not say where the volume lies.
-    may_be_zero
-        Whether all voxels may be zero, as in the mask of a scan without lesions.
+    is_mask
+        Whether all voxels may be the same, as in a mask without lesions.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def load_volume(
         If the file exceeds a limit, or its header says so.
     """
     path = Path(path)
-    volume: Volume = _functions(path).load_volume(path, limits, affine, may_be_zero=may_be_zero)
+    volume: Volume = _functions(path).load_volume(path, limits, affine, is_mask=is_mask)
     return volume
 
 

@@ -68,7 +68,7 @@ def read_case(
         brain_mask=(
             case.brain_mask
             if brain_mask is None
-            else read_volume(brain_mask, "brain mask", limits, mask_affine)
+            else read_volume(brain_mask, "brain mask", limits, mask_affine, is_mask=True)
         ),
     )
 
@@ -88,7 +88,12 @@ def _scan(source: Source, modality: Modality, limits: Limits, affine: NDArray[An
 
 
 def read_volume(
-    source: Source, name: str, limits: Limits = DEFAULT_LIMITS, affine: Affine | None = None
+    source: Source,
+    name: str,
+    limits: Limits = DEFAULT_LIMITS,
+    affine: Affine | None = None,
+    *,
+    is_mask: bool = False,
 ) -> Volume:
     """Read or copy a single volume.
 
@@ -98,6 +103,8 @@ def read_volume(
         See `read_case`.
     name
         Name of the volume if `source` has none of its own.
+    is_mask
+        Whether all voxels may be the same.
 
     Raises
     ------
@@ -107,7 +114,7 @@ def read_volume(
     if isinstance(source, tuple):
         source, affine = source
     if isinstance(source, (str, Path)):
-        return load_volume(source, limits, affine)
+        return load_volume(source, limits, affine, is_mask=is_mask)
     if isinstance(source, Volume):
         check_size(source, limits)
         return source
@@ -118,8 +125,8 @@ def read_volume(
                 f"{name}: an array needs an affine (4, 4), voxel indices to mm in RAS+; give the "
                 "pair (array, affine)"
             )
-        return Volume.from_array(source, affine, name)
-    return volume_from_image(source, name, affine, limits)
+        return Volume.from_array(source, affine, name, is_mask=is_mask)
+    return volume_from_image(source, name, affine, limits, is_mask=is_mask)
 
 
 def check_size(volume: Volume, limits: Limits) -> None:

@@ -56,7 +56,7 @@ def load_volume(
     limits: Limits = DEFAULT_LIMITS,
     affine: Affine | None = None,
     *,
-    may_be_zero: bool = False,
+    is_mask: bool = False,
 ) -> Volume:
     """Read a NIfTI file; see `cnnres_infer.readers.load_volume`.
 
@@ -82,7 +82,7 @@ def load_volume(
         volume_name(path),
         notices + grid_notices,
         overflowed=overflowed,
-        may_be_zero=may_be_zero,
+        is_mask=is_mask,
         source=source,
     )
 
@@ -92,6 +92,8 @@ def volume_from_image(
     name: str = "volume",
     affine: Affine | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    *,
+    is_mask: bool = False,
 ) -> Volume:
     """Create a volume from a copy of a nibabel image.
 
@@ -106,6 +108,8 @@ def volume_from_image(
         say where the volume lies.
     limits
         The maximum size of the volume.
+    is_mask
+        Whether all voxels may be the same.
 
     Raises
     ------
@@ -144,7 +148,7 @@ def volume_from_image(
         data = np.asanyarray(image.dataobj).reshape(shape)
     except (ValueError, OverflowError, EOFError, OSError) as error:
         raise VolumeError(f"{name}: the voxels cannot be read ({error})") from error
-    return Volume.from_array(data, grid, name, notices, source=source)
+    return Volume.from_array(data, grid, name, notices, is_mask=is_mask, source=source)
 
 
 def _read_grid(
