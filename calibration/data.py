@@ -188,7 +188,7 @@ def _expert_mask(path: Path, base: str, case: Case) -> BoolArray | None:
     found = [mask for suffix in _TRUTH_SUFFIXES if (mask := _beside(path, base + suffix))]
     if not found:
         return None
-    truth = load_volume(found[0], may_be_zero=True)
+    truth = load_volume(found[0], is_mask=True)
     if truth.grid.matches(case.volume.grid):
         lesion: BoolArray = truth.data > 0.5
         return lesion

@@ -1,7 +1,7 @@
 """The cases of a call, one after another: segmented or refused, and where their outputs go."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,7 +10,8 @@ from cnnres_infer.codes import ErrorCode
 from cnnres_infer.core.failure import Failure
 from cnnres_infer.core.jsonable import to_json
 from cnnres_infer.errors import CnnresError, UsageError, VolumeError
-from cnnres_infer.outputs.save import check_formats, make_room, plan_all, save_refusal
+from cnnres_infer.host.deadline import time_limit
+from cnnres_infer.outputs.save import check_folder, check_formats, make_room, plan_all, save_refusal
 from cnnres_infer.outputs.writers import DEFAULT_FORMATS
 from cnnres_infer.outputs.writers.report import Refusal, Report
 from cnnres_infer.predictor import Predictor
@@ -94,36 +95,58 @@ class Job:
     def check(self, volumes: list[Path]) -> None:
         """Raise `UsageError` if outputs are unknown, or would overwrite each other or an input."""
         check_formats(self.formats)
+        if self.out is not None:
+            check_folder(self.out)
         if len(volumes) > 1 and self.others:
             raise UsageError(
                 "`flair`, `adc`, `b0` and `brain_mask` belong to one volume: give a single one"
             )
         named = [(path, name) for path in volumes if (name := _name(path))]
         # Some file systems take names for one that differ in case alone.
-        outputs = {(self.folder(path).resolve(), name.lower()) for path, name in named}
+        outputs = {(_resolved(self.folder(path)), name.lower()) for path, name in named}
         if len(outputs) < len(named):
             raise UsageError(
                 "volumes of the same name would write to the same files; segment them one by one, "
                 "into different folders"
             )
-        inputs = {path.resolve() for path in (*volumes, *self.others)}
+        inputs = {_resolved(path) for path in (*volumes, *self.others)}
         for volume, name in named:
             planned = plan_all(self.folder(volume), name).values()
-            for path in inputs & {each.resolve() for each in planned}:
+            for path in inputs & {_resolved(each) for each in planned}:
                 raise UsageError(f"{path} is given as input and would be overwritten as an output")
 
-    def run(self, predictor: Predictor, volumes: Iterable[Path]) -> Iterator[CaseReport | Refusal]:
+    def run(
+        self,
+        predictor: Predictor,
+        volumes: Iterable[Path],
+        watch: Callable[[Path], AbstractContextManager[None]] = lambda _: nullcontext(),
+    ) -> Iterator[CaseReport | Refusal]:
         """Segment volumes, each as its report is asked for; no error of one ends the others.
 
         A refused volume gets a report where its mask would be, if one can be written there.
+
+        Parameters
+        ----------
+        predictor
+            The model.
+        volumes
+            The volumes.
+        watch
+            Gives a context in which each volume is segmented and its outputs are written.
         """
         for volume in volumes:
             try:
-                entry: CaseReport | Refusal = self._segment(predictor, volume)
+                with watch(volume), time_limit(predictor.limits.timeout):
+                    entry: CaseReport | Refusal = self._segment(predictor, volume)
             except Exception as error:
-                entry = Refusal(volume, self._failure(volume, error))
-                self._leave(entry)
+                entry = self.refuse(volume, error)
             yield entry
+
+    def refuse(self, volume: Path, error: Exception) -> Refusal:
+        """Refuse a volume, and write the report of that where its mask would be."""
+        refusal = Refusal(volume, self._failure(volume, error))
+        self._leave(refusal)
+        return refusal
 
     def _segment(self, predictor: Predictor, path: Path) -> CaseReport:
         folder, name = self.folder(path), case_name(path)
@@ -152,7 +175,23 @@ class Job:
             return
         if self.out is not None or folder.is_dir():
             with suppress(CnnresError):
-                save_refusal(folder, case_name(refusal.input), refusal)
+                save_refusal(folder, case_name(refusal.input), self._without_folders(refusal))
+
+    def _without_folders(self, refusal: Refusal) -> Refusal:
+        """The same refusal with the names of files alone: folders often name people."""
+        message = refusal.error.message
+        for path in (refusal.input, *self.others):
+            message = message.replace(str(path), path.name)
+        return Refusal(Path(refusal.input.name), replace(refusal.error, message=message))
+
+
+def _resolved(path: Path) -> Path:
+    """The path without links, if the system can tell."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError):
+        # The working folder was removed, links go in circles, or the name is none.
+        return path
 
 
 def _names(message: str, path: Path) -> bool:

@@ -31,6 +31,7 @@ class ErrorCode(_Code):
     """Why an input was rejected or an operation failed."""
 
     INTERNAL = "E-INTERNAL", "a bug in this package"
+    SYSTEM = "E-SYSTEM", "the operating system does not provide memory, threads or files"
     USAGE = "E-USAGE", "options or arguments that contradict each other"
     FILE_NAME = "E-FILE-NAME", "the name does not end in .nii or .nii.gz"
     FILE_MISSING = "E-FILE-MISSING", "the file does not exist"

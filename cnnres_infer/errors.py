@@ -22,7 +22,7 @@ The numbers are the exit statuses of the command line. Every exception carries
 one of the stable codes of `cnnres_infer.codes`.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from cnnres_infer.codes import ErrorCode
 
@@ -45,6 +45,20 @@ class CnnresError(Exception):
     def __init__(self, message: str = "", *, code: ErrorCode | None = None) -> None:
         super().__init__(message)
         self.code = code or self.default_code
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), self.args, vars(self))
+
+
+_Error = TypeVar("_Error", bound=CnnresError)
+
+
+def _restored(kind: type[_Error], args: tuple[Any, ...], state: dict[str, Any]) -> _Error:
+    """Make an error again; constructors of subclasses differ, so none is called."""
+    error = kind.__new__(kind)
+    error.args = args
+    vars(error).update(state)
+    return error
 
 
 class UsageError(CnnresError, ValueError):

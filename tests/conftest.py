@@ -15,7 +15,7 @@ import onnx
 import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from cnnres_infer.bundle.bundle import DEFAULT_BUNDLE, REFERENCE
 from cnnres_infer.bundle.manifest import MANIFEST
@@ -101,10 +101,11 @@ def bright_model(
     channels: int = 1, level: float = 0.8, extents: tuple[int | str, int | str] = (160, 160)
 ) -> bytes:
     """A network with a known output: lesion where the mean of the channels exceeds the level."""
+    slope = 60.0
+    weights = np.full((1, channels, 1, 1), slope / channels, np.float32)
+    bias = np.array([-slope * level], np.float32)
     nodes = [
-        helper.make_node("ReduceMean", ["images", "axes"], ["mean"], keepdims=1),
-        helper.make_node("Sub", ["mean", "level"], ["above"]),
-        helper.make_node("Mul", ["above", "slope"], ["logit"]),
+        helper.make_node("Conv", ["images", "weights", "bias"], ["logit"]),
         helper.make_node("Sigmoid", ["logit"], ["probabilities"]),
     ]
     graph = helper.make_graph(
@@ -112,11 +113,7 @@ def bright_model(
         "bright",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", channels, *extents])],
         [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", 1, *extents])],
-        [
-            helper.make_tensor("axes", TensorProto.INT64, [1], [1]),
-            helper.make_tensor("level", TensorProto.FLOAT, [], [level]),
-            helper.make_tensor("slope", TensorProto.FLOAT, [], [60.0]),
-        ],
+        [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(bias, "bias")],
     )
     opset = [helper.make_opsetid("", 18)]
     model = helper.make_model(graph, opset_imports=opset, ir_version=10)

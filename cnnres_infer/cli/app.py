@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cnnres_infer import __version__
+from cnnres_infer.cli.console import prepare_streams
 from cnnres_infer.cli.default_command import DefaultCommandGroup
 from cnnres_infer.cli.signals import end_on_sigterm
 
@@ -40,6 +41,7 @@ for _name in COMMANDS:
 
 def run() -> None:
     """Run the command line; the entry point of ``cnnres-infer``."""
+    prepare_streams()
     end_on_sigterm()
     app(prog_name="cnnres-infer")
 

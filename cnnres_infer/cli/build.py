@@ -6,6 +6,7 @@ import typer
 
 from cnnres_infer.cli.console import phase_bars, show
 from cnnres_infer.cli.options import BackendOption, BundleOption, JsonOption, VerboseOption
+from cnnres_infer.core.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,7 +47,7 @@ def _render(report: "BuildReport", console: "Console") -> None:
         how = f"built in {plan.seconds:.1f} s" if plan.seconds else "already in the cache"
         console.print(
             f"{report.backend} {report.precision}, SM {plan.sm}: "
-            f"{plan.bytes / 1e6:.1f} MB, {how}\n  {plan.path}",
+            f"{plan.bytes / 1e6:.1f} MB, {how}\n  {printable(str(plan.path))}",
             markup=False,
         )
     console.print(f"note: {report.licence}", markup=False)

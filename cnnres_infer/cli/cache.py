@@ -7,6 +7,7 @@ import typer
 
 from cnnres_infer.cli.console import show
 from cnnres_infer.cli.options import BundleOption, JsonOption, VerboseOption
+from cnnres_infer.core.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,11 +47,13 @@ def cache(
 
 
 def _render_list(report: "CacheReport", console: "Console") -> None:
-    console.print(str(report.folder), markup=False)
+    console.print(printable(str(report.folder)), markup=False)
     for plan in report.plans:
         state = f"{plan.state}: {plan.reason}" if plan.reason else plan.state
         console.print(
-            f"  {plan.path.name}, batch {plan.batch}, {plan.bytes / 1e6:.1f} MB, {state}",
+            printable(
+                f"  {plan.path.name}, batch {plan.batch}, {plan.bytes / 1e6:.1f} MB, {state}"
+            ),
             markup=False,
         )
     for name, folder in report.folders.items():
@@ -58,11 +61,12 @@ def _render_list(report: "CacheReport", console: "Console") -> None:
 
 
 def _render_cleared(report: "ClearedReport", console: "Console") -> None:
-    console.print(f"removed {_size(report)} from {report.folder}", markup=False)
+    folder = printable(str(report.folder))
+    console.print(f"removed {_size(report)} from {folder}", markup=False)
 
 
 def _render_path(report: "PathReport", console: "Console") -> None:
-    console.print(str(report.folder), markup=False)
+    console.print(printable(str(report.folder)), markup=False)
 
 
 def _size(held: "FolderSize | ClearedReport") -> str:

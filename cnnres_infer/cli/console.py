@@ -1,8 +1,10 @@
 """Printing to the terminal, and turning errors into one line and an exit status."""
 
+import io
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -12,11 +14,16 @@ from cnnres_infer.cli.flags import with_flags
 from cnnres_infer.codes import ErrorCode
 from cnnres_infer.core.failure import Failure
 from cnnres_infer.core.jsonable import dumps
+from cnnres_infer.core.text import printable
+from cnnres_infer.errors import OutputError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 T = TypeVar("T")
+
+# Why standard output was lost, if it was.
+_lost: list[str] = []
 
 
 @cache
@@ -62,9 +69,16 @@ def attempt(work: Callable[[], T], verbose: bool) -> T | Failure:
 def print_error(failure: Failure, verbose: bool) -> None:
     """Print an error as one line, preceded by its traceback if `verbose`."""
     if verbose:
-        stderr().print(failure.traceback, markup=False)
+        for line in failure.traceback.splitlines():
+            warn(line)
     advice = " (add -v)" if failure.code == ErrorCode.INTERNAL and not verbose else ""
-    stderr().print(f"cnnres-infer: {failure.code}: {failure.message}{advice}", markup=False)
+    warn(f"cnnres-infer: {failure.code}: {failure.message}{advice}")
+
+
+def warn(line: str) -> None:
+    """Print a line on standard error, with everything escaped that a terminal would obey."""
+    with suppress(OSError, ValueError):
+        typer.echo(printable(line), err=True)
 
 
 def present(outcome: T | Failure, render: Callable[[T, "Console"], None], as_json: bool) -> int:
@@ -73,13 +87,58 @@ def present(outcome: T | Failure, render: Callable[[T, "Console"], None], as_jso
     if as_json:
         print_json({"status": "failed", "error": outcome} if failed else outcome)
     elif not isinstance(outcome, Failure):
-        render(outcome, stdout())
-    return outcome.exit_status if isinstance(outcome, Failure) else 0
+        with printing():
+            render(outcome, stdout())
+    return exit_status(outcome if isinstance(outcome, Failure) else None)
 
 
 def print_json(report: Any) -> None:
     """Print a report as JSON."""
-    typer.echo(dumps(report))
+    with printing():
+        typer.echo(dumps(report))
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Print on standard output; once it is full or closed, nothing more is printed there.
+
+    What else is to be done goes on, and `exit_status` tells that output was lost.
+    """
+    try:
+        yield
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        # What is buffered would fail again when the interpreter ends.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        with suppress(OSError, ValueError):
+            os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        if not _lost:
+            _lost.append(f"standard output cannot be written ({error.strerror or error})")
+            warn(f"cnnres-infer: {ErrorCode.OUTPUT_WRITE}: {_lost[0]}")
+
+
+def exit_status(failure: Failure | None) -> int:
+    """Exit status of a command that has failed so, or of one that has lost output."""
+    if failure is not None:
+        return failure.exit_status
+    return OutputError.exit_status if _lost else 0
+
+
+def prepare_streams() -> None:
+    """Make sure that there are three standard streams, and that they can print any text."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # Otherwise, the next file to be opened would take its place.
+            if os.open(os.devnull, os.O_RDWR) != number:
+                continue
+            if number:
+                setattr(sys, name, os.fdopen(number, "w"))
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper) and number:
+            stream.reconfigure(errors="backslashreplace")
 
 
 def progress(entries: Iterable[T], count: int, hidden: bool) -> Iterable[T]:

@@ -6,6 +6,7 @@ from cnnres_infer.cli.console import show
 from cnnres_infer.cli.flags import with_flags
 from cnnres_infer.cli.options import BundleOption, JsonOption, VerboseOption
 from cnnres_infer.core.grouping import group_names
+from cnnres_infer.core.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +37,7 @@ def render(report: "DoctorReport", console: "Console") -> None:
         (each.subject, (each.status, each.reason, each.remedy)) for each in report.findings
     )
     for (status, reason, remedy), subjects in findings.items():
-        text = escape(f"{', '.join(subjects)}: {with_flags(reason)}")
+        text = escape(printable(f"{', '.join(subjects)}: {with_flags(reason)}"))
         console.print(f"[{_COLOURS[status]}]{status:4}[/] {text}")
         if remedy and status != "NONE":
-            console.print(f"     to fix it: {with_flags(remedy)}", markup=False)
+            console.print(f"     to fix it: {printable(with_flags(remedy))}", markup=False)

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING
 
 from cnnres_infer.cli.console import show
 from cnnres_infer.cli.flags import with_flags
-from cnnres_infer.cli.options import BundleOption, JsonOption, VerboseOption
+from cnnres_infer.cli.options import BundleOption, JsonOption, SignatureOption, VerboseOption
 from cnnres_infer.core.grouping import group_names
+from cnnres_infer.core.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,21 +17,25 @@ if TYPE_CHECKING:
 
 
 def info(
-    bundle: BundleOption = None, as_json: JsonOption = False, verbose: VerboseOption = False
+    bundle: BundleOption = None,
+    require_signature: SignatureOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Show the model, its variants, and which backends this machine can use."""
 
     def work() -> "InfoReport":
         from cnnres_infer.maintenance.info import describe
 
-        return describe(bundle)
+        return describe(bundle, require_signature)
 
     show(work, _render, as_json, verbose)
 
 
 def _render(report: "InfoReport", console: "Console") -> None:
     bundle = report.bundle
-    console.print(f"bundle {bundle.folder}\nsha256 {bundle.sha256}", markup=False)
+    folder = printable(str(bundle.folder))
+    console.print(f"bundle {folder}\nsha256 {bundle.sha256}", markup=False)
     _print_model(bundle, report.cores, console)
     usable = {name: each for name, each in report.backends.items() if each.probe.usable}
     _print_backends(usable, console)
@@ -40,14 +45,17 @@ def _render(report: "InfoReport", console: "Console") -> None:
         if name not in usable
     )
     for reason, names in lacking.items():
-        console.print(f"not usable: {', '.join(names)}: {with_flags(reason)}", markup=False)
+        text = printable(with_flags(reason))
+        console.print(f"not usable: {', '.join(names)}: {text}", markup=False)
 
 
 def _print_model(bundle: "BundleInfo", cores: int, console: "Console") -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     spec = bundle.spec
-    table = Table(title=f"{spec.name} {spec.version}", show_header=False)
+    title = escape(printable(f"{spec.name} {spec.version}"))
+    table = Table(title=title, show_header=False)
     for label, value in (
         ("modalities", ", ".join(spec.modalities)),
         ("input", f"{spec.channels} x {_sizes(spec.slices)}, {spec.slices.spacing} mm"),
@@ -55,7 +63,7 @@ def _print_model(bundle: "BundleInfo", cores: int, console: "Console") -> None:
         ("variants", ", ".join(bundle.variants)),
         ("usable cores", str(cores)),
     ):
-        table.add_row(label, value)
+        table.add_row(label, escape(printable(value)))
     console.print(table)
 
 
@@ -67,13 +75,15 @@ def _sizes(slices: "SliceSpec") -> str:
 
 
 def _print_backends(backends: "dict[str, BackendInfo]", console: "Console") -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("backend", "what", "precisions", "verified", title="usable backends")
     for name, backend in backends.items():
         verified = [_outcome(*each) for each in backend.verifications.items()]
         precisions = ", ".join(backend.precisions)
-        table.add_row(name, backend.probe.reason, precisions, "\n".join(verified))
+        reason = escape(printable(backend.probe.reason))
+        table.add_row(name, reason, precisions, "\n".join(map(escape, verified)))
     for column in (table.columns[0], table.columns[3]):
         column.no_wrap = True
     console.print(table)

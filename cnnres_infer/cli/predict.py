@@ -1,11 +1,20 @@
 """``cnnres-infer predict``, the default command."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cnnres_infer.cli.console import attempt, print_error, print_json, progress, stdout
+from cnnres_infer.cli.console import (
+    attempt,
+    exit_status,
+    print_error,
+    print_json,
+    printing,
+    progress,
+    stdout,
+)
 from cnnres_infer.cli.flags import with_flags
 from cnnres_infer.cli.options import (
     BackendOption,
@@ -20,6 +29,9 @@ from cnnres_infer.cli.options import (
     ThreadsOption,
     VerboseOption,
 )
+from cnnres_infer.core.failure import Failure
+from cnnres_infer.core.text import printable
+from cnnres_infer.errors import LimitError
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits, parse_size
 
 if TYPE_CHECKING:
@@ -95,8 +107,15 @@ def predict(
     entries: list[CaseReport | Refusal] = []
     silent = quiet or as_json
 
+    def print_all(failure: Failure | None = None) -> None:
+        if as_json:
+            reports: list[Any] = list(entries) or [{"status": "failed", "error": failure}]
+            print_json(reports[0] if len(volumes) == 1 else reports)
+
     def work() -> None:
         from cnnres_infer.batch import Job
+        from cnnres_infer.cli.watchdog import Watchdog
+        from cnnres_infer.outputs.writers.report import Refusal
         from cnnres_infer.predictor import Predictor
 
         wanted = _formats(prob, overlay, formats)
@@ -113,24 +132,41 @@ def predict(
         )
         job.check(volumes)
         memory = None if max_memory is None else parse_size(max_memory)
+        limits = Limits(max_voxels, parse_size(max_bytes), memory, timeout)
         options: dict[str, Any] = {
             "self_check": self_check,
             "strict_backend": strict_backend,
-            "limits": Limits(max_voxels, parse_size(max_bytes), memory, timeout),
+            "limits": limits,
             "trusted_key": require_signature,
         }
-        with Predictor.load(bundle, backend, precision, threads, **options) as predictor:
-            for entry in progress(job.run(predictor, volumes), len(volumes), silent):
+
+        def ended(volume: Path | None, error: LimitError) -> None:
+            failure = Failure.of(error, with_flags)
+            if volume is not None:
+                entries.append(job.refuse(volume, error))
+                failure = entries[-1].error or failure
+            print_error(failure, verbose)
+            for each in volumes[len(entries) :] if volume is not None else ():
+                message = (
+                    f"{each}: not segmented, since the process had to end before; run it again"
+                )
+                entries.append(Refusal(each, replace(failure, message=message)))
+                print_error(entries[-1].error or failure, verbose=False)
+            print_all(failure)
+
+        watchdog = Watchdog(limits, ended)
+        with watchdog.watch():
+            predictor = Predictor.load(bundle, backend, precision, threads, **options)
+        with predictor:
+            reports = job.run(predictor, volumes, watchdog.watch)
+            for entry in progress(reports, len(volumes), silent):
                 entries.append(entry)
                 print_entry(entry, silent, verbose)
 
     failure = attempt(work, verbose)
-    if as_json:
-        reports: list[Any] = list(entries) or [{"status": "failed", "error": failure}]
-        print_json(reports[0] if len(volumes) == 1 else reports)
+    print_all(failure)
     refused = next((entry.error for entry in entries if entry.error), None)
-    status = 0 if (error := failure or refused) is None else error.exit_status
-    raise typer.Exit(status)
+    raise typer.Exit(exit_status(failure or refused))
 
 
 def print_report(
@@ -139,15 +175,15 @@ def print_report(
     """Print a short summary of the report of a segmented volume."""
     engine, seconds = report.provenance.engine, sum(report.timings_s.values())
     console.print(
-        f"{name}: {_count(len(report.lesions), 'lesion')}, {report.volume_ml:.2f} ml "
+        f"{printable(name)}: {_count(len(report.lesions), 'lesion')}, {report.volume_ml:.2f} ml "
         f"({engine.backend}, {engine.precision}, {seconds:.2f} s)",
         markup=False,
     )
     for warning in report.warnings:
         text = with_flags(warning.text)
-        console.print(f"  warning {warning.code}: {text}", markup=False)
+        console.print(f"  warning {warning.code}: {printable(text)}", markup=False)
     for path in outputs:
-        console.print(f"  {path}", markup=False)
+        console.print(f"  {printable(str(path))}", markup=False)
     if verbose:
         for stage, spent in report.timings_s.items():
             console.print(f"  {stage:>10} {spent:8.3f} s")
@@ -170,4 +206,5 @@ def print_entry(entry: "CaseReport | Refusal", silent: bool, verbose: bool) -> N
     if entry.error is not None:
         print_error(entry.error, verbose)
     elif not silent:
-        print_report(entry.input.name, entry.report, entry.outputs, verbose, stdout())
+        with printing():
+            print_report(entry.input.name, entry.report, entry.outputs, verbose, stdout())

@@ -5,17 +5,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnnres_infer.cli.console import attempt, present, stderr
+from cnnres_infer.cli.console import attempt, present, warn
 from cnnres_infer.cli.options import (
     BackendOption,
     BundleOption,
     JsonOption,
     OverwriteOption,
     PrecisionOption,
+    SignatureOption,
     ThreadsOption,
     VerboseOption,
 )
 from cnnres_infer.core.failure import Failure
+from cnnres_infer.core.text import printable
 from cnnres_infer.errors import VerificationError
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def verify(
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
+    require_signature: SignatureOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -61,16 +64,16 @@ def verify(
 
         check_free([html] if html else [], overwrite)
         case = load_case(volume, reference, flair, brain_mask)
-        with Predictor.load(bundle, backend, precision, threads, self_check=False) as predictor:
+        with Predictor.load(
+            bundle, backend, precision, threads, self_check=False, trusted_key=require_signature
+        ) as predictor:
             report = verify(predictor.bundle, predictor.engine, case)
         return save_page(report, html, overwrite) if html else report
 
     outcome = attempt(work, verbose)
     status = present(outcome, _render, as_json)
     if not isinstance(outcome, Failure) and not outcome.passed:
-        stderr().print(
-            "cnnres-infer: the engine disagrees with the network; do not use it on this machine"
-        )
+        warn("cnnres-infer: the engine disagrees with the network; do not use it on this machine")
         status = VerificationError.exit_status
     raise typer.Exit(status)
 
@@ -81,10 +84,10 @@ def _render(report: "VerificationReport", console: "Console") -> None:
 
     engine = report.engine
     ran = f"{engine.backend}, {engine.provider}, {engine.precision}: {report.status}"
-    title = escape(f"{report.comparison.subject}\n{ran}")
+    title = escape(f"{printable(report.comparison.subject)}\n{printable(ran)}")
     table = Table("agreement with PyTorch", "measured", "at least", title=title)
     for row in report.figures():
         table.add_row(*row)
     console.print(table)
     for path in report.outputs:
-        console.print(f"  {path}", markup=False)
+        console.print(f"  {printable(str(path))}", markup=False)

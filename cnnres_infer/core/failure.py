@@ -6,7 +6,20 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from cnnres_infer.codes import ErrorCode
-from cnnres_infer.errors import CnnresError
+from cnnres_infer.errors import CnnresError, InputError
+
+
+def _denied(error: Exception) -> str:
+    """What the operating system did not provide; empty if it is not to blame."""
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({error or 'none left'}); raise its limit, or free some"
+    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+        return "no further thread; raise the limit of memory or processes"
+    if isinstance(error, ImportError):
+        return f"a library cannot be loaded ({error}); raise the limit of memory, or reinstall it"
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
+    return ""
 
 
 @dataclass(frozen=True)
@@ -36,7 +49,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: Exception, wording: Callable[[str], str] = str) -> Self:
-        """Describe an exception; one that is not ours is a bug.
+        """Describe an exception; one that is neither ours nor the system's is a bug.
 
         Parameters
         ----------
@@ -45,6 +58,9 @@ class Failure:
         """
         if isinstance(error, CnnresError):
             code, message, status = error.code, wording(str(error)), error.exit_status
+        elif reason := _denied(error):
+            code, status = ErrorCode.SYSTEM, InputError.exit_status
+            message = f"the system does not allow what is needed: {reason}"
         else:
             message = f"internal error: {error!r}; please report it with its traceback"
             code, status = ErrorCode.INTERNAL, CnnresError.exit_status

@@ -18,6 +18,8 @@ T = TypeVar("T", bound=np.generic)
 _MIN_SPACING_MM, _MAX_SPACING_MM = 0.01, 100.0
 # Larger numbers in an affine are certainly wrong, and could overflow.
 MAX_AFFINE_MM = 1e7
+# Closer than this, positions are the same but for what programs round.
+NEGLIGIBLE_MM = 0.1
 # If the determinant of the direction cosines is smaller, two axes are practically parallel.
 _MIN_COSINE_DETERMINANT = 1e-3
 # Of the last row: what products and inverses of affines leave there.
@@ -137,6 +139,14 @@ class Grid:
     def to_mm(self, index: NDArray[np.float64]) -> NDArray[np.float64]:
         """Convert voxel indices (..., 3) to RAS+ positions in mm (..., 3)."""
         return index @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+    def distance_mm(self, other: Self) -> float:
+        """Largest distance between the same corners of two grids; infinite if shapes differ."""
+        if self.shape != other.shape:
+            return float("inf")
+        corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape], [1])).reshape(4, -1)
+        apart = ((self.affine - other.affine) @ corners)[:3]
+        return float(np.linalg.norm(apart, axis=0).max())
 
     def matches(self, other: Self, tolerance: float = 1e-3) -> bool:
         """Whether two grids have the same shape and affine, within `tolerance` in mm."""

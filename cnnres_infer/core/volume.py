@@ -66,7 +66,7 @@ class Volume:
         name: str = "volume",
         warnings: tuple[Notice, ...] = (),
         *,
-        may_be_zero: bool = False,
+        is_mask: bool = False,
         source: object = None,
     ) -> Self:
         """Create a volume from a copy of an array.
@@ -81,8 +81,9 @@ class Volume:
             Name used in messages and for output files.
         warnings
             What was unusual about the input.
-        may_be_zero
-            Whether all voxels may be zero, as in the mask of a scan without lesions.
+        is_mask
+            Whether all voxels may be the same, as in a mask without lesions, or of a
+            brain that fills the volume.
         source
             See `Volume`.
 
@@ -90,7 +91,7 @@ class Volume:
         ------
         VolumeError
             If the array is not 3-D or not of real numbers, or if all its finite
-            values are equal (unless all voxels are zero and `may_be_zero` is set).
+            values are equal (unless all are finite and `is_mask` is set).
         GeometryError
             If the affine is none, singular or implausible.
         """
@@ -113,7 +114,7 @@ class Volume:
             name,
             warnings,
             overflowed=overflowed,
-            may_be_zero=may_be_zero,
+            is_mask=is_mask,
             source=source,
         )
 
@@ -126,7 +127,7 @@ class Volume:
         warnings: tuple[Notice, ...],
         *,
         overflowed: bool,
-        may_be_zero: bool,
+        is_mask: bool,
         source: object = None,
     ) -> Self:
         """Create a volume from a float32 array that nothing else refers to, without copying.
@@ -135,7 +136,7 @@ class Volume:
         ----------
         values
             (X, Y, Z); values that are not finite are set to zero, in place.
-        grid, name, warnings, may_be_zero, source
+        grid, name, warnings, is_mask, source
             See `from_array`.
         overflowed
             Whether a finite value was too large for float32.
@@ -161,8 +162,8 @@ class Volume:
                 f"{largest:.2g}); correct the scale factor",
                 code=ErrorCode.VOXELS_RANGE,
             )
-        all_zero = may_be_zero and largest == 0 and not has_invalid
-        if values.size == 0 or (lowest == highest and not all_zero):
+        may_be_uniform = is_mask and not has_invalid
+        if values.size == 0 or (lowest == highest and not may_be_uniform):
             raise VolumeError(
                 f"{name}: all voxels are the same or not finite; check that this is the right "
                 "volume",

@@ -23,8 +23,12 @@ _NEW = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
 # has it may write itself.
 WRITING = threading.RLock()
 
-# Who uses this module holds the lock of a folder for as long as writing takes.
+# Who uses this module holds the lock of a folder only for as long as writing takes.
 _PATIENCE_S = 30.0
+
+
+class FolderLockedError(OutputError):
+    """A folder that another process has locked for longer than writing takes."""
 
 
 def check_free(paths: Iterable[Path], overwrite: bool) -> None:
@@ -152,7 +156,7 @@ def unfinished(paths: Iterable[Path]) -> list[Path]:
 
 
 @contextmanager
-def exclusive(folder: Path, paths: Iterable[Path]) -> Iterator[None]:
+def exclusive(folder: Path, paths: Iterable[Path], patience: float = _PATIENCE_S) -> Iterator[None]:
     """Create a folder and lock it against other processes that use this function.
 
     On leaving, removes the unfinished files of killed writers of these paths.
@@ -165,17 +169,21 @@ def exclusive(folder: Path, paths: Iterable[Path]) -> Iterator[None]:
         The folder to lock.
     paths
         The files that will be written.
+    patience
+        Seconds to wait for another process that has locked it.
 
     Raises
     ------
+    FolderLockedError
+        If the other process does not unlock it.
     OutputError
-        If the folder cannot be created, or another process does not unlock it.
+        If the folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         raise _cannot_write(folder, error) from error
-    descriptor = _locked(folder)
+    descriptor = _locked(folder, patience)
     try:
         yield
         if descriptor is not None:
@@ -262,18 +270,18 @@ def _set_aside(path: Path, aside: dict[Path, Path]) -> None:
     aside[path] = hidden
 
 
-def _locked(folder: Path) -> int | None:
+def _locked(folder: Path, patience: float) -> int | None:
     """Lock a folder without creating a lock file; None if the system cannot (Windows)."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
         return None
     try:
-        wait_for(descriptor, _PATIENCE_S)
+        wait_for(descriptor, patience)
     except BaseException as error:
         os.close(descriptor)
         if isinstance(error, TimeoutError):
-            raise OutputError(
+            raise FolderLockedError(
                 f"{folder}: {error}; end that process, or choose another folder"
             ) from error
         if isinstance(error, OSError):

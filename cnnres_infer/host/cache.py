@@ -30,8 +30,8 @@ def cache_folder(*parts: str) -> Path:
     Raises
     ------
     OSError
-        If the folder cannot be created, or if other users could write to it,
-        since its contents are trusted.
+        If the folder cannot be created, if the user has no home to hold it, or if
+        other users could write to it, since its contents are trusted.
     """
     folder = _root()
     _make_private(folder)
@@ -43,14 +43,28 @@ def cache_folder(*parts: str) -> Path:
 
 def _root() -> Path:
     if own := os.environ.get(FOLDER):
-        return Path(own)
+        return Path(own).absolute()
     if sys.platform == "win32":
-        usual = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+        usual = _named("LOCALAPPDATA") or _home() / "AppData" / "Local"
     elif sys.platform == "darwin":
-        usual = Path.home() / "Library" / "Caches"
+        usual = _home() / "Library" / "Caches"
     else:
-        usual = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(usual) / _NAME
+        usual = _named("XDG_CACHE_HOME") or _home() / ".cache"
+    return usual / _NAME
+
+
+def _named(variable: str) -> Path | None:
+    """Folder in an environment variable; a relative one is ignored, as XDG demands."""
+    folder = Path(os.environ.get(variable, ""))
+    return folder if folder.is_absolute() else None
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        # In containers, users without a name or a home are common.
+        raise OSError(f"this user has no home folder: set ${FOLDER} to a folder") from error
 
 
 def _make_private(folder: Path) -> None:

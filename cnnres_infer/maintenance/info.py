@@ -116,13 +116,15 @@ class InfoReport:
     backends: dict[str, BackendInfo]
 
 
-def describe(folder: Path | None) -> InfoReport:
+def describe(folder: Path | None, trusted_key: Path | None = None) -> InfoReport:
     """Describe a bundle, probe every backend, and look up its last verifications.
 
     Parameters
     ----------
     folder
         The bundle; None for the built-in one.
+    trusted_key
+        File of the public key that must have signed it; None to require no signature.
 
     Returns
     -------
@@ -132,9 +134,9 @@ def describe(folder: Path | None) -> InfoReport:
     Raises
     ------
     BundleError
-        If the bundle cannot be opened.
+        If the bundle cannot be opened, or is not signed as required.
     """
-    bundle = Bundle.open(folder)
+    bundle = Bundle.open(folder, trusted_key)
     return InfoReport(
         __version__,
         usable_cores(),

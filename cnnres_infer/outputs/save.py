@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from cnnres_infer.core.result import Result, Saved
 from cnnres_infer.errors import UsageError
-from cnnres_infer.host.atomic import check_free, exclusive, unfinished, write_all
+from cnnres_infer.host.atomic import FolderLockedError, check_free, exclusive, unfinished, write_all
 from cnnres_infer.host.files import read_regular
 from cnnres_infer.outputs.writers import DEFAULT_FORMATS, MASK, WRITERS
 from cnnres_infer.outputs.writers.report import Refusal, render_refusal
@@ -17,6 +17,7 @@ from cnnres_infer.outputs.writers.report import Refusal, render_refusal
 Paths: TypeAlias = Mapping[str, Path]
 
 _MAX_REPORT_BYTES = 1 << 24
+_REFUSAL_PATIENCE_S = 0.1
 
 
 def check_formats(formats: Sequence[str]) -> None:
@@ -26,6 +27,16 @@ def check_formats(formats: Sequence[str]) -> None:
     unknown = [each for each in formats if each not in WRITERS]
     if unknown:
         raise UsageError(f"no output format {unknown[0]!r}; choose from {', '.join(WRITERS)}")
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `UsageError` if a folder is named like an output, and does not exist."""
+    suffixes = {Path(writer.suffix).suffix for writer in WRITERS.values()} | {".nii", ".html"}
+    if Path(folder.name.lower()).suffix in suffixes and not folder.is_dir():
+        raise UsageError(
+            f"{folder}: named like a file, but outputs go to a folder under names of their own; "
+            "give a folder"
+        )
 
 
 def plan(folder: Path, name: str, formats: Sequence[str]) -> Paths:
@@ -102,12 +113,13 @@ def make_room(folder: Path, name: str, formats: Sequence[str], *, overwrite: boo
     Raises
     ------
     UsageError
-        If a format is unknown.
+        If a format is unknown, or the folder is named like a file.
     OutputExistsError
         If an output already exists and `overwrite` is False.
     OutputError
         If a path is invalid on this file system.
     """
+    check_folder(folder)
     outputs = plan(folder, name, formats)
     all_outputs = plan_all(folder, name)
     if folder.is_dir() and _leftovers(all_outputs):
@@ -136,10 +148,18 @@ def save_refusal(folder: Path, name: str, refusal: Refusal) -> None:
     """
     outputs = plan_all(folder, name)
     report, mask = outputs["report"], outputs["mask"]
-    with exclusive(folder, outputs.values()):
-        _remove_leftovers(outputs)
+
+    def write() -> None:
         if not report.exists() and not mask.exists():
             write_all({report: render_refusal(refusal)})
+
+    try:
+        with exclusive(folder, outputs.values(), _REFUSAL_PATIENCE_S):
+            _remove_leftovers(outputs)
+            write()
+    except FolderLockedError:
+        # Leftovers may be those of the other process, but a new report replaces nothing.
+        write()
 
 
 def plan_all(folder: Path, name: str) -> Paths:

@@ -1,16 +1,17 @@
 """The report of a verification as an HTML page."""
 
 import base64
+import html
 import io
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from html import escape
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from cnnres_infer.core.arrays import BoolArray, FloatArray
+from cnnres_infer.core.text import printable
 from cnnres_infer.host.atomic import write_all
 from cnnres_infer.outputs.writers.overlay import OUTLINE, outline
 from cnnres_infer.verification.agreement import Comparison
@@ -94,6 +95,11 @@ def html_page(report: VerificationReport) -> str:
         + "\n".join(sections)
         + "\n</body>\n</html>\n"
     )
+
+
+def escape(text: str) -> str:
+    """Escape markup, and what acts instead of being seen."""
+    return html.escape(printable(text))
 
 
 def _verdict(report: VerificationReport) -> str:

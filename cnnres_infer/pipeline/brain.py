@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 
 from cnnres_infer.codes import ErrorCode
 from cnnres_infer.core.arrays import BoolArray, FloatArray
+from cnnres_infer.core.grid import NEGLIGIBLE_MM
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import GeometryError, VolumeError
+from cnnres_infer.host.deadline import check_time
 from cnnres_infer.pipeline.banded import Banded
 from cnnres_infer.pipeline.resample import resampling
 from cnnres_infer.pipeline.slices.normalisation import tissue_median
@@ -40,6 +42,7 @@ _MAX_BRAIN_ML = 1900.0
 _MASK_THRESHOLD = 0.25
 
 _CHUNK_SLICES = 16
+_ROUNDING_MM = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,11 +123,11 @@ def brain_from_mask(mask: Volume, volume: Volume) -> Brain:
     Raises
     ------
     GeometryError
-        If the mask is not on the volume's grid.
+        If the mask is not on the volume's grid, to within 0.1 mm.
     VolumeError
         If the mask is empty.
     """
-    if not mask.grid.matches(volume.grid):
+    if mask.grid.distance_mm(volume.grid) > NEGLIGIBLE_MM + _ROUNDING_MM:
         raise GeometryError(
             f"{mask.name}: the brain mask is on another grid than {volume.name}; resample it first",
             code=ErrorCode.GRID_MASK,
@@ -161,6 +164,7 @@ def extract_brain(volume: Volume) -> BoolArray:
     mask = np.empty_like(volume.data, np.bool_)
     mask_planes = volume.grid.orientation.planes(mask)
     for chunk in _chunks(len(planes)):
+        check_time()
         fine = _resample_in_plane(restored[chunk], to_fine)
         np.greater(fine, _MASK_THRESHOLD, mask_planes[chunk])
     return mask
@@ -176,6 +180,7 @@ def _segment_coarse(image: FloatArray, spacing: NDArray[np.float64]) -> BoolArra
     """
     bright = brain = image > _BRIGHT * _brain_intensity(image, spacing)
     for radius in _EROSION_RADII_MM:
+        check_time()
         core = _erode(bright, _ball(radius, spacing))
         if not core.any():
             break
@@ -291,6 +296,7 @@ def _fill_holes(mask: BoolArray) -> None:
     import cc3d
 
     for plane in mask:
+        check_time()
         # The padding makes the background connected, and its label that of the first pixel.
         background = np.pad(~plane, 1, constant_values=True)
         labels = cc3d.connected_components(background, connectivity=4)

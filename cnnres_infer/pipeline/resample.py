@@ -8,6 +8,7 @@ from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import GeometryError
+from cnnres_infer.host.deadline import check_time
 from cnnres_infer.pipeline.banded import Banded
 
 
@@ -92,6 +93,7 @@ def regrid(volume: Volume, grid: Grid) -> tuple[Volume, BoolArray]:
     i, j = np.indices(grid.shape[:2], np.float32)
     matrix = to_source.astype(np.float32)
     for k in range(grid.shape[2]):
+        check_time()
         # Positions in the original volume of the voxels (:, :, k), as voxel indices.
         position = [row[0] * i + row[1] * j + (row[2] * k + row[3]) for row in matrix[:3]]
         inside = np.ones(grid.shape[:2], np.bool_)

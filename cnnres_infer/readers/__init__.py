@@ -46,7 +46,7 @@ def load_volume(
     affine: Affine | None = None,
     *,
     role: Role | None = None,
-    may_be_zero: bool = False,
+    is_mask: bool = False,
 ) -> Volume:
     """Read and check a file with a 3-D volume, or with a series from which one can be selected.
 
@@ -63,8 +63,8 @@ def load_volume(
         What the volume is to a case; of a series, the volume for it is selected,
         and a single volume must not be of another kind by what lies beside it.
         None takes a single volume as it is, and a series for a DWI.
-    may_be_zero
-        Whether all voxels may be zero, as in the mask of a scan without lesions.
+    is_mask
+        Whether all voxels may be the same, as in a mask without lesions.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def load_volume(
     """
     path = Path(path)
     volume: Volume = _functions(path).load_volume(
-        path, limits, affine, role=role, may_be_zero=may_be_zero
+        path, limits, affine, role=role, is_mask=is_mask
     )
     return volume
 

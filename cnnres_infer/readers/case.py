@@ -117,8 +117,9 @@ def read_volume(
     """
     if isinstance(source, tuple):
         source, affine = source
+    is_mask = role is Role.BRAIN_MASK
     if isinstance(source, (str, Path)):
-        return load_volume(source, limits, affine, role=role)
+        return load_volume(source, limits, affine, role=role, is_mask=is_mask)
     if isinstance(source, Volume):
         check_size(source, limits)
         return source
@@ -129,8 +130,8 @@ def read_volume(
                 f"{role}: an array needs an affine (4, 4), voxel indices to mm in RAS+; give the "
                 "pair (array, affine)"
             )
-        return Volume.from_array(source, affine, str(role))
-    return volume_from_image(source, str(role), affine, limits)
+        return Volume.from_array(source, affine, str(role), is_mask=is_mask)
+    return volume_from_image(source, str(role), affine, limits, is_mask=is_mask)
 
 
 def check_size(volume: Volume, limits: Limits) -> None:

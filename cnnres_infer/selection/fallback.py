@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from copy import copy
 from typing import TypeVar
 
 from cnnres_infer.engines.base import Engine
@@ -159,16 +160,9 @@ class EngineChain:
 
     def _check_end(self) -> None:
         if self._end is not None:
-            raise _copy(self._end) from self._end
+            # A copy, since the traceback of an error grows wherever it is raised again.
+            raise copy(self._end) from self._end
 
     def _refuse_own_work(self) -> None:
         if threading.get_ident() in self._users:
             raise UsageError("this thread is computing with the predictor: wait until it is done")
-
-
-def _copy(error: CnnresError) -> CnnresError:
-    """Copy an error without its traceback; constructors of subclasses differ, so none is called."""
-    copied = type(error).__new__(type(error))
-    copied.args = error.args
-    vars(copied).update(vars(error))
-    return copied

@@ -113,8 +113,19 @@ def not_written(scene: Scene) -> None:
     scene.predict(blob_volume()[0]).save(scene.folder / "file")
 
 
+def denied(scene: Scene) -> None:
+    def work() -> None:
+        raise MemoryError
+
+    failure = console.attempt(work, verbose=False)
+    assert isinstance(failure, Failure)
+    assert failure.exit_status == 3
+    raise CnnresError(failure.message, code=failure.code)
+
+
 RAISED: dict[str, Callable[[Scene], object]] = {
     "E-INTERNAL": internal,
+    "E-SYSTEM": denied,
     "E-USAGE": lambda scene: scene.predict(blob_volume()[0], modality="ct"),
     "E-LIMIT-MEMORY": lambda scene: scene.predictor(max_memory=10_000_000).predict(
         blob_volume()[0]

@@ -253,11 +253,12 @@ def load_volume_shape(path: Path) -> tuple[int, ...]:
     return tuple(nibabel.load(path).shape)
 
 
-def test_only_masks_may_be_zero_everywhere() -> None:
+def test_only_masks_may_be_the_same_everywhere() -> None:
     zero = np.zeros((2, 3, 4), np.uint8)
-    assert not Volume.from_array(zero, np.eye(4), may_be_zero=True).data.any()
+    for data in (zero, zero + 1):
+        assert np.array_equal(Volume.from_array(data, np.eye(4), is_mask=True).data, data)
     lost = np.full((2, 3, 4), np.nan)
-    for data, may_be_zero in ((zero, False), (zero + 1, True), (lost, True), (zero[:0], True)):
+    for data, is_mask in ((zero, False), (zero + 1, False), (lost, True), (zero[:0], True)):
         with pytest.raises(VolumeError) as caught:
-            Volume.from_array(data, np.eye(4), may_be_zero=may_be_zero)
+            Volume.from_array(data, np.eye(4), is_mask=is_mask)
         assert caught.value.code == "E-VOXELS-EMPTY"

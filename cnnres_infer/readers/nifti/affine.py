@@ -9,13 +9,12 @@ from numpy.typing import NDArray
 
 from cnnres_infer.codes import ErrorCode, Notice, WarningCode
 from cnnres_infer.core.arrays import Affine
-from cnnres_infer.core.grid import MAX_AFFINE_MM, parse_affine
+from cnnres_infer.core.grid import MAX_AFFINE_MM, NEGLIGIBLE_MM, parse_affine
 from cnnres_infer.errors import GeometryError
 from cnnres_infer.readers.nifti.header import Fields
 
 _DEFINED_CODES = range(6)
 # Below these, differences between the transforms of a header are rounding.
-_NEGLIGIBLE_MM = 0.1
 _NEGLIGIBLE_SHEAR = 1e-3
 _NEGLIGIBLE_RATIO = 0.01
 # If the determinant of the direction cosines is smaller, two axes are practically parallel.
@@ -167,7 +166,7 @@ def _check_qform(
         )
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], [1])).reshape(4, -1)
     distance = float(np.linalg.norm(((sform - qform) @ corners)[:3], axis=0).max())
-    if distance <= _NEGLIGIBLE_MM:
+    if distance <= NEGLIGIBLE_MM:
         return ()
     text = f"sform and qform differ by up to {distance:.3g} mm; the sform was used"
     return (Notice(WarningCode.NIFTI_TRANSFORMS, text),)

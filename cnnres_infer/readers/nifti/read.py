@@ -63,7 +63,7 @@ def load_volume(
     affine: Affine | None = None,
     *,
     role: Role | None = None,
-    may_be_zero: bool = False,
+    is_mask: bool = False,
 ) -> Volume:
     """Read a NIfTI file; see `cnnres_infer.readers.load_volume`.
 
@@ -71,7 +71,7 @@ def load_volume(
     (see `cnnres_infer.readers.nifti.stream`). In a series, the volumes are
     selected by the ``.bval`` file (see `cnnres_infer.readers.nifti.bvals`).
     """
-    return _load(path, limits, affine, role, may_be_zero=may_be_zero, with_b0=False).volume
+    return _load(path, limits, affine, role, is_mask=is_mask, with_b0=False).volume
 
 
 class _Loaded(NamedTuple):
@@ -88,7 +88,7 @@ def _load(
     affine: Affine | None,
     role: Role | None,
     *,
-    may_be_zero: bool = False,
+    is_mask: bool = False,
     with_b0: bool = True,
 ) -> _Loaded:
     stream = read_verified(path, limits)
@@ -96,22 +96,27 @@ def _load(
     chosen = _choose(path, header.volumes, role)
     grid, source, grid_notices = _read_grid(header.transforms, header.shape, str(path), affine)
     notices = (*header.notices, *chosen.notices, *grid_notices)
-
-    def volume(indices: Sequence[int], geometric: bool, notices: tuple[Notice, ...]) -> Volume:
-        with stream.content.getbuffer() as raw:
-            values, overflowed = _read_voxels(raw, header, indices, geometric)
-        return Volume.from_voxels(
+    parts = [(chosen.indices, chosen.geometric, notices)]
+    if chosen.b0 and with_b0:
+        parts.append((chosen.b0, False, ()))
+    with stream.content.getbuffer() as raw:
+        voxels = [
+            _read_voxels(raw, header, indices, geometric) for indices, geometric, _ in parts
+        ]
+    del stream
+    volumes = [
+        Volume.from_voxels(
             values,
             grid,
             volume_name(path),
-            notices,
+            noted,
             overflowed=overflowed,
-            may_be_zero=may_be_zero,
+            is_mask=is_mask,
             source=source,
         )
-
-    b0 = volume(chosen.b0, False, ()) if chosen.b0 and with_b0 else None
-    return _Loaded(volume(chosen.indices, chosen.geometric, notices), b0, chosen.b_value)
+        for (values, overflowed), (_, _, noted) in zip(voxels, parts, strict=True)
+    ]
+    return _Loaded(volumes[0], volumes[1] if len(volumes) > 1 else None, chosen.b_value)
 
 
 class _Choice(NamedTuple):
@@ -145,6 +150,8 @@ def volume_from_image(
     name: str = "volume",
     affine: Affine | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    *,
+    is_mask: bool = False,
 ) -> Volume:
     """Create a volume from a copy of a nibabel image.
 
@@ -159,6 +166,8 @@ def volume_from_image(
         say where the volume lies.
     limits
         The maximum size of the volume.
+    is_mask
+        Whether all voxels may be the same.
 
     Raises
     ------
@@ -197,7 +206,7 @@ def volume_from_image(
         data = np.asanyarray(image.dataobj).reshape(shape)
     except (ValueError, OverflowError, EOFError, OSError) as error:
         raise VolumeError(f"{name}: the voxels cannot be read ({error})") from error
-    return Volume.from_array(data, grid, name, notices, source=source)
+    return Volume.from_array(data, grid, name, notices, is_mask=is_mask, source=source)
 
 
 def _read_grid(
