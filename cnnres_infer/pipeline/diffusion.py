@@ -135,9 +135,9 @@ def rises_together(dwi: FloatArray, other: FloatArray, where: BoolArray) -> floa
         bool (X, Y, Z): the brain. Voxels that are not positive do not count.
     """
     step = max(1, round((where.size / _SAMPLE) ** (1 / 3)))
-    dwi, other, where = (image[::step, ::step, ::step] for image in (dwi, other, where))
-    known = where & (dwi > 0) & (other > 0)
-    ranks = [_ranks(image[known]) for image in (dwi, other)]
+    every = (slice(None, None, step),) * 3
+    known = where[every] & (dwi[every] > 0) & (other[every] > 0)
+    ranks = [_ranks(image[every][known]) for image in (dwi, other)]
     spread = [float(np.linalg.norm(each)) for each in ranks]
     if len(ranks[0]) < _ENOUGH or not min(spread):
         return None
