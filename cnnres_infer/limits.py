@@ -11,10 +11,10 @@ from cnnres_infer.errors import LimitError, UsageError
 _FACTORS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 # Measured upper bounds, used to check a volume against the memory limit: for each voxel
-# from reading to writing, with a FLAIR resampled to the DWI; for each pixel inside the
+# from reading to writing, with FLAIR and ADC resampled to the DWI; for each pixel inside the
 # network; and, on a line of voxels along any axis, for each of them, once for the matrices
 # that resample it, and once more for each slice that is resampled at a time.
-_BYTES_PER_VOXEL = 32
+_BYTES_PER_VOXEL = 40
 _BYTES_PER_PIXEL = 1100
 _BYTES_PER_STEP, _BYTES_PER_SLICE_STEP = 5000, 1300
 
