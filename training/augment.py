@@ -21,14 +21,14 @@ _COARSE = 8
 _BLOBS = (
     (1.0, (1.2, 11.0)),
     (0.6, (1.0, 3.0)),
-    (0.4, (1.0, 3.0)),
+    (0.5, (0.8, 2.0)),
     (0.3, (1.2, 11.0)),
 )
 # How much brighter than tissue lesions are, and territories at least: what is fainter would
 # be anatomy that the network learns to mark in healthy brains.
-_GAIN = (0.4, 1.3)
-_TERRITORY = (0.15, (14.0, 45.0))
-_TERRITORY_GAIN = 0.6
+_GAIN = (0.35, 1.3)
+_TERRITORY = (0.05, (14.0, 45.0))
+_TERRITORY_GAIN = 0.9
 
 
 def uniform(generator: Generator, count: int, low: float, high: float) -> Tensor:
