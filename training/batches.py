@@ -86,8 +86,7 @@ class Batches:
         self.generator = Generator(device).manual_seed(seed)
         self._pools = _pools(collections, device)
         self._shapes = _lesion_shapes(collections.soop).to(device)
-        dwi = self._pools[0]
-        self._donors = torch.flatten((dwi.masks > 0.5).sum(dim=(1, 2, 3)).nonzero())
+        self._donors = _visible(collections.dwi)
 
     def draw(self) -> Pair:
         """Draw the next batch; each pool gives its share."""
@@ -134,11 +133,13 @@ class Batches:
         return drawn[torch.argsort(excess, stable=True)[: pool.count]]
 
     def _choose_donors(self, count: int) -> tuple[Tensor, Tensor]:
-        dwi, generator = self._pools[0], self.generator
-        among = len(self._donors)
-        pick = torch.randint(among, (count,), generator=generator, device=generator.device)
-        donors = self._donors[pick]
-        return dwi.images[donors].float(), dwi.masks[donors].float()
+        device = self.generator.device
+        pick = torch.randint(len(self._donors), (count,), generator=self.generator, device=device)
+        images, masks = (
+            torch.from_numpy(array[pick.cpu().numpy()]).to(device)[:, None]
+            for array in (self._donors.pixels, self._donors.masks)
+        )
+        return images, masks
 
 
 def _pools(collections: Collections, device: torch.device) -> list[Pool]:
