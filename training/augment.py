@@ -21,14 +21,14 @@ _COARSE = 8
 _BLOBS = (
     (1.0, (1.2, 11.0)),
     (0.6, (1.0, 3.0)),
-    (0.4, (1.0, 3.0)),
+    (0.5, (0.8, 2.0)),
     (0.3, (1.2, 11.0)),
 )
-# How much brighter than tissue lesions are, and territories at least: what is fainter would
-# be anatomy that the network learns to mark in healthy brains.
-_GAIN = (0.4, 1.3)
-_TERRITORY = (0.15, (14.0, 45.0))
-_TERRITORY_GAIN = 0.6
+_TERRITORY = (0.05, (14.0, 45.0))
+# How much brighter than tissue lesions are, and those of so many pixels at least: what is
+# fainter would be anatomy that the network learns to mark in healthy brains.
+_GAIN = (0.35, 1.3)
+_LARGE, _LARGE_GAIN = 250, 0.8
 
 
 def uniform(generator: Generator, count: int, low: float, high: float) -> Tensor:
@@ -117,7 +117,8 @@ def paste_lesions(
     lesion = torch.where(real > 0, functional.avg_pool2d(shapes[pick], 3, 1, 1), lesion)
     lesion = lesion * wanted * (images > _BRAIN)
     gain = uniform(generator, count, *_GAIN)
-    gain = torch.where(territory > 0, gain.clamp(min=_TERRITORY_GAIN), gain)
+    large = lesion.sum(dim=(1, 2, 3), keepdim=True) > _LARGE
+    gain = torch.where(large, gain.clamp(min=_LARGE_GAIN), gain)
     texture = 1 + 0.25 * smooth_field(generator, count, size, 24)
     grown = images * (1 + gain * lesion * texture.clamp(0.3))
     floor = TISSUE * (1 + 0.6 * gain) * lesion

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from cnnres_infer.core.arrays import FloatArray
 from training import augment
 from training.data import Collections, Images
 from training.views import View, brain_boxes, draw_frame
@@ -16,6 +17,8 @@ _SMALLEST_SHAPE = 20
 _CANDIDATES = 3
 # Pixels by which a brain may exceed its frame before another image is preferred.
 _TOLERANCE = 6
+# Lesions of so few or so many pixels are drawn so many times as often as others.
+_TINY, _GIANT, _RARE_WEIGHT = 50, 1500, 2.5
 # What a teacher may see in a half that is healthy.
 _TRACE = 0.1
 # Brightness of a lesion over that of tissue from which it counts as visible.
@@ -83,8 +86,7 @@ class Batches:
         self.generator = Generator(device).manual_seed(seed)
         self._pools = _pools(collections, device)
         self._shapes = _lesion_shapes(collections.soop).to(device)
-        dwi = self._pools[0]
-        self._donors = torch.flatten((dwi.masks > 0.5).sum(dim=(1, 2, 3)).nonzero())
+        self._donors = _visible(collections.dwi)
 
     def draw(self) -> Pair:
         """Draw the next batch; each pool gives its share."""
@@ -131,11 +133,13 @@ class Batches:
         return drawn[torch.argsort(excess, stable=True)[: pool.count]]
 
     def _choose_donors(self, count: int) -> tuple[Tensor, Tensor]:
-        dwi, generator = self._pools[0], self.generator
-        among = len(self._donors)
-        pick = torch.randint(among, (count,), generator=generator, device=generator.device)
-        donors = self._donors[pick]
-        return dwi.images[donors].float(), dwi.masks[donors].float()
+        device = self.generator.device
+        pick = torch.randint(len(self._donors), (count,), generator=self.generator, device=device)
+        images, masks = (
+            torch.from_numpy(array[pick.cpu().numpy()]).to(device)[:, None]
+            for array in (self._donors.pixels, self._donors.masks)
+        )
+        return images, masks
 
 
 def _pools(collections: Collections, device: torch.device) -> list[Pool]:
@@ -146,7 +150,7 @@ def _pools(collections: Collections, device: torch.device) -> list[Pool]:
         )
         boxes = brain_boxes(pixels)
         sizes = torch.stack([boxes[:, 1] - boxes[:, 0], boxes[:, 3] - boxes[:, 2]], dim=1)
-        weights = _weights(images.patients, favoured).to(device)
+        weights = (_weights(images.patients, favoured) * _rarity(images.masks)).to(device)
         return Pool(pixels, masks, weights, sizes, count, pasted)
 
     return [
@@ -165,6 +169,13 @@ def _weights(patients: tuple[str, ...], favoured: tuple[str, ...]) -> Tensor:
     """Each patient as often as any other, favoured ones twice as often."""
     slices = Counter(patients)
     return torch.tensor([(2.0 if p in favoured else 1.0) / slices[p] for p in patients])
+
+
+def _rarity(masks: FloatArray) -> Tensor:
+    """Lesions of a few pixels, and of whole territories, more often than others."""
+    pixels = (masks > 0.5).sum(axis=(1, 2))
+    rare = (pixels > 0) & ((pixels < _TINY) | (pixels > _GIANT))
+    return torch.from_numpy(np.where(rare, _RARE_WEIGHT, 1.0))
 
 
 def _halves(images: Images) -> Images:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.batches import Batches, _visible, _weights
+from training.batches import Batches, _rarity, _visible, _weights
 from training.data import Collections, Images
 
 
@@ -51,3 +51,11 @@ def test_lesions_that_nobody_can_see_are_left_out() -> None:
     assert len(_visible(bright)) == 2
     assert len(_visible(faint)) == 0
     assert len(_visible(Images(faint.pixels, np.zeros_like(faint.masks), faint.patients))) == 3
+
+
+def test_rare_sizes_come_more_often() -> None:
+    masks = np.zeros((4, 160, 160), np.float32)
+    masks[1, :4, :4] = masks[2, :30, :30] = masks[3, :60, :60] = 1
+    none, tiny, usual, giant = _rarity(masks).tolist()
+    assert none == usual == 1
+    assert tiny == giant > 1
