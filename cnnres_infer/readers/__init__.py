@@ -77,9 +77,7 @@ def load_volume(
         If the file exceeds a limit, or its header says so.
     """
     path = Path(path)
-    volume: Volume = _functions(path).load_volume(
-        path, limits, affine, role=role, is_mask=is_mask
-    )
+    volume: Volume = _functions(path).load_volume(path, limits, affine, role=role, is_mask=is_mask)
     return volume
 
 

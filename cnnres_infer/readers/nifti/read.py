@@ -100,9 +100,7 @@ def _load(
     if chosen.b0 and with_b0:
         parts.append((chosen.b0, False, ()))
     with stream.content.getbuffer() as raw:
-        voxels = [
-            _read_voxels(raw, header, indices, geometric) for indices, geometric, _ in parts
-        ]
+        voxels = [_read_voxels(raw, header, indices, geometric) for indices, geometric, _ in parts]
     del stream
     volumes = [
         Volume.from_voxels(
