@@ -45,6 +45,8 @@ class Bundle:
         Content of ``model.json``.
     digest
         SHA-256 of ``model.json``, which pins all other files.
+    must_be_signed
+        Whether it was opened with a key that must have signed it.
     """
 
     folder: Path
@@ -53,6 +55,7 @@ class Bundle:
     sha256: dict[str, str]
     manifest: dict[str, Any]
     digest: str
+    must_be_signed: bool = False
 
     @classmethod
     def open(cls, folder: Path | str | None = None, trusted_key: Path | str | None = None) -> Self:
@@ -93,7 +96,8 @@ class Bundle:
                     "do not use this bundle",
                     code=ErrorCode.BUNDLE_MANIFEST,
                 )
-        return cls(folder, spec, variants, sha256, manifest, hashlib.sha256(raw).hexdigest())
+        digest = hashlib.sha256(raw).hexdigest()
+        return cls(folder, spec, variants, sha256, manifest, digest, trusted_key is not None)
 
     def model(self, variant: str) -> bytes:
         """Read and check an ONNX variant.

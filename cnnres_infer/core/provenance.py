@@ -26,6 +26,9 @@ class EngineInfo:
         Versions of the runtime, by library.
     warnings
         What anyone who uses its results should know.
+    compiled_sha256
+        SHA-256 of the compiled network that was loaded from the cache, or stored
+        there; empty if there is none.
     """
 
     backend: str
@@ -35,6 +38,7 @@ class EngineInfo:
     threads: int
     versions: dict[str, str]
     warnings: tuple[str, ...] = ()
+    compiled_sha256: str = ""
 
 
 @dataclass(frozen=True)

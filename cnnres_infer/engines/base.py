@@ -1,10 +1,11 @@
 """The interface that every backend implements, and what they have in common."""
 
+import hashlib
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import ClassVar, Generic, Protocol, Self, TypeAlias, TypeVar
 
 import numpy as np
@@ -71,11 +72,19 @@ class ModelFile:
     sides
         Heights and widths that its images may have, in ascending order; empty
         if the file alone decides.
+    use_cache
+        Whether what was compiled from it earlier may be used.
     """
 
     variant: str
     content: bytes
     sides: tuple[int, ...] = ()
+    use_cache: bool = True
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the content, in hex."""
+        return hashlib.sha256(self.content).hexdigest()
 
     def image_shape(self, declared: Sequence[object]) -> ImageShape:
         """Shape (C, H, W) of the images that it may be run with.

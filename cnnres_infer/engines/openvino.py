@@ -12,10 +12,9 @@ from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.provenance import EngineInfo
 from cnnres_infer.engines.base import ImageShape, ModelFile, Probe, SerialEngine, Variants
+from cnnres_infer.engines.compiled import CompiledCache
 from cnnres_infer.errors import BackendUnavailableError, PrecisionUnavailableError
 from cnnres_infer.host import machine
-from cnnres_infer.host.cache import cache_folder
-from cnnres_infer.host.digest import json_digest
 
 DEVICE = "CPU"
 _FOLDER = "openvino"
@@ -23,6 +22,8 @@ _CONVERTER = "openvino.tools.ovc"
 _REMEDY = "pip install 'cnnres-infer[openvino]'"
 # The layers of an INT8 file that are not quantised are computed in float32.
 _HINTS = {Precision.INT8: "f32", Precision.BF16: "bf16", Precision.FP32: "f32"}
+
+_CACHE = CompiledCache(_FOLDER)
 
 
 @contextmanager
@@ -124,27 +125,41 @@ class OpenVinoEngine(SerialEngine[_FixedRequest | _FlexibleRequest]):
         probe = cls.probe()
         probe.require()
         hint = _HINTS[precision]
+        settings = _settings(hint, threads)
+        conditions = _conditions(cls.BATCH, model, settings, probe)
         try:
             core = _openvino().Core()
             if hint == "bf16" and "BF16" not in core.get_property(
                 DEVICE, "OPTIMIZATION_CAPABILITIES"
             ):
                 raise PrecisionUnavailableError("this processor has no bfloat16")
-            core.set_property(_settings(hint, threads, probe))
-            network = core.read_model(model.content)
+            core.set_property(settings)
+            stored = _CACHE.get(conditions) if model.use_cache else None
+            if stored is not None:
+                network = core.import_model(stored.content, DEVICE)
+            else:
+                network = _compile(core, model, cls.BATCH)
+                if model.use_cache:
+                    stored = _CACHE.put(conditions, network.export_model().getvalue())
             declared = [n.get_length() if n.is_static else None for n in _dimensions(network)]
-            shape = model.image_shape(declared)
-            network.reshape(_bounds(cls.BATCH, shape))
-            compiled = core.compile_model(network, DEVICE)
-            actual = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-            request = compiled.create_infer_request()
+            actual = network.get_property("INFERENCE_PRECISION_HINT").to_string()
+            request = network.create_infer_request()
         except BackendUnavailableError:
             raise
         except Exception as error:
             raise BackendUnavailableError(f"OpenVINO rejected the model: {error}") from error
         if actual != hint:
             raise BackendUnavailableError(f"OpenVINO computes in {actual}, not {hint}")
-        info = EngineInfo("openvino", DEVICE, precision, model.variant, threads, probe.versions)
+        info = EngineInfo(
+            "openvino",
+            DEVICE,
+            precision,
+            model.variant,
+            threads,
+            probe.versions,
+            compiled_sha256="" if stored is None else stored.sha256,
+        )
+        shape = model.image_shape(declared)
         is_fixed = all(isinstance(n, int) for n in shape)
         return cls(_FixedRequest(request) if is_fixed else _FlexibleRequest(request), info, shape)
 
@@ -173,18 +188,32 @@ def _bounds(batch: int, shape: ImageShape) -> list[Any]:
     return [dimension(1, batch), *(dimension(*each) for each in bounds)]
 
 
-def _settings(hint: str, threads: int, probe: Probe) -> dict[str, Any]:
-    settings = {
+def _compile(core: Any, model: ModelFile, batch: int) -> Any:
+    network = core.read_model(model.content)
+    declared = [n.get_length() if n.is_static else None for n in _dimensions(network)]
+    network.reshape(_bounds(batch, model.image_shape(declared)))
+    return core.compile_model(network, DEVICE)
+
+
+def _settings(hint: str, threads: int) -> dict[str, Any]:
+    return {
         "INFERENCE_PRECISION_HINT": hint,
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
         # The scheduler places threads on idle cores, whatever their numbers.
         "ENABLE_CPU_PINNING": False,
     }
-    try:
-        key = json_digest([probe.versions, machine.hardware()])[:16]
-        settings["CACHE_DIR"] = str(cache_folder(_FOLDER, key))
-    except OSError:
-        # Without a cache the model is compiled at every start; the results are the same.
-        return settings
-    return settings
+
+
+def _conditions(
+    batch: int, model: ModelFile, settings: dict[str, Any], probe: Probe
+) -> dict[str, Any]:
+    """All that a compiled network depends on."""
+    return {
+        "network": model.sha256,
+        "batch": batch,
+        "sides": model.sides,
+        "settings": settings,
+        "versions": probe.versions,
+        "machine": machine.hardware(),
+    }

@@ -88,4 +88,10 @@ def model_file(bundle: Bundle, variant: str) -> ModelFile:
     BundleError
         If the variant's file cannot be trusted.
     """
-    return ModelFile(variant, bundle.model(variant), bundle.spec.slices.sides)
+    # The cache is not signed: what must be signed is compiled at every start.
+    return ModelFile(
+        variant,
+        bundle.model(variant),
+        bundle.spec.slices.sides,
+        use_cache=not bundle.must_be_signed,
+    )

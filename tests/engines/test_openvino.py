@@ -1,7 +1,9 @@
+import hashlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,12 @@ import pytest
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.precision import Precision
+from cnnres_infer.core.provenance import Verification
 from cnnres_infer.engines.base import Engine, ModelFile, run_all
 from cnnres_infer.engines.openvino import OpenVinoEngine, _openvino
 from cnnres_infer.errors import BackendUnavailableError
 from cnnres_infer.host.cache import FOLDER
+from cnnres_infer.predictor import Predictor
 from cnnres_infer.selection.offers import open_engine
 from cnnres_infer.verification.agreement import load_reference
 from tests.conftest import bright_model
@@ -100,15 +104,84 @@ def test_the_second_start_takes_the_compiled_model(
     assert oct(blob.parent.stat().st_mode)[-3:] == "700"
 
 
-def test_a_damaged_cache_is_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _open(content: bytes, use_cache: bool = True) -> OpenVinoEngine:
+    model = ModelFile("fp32", content, use_cache=use_cache)
+    return OpenVinoEngine.open(model, Precision.FP32, 1)
+
+
+def _truncate(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def _flip_a_byte(content: bytes) -> bytes:
+    at = len(content) * 3 // 4
+    return content[:at] + bytes([content[at] ^ 64]) + content[at + 1 :]
+
+
+@pytest.mark.parametrize("damage", [_truncate, _flip_a_byte])
+def test_a_damaged_cache_is_compiled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[bytes], bytes]
+) -> None:
     monkeypatch.setenv(FOLDER, str(tmp_path))
-    OpenVinoEngine.open(ModelFile("fp32", bright_model()), Precision.FP32, 1).close()
+    _open(bright_model()).close()
     (blob,) = tmp_path.rglob("*.blob")
-    content = blob.read_bytes()
-    blob.chmod(0o600)
-    blob.write_bytes(content[: len(content) // 2])
-    with OpenVinoEngine.open(ModelFile("fp32", bright_model()), Precision.FP32, 1) as engine:
+    blob.write_bytes(damage(blob.read_bytes()))
+    with _open(bright_model()) as engine:
         np.testing.assert_allclose(engine.run(IMAGES), EXPECTED, atol=1e-5)
+
+
+@pytest.mark.parametrize("with_sidecar", [False, True])
+def test_the_compiled_network_of_another_bundle_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_sidecar: bool
+) -> None:
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    _open(bright_model(level=0.3)).close()
+    (others,) = tmp_path.rglob("*.blob")
+    _open(bright_model()).close()
+    (own,) = set(tmp_path.rglob("*.blob")) - {others}
+    for suffix in (".blob", ".json")[: 1 + with_sidecar]:
+        own.with_suffix(suffix).write_bytes(others.with_suffix(suffix).read_bytes())
+    with _open(bright_model()) as engine:
+        np.testing.assert_allclose(engine.run(IMAGES), EXPECTED, atol=1e-5)
+
+
+def test_the_cache_is_not_used_where_a_signature_is_required(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever can write to the cache can forge a sidecar, but not a signature."""
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    _open(bright_model(level=0.3)).close()
+    (others,) = tmp_path.rglob("*.blob")
+    _open(bright_model()).close()
+    (own,) = set(tmp_path.rglob("*.json")) - {others.with_suffix(".json")}
+    own.with_suffix(".blob").write_bytes(others.read_bytes())
+    forged = json.loads(own.read_text())
+    forged["sha256"] = hashlib.sha256(others.read_bytes()).hexdigest()
+    own.write_text(json.dumps(forged))
+    with _open(bright_model(), use_cache=False) as engine:
+        np.testing.assert_allclose(engine.run(IMAGES), EXPECTED, atol=1e-5)
+        assert engine.describe().compiled_sha256 == ""
+
+
+def test_a_self_check_counts_for_the_bytes_that_passed_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bright_bundle: Path
+) -> None:
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+
+    def verification() -> Verification:
+        with Predictor.load(bright_bundle, "openvino", "fp32", threads=1) as predictor:
+            found = predictor.selection.verification
+            assert found is not None
+            return found
+
+    assert [verification().cached for _ in range(2)] == [False, True]
+    (blob,) = tmp_path.rglob("*.blob")
+    sidecar = blob.with_suffix(".json")
+    # Other bytes of the same network, as another compilation gives them.
+    blob.write_bytes(content := blob.read_bytes() + b"\0")
+    sha256 = hashlib.sha256(content).hexdigest()
+    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "sha256": sha256}))
+    assert not verification().cached
 
 
 def test_no_telemetry(bright_bundle: Path, tmp_path: Path) -> None:

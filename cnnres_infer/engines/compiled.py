@@ -1,0 +1,83 @@
+"""The cache of networks that a runtime has compiled, each with a sidecar that pins its bytes.
+
+A compiled network is code that runs unseen: a damaged or swapped file could find
+other lesions. So it is looked up by everything that it was made from, and handed
+to the runtime only if its bytes are those that were stored.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from cnnres_infer.host.atomic import write_all
+from cnnres_infer.host.cache import cache_folder
+from cnnres_infer.host.digest import json_digest
+from cnnres_infer.host.files import read_regular
+
+_MAX_BYTES = 1 << 30
+_MAX_SIDECAR_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled network.
+
+    Attributes
+    ----------
+    content
+        Its bytes.
+    sha256
+        Their SHA-256, in hex.
+    """
+
+    content: bytes
+    sha256: str
+
+
+class CompiledCache:
+    """Compiled networks in a folder of the user's cache; one that cannot be used counts as empty.
+
+    Parameters
+    ----------
+    folder
+        Name of the folder in the user's cache.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def get(self, conditions: dict[str, Any]) -> Compiled | None:
+        """Find the network that was compiled under these conditions; None without an intact one.
+
+        Parameters
+        ----------
+        conditions
+            All that the network was made from: anything that JSON can represent.
+        """
+        name = json_digest(conditions)[:32]
+        try:
+            folder = cache_folder(self._folder)
+            sidecar = json.loads(read_regular(folder / f"{name}.json", _MAX_SIDECAR_BYTES))
+            stored, sha256 = sidecar["conditions"], sidecar["sha256"]
+            content = read_regular(folder / f"{name}.blob", _MAX_BYTES)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        if json_digest(stored) != json_digest(conditions):
+            return None
+        if hashlib.sha256(content).hexdigest() != sha256:
+            return None
+        return Compiled(content, sha256)
+
+    def put(self, conditions: dict[str, Any], content: bytes) -> Compiled | None:
+        """Store a network, replacing an earlier one; None if the cache cannot be written."""
+        name = json_digest(conditions)[:32]
+        sha256 = hashlib.sha256(content).hexdigest()
+        sidecar = json.dumps({"conditions": conditions, "sha256": sha256}, indent=2)
+        try:
+            folder = cache_folder(self._folder)
+            files = {folder / f"{name}.blob": content, folder / f"{name}.json": sidecar.encode()}
+            write_all(files, overwrite=True)
+        except OSError:
+            return None
+        return Compiled(content, sha256)
