@@ -7,7 +7,9 @@ to the runtime only if its bytes are those that were stored.
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cnnres_infer.host.atomic import write_all
@@ -81,3 +83,45 @@ class CompiledCache:
         except OSError:
             return None
         return Compiled(content, sha256)
+
+
+class SealedFolder:
+    """Files that a runtime compiles and reads itself, of which it finds only those it left.
+
+    Parameters
+    ----------
+    path
+        A folder of the runtime's own in the user's cache; its seal is beside it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seal = path.with_name(f"{path.name}.json")
+
+    def remove_strangers(self) -> None:
+        """Remove what is not as `seal` found it, before the runtime looks."""
+        try:
+            sealed = json.loads(read_regular(self._seal, _MAX_SIDECAR_BYTES))
+        except (OSError, ValueError):
+            sealed = {}
+        found = self._hashes()
+        for name in found:
+            if not isinstance(sealed, dict) or sealed.get(name) != found[name]:
+                (self.path / name).unlink()
+
+    def seal(self) -> None:
+        """Note what the runtime has left; what cannot be noted is made again next time."""
+        content = json.dumps(self._hashes(), indent=2).encode()
+        with suppress(OSError):
+            write_all({self._seal: content}, overwrite=True)
+
+    def _hashes(self) -> dict[str, str]:
+        """SHA-256 of each file; empty for what is no regular file."""
+        return {path.name: _hash(path) for path in self.path.iterdir()}
+
+
+def _hash(path: Path) -> str:
+    try:
+        return hashlib.sha256(read_regular(path, _MAX_BYTES)).hexdigest()
+    except OSError:
+        return ""

@@ -5,7 +5,7 @@ import io
 import itertools
 import threading
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.provenance import EngineInfo
 from cnnres_infer.engines.base import ImageShape, ModelFile, Probe, Variants, bounds
+from cnnres_infer.engines.compiled import SealedFolder
 from cnnres_infer.engines.nvidia.device import find_gpu
 from cnnres_infer.engines.nvidia.elf import missing_libraries
 from cnnres_infer.engines.nvidia.thread import GpuEngine
@@ -105,7 +106,8 @@ class OrtCudaEngine(GpuEngine[Any]):
         # Operators that the provider cannot run are an error instead of running on the CPU.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
-            session = cls._session_of(onnxruntime, model, options, precision, probe)
+            with cls._sealed(model, precision, probe):
+                session = cls._session_of(onnxruntime, model, options, precision, probe)
         except Exception as error:
             raise BackendUnavailableError(
                 f"{cls.PROVIDER} of ONNX Runtime rejected the model: {error}"
@@ -144,6 +146,18 @@ class OrtCudaEngine(GpuEngine[Any]):
             raise BackendUnavailableError(
                 f"{cls.PROVIDER} lacks {', '.join(missing)}", cls.LIBRARIES_HINT
             )
+
+    @classmethod
+    @contextmanager
+    def _sealed(cls, model: ModelFile, precision: Precision, probe: Probe) -> Iterator[None]:
+        """Let the provider find no engines in its cache but those that it left there."""
+        if cls.CACHE_FOLDER is None:
+            yield
+            return
+        folder = SealedFolder(_engine_folder(cls.BACKEND, model, precision, probe))
+        folder.remove_strangers()
+        yield
+        folder.seal()
 
     @classmethod
     def _session_of(

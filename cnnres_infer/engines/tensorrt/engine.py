@@ -3,13 +3,13 @@
 import hashlib
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import ClassVar, Self
 
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.provenance import EngineInfo
 from cnnres_infer.engines.base import ImageShape, ModelFile, Probe, Variants
+from cnnres_infer.engines.compiled import CompiledCache
 from cnnres_infer.engines.nvidia.device import Gpu, find_gpu
 from cnnres_infer.engines.nvidia.thread import GpuEngine
 from cnnres_infer.engines.nvidia.worker import Worker
@@ -18,13 +18,11 @@ from cnnres_infer.engines.tensorrt.build import BatchRange
 from cnnres_infer.engines.tensorrt.cuda import Cuda, load_runtime
 from cnnres_infer.engines.tensorrt.plan import load_or_build
 from cnnres_infer.engines.tensorrt.runner import PlanRunner
-from cnnres_infer.engines.tensorrt.store import FOLDER, Plan
+from cnnres_infer.engines.tensorrt.store import FOLDER
 from cnnres_infer.errors import BackendUnavailableError, EngineError
 from cnnres_infer.host import machine
-from cnnres_infer.host.atomic import write_all
-from cnnres_infer.host.files import read_regular
 
-_MAX_KERNEL_BYTES = 1 << 30
+_KERNELS = CompiledCache(FOLDER)
 
 
 class TensorRtEngine(GpuEngine[PlanRunner]):
@@ -48,7 +46,7 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
         info: EngineInfo,
         shape: ImageShape,
         worker: Worker,
-        kernels: Path,
+        kernels: dict[str, str],
     ) -> None:
         super().__init__(handle, info, shape, worker)
         self._warnings = handle.warnings
@@ -76,7 +74,10 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
         gpu = find_gpu()
         assert isinstance(gpu, Gpu)
         plan = load_or_build(cls.FLAVOUR, model, precision, gpu)
-        kernels = _kernels(plan, gpu)
+        sha256 = hashlib.sha256(plan.content).hexdigest()
+        # What TensorRT-RTX compiled for this GPU and driver.
+        kernels = {"plan": sha256, "gpu": gpu.name, "driver": gpu.driver}
+        found = _KERNELS.get(kernels)
         cuda = Cuda(load_runtime())
         try:
             runner = PlanRunner(
@@ -84,7 +85,7 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
                 cuda,
                 plan.content,
                 BatchRange.parse(plan.key.batch).largest,
-                read_regular(kernels, _MAX_KERNEL_BYTES) if kernels.exists() else b"",
+                b"" if found is None else found.content,
             )
         except Exception as error:
             cuda.close()
@@ -105,6 +106,7 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
                 1,
                 probe.versions,
                 warnings,
+                sha256,
             ),
             shape,
             worker,
@@ -125,16 +127,10 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
 
     def _save_kernels(self, compiled: bytes) -> None:
         if compiled != self._compiled:
-            write_all({self._kernels: compiled}, overwrite=True)
+            _KERNELS.put(self._kernels, compiled)
 
 
 class TensorRtRtxEngine(TensorRtEngine):
     """CNN-Res in a TensorRT-RTX engine, completed on this GPU; see `Engine`."""
 
     FLAVOUR: ClassVar[Flavour] = TENSORRT_RTX
-
-
-def _kernels(plan: Plan, gpu: Gpu) -> Path:
-    """Path of the kernels that TensorRT-RTX compiled for this GPU and driver."""
-    device = hashlib.sha256(f"{gpu.name} {gpu.driver}".encode()).hexdigest()[:8]
-    return plan.path.with_suffix(f".{device}.kernels")

@@ -248,7 +248,7 @@ def test_rtx_keeps_its_kernels_but_no_plan_for_each_driver(
     assert fake_machine.built == ["1,8,16"]
     (entry,) = open_store().entries()
     assert (entry.key.sm, entry.key.driver) == ("86", "any")
-    assert len(list(open_store().folder.glob("*.kernels"))) == 2
+    assert len(list(open_store().folder.glob("*.blob"))) == 2
 
 
 def test_rtx_builds_what_fits_all_for_a_gpu_without_a_name(
