@@ -102,7 +102,12 @@ def test_one_bad_volume_among_several(volume: Path, bright_bundle: Path, tmp_pat
     assert first["error"]["exit_status"] == 3
     assert second["status"] == "done"
     (left,) = (tmp_path / "out").glob("bad*")
-    assert json.loads(left.read_text())["error"] == first["error"]
+    # Reports do not hold the names of folders, which may be those of people.
+    told = {**first["error"], "message": first["error"]["message"].replace(str(bad), bad.name)}
+    stored = json.loads(left.read_text())
+    assert stored["error"] == told
+    assert stored["input"] == "bad.nii.gz"
+    assert str(tmp_path) not in left.read_text()
     assert first["error"]["code"] == "E-NIFTI-TRUNCATED"
     assert (tmp_path / "out" / "sub 01_dwi_lesion_mask.nii.gz").exists()
 
@@ -126,6 +131,10 @@ def test_one_bad_volume_among_several(volume: Path, bright_bundle: Path, tmp_pat
         (["a/x.nii", "b/x.nii", "-o", "out"], 2, "same name would write"),
         (["a.nii", "a.nii.gz"], 2, "same name would write"),
         (["a.nii", "-o", "/proc/nowhere"], 3, "cannot be written"),
+        (["a.nii", "-o", "lesion.nii.gz"], 2, "give a folder"),
+        (["a.nii", "-o", "out/Lesion.NII"], 2, "give a folder"),
+        (["a.nii", "-o", "report.json"], 2, "give a folder"),
+        (["a.nii", "--require-signature", "none.pub"], 3, "none.pub"),
         (["a.nii", "--bundle", "nowhere"], 3, "no bundle"),
     ],
 )
@@ -266,7 +275,8 @@ def test_messages_name_flags_and_reports_arguments(
     refused = run(volume, *options)
     assert "more than --max-voxels 10" in refused.stderr
     left = json.loads((tmp_path / "out" / "sub 01_dwi_report.json").read_text())
-    assert left["error"] == json.loads(refused.stdout)["error"]
+    told = json.loads(refused.stdout)["error"]
+    assert left["error"] == {**told, "message": told["message"].replace(str(volume), volume.name)}
     assert "more than --max-voxels 10" in left["error"]["message"]
 
 
@@ -306,3 +316,20 @@ def test_no_output_at_all_is_a_contradiction(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "no output format is left" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["a.nii.gz"]
+
+
+@pytest.mark.parametrize("command", ["info", "verify"])
+def test_other_commands_require_a_signature(command: str, bright_bundle: Path) -> None:
+    pytest.importorskip("cryptography")
+    done = run(command, "--bundle", bright_bundle, "--require-signature", "none.pub")
+    assert done.returncode == 3
+    assert "E-BUNDLE-SIGNATURE" in done.stderr
+
+
+def test_a_bundle_cannot_draw_on_the_terminal(make_bundle: BundleMaker) -> None:
+    name = "[/x]\x1b]52;c;AA==\x07[link=http://a]b[/link]\nE-OK: all is well"
+    done = run("info", "--bundle", make_bundle(name=name))
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout
+    assert "\nE-OK" not in done.stdout
+    assert "[/x]\\x1b]52" in done.stdout

@@ -90,6 +90,7 @@ def test_every_command_has_a_module() -> None:
     group = typer.main.get_command(app)
     assert list(group.commands) == list(COMMANDS)  # type: ignore[attr-defined]
     helpers = {"__init__", "app", "console", "default_command", "flags", "options", "signals"}
+    helpers |= {"watchdog"}
     assert {path.stem for path in (PACKAGE / "cli").glob("*.py")} == {*COMMANDS, *helpers}
 
 

@@ -265,6 +265,8 @@ REFUSED: dict[str, dict[str, Builder]] = {
         "huge": changed(extension=extension(1 << 30)),
         "zero": changed(extension=extension(0)),
         "cut": changed(extension=b"\1\0\0\0" + bytes(4)),
+        **{f"{rest} bytes": changed(extension=b"\1\0\0\0" + bytes(rest)) for rest in (1, 2, 3)},
+        "3 bytes after another": changed(extension=extension(16, 16) + bytes(3)),
     },
     "E-NIFTI-SCALE": {"nan": changed(scl_inter=NAN), "infinite": changed(scl_inter=INF)},
     "E-VOXELS-RANGE": {

@@ -222,6 +222,19 @@ def test_a_given_mask_must_lie_on_the_grid() -> None:
         brain_from_mask(mask, make_head().volume)
 
 
+@pytest.mark.parametrize(("millimetres", "fits"), [(0.002, True), (0.1, True), (0.11, False)])
+def test_a_given_mask_may_be_a_tenth_of_a_millimetre_off(millimetres: float, fits: bool) -> None:
+    affine = np.array(THICK.affine)
+    affine[1, 3] += millimetres
+    data = make_head().brain.astype(np.float32)
+    mask = Volume(data, Grid(THICK.shape, affine), "mask")
+    if fits:
+        assert brain_from_mask(mask, make_head().volume).mask.any()
+        return
+    with pytest.raises(GeometryError, match="another grid"):
+        brain_from_mask(mask, make_head().volume)
+
+
 def test_a_given_mask_must_not_be_empty() -> None:
     mask = Volume(np.zeros(THICK.shape, np.float32), THICK, "mask")
     with pytest.raises(VolumeError):
