@@ -12,9 +12,15 @@ from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import GeometryError
 from cnnres_infer.pipeline.brain import Brain, brain_from_mask, find_brain
 from cnnres_infer.pipeline.deadline import Stopwatch
-from cnnres_infer.pipeline.quality import grid_notices, input_notices, read_notices
+from cnnres_infer.pipeline.quality import (
+    flair_notices,
+    grid_notices,
+    input_notices,
+    read_notices,
+)
 from cnnres_infer.pipeline.resample import regrid
 from cnnres_infer.pipeline.slices.geometry import SliceGeometry
+from cnnres_infer.pipeline.values import check_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,13 +65,16 @@ def prepare(case: Case, spec: ModelSpec, clock: Stopwatch) -> Prepared:
     UsageError
         If the model does not support the case's modalities.
     InputError
-        If no brain is found, or the volumes do not overlap.
+        If a volume cannot be an image, no brain is found, or the volumes do not
+        overlap.
     LimitError
         If the time limit is exceeded.
     """
     spec.check_modalities(case.modality, case.flair is not None)
     volume = case.volume
     with clock("brain"):
+        for each in filter(None, (volume, case.flair)):
+            check_values(each)
         given = case.brain_mask
         brain = find_brain(volume) if given is None else brain_from_mask(given, volume)
         geometry = SliceGeometry.of(volume.grid, brain.mask, spec.slices)
@@ -76,6 +85,7 @@ def prepare(case: Case, spec: ModelSpec, clock: Stopwatch) -> Prepared:
         with clock("register"):
             aligned, covered = regrid(case.flair, volume.grid)
             fraction_covered = _fraction_covered(case.flair, covered, brain)
+            notices += flair_notices(aligned, covered & brain.mask)
         volumes = (volume, aligned)
     return Prepared(
         brain,
