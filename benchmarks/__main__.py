@@ -9,6 +9,7 @@ from rich.table import Table
 
 from benchmarks import compare as comparison
 from benchmarks import end_to_end as whole
+from benchmarks import images as image_kinds
 from benchmarks import scale as scaling
 from benchmarks.charts import bar_chart
 from benchmarks.profile import profile
@@ -134,6 +135,20 @@ def scale_command(
     _write(json_file, figures)
     if chart is not None:
         bar_chart(chart, f"a whole volume, {backend} {precision}", bars, "s")
+
+
+@app.command("images")
+def images_command(
+    data: Annotated[Path, typer.Option(help="Folder of the collections of real MRI.")],
+    bundle: BundleOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Count what is refused, warned of and let through, for each kind of image, in Markdown."""
+    figures = image_kinds.images(data, bundle)
+    typer.echo(image_kinds.markdown(figures))
+    for name, counts in figures["bounds"].items():
+        typer.echo(f"{name}: {counts['right']} of {counts['of']} by bounds without the person")
+    _write(json_file, figures)
 
 
 @app.command()

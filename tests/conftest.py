@@ -230,7 +230,10 @@ def blob_volume(
     centre_mm: tuple[float, float, float] = (20.0, 10.0, 5.0),
     radius_mm: float = 9.0,
 ) -> tuple[Volume, NDArray[np.bool_]]:
-    """A brain-sized ellipsoid of intensity 100 with a ball of 190, and the mask of the ball."""
+    """A brain-sized ellipsoid of about 100 with a ball of 190, and the mask of the ball.
+
+    It has the texture of an image, and a dark ventricle.
+    """
     if affine is None:
         affine = oriented_affine((0, 1, 2), (-1, 1, 1), (2.5, 2.5, 5.0), shape=shape)
     grid = Grid(shape, affine)
@@ -238,6 +241,9 @@ def blob_volume(
     mm = grid.to_mm(index)
     brain = ((mm / np.array([65.0, 80.0, 60.0])) ** 2).sum(axis=-1) <= 1
     ball = (np.linalg.norm(mm - np.array(centre_mm), axis=-1) <= radius_mm) & brain
-    data = np.where(brain, 100.0, 0.0)
+    x, y, z = np.moveaxis(mm, -1, 0)
+    ventricle = (x / 12) ** 2 + (y / 25) ** 2 + (z / 15) ** 2 <= 1
+    texture = 16 * np.sin(x / 6 + z / 9) * np.cos(y / 7)
+    data = np.where(brain, 100 + texture - 50 * ventricle, 0.0)
     data[ball] = 190.0
     return Volume(data.astype(np.float32), grid, "blob"), ball

@@ -15,12 +15,14 @@ from cnnres_infer.pipeline.brain import Brain, brain_from_mask, find_brain
 from cnnres_infer.pipeline.deadline import Stopwatch
 from cnnres_infer.pipeline.quality import (
     coverage_notices,
+    flair_notices,
     input_notices,
     outside_notices,
     read_notices,
 )
 from cnnres_infer.pipeline.resample import regrid
 from cnnres_infer.pipeline.slices.geometry import SliceGeometry
+from cnnres_infer.pipeline.values import check_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,13 +67,16 @@ def prepare(case: Case, spec: ModelSpec, clock: Stopwatch) -> Prepared:
     UsageError
         If the model does not support the case's modalities.
     InputError
-        If no brain is found, or the volumes do not overlap.
+        If a volume cannot be an image, no brain is found, or the volumes do not
+        overlap.
     LimitError
         If the time limit is exceeded.
     """
     spec.check_modalities(case.modality, case.flair is not None)
     volume = case.volume
     with clock("brain"):
+        for each in filter(None, (volume, case.flair)):
+            check_values(each)
         given = case.brain_mask
         brain = find_brain(volume) if given is None else brain_from_mask(given, volume)
         geometry = SliceGeometry.of(volume.grid, brain.mask, spec.slices)
@@ -81,6 +86,7 @@ def prepare(case: Case, spec: ModelSpec, clock: Stopwatch) -> Prepared:
     if case.flair is not None:
         with clock("register"):
             aligned, covered, fraction_covered = on_grid(case.flair, Role.FLAIR, volume.grid, brain)
+            notices += flair_notices(aligned, covered & brain.mask)
         volumes = (volume, aligned)
     return Prepared(
         brain,

@@ -1,20 +1,20 @@
 """Plausibility checks of inputs and masks; they produce warnings, but never change a mask.
 
-The bounds were derived from five DWI volumes and their ADC maps, from three
-sources, and from slices of 97 patients of ISLES'22. docs/errors.md reports how
-well they separate the two.
+How a brain looks is measured in `cnnres_infer.pipeline.appearance`. docs/images.md
+reports how well the bounds tell DWI and FLAIR from other images.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from cnnres_infer.codes import Notice, WarningCode
-from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.case import Case, Modality
 from cnnres_infer.core.mask import Mask
 from cnnres_infer.core.spec import SliceSpec
 from cnnres_infer.core.volume import Volume
+from cnnres_infer.pipeline.appearance import Appearance, slice_shape
 from cnnres_infer.pipeline.brain import Brain
 from cnnres_infer.pipeline.diffusion import ADC_TISSUE
 from cnnres_infer.pipeline.slices.normalisation import saturation
@@ -26,14 +26,24 @@ _SLICE_SPACING_MM = (0.55, 12.0)
 # Brains of adults; the lower bound allows for volumes that show only part of the brain.
 _BRAIN_ML = (300.0, 2300.0)
 
-# The 95th and 5th percentile relative to the median: the diffusivity of fluid is three times
-# that of tissue, and little is far below that of tissue.
-_ADC_MIN_P95 = 2.2
-_ADC_MIN_P5 = 0.45
+# Width, length and filling of the brain's largest slice: those of slices of 1,400 patients,
+# extended by a tenth.
+_WIDTH_MM, _LENGTH_MM, _FILL = (95.0, 180.0), (110.0, 230.0), (0.55, 0.92)
+
+# Fluid, relative to tissue: 2 to 3 in ADC maps, and less in nearly all b0 and T2.
+_ADC_MIN_BRIGHTEST = 1.9
+
+# Intensities relative to the brain's median.
+_MAX_BACKGROUND = 0.3
+_NEGATIVE, _FAR_BELOW_ZERO, _MAX_FAR_BELOW_ZERO = -0.1, -1.0, 10
+# The background is looked at if it is at least this part of the volume.
+_MIN_AROUND = 0.05
+# Hounsfield units.
+_AIR_HU, _LOWEST_HU, _MIN_AIR = -800.0, -4100.0, 0.05
 
 # Fractions of the brain.
 _MAX_SATURATED = 0.10
-_MAX_NEGATIVE = 0.05
+_MAX_NEGATIVE = 0.02
 _MAX_LESION = 0.5
 _NEGLIGIBLE = 0.002
 
@@ -94,13 +104,31 @@ def input_notices(
     """
     sorted_values = volume.data[brain.mask]
     sorted_values.sort()
+    median = _positive_median(sorted_values)
     notices = (
         *_check_spacing(volume),
         *_check_brain_size(volume, brain),
-        *_check_adc(sorted_values, modality),
-        *_check_intensities(sorted_values, saturation(volume, brain.mask, spec)),
+        *_check_contrast(volume, brain.mask, median, modality),
+        *_check_saturation(sorted_values, saturation(volume, brain.mask, spec)),
+        *_check_negative(volume, brain, median),
     )
-    return tuple(Notice(notice.code, f"{volume.name}: {notice.text}") for notice in notices)
+    return _named(volume, notices)
+
+
+def flair_notices(flair: Volume, covered: BoolArray) -> tuple[Notice, ...]:
+    """Check the plausibility of a FLAIR that is combined with a DWI.
+
+    Parameters
+    ----------
+    flair
+        The FLAIR on the grid of the DWI.
+    covered
+        bool (X, Y, Z), True in the brain where the FLAIR has voxels.
+    """
+    sorted_values = flair.data[covered]
+    sorted_values.sort()
+    median = _positive_median(sorted_values)
+    return _named(flair, _check_contrast(flair, covered, median, Modality.FLAIR))
 
 
 def output_notices(mask: Mask, brain: Brain, rejected: int = 0) -> tuple[Notice, ...]:
@@ -136,36 +164,93 @@ def _check_brain_size(volume: Volume, brain: Brain) -> Iterator[Notice]:
             f"implausible brain size of {size_ml:.0f} ml; check the overlay, or give `brain_mask`"
         )
         yield Notice(WarningCode.BRAIN_SIZE, text)
+    width, length, fill = slice_shape(volume, brain.mask)
+    for value, (lowest, highest) in ((width, _WIDTH_MM), (length, _LENGTH_MM), (fill, _FILL)):
+        if not lowest <= value <= highest:
+            text = (
+                f"implausible brain shape: its largest slice is {width:.0f} mm wide, {length:.0f} "
+                f"mm long and fills {fill:.0%} of that; check the overlay, or give `brain_mask`"
+            )
+            yield Notice(WarningCode.BRAIN_SIZE, text)
+            break
 
 
-def _check_adc(sorted_values: FloatArray, modality: Modality) -> Iterator[Notice]:
-    """Recognise ADC maps by the value of tissue, and by fluid being brighter than tissue.
+def _check_contrast(
+    volume: Volume, brain: BoolArray, median: float, modality: Modality
+) -> Iterator[Notice]:
+    """Recognise images that are neither DWI nor FLAIR, by how the brain and its surroundings look.
 
-    In DWI, fluid is darker than tissue: little besides lesions is much brighter
-    than tissue, and much is darker.
+    ADC maps are recognised by the value of tissue, too.
     """
-    positive = sorted_values[np.searchsorted(sorted_values, _ZERO, side="right") :]
-    if not positive.size:
-        return
-    p5, median, p95 = np.percentile(positive, (5, 50, 95))
     units = (unit for unit, (low, high, _) in ADC_TISSUE.items() if low <= median <= high)
     unit = next(units, None)
-    has_adc_histogram = p95 >= _ADC_MIN_P95 * median and p5 >= _ADC_MIN_P5 * median
-    if unit and (has_adc_histogram or unit == "mm2/s"):
+    looks = Appearance.of(volume, brain)
+    has_adc_contrast = (
+        looks is not None and looks.has_bright_fluid and looks.brightest > _ADC_MIN_BRIGHTEST
+    )
+    if unit and (has_adc_contrast or unit == "mm2/s"):
         yield Notice(
             WarningCode.INPUT_ADC,
             f"looks like an ADC map in {unit} (median of the brain {median:.3g}) rather than a "
             f"{modality.upper()}; the mask of an ADC map is worthless",
         )
+        return
+    objections = (
+        None if looks is None else looks.objection,
+        _background_objection(volume, brain, median),
+    )
+    for text in filter(None, objections):
+        yield Notice(
+            WarningCode.INPUT_CONTRAST,
+            f"{text}; the model knows only DWI of b about 1000 s/mm² and FLAIR",
+        )
 
 
-def _check_intensities(sorted_values: FloatArray, ceiling: float) -> Iterator[Notice]:
-    """Warn if many voxels of the brain are clipped at `ceiling` or negative."""
-    count = sorted_values.size
-    saturated = 1 - np.searchsorted(sorted_values, np.float32(ceiling), side="right") / count
-    negative = np.searchsorted(sorted_values, _ZERO) / count
+def _background_objection(volume: Volume, brain: BoolArray, median: float) -> str | None:
+    """What the voxels around the brain tell, by every eighth of them."""
+    data = volume.data[::2, ::2, ::2]
+    around = data[~brain[::2, ::2, ::2]]
+    if around.size < _MIN_AROUND * data.size:
+        return None
+    air = np.count_nonzero((around < _AIR_HU) & (around > _LOWEST_HU)) / around.size
+    if air > _MIN_AIR:
+        return f"looks like CT: {air:.0%} of the background is below {_AIR_HU:.0f}, as air is"
+    if np.percentile(around, 25) > _MAX_BACKGROUND * median:
+        return "looks like an inverted image or a phase map: the background is bright"
+    return None
+
+
+def _check_saturation(sorted_values: FloatArray, ceiling: float) -> Iterator[Notice]:
+    """Warn if many voxels of the brain are clipped at `ceiling`."""
+    bright = np.searchsorted(sorted_values, np.float32(ceiling), side="right")
+    saturated = 1 - bright / sorted_values.size
     if saturated > _MAX_SATURATED:
         text = f"{saturated:.0%} of the brain is brighter than the network's input range"
         yield Notice(WarningCode.INPUT_INTENSITY, text)
-    if negative > _MAX_NEGATIVE:
-        yield Notice(WarningCode.INPUT_INTENSITY, f"{negative:.0%} of the brain is negative")
+
+
+def _check_negative(volume: Volume, brain: Brain, median: float) -> Iterator[Notice]:
+    """Warn of negative voxels, wherever they are: they are never taken for brain."""
+    lowest = float(volume.data.min())
+    if lowest >= _NEGATIVE * median:
+        return
+    size = np.count_nonzero(brain.mask)
+    negative = np.count_nonzero(volume.data < np.float32(_NEGATIVE * median)) / size
+    far = np.count_nonzero(volume.data < np.float32(_FAR_BELOW_ZERO * median))
+    if negative > _MAX_NEGATIVE or far > _MAX_FAR_BELOW_ZERO:
+        text = (
+            f"voxels are negative, down to {lowest:.4g}, where the brain has {median:.4g} (as many "
+            f"as {negative:.2%} of the brain); give a magnitude image, neither standardised nor "
+            "converted to another type"
+        )
+        yield Notice(WarningCode.INPUT_INTENSITY, text)
+
+
+def _positive_median(sorted_values: FloatArray) -> float:
+    """Median of the positive values, zero if there are none."""
+    positive = sorted_values[np.searchsorted(sorted_values, _ZERO, side="right") :]
+    return float(positive[positive.size // 2]) if positive.size else 0.0
+
+
+def _named(volume: Volume, notices: Iterable[Notice]) -> tuple[Notice, ...]:
+    return tuple(Notice(notice.code, f"{volume.name}: {notice.text}") for notice in notices)

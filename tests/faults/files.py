@@ -148,6 +148,13 @@ def with_voxels(values: np.ndarray, datatype: int, bitpix: int, **fields: Any) -
     return compressed(nifti(np.asfortranarray(values), datatype=datatype, bitpix=bitpix, **fields))
 
 
+def regions() -> np.ndarray:
+    """A label for each of hundreds of blocks of the brain."""
+    blocks = [np.arange(n) // size for n, size in zip(DATA.shape, (8, 8, 4), strict=True)]
+    x, y, z = np.meshgrid(*blocks, indexing="ij")
+    return np.asfortranarray(np.where(DATA > 0, 1 + x + 8 * y + 72 * z, 0).astype("<i2"))
+
+
 SHAPE = DATA.shape
 FLOATS = DATA.astype("<f4")
 NAN = float("nan")
@@ -313,6 +320,16 @@ REFUSED: dict[str, dict[str, Builder]] = {
             bomb(nifti(dim=[4, 512, 512, 100, 82, 1, 1, 1])[:352])
         )(folder),
     },
+    "E-VOXELS-LABELS": {
+        "mask": changed(data=np.where(DATA > 0, 1, 0).astype("<i2")),
+        "few values": changed(data=DATA // 10),
+        "atlas": changed(data=regions()),
+        "scaled labels": changed(data=regions(), scl_slope=0.01),
+    },
+    "E-VOXELS-WRAPPED": {
+        "16 bits": changed(data=(DATA.astype("<i4") * 300).astype("<u2").view("<i2")),
+        "8 bits": with_voxels(np.where(DATA > 0, DATA, 0).astype("u1").view("i1"), 256, 8),
+    },
     "E-BRAIN-NONE": {"dark": with_voxels(-1 - FLOATS, 16, 32)},
 }
 
@@ -395,7 +412,7 @@ WARNED: dict[str, dict[str, Builder]] = {
             srow_x=[-1, 0, 0, 30], srow_y=[0, 1, 0, -35], srow_z=[0, 0, 2, -20], qform_code=0
         ),
     },
-    "W-MASK-EMPTY": {"no lesion": changed(data=np.minimum(DATA, 100))},
+    "W-MASK-EMPTY": {"no lesion": changed(data=np.minimum(DATA, 120))},
     "W-INPUT-INTENSITY": {
         "negative": changed(data=marked(-50, 16)),
         "bright": changed(data=speckled(4)),

@@ -161,6 +161,7 @@ NOTED: dict[str, Callable[[Scene], Result]] = {
     "W-GRID-UNCOVERED": lambda scene: scene.predict(
         blob_volume()[0], flair=moved(blob_volume()[0], 30)
     ),
+    "W-INPUT-CONTRAST": lambda scene: scene.predict(replace(adc_map(), data=adc_map().data * 10)),
     "W-INPUT-ADC": lambda scene: scene.predict(adc_map()),
     "W-MASK-LARGE": lambda scene: answering(scene, 1.0),
 }

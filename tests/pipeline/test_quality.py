@@ -13,6 +13,7 @@ from cnnres_infer.bundle.bundle import DEFAULT_BUNDLE, Bundle
 from cnnres_infer.core.case import Modality
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.volume import Volume
+from cnnres_infer.phantom.anatomy import CONTRASTS, Contrast
 from cnnres_infer.phantom.head import make_phantom
 from cnnres_infer.pipeline.brain import Brain, find_brain
 from cnnres_infer.pipeline.quality import input_notices
@@ -36,7 +37,8 @@ def test_adc_maps_are_recognised_among_real_volumes(path: Path) -> None:
         pytest.skip("a mask")
     found = codes(load_volume(path), Modality.FLAIR if kind == "flair" else Modality.DWI)
     assert ("W-INPUT-ADC" in found) == (kind == "adc")
-    assert kind == "adc" or not found
+    assert ("W-INPUT-CONTRAST" in found) == (kind == "b0")
+    assert kind in ("adc", "b0") or not found
 
 
 @pytest.mark.parametrize("unit", [1e-6, 1e-3, 1.0])
@@ -51,6 +53,54 @@ def test_a_dwi_phantom_is_not_taken_for_an_adc_map(seed: int) -> None:
     volume = phantom_volume(make_phantom(seed))
     for scale in (0.01, 1.0, 7.0):
         assert codes(replace(volume, data=volume.data * np.float32(scale))) == set()
+
+
+def test_an_inverted_image_is_named() -> None:
+    volume = phantom_volume(make_phantom(3))
+    inverted = replace(volume, data=volume.data.max() - volume.data)
+    brain = Brain(volume.data > 0, "given")
+    notices = input_notices(inverted, brain, Modality.DWI, SPEC)
+    assert any("the background is bright" in notice.text for notice in notices)
+
+
+def test_air_of_ct_is_named() -> None:
+    volume = phantom_volume(make_phantom(3))
+    inside = volume.data > 0
+    data = np.where(inside, volume.data / 8, np.float32(-1000))
+    notices = input_notices(replace(volume, data=data), Brain(inside, "given"), Modality.DWI, SPEC)
+    assert any("looks like CT" in notice.text for notice in notices)
+
+
+@pytest.mark.parametrize("share", [0.0005, 0.2])
+def test_negative_values_are_counted_outside_the_brain_too(share: float) -> None:
+    volume = phantom_volume(make_phantom(3))
+    brightest = np.quantile(volume.data[volume.data > 0], 1 - share)
+    lost = replace(volume, data=np.where(volume.data > brightest, -volume.data, volume.data))
+    assert "W-INPUT-INTENSITY" in codes(lost)
+
+
+def test_ringing_around_the_brain_is_not_warned_of() -> None:
+    volume = phantom_volume(make_phantom(3))
+    ringing = volume.data - np.roll(volume.data, 1, axis=0) * np.float32(0.07)
+    assert not codes(replace(volume, data=ringing))
+
+
+def test_a_flair_beside_a_dwi_is_checked_too(
+    bright_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CONTRASTS, "t2", Contrast(grey=1.2, iron=0.7, fluid=2.6, scalp=0.3))
+    dwi, flair, other = (
+        phantom_volume(make_phantom(3, modality=modality), modality)
+        for modality in ("dwi", "flair", "t2")
+    )
+    with Predictor.load(bright_bundle, threads=1) as predictor:
+        assert not any(
+            n.code == "W-INPUT-CONTRAST" for n in predictor.predict(dwi, flair=flair).warnings
+        )
+        (notice,) = (
+            n for n in predictor.predict(dwi, flair=other).warnings if n.code == "W-INPUT-CONTRAST"
+        )
+    assert notice.text.startswith("t2: looks like b0, T2")
 
 
 def test_slices_of_patients_are_not_taken_for_adc_maps(shared_data: Path) -> None:

@@ -1,0 +1,101 @@
+"""What the values of a volume cannot be: labels, or integers that wrapped around."""
+
+import numpy as np
+
+from cnnres_infer.codes import ErrorCode
+from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.volume import Volume
+from cnnres_infer.errors import VolumeError
+
+# Images of brains have hundreds of values; the bound leaves them at least five bits.
+_MIN_DISTINCT = 32
+# Fraction of neighbouring voxels with the same value: under 0.1 in images, 0.5 where voxels were
+# doubled along an axis, and above 0.7 in parcellations of hundreds of regions.
+_MAX_EQUAL = 0.65
+_MIN_PAIRS = 500
+_SAMPLE = 1 << 16
+
+# Neighbours further apart than this part of an integer type's range, in at least so many
+# places, are closer the other way round.
+_WRAPPED_STEP = 0.75
+_MIN_WRAPPED = 6
+_INTEGER_BITS = (8, 16)
+
+
+def check_values(volume: Volume) -> None:
+    """Reject what cannot be an image.
+
+    Parameters
+    ----------
+    volume
+        The volume.
+
+    Raises
+    ------
+    VolumeError
+        If the values are those of a mask or label map, or are unsigned integers
+        that were stored as signed ones.
+    """
+    data = volume.data
+    step = max(1, data.size // _SAMPLE)
+    sample = data.ravel(order="K")[::step]
+    distinct = len(np.unique(sample))
+    equal = 0.0 if distinct <= _MIN_DISTINCT else _equal_neighbours(data)
+    if distinct <= _MIN_DISTINCT or equal > _MAX_EQUAL:
+        distinct = len(np.unique(data))
+        if distinct <= _MIN_DISTINCT or equal > _MAX_EQUAL:
+            raise VolumeError(
+                f"{volume.name}: looks like a {_labels(distinct, equal)}; give the image itself",
+                code=ErrorCode.VOXELS_LABELS,
+            )
+    bits = _wrapped_bits(data)
+    if bits:
+        raise VolumeError(
+            f"{volume.name}: looks like unsigned {bits}-bit integers stored as signed ones: the "
+            f"brightest voxels became negative (down to {float(data.min()):.0f}); convert the "
+            "image again",
+            code=ErrorCode.VOXELS_WRAPPED,
+        )
+
+
+def _labels(distinct: int, equal: float) -> str:
+    if distinct == 2:
+        return "mask: all voxels have one of 2 values"
+    if not equal:
+        return f"label map: it has only {distinct} distinct values"
+    return (
+        f"label map or atlas: {equal:.0%} of neighbouring voxels have the same of {distinct} values"
+    )
+
+
+def _equal_neighbours(data: FloatArray) -> float:
+    """Fraction of neighbours in the central half with the same value, on the axis with fewest.
+
+    Zeros do not count: they are the background of images as well.
+    """
+    centre = data[tuple(slice(n // 4, max(n // 4 + 1, n - n // 4)) for n in data.shape)]
+    fractions = []
+    for axis in range(3):
+        along = np.moveaxis(centre, axis, 0)
+        one, next_one = along[:-1], along[1:]
+        pairs = (one != 0) | (next_one != 0)
+        total = np.count_nonzero(pairs)
+        if total >= _MIN_PAIRS:
+            fractions.append(np.count_nonzero(pairs & (one == next_one)) / total)
+    return min(fractions, default=0.0)
+
+
+def _wrapped_bits(data: FloatArray) -> int | None:
+    """Bits of the integer type whose range the values left, None if they did not."""
+    lowest, highest = float(data.min()), float(data.max())
+    if lowest >= 0:
+        return None
+    for bits in _INTEGER_BITS:
+        full = 2.0**bits
+        jump = np.float32(_WRAPPED_STEP * full)
+        if -full / 2 <= lowest and highest < full / 2 and highest - lowest > jump:
+            steps = (np.abs(np.diff(data, axis=axis)) > jump for axis in range(3))
+            jumps = sum(int(np.count_nonzero(each)) for each in steps)
+            if jumps >= _MIN_WRAPPED and bool((data == np.rint(data)).all()):
+                return bits
+    return None

@@ -1,0 +1,98 @@
+"""Images that are neither DWI nor FLAIR are told from how the brain looks."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cnnres_infer.core.volume import Volume
+from cnnres_infer.phantom.anatomy import CONTRASTS, Contrast
+from cnnres_infer.phantom.head import make_phantom
+from cnnres_infer.phantom.lesion import PhantomLesion
+from cnnres_infer.pipeline.appearance import Appearance, slice_shape
+from cnnres_infer.pipeline.brain import find_brain
+from cnnres_infer.readers import load_volume
+from tests.conftest import ORIENTATIONS, SHARED_DATA, blob_volume, phantom_volume
+from tests.pipeline.test_orientation import reoriented
+
+OTHERS = {
+    "b0": (Contrast(grey=1.2, iron=0.7, fluid=2.6, scalp=0.3), "fluid is brighter"),
+    "t1": (Contrast(grey=0.7, iron=0.85, fluid=0.25, scalp=0.9), "white matter is brighter"),
+}
+SERIES = sorted(SHARED_DATA.glob("lesion_free/*.nii.gz"))
+HIGHEST_B = 1500
+
+
+def appearance(volume: Volume) -> Appearance:
+    looks = Appearance.of(volume, find_brain(volume).mask)
+    assert looks is not None
+    return looks
+
+
+@pytest.mark.parametrize("modality", ["dwi", "flair"])
+@pytest.mark.parametrize("skull", [False, True])
+def test_a_synthetic_head_raises_no_objection(modality: str, skull: bool) -> None:
+    assert (
+        appearance(phantom_volume(make_phantom(3, modality=modality, skull=skull))).objection
+        is None
+    )
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_another_contrast_is_named(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    contrast, reason = OTHERS[kind]
+    monkeypatch.setitem(CONTRASTS, kind, contrast)
+    objection = appearance(phantom_volume(make_phantom(3, modality=kind))).objection
+    assert objection is not None
+    assert reason in objection
+
+
+def test_the_infarct_of_a_hemisphere_raises_no_objection() -> None:
+    infarct = PhantomLesion((36.0, -8.0, 12.0), 45.0, 2.4, 0.4, 1)
+    phantom = make_phantom(3, lesions=[infarct])
+    assert np.count_nonzero(phantom.truth) * 8 / 1000 > 150
+    assert appearance(phantom_volume(phantom)).objection is None
+
+
+def test_a_ball_has_no_contrast() -> None:
+    volume, _ = blob_volume(radius_mm=0.1)
+    noise = np.random.default_rng(0).normal(1, 0.03, volume.data.shape)
+    ball = dataclasses.replace(volume, data=((volume.data > 0) * 100 * noise).astype(np.float32))
+    objection = appearance(ball).objection
+    assert objection is not None
+    assert "hardly any contrast" in objection
+
+
+def test_neither_scale_nor_orientation_matters() -> None:
+    volume = phantom_volume(make_phantom(3, shape=(60, 60, 24), spacing=(3.5, 3.5, 6.0)))
+    expected = dataclasses.astuple(appearance(volume))
+    for order, signs in ORIENTATIONS[::7]:
+        turned = reoriented(volume, order, signs)
+        scaled = dataclasses.replace(turned, data=turned.data / np.float32(1000))
+        # A block of voxels may start at the other end.
+        np.testing.assert_allclose(dataclasses.astuple(appearance(scaled)), expected, atol=0.05)
+
+
+def test_a_speck_has_no_appearance() -> None:
+    volume, ball = blob_volume()
+    assert Appearance.of(volume, ball) is None
+
+
+def test_the_shape_of_the_largest_slice_is_in_millimetres() -> None:
+    volume, _ = blob_volume()
+    width, length, fill = slice_shape(volume, volume.data > 0)
+    assert width == pytest.approx(130, abs=2.6)
+    assert length == pytest.approx(160, abs=2.6)
+    assert fill == pytest.approx(np.pi / 4, abs=0.02)
+
+
+@pytest.mark.parametrize("path", SERIES or [Path("none")], ids=lambda path: path.name)
+@pytest.mark.usefixtures("shared_data")
+def test_lesion_free_heads(path: Path) -> None:
+    """Objections to each b0, and to each DWI of a high b-value, but to no other DWI."""
+    b = path.name.split("_b")[1].split("_")[0]
+    meant = path.name.endswith("_dwi.nii.gz") and b.isdigit() and int(b) <= HIGHEST_B
+    objection = appearance(load_volume(path)).objection
+    assert (objection is None) == meant
+    assert not path.name.endswith("_b0.nii.gz") or "b0" in str(objection)
