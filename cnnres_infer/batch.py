@@ -140,13 +140,12 @@ class Job:
                     entry: CaseReport | Refusal = self._segment(predictor, volume)
             except Exception as error:
                 entry = self.refuse(volume, error)
+                self.leave(entry)
             yield entry
 
     def refuse(self, volume: Path, error: Exception) -> Refusal:
-        """Refuse a volume, and write the report of that where its mask would be."""
-        refusal = Refusal(volume, self._failure(volume, error))
-        self._leave(refusal)
-        return refusal
+        """Say why a volume has no mask."""
+        return Refusal(volume, self._failure(volume, error))
 
     def _segment(self, predictor: Predictor, path: Path) -> CaseReport:
         folder, name = self.folder(path), case_name(path)
@@ -169,7 +168,8 @@ class Job:
             return failure
         return replace(failure, message=f"{volume}: {failure.message}")
 
-    def _leave(self, refusal: Refusal) -> None:
+    def leave(self, refusal: Refusal) -> None:
+        """Write the report of a refused volume where its mask would be, if that is possible."""
         folder = self.folder(refusal.input)
         if refusal.error.code in _WITHOUT_REPORT:
             return

@@ -1,14 +1,17 @@
 """The command line: its commands and entry point."""
 
+import sys
 from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from cnnres_infer import __version__
-from cnnres_infer.cli.console import prepare_streams
+from cnnres_infer.cli.console import prepare_streams, print_error
 from cnnres_infer.cli.default_command import DefaultCommandGroup
+from cnnres_infer.cli.flags import with_flags
 from cnnres_infer.cli.signals import end_on_sigterm
+from cnnres_infer.core.failure import Failure
 
 # In the order of the help. Each command is a function in a module of the same name;
 # the first one is the default.
@@ -43,7 +46,13 @@ def run() -> None:
     """Run the command line; the entry point of ``cnnres-infer``."""
     prepare_streams()
     end_on_sigterm()
-    app(prog_name="cnnres-infer")
+    try:
+        app(prog_name="cnnres-infer")
+    except Exception as error:
+        # Whatever fails beside the work of a command, such as loading what prints its report.
+        failure = Failure.of(error, with_flags)
+        print_error(failure, verbose=not {"-v", "--verbose"}.isdisjoint(sys.argv))
+        sys.exit(failure.exit_status)
 
 
 def _show_version(wanted: bool) -> None:

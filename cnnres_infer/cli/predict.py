@@ -14,6 +14,7 @@ from cnnres_infer.cli.console import (
     printing,
     progress,
     stdout,
+    warn,
 )
 from cnnres_infer.cli.flags import with_flags
 from cnnres_infer.cli.options import (
@@ -115,6 +116,7 @@ def predict(
     def work() -> None:
         from cnnres_infer.batch import Job
         from cnnres_infer.cli.watchdog import Watchdog
+        from cnnres_infer.host.atomic import WRITING
         from cnnres_infer.outputs.writers.report import Refusal
         from cnnres_infer.predictor import Predictor
 
@@ -143,15 +145,19 @@ def predict(
         def ended(volume: Path | None, error: LimitError) -> None:
             failure = Failure.of(error, with_flags)
             if volume is not None:
-                entries.append(job.refuse(volume, error))
-                failure = entries[-1].error or failure
+                refusal = job.refuse(volume, error)
+                failure = refusal.error
+                entries.append(refusal)
             print_error(failure, verbose)
+            # Not while other outputs are being written, which may be what takes so long.
+            if volume is not None and WRITING.acquire(blocking=False):
+                job.leave(refusal)
             for each in volumes[len(entries) :] if volume is not None else ():
                 message = (
                     f"{each}: not segmented, since the process had to end before; run it again"
                 )
                 entries.append(Refusal(each, replace(failure, message=message)))
-                print_error(entries[-1].error or failure, verbose=False)
+                warn(f"cnnres-infer: {failure.code}: {message}")
             print_all(failure)
 
         watchdog = Watchdog(limits, ended)

@@ -31,6 +31,8 @@ STATUS = LimitError.exit_status
 # the report.
 _NOTICE_S, _WRITE_S, _REPORT_S = 0.2, 0.2, 0.55
 _MEMORY_INTERVAL_S = 0.05
+# Timers of the system do not reach much further; nobody waits for eleven days.
+_LONGEST_S = 1e6
 
 
 class Watchdog:
@@ -112,7 +114,8 @@ class Watchdog:
         if self._limits.max_memory is not None:
             return _MEMORY_INTERVAL_S
         elapsed = time.monotonic() - (self._started or 0.0)
-        return max(0.01, (self._limits.timeout or 0.0) + _NOTICE_S - elapsed)
+        left = (self._limits.timeout or 0.0) + _NOTICE_S - elapsed
+        return min(max(left, 0.01), _LONGEST_S)
 
     def _end(self, error: LimitError) -> None:
         # Whatever the report waits for, such as a reader of standard error.
@@ -129,4 +132,4 @@ class Watchdog:
 def _end_at_last(seconds: float) -> None:
     """Have the system kill the process, should its threads not even run; 0 to call that off."""
     if sys.platform != "win32":
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_REAL, seconds if seconds < _LONGEST_S else 0.0)

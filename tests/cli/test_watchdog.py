@@ -114,12 +114,13 @@ def test_the_lock_of_another_process_is_not_waited_for(
     assert [path.name for path in out.iterdir()] == ["first_report.json"]
 
 
+@pytest.mark.parametrize("timeout", [80, "1e15", "inf"])
 def test_without_being_exceeded_limits_change_nothing(
-    bright_bundle: Path, volumes: list[Path], tmp_path: Path
+    bright_bundle: Path, volumes: list[Path], tmp_path: Path, timeout: object
 ) -> None:
     out = tmp_path / "out"
     options = ("-o", out, "--bundle", bright_bundle, "--backend", "ort")
-    limits = ("--timeout", 80, "--max-memory", "4G")
+    limits = ("--timeout", timeout, "--max-memory", "4G")
     status, entries, errors = run(
         "name = ''; Place = type('', (), {})", "0", *volumes, *options, *limits
     )
