@@ -30,7 +30,7 @@ _CONTRAST = frozenset(
     {WarningCode.INPUT_ADC, WarningCode.INPUT_CONTRAST, WarningCode.INPUT_INTENSITY}
 )
 # What tells a wrong image as well, but says nothing about a single slice.
-_ALL = _CONTRAST | {WarningCode.BRAIN_SIZE, WarningCode.INPUT_SPACING}
+_ALL = _CONTRAST | {WarningCode.BRAIN_SIZE}
 
 Sample = tuple[str, bool, bool, Volume, Modality]
 

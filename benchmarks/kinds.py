@@ -119,7 +119,7 @@ TRUE: dict[str, Maker] = {
 OTHERS: dict[str, Maker] = {
     "b0": lambda scan: scan.b0,
     "b0, skull-stripped": lambda scan: _of_brain(scan, scan.b0),
-    "T2 (b0 with more contrast)": lambda scan: scan.b0**1.5,
+    "T2 (b0 with more contrast)": lambda scan: np.maximum(scan.b0, 0) ** 1.5,
     "difference of b0 and DWI": lambda scan: scan.b0 - scan.dwi.data,
     "ADC in mm²/s": lambda scan: scan.adc,
     "ADC in 10⁻³ mm²/s": lambda scan: scan.adc * 1e3,

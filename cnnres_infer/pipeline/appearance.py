@@ -35,7 +35,7 @@ _OUTERMOST_MM = 3.0
 _MAX_BRIGHTEST, _MAX_TAIL, _MAX_SURFACE = 1.42, 1.1, 1.2
 _MAX_TAIL_DIFFUSION = 0.83
 _MAX_UPPER = 1.22
-_MAX_DEEPENING, _MIN_SKEWNESS = 0.023, 0.1
+_MAX_DEEPENING, _MIN_SKEWNESS, _LEAST_SKEWNESS = 0.021, 0.1, -0.68
 _MIN_RANGE = 1.04
 
 
@@ -124,7 +124,10 @@ class Appearance:
                 f"too much (on both sides, a quarter of the deep brain is over {self.upper:.2f} "
                 "times its median)"
             )
-        if self.deepening > _MAX_DEEPENING and self.skewness < _MIN_SKEWNESS:
+        has_bright_white_matter = (
+            self.deepening > _MAX_DEEPENING and self.skewness < _MIN_SKEWNESS
+        ) or self.skewness < _LEAST_SKEWNESS
+        if has_bright_white_matter:
             return (
                 "looks like T1, FA or a DWI of b over 1500 s/mm²: white matter is brighter than "
                 "grey matter"

@@ -328,7 +328,7 @@ REFUSED: dict[str, dict[str, Builder]] = {
     },
     "E-VOXELS-WRAPPED": {
         "16 bits": changed(data=(DATA.astype("<i4") * 300).astype("<u2").view("<i2")),
-        "8 bits": with_voxels(np.where(DATA > 0, DATA, 0).astype("u1").view("i1"), 256, 8),
+        "8 bits": with_voxels((DATA * 1.3).astype("u1").view("i1"), 256, 8),
     },
     "E-BRAIN-NONE": {"dark": with_voxels(-1 - FLOATS, 16, 32)},
 }
