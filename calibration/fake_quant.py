@@ -1,7 +1,7 @@
 """Fake quantisation: what an INT8 file computes, simulated in PyTorch with gradients."""
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from calibration.plan import Plan, QParams
-from calibration.qdq import LARGEST_WEIGHT, output_axis
+from calibration.plan import CONVS, LARGEST_WEIGHT, Plan, QParams, within_output
 from export.onnx_graph import attributes_of, constants_of, with_constants
 
 Attributes: TypeAlias = dict[str, Any]
@@ -27,9 +26,9 @@ class TorchGraph(nn.Module):
     Parameters
     ----------
     model
-        The float network, made of Conv, ConvTranspose, MatMul, Relu, MaxPool,
-        BatchNormalization, Resize (nearest, by 2), Concat, Add, Sigmoid,
-        Transpose, DepthToSpace (to one channel) and Slice (one pixel off each edge).
+        The float network, made of Conv, MatMul, Relu, MaxPool, BatchNormalization,
+        Resize (nearest, by 2), Concat, Add, Sigmoid, Transpose, DepthToSpace (to
+        one channel) and Slice (one pixel off each edge).
     plan
         What to quantise; None for nothing.
 
@@ -107,6 +106,14 @@ class TorchGraph(nn.Module):
         bias: nn.Parameter = self.constants[self._keys[node.input[2]]]
         return bias
 
+    def kernel_gradients(self) -> Iterator[tuple[onnx.NodeProto, Tensor]]:
+        """Each convolution with the gradient of its weights."""
+        for node in self.model.graph.node:
+            if node.op_type in CONVS:
+                gradient = self.constants[self._keys[node.input[1]]].grad
+                assert gradient is not None
+                yield node, gradient
+
     def _constant(self, node: onnx.NodeProto, name: str) -> Tensor:
         key = self._keys[name]
         if key not in self.constants:
@@ -114,7 +121,7 @@ class TorchGraph(nn.Module):
         value: Tensor = self.constants[key]
         quantise = self.plan is not None and node.output[0] in self.plan.convs
         rounded = quantise and name == node.input[1]
-        return _rounded_weights(value, output_axis(node)) if rounded else value
+        return _rounded_weights(value, within_output(node)) if rounded else value
 
     def _rounded(self, tensor: str, value: Tensor) -> Tensor:
         """Round an activation; one that shares another's parameters is rounded already."""
@@ -137,9 +144,8 @@ def _round(value: Tensor) -> Tensor:
     return value + (value.round() - value).detach()
 
 
-def _rounded_weights(weight: Tensor, axis: int) -> Tensor:
-    others = [i for i in range(weight.ndim) if i != axis]
-    largest = weight.detach().abs().amax(dim=others, keepdim=True)
+def _rounded_weights(weight: Tensor, within: tuple[int, ...]) -> Tensor:
+    largest = weight.detach().abs().amax(dim=within, keepdim=True)
     scales = largest.clamp(min=1e-8) / LARGEST_WEIGHT
     return _round(weight / scales) * scales
 
@@ -151,12 +157,6 @@ def _conv(inputs: list[Tensor], weights: list[Tensor], attributes: Attributes) -
     )
 
 
-def _transposed_conv(inputs: list[Tensor], weights: list[Tensor], attributes: Attributes) -> Tensor:
-    bias = weights[1] if len(weights) > 1 else None
-    stride, padding = attributes["strides"], attributes["pads"][:2]
-    return functional.conv_transpose2d(inputs[0], weights[0], bias, stride, padding)
-
-
 def _batch_norm(inputs: list[Tensor], weights: list[Tensor], attributes: Attributes) -> Tensor:
     weight, bias, mean, variance = weights
     statistics = (mean.detach(), variance.detach())
@@ -165,7 +165,6 @@ def _batch_norm(inputs: list[Tensor], weights: list[Tensor], attributes: Attribu
 
 _OPERATORS: dict[str, Callable[[list[Tensor], list[Tensor], Attributes], Tensor]] = {
     "Conv": _conv,
-    "ConvTranspose": _transposed_conv,
     "BatchNormalization": _batch_norm,
     "Relu": lambda inputs, *_: functional.relu(inputs[0]),
     "MaxPool": lambda inputs, *_: functional.max_pool2d(inputs[0], 2),

@@ -11,7 +11,10 @@ from typing import Self
 
 import onnx
 
-CONVS = ("Conv", "ConvTranspose", "MatMul")
+from export.onnx_graph import attributes_of
+
+LARGEST_WEIGHT = 127
+CONVS = ("Conv", "MatMul")
 _VALUE_PRESERVING = ("MaxPool", "Resize", "Transpose")
 
 
@@ -122,12 +125,22 @@ class Plan:
 
 
 def conv_names(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Outputs of the convolutions that can be computed in INT8.
+    """Outputs of the convolutions that can be computed in INT8: all but the first and the head.
 
-    The head is one of them only as a matrix product, whose output is not quantised.
+    The head is one of them as a matrix product, whose output is not quantised.
     """
-    layers = [n for n in model.graph.node if n.op_type in CONVS]
-    return tuple(n.output[0] for n in layers if n is not layers[-1] or n.op_type == "MatMul")
+    _, *inner, head = (node for node in model.graph.node if node.op_type in CONVS)
+    return tuple(n.output[0] for n in (*inner, head) if n is not head or n.op_type == "MatMul")
+
+
+def is_depthwise(node: onnx.NodeProto) -> bool:
+    """Whether each channel has a convolution of its own."""
+    return node.op_type == "Conv" and int(attributes_of(node).get("group", 1)) > 1
+
+
+def within_output(node: onnx.NodeProto) -> tuple[int, ...]:
+    """The axes of a convolution's weights along which an output channel's weights lie."""
+    return (1, 2, 3) if node.op_type == "Conv" else (0,)
 
 
 def make_plan(
