@@ -54,7 +54,7 @@ class Channels:
 
     @classmethod
     def of(cls, model: onnx.ModelProto) -> "Channels":
-        """Find the groups of a network; see `calibration.fake_quant.TorchGraph`."""
+        """Find the groups of a network; see `calibration.torch_graph.TorchGraph`."""
         groups, count = _groups(model)
         partners = np.arange(count)
         exchanges = _exchanges(model, groups)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from calibration.channels import Channels
-from calibration.fake_quant import TorchGraph
 from calibration.logit_error import NEAR
 from calibration.plan import CONVS, LARGEST_WEIGHT, Plan, Scheme
+from calibration.torch_graph import TorchGraph
 from cnnres_infer.core.arrays import FloatArray
 from export.onnx_graph import constants_of
 

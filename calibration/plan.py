@@ -1,12 +1,11 @@
 """Quantisation plans: which tensors of a network are quantised, and with what parameters.
 
 A plan refers to the tensors and convolutions of the float ONNX graph by name.
-`calibration.qdq` writes it into the graph; `calibration.fake_quant` simulates it
-in PyTorch.
+`calibration.qdq` writes it into the graph.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
 import onnx
@@ -118,10 +117,6 @@ class Plan:
     def qparams(self, tensor: str) -> QParams | None:
         """Parameters of a tensor; None if it stays in float."""
         return self.tensors.get(self.sharing.get(tensor, tensor))
-
-    def with_qparams(self, tensors: Mapping[str, QParams]) -> Self:
-        """The same plan with other parameters for the same tensors."""
-        return replace(self, tensors=dict(tensors))
 
 
 def conv_names(model: onnx.ModelProto) -> tuple[str, ...]:

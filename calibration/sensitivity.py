@@ -9,6 +9,9 @@ from calibration.blocks import Block, blocks, layers
 from calibration.noise import NoiseModel
 from calibration.plan import Plan, keep_in_float
 
+# What converting from and to 8 bits around a block costs, in shares of the multiply-adds.
+_CONVERSIONS = 0.02
+
 
 @dataclass(frozen=True)
 class LayerSensitivity:
@@ -59,11 +62,11 @@ def layer_sensitivities(noise: NoiseModel, plan: Plan, factors: Tensor) -> list[
 
 
 def most_sensitive_block(noise: NoiseModel, plan: Plan, factors: Tensor) -> Block:
-    """The block in INT8 that makes the most error for its multiply-adds."""
+    """The block in INT8 that makes the most error for what keeping it in float costs."""
     model, whole = noise.channels.model, noise.error(plan, factors).item()
 
     def saved(block: Block) -> float:
         without = keep_in_float(model, plan, block.convs)
-        return (whole - noise.error(without, factors).item()) / block.share
+        return (whole - noise.error(without, factors).item()) / (block.share + _CONVERSIONS)
 
     return max((block for block in blocks(model) if block.convs <= plan.convs), key=saved)
