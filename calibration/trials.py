@@ -1,6 +1,6 @@
 """The search for an INT8 variant: what is tried, in which order, and how each trial did."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from torch import Tensor
 
 from calibration.balance import balancing_factors
 from calibration.blocks import Block
@@ -16,7 +17,7 @@ from calibration.channels import Channels
 from calibration.judge import Judge, Verdict
 from calibration.logit_error import LogitError
 from calibration.noise import NoiseModel, Statistics
-from calibration.plan import Scheme, keep_in_float, make_plan
+from calibration.plan import Plan, Scheme, keep_in_float, make_plan
 from calibration.sensitivity import LayerSensitivity, layer_sensitivities, most_sensitive_block
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.batch import SliceBatch
@@ -126,30 +127,25 @@ class Search:
     def run(self, scheme: Scheme, report: Callable[[Trial], None]) -> SearchResult:
         """Try candidates until one passes the gate.
 
-        Channels are balanced for 8 bits in all layers but the first and the head,
-        which is the first candidate. Each further one keeps one block more in
-        float: the one that is predicted to make the most error for its
-        multiply-adds.
+        In the first, all layers but the first and the head are computed in 8 bits.
+        Each further one keeps one block more in float: the one that is predicted to
+        make the most error for what that costs. Channels are balanced anew for each.
 
         Parameters
         ----------
         report
             Called with each trial.
         """
-        noise = self._noise_model(scheme)
-        model, ones = noise.channels.model, torch.ones(len(noise.channels.partners))
-        factors = balancing_factors(noise, make_plan(model, noise.ranges(ones), scheme))
-        plan = make_plan(model, noise.ranges(factors), scheme)
-        balanced = noise.channels.scaled(factors.numpy())
-        layers = layer_sensitivities(noise, plan, factors)
-        trials: list[Trial] = []
-        kept: list[Block] = []
+        noise, kept = self._noise_model(scheme), list[Block]()
+        trials, layers = list[Trial](), list[LayerSensitivity]()
         while not trials or self._goes_on(trials[-1]):
-            trials.append(self._measured(Candidate(balanced, plan, tuple(kept), self.sides)))
-            report(trials[-1])
-            if plan.convs:
+            if trials:
                 kept.append(most_sensitive_block(noise, plan, factors))
-                plan = keep_in_float(model, plan, kept[-1].convs)
+            plan, factors = _balanced(noise, scheme, kept)
+            layers = layers or layer_sensitivities(noise, plan, factors)
+            model = noise.channels.scaled(factors.numpy())
+            trials.append(self._measured(Candidate(model, plan, tuple(kept), self.sides)))
+            report(trials[-1])
         return SearchResult(tuple(trials), self._best(trials), tuple(layers))
 
     def _goes_on(self, last: Trial) -> bool:
@@ -189,3 +185,16 @@ class Search:
         if trials[-1].misses(self.gate):
             return min(trials, key=lambda trial: trial.error)
         return trials[-1]
+
+
+def _balanced(noise: NoiseModel, scheme: Scheme, in_float: Iterable[Block]) -> tuple[Plan, Tensor]:
+    """A plan with some blocks in float, for the factors that suit it."""
+    model = noise.channels.model
+    convs = frozenset[str]().union(*(block.convs for block in in_float))
+
+    def planned(factors: Tensor) -> Plan:
+        plan = make_plan(model, noise.ranges(factors), scheme)
+        return keep_in_float(model, plan, convs)
+
+    factors = balancing_factors(noise, planned(torch.ones(len(noise.channels.partners))))
+    return planned(factors), factors
