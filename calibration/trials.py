@@ -1,6 +1,6 @@
 """The search for an INT8 variant: what is tried, in which order, and how each trial did."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -136,20 +136,17 @@ class Search:
         report
             Called with each trial.
         """
-        noise, kept = self._noise_model(scheme), list[Block]()
-        trials, layers = list[Trial](), list[LayerSensitivity]()
-        while not trials or self._goes_on(trials[-1]):
-            if trials:
-                kept.append(most_sensitive_block(noise, plan, factors))
-            plan, factors = _balanced(noise, scheme, kept)
+        noise = self._noise_model(scheme)
+        trials: list[Trial] = []
+        layers: list[LayerSensitivity] = []
+        for kept, plan, factors in _plans(noise, scheme):
             layers = layers or layer_sensitivities(noise, plan, factors)
             model = noise.channels.scaled(factors.numpy())
-            trials.append(self._measured(Candidate(model, plan, tuple(kept), self.sides)))
+            trials.append(self._measured(Candidate(model, plan, kept, self.sides)))
             report(trials[-1])
+            if not trials[-1].misses(self.gate):
+                break
         return SearchResult(tuple(trials), self._best(trials), tuple(layers))
-
-    def _goes_on(self, last: Trial) -> bool:
-        return bool(last.misses(self.gate)) and last.candidate.share_in_int8 > _SMALLEST_SHARE
 
     def _noise_model(self, scheme: Scheme) -> NoiseModel:
         channels = Channels.of(rewritten(self.model, scheme.passes))
@@ -185,6 +182,17 @@ class Search:
         if trials[-1].misses(self.gate):
             return min(trials, key=lambda trial: trial.error)
         return trials[-1]
+
+
+def _plans(noise: NoiseModel, scheme: Scheme) -> Iterator[tuple[tuple[Block, ...], Plan, Tensor]]:
+    """Plans with more and more blocks in float, with these and the factors that suit the plan."""
+    kept: tuple[Block, ...] = ()
+    share = 1.0
+    while share > _SMALLEST_SHARE:
+        plan, factors = _balanced(noise, scheme, kept)
+        yield kept, plan, factors
+        kept = (*kept, most_sensitive_block(noise, plan, factors))
+        share = 1 - sum(block.share for block in kept)
 
 
 def _balanced(noise: NoiseModel, scheme: Scheme, in_float: Iterable[Block]) -> tuple[Plan, Tensor]:
