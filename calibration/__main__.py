@@ -49,10 +49,10 @@ def calibrate_command(
 
 
 def _print_trial(trial: Trial) -> None:
-    agreement = trial.verdict.agreement
     _console.print(
         f"{trial.candidate.plan.scheme.variant}: {trial.candidate.name}: "
-        f"logit error {trial.error:.3f}, mean Dice {agreement.mean:.4f}",
+        f"{trial.candidate.share_in_int8:.1%} of multiply-adds in 8 bits, "
+        f"logit error {trial.error:.3f}, mean Dice {trial.verdict.agreement.mean:.4f}",
         style="dim",
     )
 

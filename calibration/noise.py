@@ -16,7 +16,7 @@ from torch import Tensor
 
 from calibration.channels import Channels
 from calibration.logit_error import NEAR
-from calibration.plan import CONVS, LARGEST_WEIGHT, Plan, Scheme
+from calibration.plan import CONVS, LARGEST_WEIGHT, Plan
 from calibration.torch_graph import TorchGraph
 from cnnres_infer.core.arrays import FloatArray
 from export.onnx_graph import constants_of
@@ -109,8 +109,8 @@ class NoiseModel:
     def error(self, plan: Plan, factors: Tensor) -> Tensor:
         """The error of a plan if the channels of each group are divided by its factor (groups,)."""
         error = torch.zeros(())
-        for name in plan.tensors:
-            error = error + self._of_tensor(name, plan.scheme, factors)
+        for name in sorted(plan.rounded):
+            error = error + self._of_tensor(name, plan, factors)
         for conv in self._convs(plan):
             error = error + self._of_weights(conv, factors)
         return error * _ROUNDING
@@ -128,9 +128,9 @@ class NoiseModel:
         statistics = self.statistics
         return (statistics.low[tensor] / own).amin(), (statistics.high[tensor] / own).amax()
 
-    def _of_tensor(self, tensor: str, scheme: Scheme, factors: Tensor) -> Tensor:
-        low, high = self._range(tensor, factors)
-        low, high = low.clamp(max=0), high.clamp(min=0)
+    def _of_tensor(self, tensor: str, plan: Plan, factors: Tensor) -> Tensor:
+        low, high = self._range(plan.sharing.get(tensor, tensor), factors)
+        low, high, scheme = low.clamp(max=0), high.clamp(min=0), plan.scheme
         step = (torch.maximum(high, -low) if scheme.symmetric else high - low) / scheme.qmax
         own = factors[self.channels.groups[tensor]]
         return step.square() * (own.square() * self.statistics.activations[tensor]).sum()

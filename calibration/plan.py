@@ -104,7 +104,10 @@ class Plan:
         The quantised tensors with parameters of their own.
     sharing
         The quantised tensors that share another's parameters, by the name of
-        that one: pooling and nearest-neighbour upsampling change no value.
+        that one: pooling, nearest-neighbour upsampling and concatenation change
+        no value.
+    rounded
+        The quantised tensors whose values have not been rounded before.
     convs
         Outputs of the convolutions that are computed in INT8.
     """
@@ -112,6 +115,7 @@ class Plan:
     scheme: Scheme
     tensors: dict[str, QParams]
     sharing: dict[str, str]
+    rounded: set[str]
     convs: frozenset[str]
 
     def qparams(self, tensor: str) -> QParams | None:
@@ -170,13 +174,31 @@ def _plan(
     model: onnx.ModelProto, convs: frozenset[str], scheme: Scheme, qparams: Callable[[str], QParams]
 ) -> Plan:
     quantised = _quantised_tensors(model, convs, scheme)
-    sharing: dict[str, str] = {}
-    for node in model.graph.node:
-        source, target = node.input[0], node.output[0]
-        if node.op_type in _VALUE_PRESERVING and source in quantised and target in quantised:
-            sharing[target] = sharing.get(source, source)
+    sharing, carried = _sharing(model, quantised)
     tensors = {name: qparams(name) for name in quantised if name not in sharing}
-    return Plan(scheme, tensors, sharing, convs)
+    return Plan(scheme, tensors, sharing, quantised - carried, convs)
+
+
+def _sharing(model: onnx.ModelProto, quantised: set[str]) -> tuple[dict[str, str], set[str]]:
+    """Which tensors share another's parameters, and which carry values that are rounded already.
+
+    All inputs of a concatenation share its parameters, so that it rounds none again.
+    """
+    sharing: dict[str, str] = {}
+    carried: set[str] = set()
+    for node in model.graph.node:
+        target = node.output[0]
+        sources = [node.input[0]] if node.op_type in _VALUE_PRESERVING else list(node.input)
+        if not quantised.issuperset([*sources, target]):
+            continue
+        if node.op_type in _VALUE_PRESERVING:
+            sharing[target] = sharing.get(sources[0], sources[0])
+            carried.add(target)
+        elif node.op_type == "Concat":
+            roots = {sharing.get(name, name) for name in sources}
+            sharing |= {name: target for name in quantised if sharing.get(name, name) in roots}
+            carried.add(target)
+    return sharing, carried
 
 
 def _quantised_tensors(model: onnx.ModelProto, convs: frozenset[str], scheme: Scheme) -> set[str]:

@@ -121,16 +121,15 @@ def test_the_residual_option_quantises_the_inputs_of_additions(
     assert {"pool", "conv2"} <= set(plan.tensors)
 
 
-def test_pooled_and_upsampled_activations_share_their_parameters(
+def test_pooled_upsampled_and_concatenated_activations_share_their_parameters(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
     plan = candidate(network, images, INT8_CPU).plan
-    assert plan.sharing == {
-        "deep": "trunk",
-        "up": "bottom",
-        "head.channels-last": "last_relu",
-    }
-    assert plan.qparams("up") is plan.qparams("bottom")
+    concatenated = {"bottom", "up", "trunk", "deep"}
+    assert plan.sharing == dict.fromkeys(concatenated, "both") | {"head.channels-last": "last_relu"}
+    assert plan.rounded >= {"bottom", "trunk", "expand_relu", "last_relu"}
+    assert not plan.rounded & {"both", "up", "deep", "head.channels-last"}
+    assert plan.qparams("up") is plan.qparams("trunk")
     assert plan.qparams("expand") is None  # fused with its ReLU
     assert plan.qparams("stem_relu") is None  # the first convolution is followed by pooling
     assert plan.qparams("head.product") is None  # a matrix product gives floats
@@ -174,8 +173,8 @@ def test_activations_between_float_nodes_are_not_quantised(
     made = candidate(network, images, INT8_CPU)
     mixed = in_float(made, {"norm.gain", "conv1", "conv2"})
     among_floats = {"images", "stem_relu", "pool", "norm_relu", "conv1_relu", "conv2"}
-    assert not among_floats & {*mixed.plan.tensors, *mixed.plan.sharing}
-    assert {"trunk", "bottom"} <= set(mixed.plan.tensors)  # taken by convolutions in INT8
+    assert not among_floats & {*mixed.plan.tensors, *mixed.plan.sharing, *mixed.plan.rounded}
+    assert {"trunk", "bottom"} <= mixed.plan.rounded  # taken by convolutions in INT8
 
 
 def test_blocks_hold_all_layers_with_their_shares(network: onnx.ModelProto) -> None:
