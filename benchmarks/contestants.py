@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import nn
 from benchmarks.unet import UNet
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.crops import computed
 from cnnres_infer.engines import BACKENDS
 from cnnres_infer.engines.base import run_all
 from cnnres_infer.pipeline.infer import Network
@@ -46,6 +47,15 @@ def contestants(bundle: Bundle, threads: int) -> dict[str, Contestant]:
     """All contestants by name, PyTorch eager on single slices first."""
     torch.set_num_threads(threads)
 
+    sides = bundle.spec.slices.sides
+
+    def cut(open_it: Callable[[], Network]) -> Network:
+        """A network for the same images as our engines compute: whole, or cut to the brain."""
+        network = open_it()
+        if len(sides) == 1:
+            return network
+        return lambda images: computed(network, images, sides, len(images))
+
     def cnnres() -> nn.Module:
         return load_checkpoint(bundle.folder / bundle.variants["fp32"]).eval()
 
@@ -72,10 +82,12 @@ def contestants(bundle: Bundle, threads: int) -> dict[str, Contestant]:
                 "CNN-Res", rate, partial(ours, name, precision)
             )
     unet = partial(Contestant, "U-Net", "float32")
-    size = bundle.spec.slices.size
     found["U-Net, PyTorch eager, batch 1"] = unet(lambda: _torch(_unet(), 1))
-    found["U-Net, ONNX Runtime fp32"] = unet(lambda: _onnxruntime(to_onnx(_unet(), 1, [size])))
-    return found
+    found["U-Net, ONNX Runtime fp32"] = unet(lambda: _onnxruntime(to_onnx(_unet(), 1, sides)))
+    return {
+        name: each if name.startswith("ours") else replace(each, open=partial(cut, each.open))
+        for name, each in found.items()
+    }
 
 
 def multiply_adds(network: nn.Module, size: int) -> int:

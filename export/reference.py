@@ -29,6 +29,8 @@ _GRIDS = (
     ((128, 128, 24), (1.8, 1.8, 6.0)),
     ((192, 192, 28), (1.2, 1.2, 5.0)),
 )
+# Factors for the width and length of heads, with which brains need all sizes of images.
+_STRETCHES = ((1.0, 1.0), (1.2, 1.2), (1.4, 1.2), (0.8, 1.3), (1.4, 0.7))
 
 
 def reference_slices(
@@ -113,10 +115,11 @@ def _computed(network: CNNRes, images: FloatArray, sides: Sequence[int]) -> Floa
 
 def _phantom_images(seed: int, spec: ModelSpec) -> FloatArray:
     shape, spacing = _GRIDS[seed % len(_GRIDS)]
+    stretch = _STRETCHES[seed % len(_STRETCHES) if len(spec.slices.sides) > 1 else 0]
 
     def volume(modality: Modality) -> Volume:
         phantom = make_phantom(seed, shape=shape, spacing=spacing, modality=modality)
-        return Volume.from_array(phantom.data, phantom.affine)
+        return Volume.from_array(phantom.data, phantom.affine @ np.diag([*stretch, 1.0, 1.0]))
 
     if spec.channels == 2:
         case = Case(Modality.DWI, volume(Modality.DWI), volume(Modality.FLAIR))

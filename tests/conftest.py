@@ -97,7 +97,9 @@ def default_bundle() -> Path:
     return DEFAULT_BUNDLE
 
 
-def bright_model(channels: int = 1, level: float = 0.8) -> bytes:
+def bright_model(
+    channels: int = 1, level: float = 0.8, extents: tuple[int | str, int | str] = (160, 160)
+) -> bytes:
     """A network with a known output: lesion where the mean of the channels exceeds the level."""
     nodes = [
         helper.make_node("ReduceMean", ["images", "axes"], ["mean"], keepdims=1),
@@ -108,8 +110,8 @@ def bright_model(channels: int = 1, level: float = 0.8) -> bytes:
     graph = helper.make_graph(
         nodes,
         "bright",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", channels, 160, 160])],
-        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", 1, 160, 160])],
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", channels, *extents])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", 1, *extents])],
         [
             helper.make_tensor("axes", TensorProto.INT64, [1], [1]),
             helper.make_tensor("level", TensorProto.FLOAT, [], [level]),

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from cnnres_infer.core.provenance import Verification
+    from cnnres_infer.core.spec import SliceSpec
     from cnnres_infer.maintenance.info import BackendInfo, BundleInfo, InfoReport
 
 
@@ -49,13 +50,20 @@ def _print_model(bundle: "BundleInfo", cores: int, console: "Console") -> None:
     table = Table(title=f"{spec.name} {spec.version}", show_header=False)
     for label, value in (
         ("modalities", ", ".join(spec.modalities)),
-        ("input", f"{spec.channels} x {spec.slices.size}², {spec.slices.spacing} mm"),
+        ("input", f"{spec.channels} x {_sizes(spec.slices)}, {spec.slices.spacing} mm"),
         ("fusion", f"{spec.fusion.rule} (DWI {spec.fusion.dwi_weight})"),
         ("variants", ", ".join(bundle.variants)),
         ("usable cores", str(cores)),
     ):
         table.add_row(label, value)
     console.print(table)
+
+
+def _sizes(slices: "SliceSpec") -> str:
+    if len(slices.sides) == 1:
+        return f"{slices.size}²"
+    sides = " or ".join(map(str, slices.sides))
+    return f"the brain's height and width ({sides} each)"
 
 
 def _print_backends(backends: "dict[str, BackendInfo]", console: "Console") -> None:

@@ -325,8 +325,10 @@ def run_all(engine: Engine, images: FloatArray) -> FloatArray:
 
 def bounds(extents: int | tuple[int, ...] | None) -> tuple[int, int, int]:
     """Smallest, middle and largest of the heights or widths that an engine takes."""
-    if extents is None:
-        raise BackendUnavailableError("the sizes of its images are unknown; open it in a bundle")
+    if not extents:
+        raise BackendUnavailableError(
+            "the file leaves the sizes of its images open, and none are given; use it in a bundle"
+        )
     several = extents if isinstance(extents, tuple) else (extents,)
     return several[0], several[len(several) // 2], several[-1]
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,17 @@ def test_a_manifest_that_is_not_a_json_object_is_refused(tmp_path: Path, text: s
             "input",
             {"channels": 1, "modalities": ["dwi"], "size": 160, "spacing_mm": 0, "ceiling": 2},
         ),
+        (
+            "input",
+            {
+                "channels": 1,
+                "modalities": ["dwi"],
+                "size": 160,
+                "spacing_mm": 1,
+                "ceiling": 2,
+                "frame": "skull",
+            },
+        ),
         ("mask", {"threshold": 1.5, "smallest_lesion_ml": 0}),
         ("mask", {"threshold": "nan", "smallest_lesion_ml": 0}),
         ("variants", ["model.fp32.onnx"]),
@@ -88,6 +100,20 @@ def test_an_invalid_manifest_is_refused(make_bundle: BundleMaker, key: str, valu
     folder = make_bundle(**{key: value})
     with pytest.raises(BundleError):
         Bundle.open(folder)
+
+
+def test_the_frame_is_whole_unless_the_manifest_says_otherwise(bright_bundle: Path) -> None:
+    manifest = json.loads((bright_bundle / MANIFEST).read_text())
+    assert "frame" not in manifest["input"]
+    spec = spec_from_json(manifest)
+    assert spec.slices.sides == (160,)
+    assert "frame" not in spec_to_json(spec)["input"]
+    manifest["input"]["frame"] = "brain"
+    cut = spec_from_json(manifest)
+    assert cut.slices.sides == (96, 128, 160)
+    assert spec_to_json(cut)["input"]["frame"] == "brain"
+    assert spec_from_json({**manifest, **spec_to_json(cut)}) == cut
+    assert replace(cut.slices, size=64).sides == (64,)
 
 
 def test_a_missing_variant_is_named(bright_bundle: Path) -> None:

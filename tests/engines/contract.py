@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.crops import crop_box
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines.base import Engine, run_all
 from cnnres_infer.errors import EngineRunError
 from tests.threads import PATIENCE_S, in_threads
 
 SIZE = 160
+SIDES = (96, 128, 160)
+SHAPES = [(height, width) for height in SIDES for width in SIDES]
 # Of each backend, a method of the runtime that every run calls: module, class and name.
 SEAMS = {
     "tensorrt": ("cnnres_infer.engines.tensorrt.cuda", "Cuda", "wait"),
@@ -40,6 +43,8 @@ class Subject:
         Opens it.
     seam
         A method of the runtime that every run calls: its class and its name.
+    open_flexible
+        Opens it for images of several sizes, `SIDES`.
     tolerance
         How far its probabilities may be off.
     any_size
@@ -49,6 +54,7 @@ class Subject:
     backend: str
     precision: Precision
     open: Callable[[], Engine]
+    open_flexible: Callable[[], Engine]
     seam: tuple[Any, str]
     tolerance: float = 1e-5
     any_size: bool = False
@@ -56,7 +62,7 @@ class Subject:
     def check(self, output: FloatArray, images: FloatArray) -> None:
         """Fail unless an output is the network's known answer to some images."""
         assert output.dtype == np.float32
-        assert output.shape == (len(images), 1, SIZE, SIZE)
+        assert output.shape == (len(images), 1, *images.shape[2:])
         expected = 1 / (1 + np.exp(-60 * (images - 0.8)))
         np.testing.assert_allclose(output, expected, rtol=0, atol=self.tolerance)
 
@@ -67,8 +73,8 @@ def seam_of(backend: str) -> tuple[Any, str]:
     return getattr(pytest.importorskip(module), owner), method
 
 
-def some_images(count: int, seed: int = 0) -> FloatArray:
-    return np.random.default_rng(seed).random((count, 1, SIZE, SIZE), np.float32)
+def some_images(count: int, seed: int = 0, extents: tuple[int, int] = (SIZE, SIZE)) -> FloatArray:
+    return np.random.default_rng(seed).random((count, 1, *extents), np.float32)
 
 
 class EngineContract:
@@ -296,3 +302,37 @@ class EngineContract:
                 run_for_ever(some_images(2, index))
 
         in_threads(4, work)
+
+    def test_images_of_several_sizes(self, subject: Subject) -> None:
+        with subject.open_flexible() as engine:
+            assert engine.sides == SIDES
+            for seed, count in enumerate((2, engine.BATCH + 3, 1)):
+                for extents in SHAPES[seed:] + SHAPES[:seed]:
+                    images = some_images(min(count, 9), seed, extents)
+                    subject.check(engine.run(images), images)
+            for extents in ((64, 96), (96, 192), (100, 128), (32, 32)):
+                with pytest.raises(EngineRunError, match="96 or 128 or 160, 96 or 128 or 160"):
+                    engine.run(some_images(1, 0, extents))
+            none = some_images(0, 0, (96, 128))
+            subject.check(engine.run(none), none)
+
+    def test_each_thread_has_a_size_of_its_own(self, subject: Subject) -> None:
+        def work(index: int) -> None:
+            images = some_images(1 + index % 3, index, SHAPES[index])
+            for _ in range(5):
+                subject.check(engine.run(images), images)
+
+        with subject.open_flexible() as engine:
+            in_threads(4, work)
+
+    def test_brains_are_computed_and_the_rest_is_zero(self, subject: Subject) -> None:
+        images = np.zeros((7, 1, SIZE, SIZE), np.float32)
+        for image, size in zip(images, (20, 96, 97, 128, 129, 160, 20), strict=True):
+            image[0, :size, -size:] = some_images(1, size, (size, size))[0, 0]
+        with subject.open_flexible() as engine:
+            output = run_all(engine, images)
+        for image, answer in zip(images, output, strict=True):
+            box = crop_box(image, SIDES)
+            subject.check(answer[None][:, :, *box], image[None][:, :, *box])
+            answer[:, *box] = 0
+        assert not output.any()

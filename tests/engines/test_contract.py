@@ -1,6 +1,7 @@
 """Every backend keeps the contract: the CPU backends as they are, NVIDIA's on fakes."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,28 +12,34 @@ from cnnres_infer.engines.base import Engine, ModelFile
 from cnnres_infer.errors import PrecisionUnavailableError
 from tests.conftest import bright_model
 from tests.engines.conftest import FakeMachine
-from tests.engines.contract import SEAMS, EngineContract, Subject, seam_of
+from tests.engines.contract import SEAMS, SIDES, EngineContract, Subject, seam_of
 from tests.fakes.tensorrt import FakeTensorRtRtx
 
 # The model is in float32, and the sigmoid's slope of 60 makes much of small errors.
 TOLERANCES = {Precision.BF16: 0.15}
 
 
-def opener(name: str, precision: Precision) -> Callable[[], Engine]:
+FLEXIBLE = bright_model(extents=("height", "width"))
+
+
+def openers(name: str, precision: Precision) -> tuple[Callable[[], Engine], Callable[[], Engine]]:
+    """What opens an engine for images of one size, and for several."""
     engine_class = backend(name)
     variant = engine_class.VARIANTS[precision][0]
-    return lambda: engine_class.open(ModelFile(variant, bright_model()), precision, 2)
+    files = ModelFile(variant, bright_model()), ModelFile(variant, FLEXIBLE, SIDES)
+    one, several = (partial(engine_class.open, file, precision, 2) for file in files)
+    return one, several
 
 
 def on_the_cpu(name: str, precision: Precision) -> Subject:
     if not backend(name).probe().usable:
         pytest.skip(backend(name).probe().reason)
-    open_it = opener(name, precision)
+    opened = openers(name, precision)
     try:
-        open_it().close()
+        opened[0]().close()
     except PrecisionUnavailableError as error:
         pytest.skip(str(error))
-    return Subject(name, precision, open_it, seam_of(name), TOLERANCES.get(precision, 1e-5))
+    return Subject(name, precision, *opened, seam_of(name), TOLERANCES.get(precision, 1e-5))
 
 
 def in_pytorch() -> Subject:
@@ -46,7 +53,12 @@ def in_pytorch() -> Subject:
 
     network = Bright()
     return Subject(
-        "torch", Precision.FP32, lambda: TorchEngine(network, 2), (Bright, "forward"), any_size=True
+        "torch",
+        Precision.FP32,
+        lambda: TorchEngine(network, 2),
+        lambda: TorchEngine(network, 2, sides=SIDES),
+        (Bright, "forward"),
+        any_size=True,
     )
 
 
@@ -54,7 +66,7 @@ def on_fakes(name: str, request: pytest.FixtureRequest) -> Subject:
     machine: FakeMachine = request.getfixturevalue("fake_machine")
     request.getfixturevalue("fake_providers")
     machine.rtx = FakeTensorRtRtx(machine.cuda)
-    return Subject(name, Precision.FP32, opener(name, Precision.FP32), seam_of(name))
+    return Subject(name, Precision.FP32, *openers(name, Precision.FP32), seam_of(name))
 
 
 SUBJECTS = [

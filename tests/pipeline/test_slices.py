@@ -1,20 +1,23 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from cnnres_infer.core.batch import SliceBatch
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.spec import SliceSpec
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import GeometryError, VolumeError
 from cnnres_infer.pipeline.resample import resampling_matrix
 from cnnres_infer.pipeline.slices.back import VolumeAssembler
-from cnnres_infer.pipeline.slices.batches import to_batches
+from cnnres_infer.pipeline.slices.batches import to_batches, whole_slices
 from cnnres_infer.pipeline.slices.geometry import SliceGeometry
 from cnnres_infer.pipeline.slices.normalisation import tissue_median
 from tests.conftest import ORIENTATIONS, blob_volume, oriented_affine
 
 SPEC = SliceSpec(size=160, spacing=1.25, ceiling=2.0)
+BRAINS = SliceSpec(size=160, spacing=1.25, ceiling=2.0, frame="brain")
 orientations = st.sampled_from(ORIENTATIONS)
 tilts = st.tuples(*[st.floats(-0.4, 0.4)] * 3)
 
@@ -175,3 +178,69 @@ def test_odd_sizes_keep_their_shape(shape: tuple[int, int, int]) -> None:
     probabilities = assembler.finish()
     assert probabilities.data.shape == shape
     assert 0.1 < float(np.median(probabilities.data)) <= 0.5
+
+
+def brain_of(shape: tuple[int, int, int], seed: int) -> tuple[Volume, NDArray[np.bool_]]:
+    """An egg of noise, off-centre and of another size in each slice."""
+    rng = np.random.default_rng(seed)
+    x, y, z = np.indices(shape)
+    middle, radii = rng.uniform(0.4, 0.6, 2), rng.uniform(0.2, 0.45, 2)
+    middle, radii = middle * shape[:2], radii * shape[:2] * np.sqrt((z[..., None] + 1) / shape[2])
+    distance = ((x - middle[0]) / radii[..., 0]) ** 2 + ((y - middle[1]) / radii[..., 1]) ** 2
+    brain = np.asarray(distance + 0.1 * (x > middle[0]) < 1)
+    data = np.where(brain, rng.uniform(50, 150, shape), 0.0).astype(np.float32)
+    grid = Grid(shape, oriented_affine((0, 1, 2), (-1, 1, 1), (1.9, 1.7, 5.0), shape=shape))
+    return Volume(data, grid), brain
+
+
+def crops_of(volume: Volume, brain: NDArray[np.bool_], spec: SliceSpec) -> dict[int, SliceBatch]:
+    geometry = SliceGeometry.of(volume.grid, brain, spec)
+    return {int(batch.z[0]): batch for batch in to_batches((volume,), brain, geometry, spec, 1)}
+
+
+@given(st.integers(0, 10_000), st.integers(70, 90), st.integers(80, 110))
+@settings(max_examples=10)
+def test_a_mirrored_volume_has_the_mirrored_crops(seed: int, x: int, y: int) -> None:
+    volume, brain = brain_of((x, y, 5), seed)
+    crops = crops_of(volume, brain, BRAINS)
+    assert len(crops) == 5
+    for axis, pixels_axis in ((0, 3), (1, 2)):
+        mirrored = Volume(np.flip(volume.data, axis).copy(), volume.grid)
+        for z, batch in crops_of(mirrored, np.flip(brain, axis), BRAINS).items():
+            expected = np.flip(crops[z].images, pixels_axis)
+            assert batch.images.shape == expected.shape
+            np.testing.assert_allclose(batch.images, expected, atol=1e-4)
+            spans = list(crops[z].boxes[0])
+            spans[pixels_axis - 2] = slice(
+                160 - spans[pixels_axis - 2].stop, 160 - spans[pixels_axis - 2].start
+            )
+            assert batch.boxes == (tuple(spans),)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 4))
+@settings(max_examples=10)
+def test_crops_land_where_whole_slices_do(seed: int, batch_size: int) -> None:
+    """What is computed from crops is at the voxels that it was computed from."""
+    volume, brain = brain_of((80, 100, 6), seed)
+    geometry = SliceGeometry.of(volume.grid, brain, BRAINS)
+    assemblers = [VolumeAssembler(volume.grid, geometry) for _ in range(2)]
+    for batches, assembler in zip((to_batches, whole_slices), assemblers, strict=True):
+        for batch in batches((volume,), brain, geometry, BRAINS, batch_size):
+            assembler.put(batch, batch.images)
+    from_crops, from_slices = (assembler.finish().data for assembler in assemblers)
+    # Pixels that are nearly black may be cut off.
+    np.testing.assert_allclose(from_crops, from_slices, atol=0.02)
+    assert from_crops.max() > 0.3
+
+
+def test_a_grid_with_the_networks_spacing_is_not_interpolated() -> None:
+    for extent in (79, 80):
+        shape = (extent, extent, 2)
+        affine = oriented_affine((0, 1, 2), (-1, 1, 1), (1.25, 1.25, 5.0), shape=shape)
+        brain = np.zeros(shape, np.bool_)
+        brain[3:-3, 5:-5] = True
+        brain[2, 10:40] = brain[10:40, 4] = True
+        values = np.where(brain, np.random.default_rng(0).random(shape), 0).astype(np.float32)
+        geometry = SliceGeometry.of(Grid(shape, affine), brain, BRAINS)
+        planes = geometry.planes(values)
+        assert np.array_equal(geometry.to_voxels(geometry.to_pixels(planes)), planes)

@@ -147,6 +147,20 @@ def test_the_subset_of_a_few_slices(areas: list[int]) -> None:
     assert len(chosen) == len({area or 0 for area in areas})
 
 
+def test_the_subset_has_a_slice_of_every_shape() -> None:
+    masks = np.zeros((30, 1, 8, 8), bool)
+    for area, mask in enumerate(masks):
+        mask.reshape(-1)[:area] = True
+    usual = representative_slices(masks)
+    shapes = [(96, 96)] * 30
+    assert np.array_equal(representative_slices(masks, shapes), usual)
+    rare = [i for i in range(30) if i not in usual][:3]
+    for i, shape in zip(rare, ((96, 128), (160, 128), (160, 128)), strict=True):
+        shapes[i] = shape
+    expected = sorted([*usual, rare[0], rare[2]])
+    assert representative_slices(masks, shapes).tolist() == expected
+
+
 def test_if_the_subset_misses_the_gate_all_slices_decide(shipped: Bundle, replay: Replay) -> None:
     masks = shipped.spec.mask.apply(replay.answers)
     few = representative_slices(masks)

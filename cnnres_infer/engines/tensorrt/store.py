@@ -31,6 +31,7 @@ _LABELS = {
     "system": "operating system",
     "architecture": "processor architecture",
     "flags": "build flags",
+    "sides": "sizes of images",
 }
 
 

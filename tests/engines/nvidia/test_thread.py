@@ -87,7 +87,7 @@ def test_an_interrupted_open_does_not_wait_for_the_build(
 ) -> None:
     building, finish = threading.Event(), threading.Event()
 
-    def build(*_arguments: object) -> tuple[bytes, None]:
+    def build(*_arguments: object, **_options: object) -> tuple[bytes, None]:
         building.set()
         assert finish.wait(PATIENCE_S)
         return bright_model(), None

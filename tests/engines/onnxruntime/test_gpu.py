@@ -120,6 +120,7 @@ def test_settings_of_the_tensorrt_provider(own_cache: Path) -> None:
     assert settings["trt_profile_min_shapes"] == "images:1x1x160x160"
     assert settings["trt_profile_max_shapes"] == "images:16x1x160x160"
     assert (settings["trt_fp16_enable"], settings["trt_int8_enable"]) == ("1", "0")
+    assert settings["trt_cuda_graph_enable"] == "1"
     folder = Path(settings["trt_engine_cache_path"])
     assert folder.parent == own_cache / "ort-engines"
     others = [
@@ -132,3 +133,25 @@ def test_settings_of_the_tensorrt_provider(own_cache: Path) -> None:
         ),
     ]
     assert len({str(folder), *(each["trt_engine_cache_path"] for each in others)}) == 4
+
+
+def test_settings_of_the_tensorrt_provider_for_several_sizes(own_cache: Path) -> None:
+    probe = Probe(True, "", versions={"onnxruntime-gpu": "1"}, devices=("GPU",))
+    content = bright_model(extents=("height", "width"))
+    settings, others = (
+        OrtTensorRtEngine._settings(
+            onnxruntime, ModelFile("fp16", content, sides), Precision.FP16, probe
+        )
+        for sides in ((96, 128, 160), (96, 128))
+    )
+    assert settings["trt_profile_min_shapes"] == "images:1x1x96x96"
+    assert settings["trt_profile_opt_shapes"] == "images:16x1x128x128"
+    assert settings["trt_profile_max_shapes"] == "images:16x1x160x160"
+    assert settings["trt_cuda_graph_enable"] == "0"
+    assert others["trt_engine_cache_path"] != settings["trt_engine_cache_path"]
+
+
+def test_a_file_of_one_size_is_refused_where_brains_are_cut() -> None:
+    model = ModelFile("fp32", bright_model(), (96, 128, 160))
+    with pytest.raises(BackendUnavailableError, match="fp32 takes images of one size only"):
+        OnTheCpu.open(model, Precision.FP32, 1)

@@ -115,6 +115,23 @@ def test_the_batch_range_is_the_engines(trt: Any) -> None:
     assert re.findall(r"\[(\d+),1,160,160\]", profile) == ["2", "3", "5"]
 
 
+def test_the_profile_spans_all_sizes_of_images(trt: Any) -> None:
+    log: list[str] = []
+    model = bright_model(extents=("height", "width"))
+    build(trt, model, BatchRange(1, 8, 16), 86, log=log.append, sides=(96, 128, 160))
+    (profile,) = re.findall(r"ProfileInfo: \[ \{ (MinShape[^}]*), Format", "\n".join(log))
+    assert re.findall(r"\[(\d+,1,\d+,\d+)\]", profile) == [
+        "1,1,96,96",
+        "8,1,128,128",
+        "16,1,160,160",
+    ]
+
+
+def test_sizes_that_nobody_names_are_refused(trt: Any) -> None:
+    with pytest.raises(BackendUnavailableError, match="sizes"):
+        build(trt, bright_model(extents=("height", "width")), BatchRange(), 86)
+
+
 def test_progress_is_told(trt: Any) -> None:
     steps: list[tuple[str, int, int]] = []
     build(trt, bright_model(), BatchRange(), 86, progress=lambda *step: steps.append(step))

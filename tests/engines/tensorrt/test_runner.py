@@ -89,6 +89,22 @@ def test_a_new_shape_gets_its_own_context_and_graphs(
     assert runtime.deeds.count("capture") == captured + 1
 
 
+def test_sizes_of_images_share_the_buffers_of_the_largest(
+    trt: FakeTensorRT, runtime: FakeCudaRuntime
+) -> None:
+    plan = bright_model(extents=("height", "width"))
+    runner = PlanRunner(trt, Cuda(runtime), plan, batch=4)
+    assert runner.image == (1, -1, -1)
+    for turn in range(4):
+        for extents in ((96, 128), (160, 160), (128, 96)):
+            inputs = np.random.default_rng(turn).random((6, 1, *extents), np.float32)
+            np.testing.assert_allclose(runner.run(inputs), expected(inputs), atol=1e-5)
+    assert trt.contexts == 6
+    assert runtime.deeds.count("capture") == 6
+    runner.close()
+    assert runtime.leaks == 0
+
+
 def test_full_memory_halves_the_batch_and_goes_on(
     trt: FakeTensorRT, runtime: FakeCudaRuntime
 ) -> None:
