@@ -7,7 +7,6 @@ import typer
 from rich.table import Table
 
 from calibration.calibrate import Calibration, Outcome, calibrate
-from calibration.finetune import Tuning
 from calibration.plan import SCHEMES
 from calibration.trials import Trial
 from cnnres_infer.cli.console import wide_console
@@ -29,21 +28,18 @@ def calibrate_command(
         Path, typer.Option(help="Folder of NIfTI volumes, or of the training collections.")
     ],
     slices: Annotated[int, typer.Option(min=8, help="Number of calibration slices.")] = 64,
-    seed: Annotated[int, typer.Option(help="Seed of the split, the selection and the tuning.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the split, the selection and the estimate.")
+    ] = 0,
     variant: Annotated[
         list[str], typer.Option(help=f"Variants to make: {', '.join(SCHEMES)}.")
     ] = list(SCHEMES),  # noqa: B006
-    finetune: Annotated[bool, typer.Option(help="Fine-tune if calibration alone fails.")] = True,
-    steps: Annotated[int, typer.Option(min=1, help="Fine-tuning steps.")] = Tuning.steps,
-    device: Annotated[str, typer.Option(help="Device to fine-tune on: cpu, cuda.")] = "cpu",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Overwrite existing INT8 variants.")
     ] = False,
 ) -> None:
     """Make INT8 variants that pass the accuracy gate, and check the float16 one."""
-    calibration = Calibration(
-        slices, seed, tuple(variant), Tuning(steps=steps, seed=seed) if finetune else None, device
-    )
+    calibration = Calibration(slices, seed, tuple(variant))
     outcomes = calibrate(bundle, data, calibration, overwrite, _print_trial)
     _console.print(_table([trial for outcome in outcomes for trial in outcome.trials]))
     for outcome in outcomes:
@@ -53,10 +49,10 @@ def calibrate_command(
 
 
 def _print_trial(trial: Trial) -> None:
-    agreement = trial.verdict.agreement
     _console.print(
         f"{trial.candidate.plan.scheme.variant}: {trial.candidate.name}: "
-        f"logit error {trial.error:.3f}, mean Dice {agreement.mean:.4f}",
+        f"{trial.candidate.share_in_int8:.1%} of multiply-adds in 8 bits, "
+        f"logit error {trial.error:.3f}, mean Dice {trial.verdict.agreement.mean:.4f}",
         style="dim",
     )
 
@@ -64,7 +60,7 @@ def _print_trial(trial: Trial) -> None:
 def _table(trials: list[Trial]) -> Table:
     table = Table(
         *("variant", "tried", "logit error", "mean", "p5", "volumes", "drop"),
-        *("one empty", "in float", "speed"),
+        *("one empty", "in 8 bits"),
         title="Agreement of slices and volumes with PyTorch",
     )
     for trial in trials:
@@ -83,15 +79,17 @@ def _table(trials: list[Trial]) -> Table:
                 )
             ),
             f"{agreement.one_empty} of {len(agreement.counted)}",
-            f"{trial.share_in_float:.1%}",
-            f"{trial.speed:.2f}",
+            f"{trial.candidate.share_in_int8:.1%}",
         )
     return table
 
 
 def _print_outcome(outcome: Outcome) -> None:
     if not outcome.misses:
-        _console.print(f"{outcome.variant}: passed, {outcome.tried}")
+        share = (
+            f", {outcome.share_in_int8:.1%} of multiply-adds in 8 bits" if outcome.content else ""
+        )
+        _console.print(f"{outcome.variant}: passed, {outcome.tried}{share}")
         return
     _console.print(f"{outcome.variant}: failed, {'; '.join(outcome.misses)}", style="bold")
     if outcome.layers:

@@ -85,7 +85,7 @@ def _multiply_adds(model: onnx.ModelProto) -> dict[str, int]:
     for node in model.graph.node:
         if node.op_type not in CONVS:
             continue
-        size = sizes[node.input[0] if node.op_type == "ConvTranspose" else node.output[0]]
+        size = sizes[node.output[0]]
         pixels = size[1] * size[2] if node.op_type == "MatMul" else size[2] * size[3]
         costs[node.output[0]] = pixels * weights[node.input[1]].size
     return costs

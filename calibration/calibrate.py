@@ -9,11 +9,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
 
 from calibration.data import Split, load_split
-from calibration.distil import Distiller, training_images
-from calibration.finetune import Tuning
 from calibration.judge import LARGEST_DROP, Judge, Verdict
 from calibration.logit_error import LogitError
 from calibration.plan import SCHEMES
@@ -46,20 +43,14 @@ class Calibration:
     slices
         How many slices to calibrate with.
     seed
-        Of the split, of the selection of slices and of the fine-tuning images.
+        Of the split, of the selection of slices and of the estimate of derivatives.
     variants
         INT8 variants to make.
-    tuning
-        How to fine-tune; None to skip fine-tuning.
-    device
-        The PyTorch device to fine-tune on.
     """
 
     slices: int
     seed: int
     variants: tuple[str, ...]
-    tuning: Tuning | None
-    device: str
 
 
 @dataclass(frozen=True)
@@ -76,6 +67,8 @@ class Outcome:
         On the gate's patients.
     misses
         Where it misses the gate; an INT8 variant is written only if nowhere.
+    share_in_int8
+        Share of an INT8 variant's multiply-adds that are computed in INT8.
     openvino
         The verdict on an INT8 variant in OpenVINO, if it was judged there too.
     trials
@@ -90,6 +83,7 @@ class Outcome:
     tried: str
     verdict: Verdict
     misses: tuple[str, ...]
+    share_in_int8: float = 0.0
     openvino: Verdict | None = None
     trials: tuple[Trial, ...] = ()
     layers: tuple[LayerSensitivity, ...] = ()
@@ -101,6 +95,7 @@ class Outcome:
             "tried": self.tried,
             "passed": not self.misses,
             "misses": list(self.misses),
+            **({"share_in_int8": self.share_in_int8} if self.content else {}),
             **self.verdict.to_json(),
             "openvino": self.openvino and self.openvino.to_json(),
         }
@@ -144,10 +139,11 @@ def calibrate(
     search = Search(
         onnx.load_from_string(bundle.model("fp32")),
         chosen,
+        bundle.spec.mask.threshold,
         LogitError(images, outputs, bundle.spec.mask.threshold),
         judge,
         GATES[Precision.INT8],
-        _distiller(bundle, data, chosen, calibration),
+        calibration.seed,
         bundle.spec.slices.sides,
     )
     outcomes = [
@@ -166,20 +162,6 @@ def _selected(
     positions = np.concatenate([scan.positions for scan in split.calibration])
     chosen = choose_slices(images, positions, areas, calibration.slices, calibration.seed)
     return images[chosen]
-
-
-def _distiller(
-    bundle: Bundle, data: Path, images: FloatArray, calibration: Calibration
-) -> Distiller | None:
-    if calibration.tuning is None:
-        return None
-    device = torch.device(calibration.device)
-    return Distiller(
-        onnx.load_from_string(bundle.model("fp32")),
-        training_images(data, images, calibration.seed, device),
-        calibration.tuning,
-        device,
-    )
 
 
 def _sixteen_bits(bundle: Bundle, judge: Judge) -> Iterator[Outcome]:
@@ -205,6 +187,7 @@ def _int8(variant: str, search: Search, report: Callable[[Trial], None]) -> Outc
         best.candidate.name,
         best.verdict,
         best.misses(search.gate),
+        best.candidate.share_in_int8,
         best.openvino,
         result.trials,
         result.layers,
@@ -232,7 +215,6 @@ def _write(
             files[name] = outcome.content
     record = {
         "seed": calibration.seed,
-        "tuning": asdict(calibration.tuning) if calibration.tuning else None,
         "slices_sha256": slice_hashes(images),
         "cases": {"calibration": len(split.calibration), "gate": len(split.gate)},
         "gates": {

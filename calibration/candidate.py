@@ -1,26 +1,19 @@
 """Candidates for an INT8 variant: made, named and run."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import Self
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import onnx
 
-from calibration.bias import bias_corrected
 from calibration.blocks import Block, layers
-from calibration.logit_error import LogitError
-from calibration.plan import Plan, Scheme, keep_in_float, make_plan
+from calibration.plan import Plan
 from calibration.qdq import quantised
-from calibration.ranges import Observer, observe
-from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.precision import Precision
-from cnnres_infer.engines.base import ModelFile, run_all
+from cnnres_infer.engines.base import ModelFile
 from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
 from cnnres_infer.engines.openvino import OpenVinoEngine
 from cnnres_infer.host.machine import usable_cores
-
-_IMAGE_RANGE = (0.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,60 +22,36 @@ class Candidate:
 
     Attributes
     ----------
-    name
-        How it was made, for tables.
     model
         The float network.
     plan
         What of it is quantised.
+    in_float
+        The blocks that are kept in float besides the first convolution and the head.
     sides
         Heights and widths that its images may have; empty if the network has one size.
     """
 
-    name: str
     model: onnx.ModelProto
     plan: Plan
+    in_float: Sequence[Block] = ()
     sides: tuple[int, ...] = ()
 
-    @classmethod
-    def observed(
-        cls,
-        name: str,
-        model: onnx.ModelProto,
-        scheme: Scheme,
-        images: FloatArray,
-        observer: Observer,
-        sides: tuple[int, ...] = (),
-    ) -> Self:
-        """Quantise a network to the ranges observed on images (N, C, H, W)."""
-        ranges = observe(model, images, observer)
-        ranges[model.graph.input[0].name] = _IMAGE_RANGE
-        return cls(name, model, make_plan(model, ranges, scheme), sides)
+    @property
+    def name(self) -> str:
+        """How it was made, for tables."""
+        names = sorted(block.name for block in self.in_float)
+        return "; in float: ".join(["balanced", *([", ".join(names)] if names else [])])
 
     @cached_property
     def onnx(self) -> bytes:
         """The quantised network as an ONNX file."""
         return bytes(quantised(self.model, self.plan).SerializeToString())
 
-    def corrected(self, images: FloatArray) -> Self:
-        """Correct the biases by the mean errors on images (N, C, H, W)."""
-        model = bias_corrected(self.model, self.plan, images)
-        return replace(self, name=f"{self.name}, bias corrected", model=model)
-
-    def in_float(self, blocks: Iterable[Block]) -> Self:
-        """Keep some blocks in float."""
-        kept = list(blocks)
-        if not kept:
-            return self
-        convs = frozenset().union(*(block.convs for block in kept))
-        names = ", ".join(sorted(block.name for block in kept))
-        plan = keep_in_float(self.model, self.plan, convs)
-        return replace(self, name=f"{self.name}; in float: {names}", plan=plan)
-
     @cached_property
-    def share_in_float(self) -> float:
-        """Share of the multiply-adds that are computed in float."""
-        return 1 - sum(x.share for x in layers(self.model) if x.convs <= self.plan.convs)
+    def share_in_int8(self) -> float:
+        """Share of the multiply-adds that are computed in INT8."""
+        return sum(layer.share for layer in layers(self.model) if layer.convs <= self.plan.convs)
 
     @property
     def _file(self) -> ModelFile:
@@ -98,8 +67,3 @@ class Candidate:
         if not serves or not OpenVinoEngine.probe().usable:
             return None
         return OpenVinoEngine.open(self._file, Precision.INT8, usable_cores())
-
-    def error(self, logit_error: LogitError) -> float:
-        """Its logit error in ONNX Runtime."""
-        with self.ort_engine() as engine:
-            return logit_error(partial(run_all, engine))

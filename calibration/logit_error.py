@@ -6,7 +6,7 @@ from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.errors import UsageError
 from cnnres_infer.pipeline.infer import Network
 
-_NEAR = 2.0
+NEAR = 2.0
 _SMALLEST = 1e-6
 
 
@@ -33,7 +33,7 @@ class LogitError:
 
     def __init__(self, images: FloatArray, expected: FloatArray, threshold: float) -> None:
         logits, (edge,) = _logits(expected), _logits(np.array([threshold], np.float32))
-        near = np.abs(logits - edge) < _NEAR
+        near = np.abs(logits - edge) < NEAR
         if not near.any():
             raise UsageError(
                 "no pixel of the calibration patients is near the threshold: add some with lesions"

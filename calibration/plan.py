@@ -1,17 +1,19 @@
 """Quantisation plans: which tensors of a network are quantised, and with what parameters.
 
 A plan refers to the tensors and convolutions of the float ONNX graph by name.
-`calibration.qdq` writes it into the graph; `calibration.fake_quant` simulates it
-in PyTorch.
+`calibration.qdq` writes it into the graph.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
 import onnx
 
-CONVS = ("Conv", "ConvTranspose", "MatMul")
+from export.onnx_graph import attributes_of
+
+LARGEST_WEIGHT = 127
+CONVS = ("Conv", "MatMul")
 _VALUE_PRESERVING = ("MaxPool", "Resize", "Transpose")
 
 
@@ -102,7 +104,10 @@ class Plan:
         The quantised tensors with parameters of their own.
     sharing
         The quantised tensors that share another's parameters, by the name of
-        that one: pooling and nearest-neighbour upsampling change no value.
+        that one: pooling, nearest-neighbour upsampling and concatenation change
+        no value.
+    rounded
+        The quantised tensors whose values have not been rounded before.
     convs
         Outputs of the convolutions that are computed in INT8.
     """
@@ -110,24 +115,31 @@ class Plan:
     scheme: Scheme
     tensors: dict[str, QParams]
     sharing: dict[str, str]
+    rounded: set[str]
     convs: frozenset[str]
 
     def qparams(self, tensor: str) -> QParams | None:
         """Parameters of a tensor; None if it stays in float."""
         return self.tensors.get(self.sharing.get(tensor, tensor))
 
-    def with_qparams(self, tensors: Mapping[str, QParams]) -> Self:
-        """The same plan with other parameters for the same tensors."""
-        return replace(self, tensors=dict(tensors))
-
 
 def conv_names(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Outputs of the convolutions that can be computed in INT8.
+    """Outputs of the convolutions that can be computed in INT8: all but the first and the head.
 
-    The head is one of them only as a matrix product, whose output is not quantised.
+    The head is one of them as a matrix product, whose output is not quantised.
     """
-    layers = [n for n in model.graph.node if n.op_type in CONVS]
-    return tuple(n.output[0] for n in layers if n is not layers[-1] or n.op_type == "MatMul")
+    _, *inner, head = (node for node in model.graph.node if node.op_type in CONVS)
+    return tuple(n.output[0] for n in (*inner, head) if n is not head or n.op_type == "MatMul")
+
+
+def is_depthwise(node: onnx.NodeProto) -> bool:
+    """Whether each channel has a convolution of its own."""
+    return node.op_type == "Conv" and int(attributes_of(node).get("group", 1)) > 1
+
+
+def within_output(node: onnx.NodeProto) -> tuple[int, ...]:
+    """The axes of a convolution's weights along which an output channel's weights lie."""
+    return (1, 2, 3) if node.op_type == "Conv" else (0,)
 
 
 def make_plan(
@@ -162,13 +174,31 @@ def _plan(
     model: onnx.ModelProto, convs: frozenset[str], scheme: Scheme, qparams: Callable[[str], QParams]
 ) -> Plan:
     quantised = _quantised_tensors(model, convs, scheme)
-    sharing: dict[str, str] = {}
-    for node in model.graph.node:
-        source, target = node.input[0], node.output[0]
-        if node.op_type in _VALUE_PRESERVING and source in quantised and target in quantised:
-            sharing[target] = sharing.get(source, source)
+    sharing, carried = _sharing(model, quantised)
     tensors = {name: qparams(name) for name in quantised if name not in sharing}
-    return Plan(scheme, tensors, sharing, convs)
+    return Plan(scheme, tensors, sharing, quantised - carried, convs)
+
+
+def _sharing(model: onnx.ModelProto, quantised: set[str]) -> tuple[dict[str, str], set[str]]:
+    """Which tensors share another's parameters, and which carry values that are rounded already.
+
+    All inputs of a concatenation share its parameters, so that it rounds none again.
+    """
+    sharing: dict[str, str] = {}
+    carried: set[str] = set()
+    for node in model.graph.node:
+        target = node.output[0]
+        sources = [node.input[0]] if node.op_type in _VALUE_PRESERVING else list(node.input)
+        if not quantised.issuperset([*sources, target]):
+            continue
+        if node.op_type in _VALUE_PRESERVING:
+            sharing[target] = sharing.get(sources[0], sources[0])
+            carried.add(target)
+        elif node.op_type == "Concat":
+            roots = {sharing.get(name, name) for name in sources}
+            sharing |= {name: target for name in quantised if sharing.get(name, name) in roots}
+            carried.add(target)
+    return sharing, carried
 
 
 def _quantised_tensors(model: onnx.ModelProto, convs: frozenset[str], scheme: Scheme) -> set[str]:

@@ -5,10 +5,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from calibration.plan import Plan, QParams
+from calibration.plan import LARGEST_WEIGHT, Plan, QParams, within_output
 from export.onnx_graph import constants_of, copy_of
-
-LARGEST_WEIGHT = 127
 
 
 def quantised(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
@@ -43,15 +41,9 @@ def quantised(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
     return result
 
 
-def output_axis(node: onnx.NodeProto) -> int:
-    """Axis of the output channels in a convolution's weights."""
-    return 0 if node.op_type == "Conv" else 1
-
-
-def weight_scales(weights: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """Scale of a convolution's weights for each output channel."""
-    others = tuple(i for i in range(weights.ndim) if i != axis)
-    largest = np.abs(weights).max(axis=others).clip(1e-8)
+def weight_scales(weights: NDArray[np.float32], within: tuple[int, ...]) -> NDArray[np.float32]:
+    """Scale of a convolution's weights for each output channel; see `within_output`."""
+    largest = np.abs(weights).max(axis=within).clip(1e-8)
     scales: NDArray[np.float32] = (largest / LARGEST_WEIGHT).astype(np.float32)
     return scales
 
@@ -82,11 +74,10 @@ class _Writer:
     ) -> list[onnx.NodeProto]:
         """Quantise a convolution's weights, and its bias if the scheme wants it."""
         weights = self.floats[node.input[1]]
-        axis = output_axis(node)
-        scales = weight_scales(weights, axis)
-        divisor = np.expand_dims(scales, [i for i in range(weights.ndim) if i != axis])
-        codes = np.round(weights / divisor).astype(np.int8)
-        added = [self._constant(node.input[1], codes, scales, axis)]
+        within = within_output(node)
+        scales = weight_scales(weights, within)
+        codes = np.round(weights / np.expand_dims(scales, within)).astype(np.int8)
+        added = [self._constant(node.input[1], codes, scales, axis=0 if within[0] else 1)]
         copied.input[1] = added[-1].output[0]
         if self.plan.scheme.int32_bias and len(node.input) > 2:
             activation = self.plan.qparams(node.input[0])

@@ -3,14 +3,19 @@
 from dataclasses import dataclass
 from typing import Any
 
-from calibration.blocks import layers
-from calibration.candidate import Candidate
-from calibration.logit_error import LogitError
+from torch import Tensor
+
+from calibration.blocks import Block, blocks, layers
+from calibration.noise import NoiseModel
+from calibration.plan import Plan, keep_in_float
+
+# What converting from and to 8 bits around a block costs, in shares of the multiply-adds.
+_CONVERSIONS = 0.02
 
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """How much of a candidate's logit error is due to one convolution.
+    """How much of the predicted error of the logits is due to one convolution.
 
     Attributes
     ----------
@@ -19,9 +24,9 @@ class LayerSensitivity:
     share
         Its share of the multiply-adds.
     error_alone
-        Logit error if it alone is computed in INT8.
+        Root mean square error if it alone is computed in INT8.
     error_without
-        Logit error if it alone is kept in float.
+        The same if it alone is kept in float.
     """
 
     name: str
@@ -39,16 +44,29 @@ class LayerSensitivity:
         }
 
 
-def layer_sensitivities(candidate: Candidate, logit_error: LogitError) -> list[LayerSensitivity]:
-    """Measure every layer of a candidate, sorted from the most sensitive to the least."""
-    every = layers(candidate.model)
-    measured = [
+def layer_sensitivities(noise: NoiseModel, plan: Plan, factors: Tensor) -> list[LayerSensitivity]:
+    """Predict the errors of all layers of a plan, sorted from the most sensitive to the least."""
+    model = noise.channels.model
+
+    def error(in_float: frozenset[str]) -> float:
+        return noise.error(keep_in_float(model, plan, in_float), factors).sqrt().item()
+
+    found = [
         LayerSensitivity(
-            layer.name,
-            layer.share,
-            candidate.in_float(other for other in every if other is not layer).error(logit_error),
-            candidate.in_float([layer]).error(logit_error),
+            layer.name, layer.share, error(plan.convs - layer.convs), error(layer.convs)
         )
-        for layer in every
+        for layer in layers(model)
+        if layer.convs <= plan.convs
     ]
-    return sorted(measured, key=lambda layer: (layer.error_without, -layer.error_alone))
+    return sorted(found, key=lambda layer: (layer.error_without, -layer.error_alone))
+
+
+def most_sensitive_block(noise: NoiseModel, plan: Plan, factors: Tensor) -> Block:
+    """The block in INT8 that makes the most error for what keeping it in float costs."""
+    model, whole = noise.channels.model, noise.error(plan, factors).item()
+
+    def saved(block: Block) -> float:
+        without = keep_in_float(model, plan, block.convs)
+        return (whole - noise.error(without, factors).item()) / (block.share + _CONVERSIONS)
+
+    return max((block for block in blocks(model) if block.convs <= plan.convs), key=saved)

@@ -1,35 +1,33 @@
 """The search for an INT8 variant: what is tried, in which order, and how each trial did."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
+import numpy as np
 import onnx
+import torch
+from torch import Tensor
 
-from calibration.blocks import blocks
+from calibration.balance import balancing_factors
+from calibration.blocks import Block
 from calibration.candidate import Candidate
-from calibration.equalise import equalised
+from calibration.channels import Channels
 from calibration.judge import Judge, Verdict
 from calibration.logit_error import LogitError
-from calibration.plan import Scheme
-from calibration.ranges import OBSERVERS
-from calibration.sensitivity import LayerSensitivity, layer_sensitivities
+from calibration.noise import NoiseModel, Statistics
+from calibration.plan import Plan, Scheme, keep_in_float, make_plan
+from calibration.sensitivity import LayerSensitivity, layer_sensitivities, most_sensitive_block
 from cnnres_infer.core.arrays import FloatArray
-from cnnres_infer.core.precision import Precision
-from cnnres_infer.engines.base import ModelFile, run_all
-from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
-from cnnres_infer.host.machine import usable_cores
-from cnnres_infer.pipeline.infer import Network
+from cnnres_infer.core.batch import SliceBatch
+from cnnres_infer.core.crops import cropped
+from cnnres_infer.engines.base import run_all
 from cnnres_infer.verification.agreement import Gate
 from export.passes import rewritten
-from export.timing import median_seconds
 
-_MIXED_CANDIDATES = 3
-_LARGEST_FLOAT_SHARE = 0.8
-_STATISTICS_SLICES = 32
-_TIMED_SLICES = 16
-_TIMED_ROUNDS = 3
+_SMALLEST_SHARE = 0.2
+_BATCH = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,29 +47,20 @@ class Trial:
         The same in OpenVINO, which runs the same file but rounds in other
         places; None if the candidate fails in ONNX Runtime or OpenVINO cannot
         run it here.
-    speed
-        How many times as fast as the float network, in ONNX Runtime on this CPU.
     """
 
     candidate: Candidate
     error: float
     verdict: Verdict
     openvino: Verdict | None
-    speed: float
-
-    @property
-    def share_in_float(self) -> float:
-        """Share of the multiply-adds that are computed in float."""
-        return self.candidate.share_in_float
 
     def to_json(self) -> dict[str, Any]:
         """The figures, ready for JSON."""
         return {
             "variant": self.candidate.plan.scheme.variant,
             "tried": self.candidate.name,
+            "share_in_int8": self.candidate.share_in_int8,
             "logit_error": self.error,
-            "share_in_float": self.share_in_float,
-            "speed_on_cpu": self.speed,
             **self.verdict.to_json(),
             "openvino": self.openvino and self.openvino.to_json(),
         }
@@ -91,10 +80,10 @@ class SearchResult:
     trials
         In the order in which they were made.
     best
-        Of the trials that pass the gate, the one with the smallest share in
-        float; if none passes, the one with the smallest logit error.
+        The trial that passes the gate; if none does, the one with the smallest
+        logit error.
     layers
-        Sensitivity of each layer before fine-tuning, from the highest to the lowest.
+        Sensitivity of each layer, from the highest to the lowest.
     """
 
     trials: tuple[Trial, ...]
@@ -112,94 +101,62 @@ class Search:
         The float network.
     images
         Calibration slices (N, C, H, W).
+    threshold
+        Probability from which a pixel is lesion.
     logit_error
         Compares with PyTorch on the calibration patients.
     judge
         Compares with PyTorch and the expert masks on the gate's patients.
     gate
         What a candidate must reach.
-    tune
-        Fine-tunes a candidate; None to skip that step.
+    seed
+        Of the estimate of derivatives.
     sides
         Heights and widths that images may have; empty if the network has one size.
     """
 
     model: onnx.ModelProto
     images: FloatArray
+    threshold: float
     logit_error: LogitError
     judge: Judge
     gate: Gate
-    tune: Callable[[Candidate], Candidate] | None
+    seed: int = 0
     sides: tuple[int, ...] = ()
 
     def run(self, scheme: Scheme, report: Callable[[Trial], None]) -> SearchResult:
-        """Try candidates, in order of effort.
+        """Try candidates until one passes the gate.
 
-        1. Ranges by every observer, each without and with equalisation.
-        2. The best of these, with bias correction.
-        3. If none has passed the gate: the candidate of the smallest error, fine-tuned.
-        4. If none has passed yet: the three of the smallest errors before
-           fine-tuning, in mixed precision, with more and more blocks in float
-           until they pass. (Fine-tuned weights are no better in float.)
+        In the first, all layers but the first and the head are computed in 8 bits.
+        Each further one keeps one block more in float: the one that is predicted to
+        make the most error for what that costs. Channels are balanced anew for each.
 
         Parameters
         ----------
         report
             Called with each trial.
         """
+        noise = self._noise_model(scheme)
         trials: list[Trial] = []
-
-        def attempt(candidate: Candidate) -> bool:
-            trials.append(self._measured(candidate))
+        layers: list[LayerSensitivity] = []
+        for kept, plan, factors in _plans(noise, scheme):
+            layers = layers or layer_sensitivities(noise, plan, factors)
+            model = noise.channels.scaled(factors.numpy())
+            trials.append(self._measured(Candidate(model, plan, kept, self.sides)))
             report(trials[-1])
-            return self._passes(trials[-1])
-
-        for candidate in self._observed(scheme):
-            attempt(candidate)
-        attempt(self._best(trials).candidate.corrected(self._statistics_images))
-        # Observers that found the same ranges have the same error, and count once.
-        by_error = {trial.error: trial.candidate for trial in trials}
-        calibrated = [by_error[error] for error in sorted(by_error)[:_MIXED_CANDIDATES]]
-        layers = layer_sensitivities(calibrated[0], self.logit_error)
-        if self.tune is not None and not any(map(self._passes, trials)):
-            attempt(self.tune(calibrated[0]))
-        if not any(map(self._passes, trials)):
-            self._mix_precisions(calibrated, attempt)
+            if not trials[-1].misses(self.gate):
+                break
         return SearchResult(tuple(trials), self._best(trials), tuple(layers))
 
-    def _observed(self, scheme: Scheme) -> Iterator[Candidate]:
-        plain = rewritten(self.model, scheme.passes)
-        balanced = equalised(plain, self._statistics_images)
-        for observer in OBSERVERS:
-            for name, model in ((observer.name, plain), (f"{observer.name}, equalised", balanced)):
-                yield Candidate.observed(name, model, scheme, self.images, observer, self.sides)
-
-    def _mix_precisions(
-        self, candidates: list[Candidate], attempt: Callable[[Candidate], bool]
-    ) -> None:
-        """Attempt each candidate with more and more in float, but no more than what has passed."""
-        limit = _LARGEST_FLOAT_SHARE
-        for candidate in candidates:
-            for mixed in self._mixed(candidate):
-                if mixed.share_in_float >= limit:
-                    break
-                if attempt(mixed):
-                    limit = mixed.share_in_float
-
-    def _mixed(self, candidate: Candidate) -> Iterator[Candidate]:
-        """The candidate with one block in float, with two, and so on.
-
-        The blocks that make the most error for their multiply-adds come first.
-        Errors of different blocks add up by their squares.
-        """
-        every = blocks(candidate.model)
-        errors = {
-            block: candidate.in_float(x for x in every if x is not block).error(self.logit_error)
-            for block in every
-        }
-        worst = sorted(every, key=lambda block: -(errors[block] ** 2) / block.share)
-        for count in range(1, len(worst)):
-            yield candidate.in_float(worst[:count])
+    def _noise_model(self, scheme: Scheme) -> NoiseModel:
+        channels = Channels.of(rewritten(self.model, scheme.passes))
+        batches = cropped(
+            [SliceBatch(self.images, np.arange(len(self.images)))],
+            self.sides or self.images.shape[3:],
+            _BATCH,
+        )
+        images = (batch.images for batch in batches)
+        return NoiseModel(channels, Statistics.of(channels, images, self.threshold, self.seed))
 
     def _measured(self, candidate: Candidate) -> Trial:
         with candidate.ort_engine() as engine:
@@ -211,7 +168,6 @@ class Search:
                 self.logit_error(network),
                 verdict,
                 self._judged_in_openvino(candidate) if passes else None,
-                self._speed(network),
             )
 
     def _judged_in_openvino(self, candidate: Candidate) -> Verdict | None:
@@ -221,33 +177,32 @@ class Search:
         with engine:
             return self.judge(partial(run_all, engine))
 
-    def _speed(self, network: Network) -> float:
-        """How many times as fast as the float network, timed in turns with it."""
-        few = self.images[:_TIMED_SLICES]
-        cases = {
-            "float": lambda: run_all(self._float_engine, few),
-            "candidate": lambda: network(few),
-        }
-        seconds = median_seconds(cases, _TIMED_ROUNDS)
-        return seconds["float"] / seconds["candidate"]
-
-    @property
-    def _statistics_images(self) -> FloatArray:
-        """The slices over which channels are equalised and biases corrected."""
-        return self.images[:_STATISTICS_SLICES]
-
-    @cached_property
-    def _float_engine(self) -> OrtEngine:
-        """The float network, opened once for all comparisons of speed."""
-        model = ModelFile("fp32", self.model.SerializeToString(), self.sides)
-        return OrtEngine.open(model, Precision.FP32, usable_cores())
-
-    def _passes(self, trial: Trial) -> bool:
-        return not trial.misses(self.gate)
-
     def _best(self, trials: list[Trial]) -> Trial:
-        """The passing trial with the smallest share in float, else that of the smallest error."""
-        passing = [trial for trial in trials if self._passes(trial)]
-        if passing:
-            return min(passing, key=lambda trial: (trial.share_in_float, trial.error))
-        return min(trials, key=lambda trial: trial.error)
+        """The last trial if it passes, else that of the smallest error."""
+        if trials[-1].misses(self.gate):
+            return min(trials, key=lambda trial: trial.error)
+        return trials[-1]
+
+
+def _plans(noise: NoiseModel, scheme: Scheme) -> Iterator[tuple[tuple[Block, ...], Plan, Tensor]]:
+    """Plans with more and more blocks in float, with these and the factors that suit the plan."""
+    kept: tuple[Block, ...] = ()
+    share = 1.0
+    while share > _SMALLEST_SHARE:
+        plan, factors = _balanced(noise, scheme, kept)
+        yield kept, plan, factors
+        kept = (*kept, most_sensitive_block(noise, plan, factors))
+        share = 1 - sum(block.share for block in kept)
+
+
+def _balanced(noise: NoiseModel, scheme: Scheme, in_float: Iterable[Block]) -> tuple[Plan, Tensor]:
+    """A plan with some blocks in float, for the factors that suit it."""
+    model = noise.channels.model
+    convs = frozenset[str]().union(*(block.convs for block in in_float))
+
+    def planned(factors: Tensor) -> Plan:
+        plan = make_plan(model, noise.ranges(factors), scheme)
+        return keep_in_float(model, plan, convs)
+
+    factors = balancing_factors(noise, planned(torch.ones(len(noise.channels.partners))))
+    return planned(factors), factors

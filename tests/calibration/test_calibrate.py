@@ -12,7 +12,7 @@ from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.mask import MaskSpec
 from cnnres_infer.verification.agreement import Agreement
 
-CALIBRATION = Calibration(8, 0, ("int8-cpu",), None, "cpu")
+CALIBRATION = Calibration(8, 0, ("int8-cpu",))
 
 
 def outcome(variant: str, *misses: str, content: bytes = b"") -> Outcome:

@@ -9,7 +9,7 @@ import pytest
 from calibration.judge import Verdict
 from calibration.logit_error import LogitError
 from calibration.plan import INT8_CPU
-from calibration.trials import Search, SearchResult, Trial
+from calibration.trials import Search, SearchResult
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.mask import MaskSpec
 from cnnres_infer.core.precision import Precision
@@ -35,8 +35,8 @@ def search(network: onnx.ModelProto, images: FloatArray) -> Search:
         agreement = Agreement.of(candidate(images), expected, MaskSpec(threshold, 0.0))
         return Verdict(agreement, {}, None, None)
 
-    logit_error = LogitError(images, expected, threshold)
-    return Search(network, images, logit_error, judge, IMPOSSIBLE, None)  # type: ignore[arg-type]
+    error = LogitError(images, expected, threshold)
+    return Search(network, images, threshold, error, judge, IMPOSSIBLE)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -44,42 +44,33 @@ def failed(search: Search) -> SearchResult:
     return search.run(INT8_CPU, lambda _: None)
 
 
-def mixed(trials: tuple[Trial, ...]) -> list[Trial]:
-    return [trial for trial in trials if "in float" in trial.candidate.name]
-
-
 def test_the_smallest_error_is_kept_if_nothing_passes(failed: SearchResult) -> None:
     assert failed.best.error == min(trial.error for trial in failed.trials)
     assert 0 < failed.trials[0].error < 1
-    assert {layer.name for layer in failed.layers} >= {"stem", "conv1", "last", "head"}
+    assert {layer.name for layer in failed.layers} >= {"conv1", "last", "head"}
 
 
 def test_more_and_more_blocks_are_kept_in_float(failed: SearchResult) -> None:
-    one_by_one = mixed(failed.trials)[:4]
-    shares = [trial.share_in_float for trial in one_by_one]
-    assert 0 < shares[0] < shares[1] < shares[2] < shares[3] < 1
-    sets = [set(t.candidate.name.partition("in float: ")[2].split(", ")) for t in one_by_one]
-    assert all(small < large for small, large in pairwise(sets))
-    assert one_by_one[-1].error < failed.trials[0].error
+    candidates = [trial.candidate for trial in failed.trials]
+    assert candidates[0].name == "balanced"
+    assert candidates[0].share_in_int8 > 0.85  # all but the first and the head
+    assert all(more.share_in_int8 < less.share_in_int8 for less, more in pairwise(candidates))
+    assert all(set(less.in_float) < set(more.in_float) for less, more in pairwise(candidates))
+    assert failed.trials[-1].error < failed.trials[0].error
 
 
-def test_the_passing_trial_with_least_in_float_is_kept(
-    search: Search, failed: SearchResult
-) -> None:
-    off = [trial.verdict.agreement.lesion_difference for trial in mixed(failed.trials)]
-    whole = [t for t in failed.trials if t not in mixed(failed.trials)]
-    bound = min(t.verdict.agreement.lesion_difference for t in whole) * 0.95
-    assert min(off) < bound
+def test_the_first_trial_that_passes_is_kept(search: Search, failed: SearchResult) -> None:
+    off = [trial.verdict.agreement.lesion_difference for trial in failed.trials]
+    bound = off[0] * 0.95
+    first = next(i for i, value in enumerate(off) if value <= bound)
     found = replace(search, gate=Gate(0.0, 0.0, 0.0, bound)).run(INT8_CPU, lambda _: None)
-    passing = [t for t in found.trials if t.verdict.agreement.lesion_difference <= bound]
-    assert found.best in passing
-    assert found.best.share_in_float == min(trial.share_in_float for trial in passing)
-    assert len(mixed(found.trials)) < len(mixed(failed.trials))  # it stops where one passes
+    assert found.best is found.trials[-1]
+    assert len(found.trials) >= first + 1 > 1
+    assert not found.best.misses(Gate(0.0, 0.0, 0.0, bound))
 
 
-def test_the_search_ends_if_calibration_passes(search: Search) -> None:
+def test_the_search_ends_where_8_bits_pass_everywhere(search: Search) -> None:
     found = replace(search, gate=Gate(0.0, 0.0, 0.0, 1.0)).run(INT8_CPU, lambda _: None)
-    assert not mixed(found.trials)
-    assert found.best.share_in_float == pytest.approx(0)
+    assert len(found.trials) == 1
     engine = partial(run_all, found.best.candidate.ort_engine())
     assert search.logit_error(engine) == pytest.approx(found.best.error, rel=1e-3)
