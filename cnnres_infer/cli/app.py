@@ -15,6 +15,7 @@ COMMANDS = (
     "predict",
     "demo",
     "verify",
+    "inspect",
     "info",
     "doctor",
     "build",

@@ -34,7 +34,10 @@ class Reader:
         return import_module(self.module)
 
 
-READERS = {"nifti": Reader("cnnres_infer.readers.nifti.read")}
+READERS = {
+    "nifti": Reader("cnnres_infer.readers.nifti.read"),
+    "dicom": Reader("cnnres_infer.readers.dicom.read"),
+}
 # What no reader recognises goes to this one, whose errors say what is wrong with it.
 FALLBACK = "nifti"
 

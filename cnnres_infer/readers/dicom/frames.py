@@ -1,0 +1,394 @@
+"""The frames of DICOM files: where they lie and what they show."""
+
+import math
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnres_infer.readers.bvalues import LARGEST_B0
+from cnnres_infer.readers.dicom.files import StudyFile
+from cnnres_infer.readers.dicom.headers import damaged
+from cnnres_infer.readers.dicom.mosaic import Tiles, tiles_of
+from cnnres_infer.readers.dicom.vendors import (
+    Directionality,
+    b_value,
+    directionality,
+    image_type,
+    siemens_csa,
+)
+from cnnres_infer.readers.dicom.views import View, items
+
+if TYPE_CHECKING:
+    from pydicom.dataset import FileDataset
+
+_CLASSIC_MR = "1.2.840.10008.5.1.4.1.1.4"
+_ENHANCED_MR = ("1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.4")
+_PER_FRAME = 0x52009230
+_ADC_CODE = "113041"
+_ADC_NAME = re.compile(r"adc\b|adc_|apparent diffusion|average dc\b", re.IGNORECASE)
+_OTHER_NAME = re.compile(
+    r"\bfa\b|fractional|exponential|\beadc\b|\bexp\b|colou?r|tensor|\bmpr\b|\bmip\b", re.IGNORECASE
+)
+_FLAIR_NAME = re.compile(r"flair|dark.?fluid|tirm_tra_dark", re.IGNORECASE)
+_LOCALIZER_NAME = re.compile(r"locali[sz]er|\bscout\b|survey|\b3.?plane|\baahead", re.IGNORECASE)
+_PARTS = {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY", "VELOCITY"}
+_GE_PARTS = {1.0, 2.0, 3.0}
+_MAPS = {
+    *("FA", "TENSOR", "TENSOR_B0", "EXP", "EADC", "CALC_BVALUE", "DIFFUSION_ANISO", "FRACTIONAL"),
+    *("MPR", "CSA MPR", "MIP", "MAX_IP", "MIN_IP", "MNIP", "PROJECTION IMAGE", "REFORMATTED"),
+    *("CBF", "CBV", "MTT", "TTP", "TMAX", "PBP", "RCBF", "RCBV", "SUBTRACT", "SUBTRACTION"),
+    *("T1 MAP", "T2 MAP", "T2_STAR MAP", "B0 MAP", "SWI", "PERFUSION_ASL"),
+}
+# In ms: the inversion that nulls cerebrospinal fluid, and the weighting of FLAIR.
+_FLAIR_TI, _FLAIR_TE, _FLAIR_TR = (1500.0, 3500.0), 60.0, 4000.0
+
+
+class Kind(StrEnum):
+    """What a frame shows, as far as it can be told without the others."""
+
+    IMAGE = "image"
+    FLAIR = "FLAIR"
+    ADC = "ADC"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where a frame lies, in DICOM's patient coordinates (LPS+, mm).
+
+    Attributes
+    ----------
+    position
+        (3,): centre of the pixel in the first row and column.
+    along_row, along_column
+        (3,): unit vectors of increasing columns and of increasing rows.
+    row_step, column_step
+        Distance between rows, and between columns.
+    """
+
+    position: NDArray[np.float64]
+    along_row: NDArray[np.float64]
+    along_column: NDArray[np.float64]
+    row_step: float
+    column_step: float
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        """(3,): unit vector perpendicular to the frame."""
+        normal: NDArray[np.float64] = np.cross(self.along_row, self.along_column)
+        return normal
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """A file with one or more frames.
+
+    Attributes
+    ----------
+    file
+        The file.
+    study, series, sop_class, sop_instance, frame_of_reference
+        UIDs; empty where they are absent.
+    number
+        Number of the series; None without.
+    description
+        Description of the series, or the name of its protocol.
+    patient
+        ID of the patient, or the name without one.
+    acquired
+        Date and time of the acquisition, in digits, as far as it is known.
+    transfer_syntax
+        UID of the coding of the pixels; empty if the file does not say.
+    """
+
+    file: StudyFile
+    study: str
+    series: str
+    sop_class: str
+    sop_instance: str
+    frame_of_reference: str
+    number: int | None
+    description: str
+    patient: str
+    acquired: str
+    transfer_syntax: str
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A slice of an image.
+
+    Attributes
+    ----------
+    image
+        The file that it is in.
+    kind
+        What it shows.
+    why
+        The attribute or value by which that was told.
+    shape
+        Numbers of rows and columns.
+    place
+        Where it lies; None if the file does not say.
+    index
+        Index in a multi-frame file, from 0; None in a file of one frame.
+    tiles, tile
+        The layout of a mosaic, and the index in it; None without.
+    scale
+        Slope and intercept from stored values to intensities.
+    b, directionality
+        b-value in s/mm2, None without, and the kind of weighting.
+    """
+
+    image: Image
+    kind: Kind
+    why: str
+    shape: tuple[int, int]
+    place: Place | None = None
+    index: int | None = None
+    tiles: Tiles | None = field(default=None, repr=False)
+    tile: int | None = None
+    scale: tuple[float, float] = (1.0, 0.0)
+    b: float | None = None
+    directionality: Directionality = Directionality.UNKNOWN
+
+
+def image_of(file: StudyFile, dataset: "FileDataset") -> Image:
+    """What identifies a file."""
+    view = View(dataset)
+    number = view.number("SeriesNumber")
+    syntax = getattr(dataset.file_meta, "TransferSyntaxUID", "") if dataset.file_meta else ""
+    moment = (
+        view.text("AcquisitionDateTime")
+        or (view.text("AcquisitionDate") + view.text("AcquisitionTime"))
+        or (view.text("ContentDate") + view.text("ContentTime"))
+    )
+    return Image(
+        file,
+        study=view.text("StudyInstanceUID"),
+        series=view.text("SeriesInstanceUID"),
+        sop_class=view.text("SOPClassUID"),
+        sop_instance=view.text("SOPInstanceUID"),
+        frame_of_reference=view.text("FrameOfReferenceUID"),
+        number=None if number is None else int(number),
+        description=view.text("SeriesDescription") or view.text("ProtocolName"),
+        patient=view.text("PatientID") or view.text("PatientName"),
+        acquired=moment,
+        transfer_syntax=str(syntax),
+    )
+
+
+def frames_of(image: Image, dataset: "FileDataset") -> list[Frame]:
+    """The frames of a file.
+
+    Raises
+    ------
+    VolumeError
+        If its attributes contradict each other, or cannot be right.
+    """
+    name = image.file.name
+    skipped = _no_image(dataset, image)
+    if skipped:
+        return [Frame(image, Kind.SKIPPED, skipped, (0, 0))]
+    shape = (_size(dataset, "Rows", name), _size(dataset, "Columns", name))
+    count = _frame_count(dataset, name)
+    if image.sop_class not in _ENHANCED_MR:
+        if count not in (None, 1):
+            raise damaged(name, f"{count} frames in an image of a single one")
+        return _classic(image, dataset, shape)
+    groups = len(items(dataset, _PER_FRAME))
+    if count is None or groups != count:
+        raise damaged(name, f"NumberOfFrames is {count}, but {groups} frames are described")
+    views = (View(dataset, index) for index in range(groups))
+    return [_frame(image, view, shape, _place(view), index) for index, view in enumerate(views)]
+
+
+def _classic(image: Image, dataset: "FileDataset", shape: tuple[int, int]) -> list[Frame]:
+    view = View(dataset)
+    types = image_type(view)
+    place = _place(view)
+    if "MOSAIC" in types or "VFRAME" in types:
+        tiles = tiles_of(
+            view, siemens_csa(dataset), shape, image.file.name, place.normal if place else None
+        )
+        if place is None:
+            raise damaged(image.file.name, "a mosaic without position or orientation")
+        return [
+            _frame(image, view, tiles.shape, _tile_place(place, tiles, tile), None, tiles, tile)
+            for tile in range(tiles.count)
+        ]
+    return [_frame(image, view, shape, place)]
+
+
+def _tile_place(place: Place, tiles: Tiles, tile: int) -> Place:
+    position = tiles.position(
+        tile,
+        place.position,
+        place.along_row * place.column_step,
+        place.along_column * place.row_step,
+    )
+    return Place(position, place.along_row, place.along_column, place.row_step, place.column_step)
+
+
+def _frame(
+    image: Image,
+    view: View,
+    shape: tuple[int, int],
+    place: Place | None,
+    index: int | None = None,
+    tiles: Tiles | None = None,
+    tile: int | None = None,
+) -> Frame:
+    kind, why = _kind(view, image)
+    found = b_value(view)
+    b = None
+    if kind in (Kind.IMAGE, Kind.FLAIR) and found is not None:
+        b = found[0]
+        why = why if kind is Kind.FLAIR and b <= LARGEST_B0 else f"b-value in {found[1]}"
+    slope, intercept = view.number("RescaleSlope"), view.number("RescaleIntercept")
+    return Frame(
+        image,
+        kind,
+        why,
+        shape,
+        place,
+        index,
+        tiles,
+        tile,
+        (1.0 if slope is None else slope, intercept or 0.0),
+        b,
+        Directionality.UNKNOWN if kind is Kind.ADC else directionality(view),
+    )
+
+
+def _no_image(dataset: "FileDataset", image: Image) -> str:
+    """Why a file is no grey image of MRI; empty if it is one."""
+    view = View(dataset)
+    modality, photometric = view.text("Modality"), view.text("PhotometricInterpretation")
+    if image.sop_class not in (_CLASSIC_MR, *_ENHANCED_MR):
+        from pydicom.uid import UID
+
+        return UID(image.sop_class).name if image.sop_class else "no SOP class"
+    if modality and modality != "MR":
+        return f"modality {modality}"
+    if view.number("SamplesPerPixel") not in (None, 1) or photometric not in ("", "MONOCHROME2"):
+        return f"colours or inverted grey ({photometric})"
+    return ""
+
+
+def _kind(view: View, image: Image) -> tuple[Kind, str]:
+    """What a frame shows, apart from its b-value, and by what that was told."""
+    types = image_type(view)
+    words, name = set(types), image.description
+    derived = "DERIVED" in words
+    code = _quantity(view)
+    part = view.text("ComplexImageComponent").upper()
+    ge_part = view.private_numbers(0x0043, 0x2F, "GEMS_PARM")
+    if words & {"LOCALIZER", "SCOUT"} or _LOCALIZER_NAME.search(name):
+        return Kind.SKIPPED, "localizer"
+    if part in ("PHASE", "REAL", "IMAGINARY") or set(types[2:]) & _PARTS:
+        return Kind.SKIPPED, f"{part.lower() or 'phase or complex part'}, not magnitude"
+    if ge_part is not None and ge_part[0] in _GE_PARTS:
+        return Kind.SKIPPED, "phase or complex part, not magnitude"
+    if "ADC" in words or any(word.startswith("ADC_") for word in words):
+        return Kind.ADC, "ImageType"
+    if code:
+        return (Kind.ADC if code == _ADC_CODE else Kind.SKIPPED), "RealWorldValueMappingSequence"
+    if maps := words & _MAPS:
+        return Kind.SKIPPED, f"derived ({', '.join(sorted(maps))})"
+    coded = bool(words & {"DIFFUSION", "TRACEW", "TRACE"})
+    if derived and not coded and _OTHER_NAME.search(name):
+        return Kind.SKIPPED, f"derived ({name})"
+    if derived and not coded and _ADC_NAME.search(name):
+        return Kind.ADC, "series description"
+    if reason := _flair(view, words, name):
+        return Kind.FLAIR, reason
+    if "DIFFUSION" in words or view.text("AcquisitionContrast").upper() == "DIFFUSION":
+        return Kind.IMAGE, "diffusion, without b-value"
+    return Kind.IMAGE, "other contrast"
+
+
+def _quantity(view: View) -> str:
+    """Code of the quantity that the pixels stand for; empty if they are intensities."""
+    mapping = view.get("QuantityDefinitionSequence")
+    for item in mapping or ():
+        codes = item.get("ConceptCodeSequence") or ()
+        for code in codes:
+            if code.get("CodeValue") == _ADC_CODE:
+                return _ADC_CODE
+    return ""
+
+
+def _flair(view: View, words: set[str], name: str) -> str:
+    """By what a FLAIR was recognised; empty if it is none."""
+    if "FLUID_ATTENUATED" in {*words, view.text("AcquisitionContrast").upper()}:
+        return "AcquisitionContrast"
+    inversion, echo = view.number("InversionTime"), view.number("EchoTime")
+    echo = view.number("EffectiveEchoTime") if echo is None else echo
+    inversion = _first(view, "InversionTimes") if inversion is None else inversion
+    repetition = view.number("RepetitionTime")
+    lowest, highest = _FLAIR_TI
+    if (
+        inversion is not None
+        and lowest <= inversion <= highest
+        and (echo or 0) >= _FLAIR_TE
+        and (repetition or 0) >= _FLAIR_TR
+    ):
+        return f"inversion time {inversion:g} ms, echo time {echo:g} ms"
+    names = (
+        name,
+        view.text("ProtocolName"),
+        view.text("SequenceName"),
+        view.text("PulseSequenceName"),
+    )
+    if any(_FLAIR_NAME.search(each) for each in names):
+        return "sequence name"
+    return ""
+
+
+def _first(view: View, keyword: str) -> float | None:
+    value = view.get(keyword)
+    try:
+        return float(value[0] if hasattr(value, "__len__") else value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _place(view: View) -> Place | None:
+    """Where a frame lies; None if the file does not say, or nothing that makes sense."""
+    position = view.numbers("ImagePositionPatient", 3)
+    orientation = view.numbers("ImageOrientationPatient", 6)
+    spacing = view.numbers("PixelSpacing", 2)
+    if position is None or orientation is None or spacing is None:
+        return None
+    along_row, along_column = np.array(orientation[:3]), np.array(orientation[3:])
+    lengths = np.linalg.norm(along_row), np.linalg.norm(along_column)
+    orthogonal = abs(float(along_row @ along_column)) < 1e-2
+    if not orthogonal or not all(math.isclose(each, 1, abs_tol=1e-2) for each in lengths):
+        return None
+    if min(spacing) <= 0:
+        return None
+    along_row, along_column = along_row / lengths[0], along_column / lengths[1]
+    return Place(np.array(position), along_row, along_column, spacing[0], spacing[1])
+
+
+def _size(dataset: "FileDataset", keyword: str, name: str) -> int:
+    size = View(dataset).number(keyword)
+    if size is None or not 0 < size < 1 << 16 or size % 1:
+        raise damaged(name, f"{keyword} is {View(dataset).text(keyword) or 'missing'}")
+    return int(size)
+
+
+def _frame_count(dataset: "FileDataset", name: str) -> int | None:
+    try:
+        stated = dataset.get("NumberOfFrames")
+        count = None if stated in (None, "") else int(stated)
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise damaged(name, f"NumberOfFrames is no number: {error}") from error
+    if count is not None and count < 1:
+        raise damaged(name, f"NumberOfFrames is {count}")
+    return count
