@@ -64,6 +64,8 @@ class Job:
         What belongs to the one volume of the call; None without.
     modality
         What the volumes are.
+    series, bvalue
+        What to read of studies and series; see `cnnres_infer.readers.pick`.
     formats
         Names of the outputs to write; see `cnnres_infer.outputs.writers`.
     overwrite
@@ -76,6 +78,8 @@ class Job:
     flair: Path | None = None
     modality: str = "dwi"
     brain_mask: Path | None = None
+    series: tuple[str, ...] = ()
+    bvalue: float | None = None
     formats: tuple[str, ...] = DEFAULT_FORMATS
     overwrite: bool = False
     wording: Callable[[str], str] = str
@@ -125,7 +129,12 @@ class Job:
         folder, name = self.folder(path), case_name(path)
         make_room(folder, name, self.formats, overwrite=self.overwrite)
         result = predictor.predict(
-            path, flair=self.flair, modality=self.modality, brain_mask=self.brain_mask
+            path,
+            flair=self.flair,
+            modality=self.modality,
+            brain_mask=self.brain_mask,
+            series=self.series or None,
+            bvalue=self.bvalue,
         )
         saved = result.save(folder, self.formats, overwrite=self.overwrite)
         return CaseReport(path, Report.of(result), tuple(saved.paths.values()))

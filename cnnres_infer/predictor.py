@@ -1,5 +1,6 @@
 """The whole way from a volume to its result."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -24,6 +25,7 @@ from cnnres_infer.pipeline.mask import binarize
 from cnnres_infer.pipeline.prepare import Prepared, prepare
 from cnnres_infer.pipeline.quality import output_notices
 from cnnres_infer.readers.case import Source, read_case
+from cnnres_infer.readers.pick import Pick
 from cnnres_infer.selection.fallback import EngineChain
 from cnnres_infer.selection.select import Selection, select
 
@@ -123,6 +125,8 @@ class Predictor:
         flair: Source | None = None,
         modality: str | None = None,
         brain_mask: Source | None = None,
+        series: Sequence[str] | None = None,
+        bvalue: float | None = None,
     ) -> Result:
         """Segment a volume.
 
@@ -142,6 +146,11 @@ class Predictor:
             ``"dwi"``, the default, or ``"flair"``: what `source` is.
         brain_mask
             The brain on the grid of `source`; by default it is found.
+        series
+            Numbers or UIDs of the series of a DICOM study that the volume and its
+            FLAIR are taken from; by default they are recognised.
+        bvalue
+            The b-value in s/mm2 to segment; by default the one nearest to 1000.
 
         Returns
         -------
@@ -158,7 +167,14 @@ class Predictor:
             If the backend fails, and none may or can take over.
         """
         clock = Stopwatch(self.limits.timeout)
-        beside = {"affine": affine, "flair": flair, "modality": modality, "brain_mask": brain_mask}
+        beside = {
+            "affine": affine,
+            "flair": flair,
+            "modality": modality,
+            "brain_mask": brain_mask,
+            "series": series,
+            "bvalue": bvalue,
+        }
         if isinstance(source, Case):
             given = [f"{name}=" for name, value in beside.items() if value is not None]
             if given:
@@ -176,6 +192,7 @@ class Predictor:
                     modality=parsed,
                     brain_mask=brain_mask,
                     limits=self.limits,
+                    pick=Pick(tuple(series or ()), bvalue),
                 )
         with single_blas_thread():
             return self._segment(case, clock)

@@ -10,11 +10,13 @@ from cnnres_infer.cli.flags import with_flags
 from cnnres_infer.cli.options import (
     BackendOption,
     BundleOption,
+    BValueOption,
     JsonOption,
     OverwriteOption,
     PrecisionOption,
     QuietOption,
     SelfCheckOption,
+    SeriesOption,
     SignatureOption,
     StrictOption,
     ThreadsOption,
@@ -30,7 +32,12 @@ if TYPE_CHECKING:
 
 
 def predict(
-    volumes: Annotated[list[Path], typer.Argument(help="NIfTI files (.nii, .nii.gz).")],
+    volumes: Annotated[
+        list[Path],
+        typer.Argument(
+            help="NIfTI files (.nii, .nii.gz), or DICOM studies (folders, .zip, files)."
+        ),
+    ],
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Folder for the outputs; defaults to that of the input."),
@@ -44,6 +51,8 @@ def predict(
         Path | None,
         typer.Option(help="Brain mask on the grid of VOLUME; by default the brain is extracted."),
     ] = None,
+    series: SeriesOption = None,
+    bvalue: BValueOption = None,
     prob: Annotated[bool, typer.Option("--prob", help="Also write the probability map.")] = False,
     overlay: Annotated[bool, typer.Option(help="Write the overlay image.")] = True,
     formats: Annotated[
@@ -89,7 +98,17 @@ def predict(
         from cnnres_infer.predictor import Predictor
 
         wanted = _formats(prob, overlay, formats)
-        job = Job(out, flair, modality, brain_mask, wanted, overwrite, with_flags)
+        job = Job(
+            out,
+            flair,
+            modality,
+            brain_mask,
+            tuple(series or ()),
+            bvalue,
+            wanted,
+            overwrite,
+            with_flags,
+        )
         job.check(volumes)
         memory = None if max_memory is None else parse_size(max_memory)
         options: dict[str, Any] = {

@@ -9,6 +9,7 @@ from cnnres_infer.core.arrays import Affine
 from cnnres_infer.core.case import Case, Modality
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
+from cnnres_infer.readers.pick import EVERYTHING, Pick
 
 _HEAD_BYTES = 1 << 12
 
@@ -83,6 +84,7 @@ def load_case(
     modality: Modality = Modality.DWI,
     limits: Limits = DEFAULT_LIMITS,
     affine: Affine | None = None,
+    pick: Pick = EVERYTHING,
 ) -> Case:
     """Read and check everything that belongs to a scan, as far as the format holds it.
 
@@ -94,14 +96,18 @@ def load_case(
         What the volume to be segmented shows.
     limits, affine
         See `load_volume`.
+    pick
+        What the caller decided where there are several images.
 
     Raises
     ------
     InputError
         If a volume must not be segmented.
+    UsageError
+        If there is nothing to decide.
     """
     path = Path(path)
-    case: Case = _functions(path).load_case(path, modality, limits, affine)
+    case: Case = _functions(path).load_case(path, modality, limits, affine, pick)
     return case
 
 

@@ -14,6 +14,7 @@ from cnnres_infer.errors import UsageError, VolumeError
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
 from cnnres_infer.readers import load_case, load_volume
 from cnnres_infer.readers.nifti.read import volume_from_image
+from cnnres_infer.readers.pick import EVERYTHING, Pick
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image
@@ -31,6 +32,7 @@ def read_case(
     modality: Modality = Modality.DWI,
     brain_mask: Source | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    pick: Pick = EVERYTHING,
 ) -> Case:
     """Read and check the volumes of a case.
 
@@ -47,6 +49,8 @@ def read_case(
         The modality of `source`.
     limits
         The maximum size of each volume.
+    pick
+        What to read where `source` is a path to several images.
 
     Returns
     -------
@@ -59,7 +63,7 @@ def read_case(
     UsageError
         If a FLAIR is combined with a FLAIR, or an affine is given twice.
     """
-    case = _scan(source, modality, limits, affine)
+    case = _scan(source, modality, limits, affine, pick)
     mask_affine = case.volume.grid.affine if isinstance(brain_mask, np.ndarray) else None
     return replace(
         case,
@@ -72,7 +76,13 @@ def read_case(
     )
 
 
-def _scan(source: Source, modality: Modality, limits: Limits, affine: NDArray[Any] | None) -> Case:
+def _scan(
+    source: Source,
+    modality: Modality,
+    limits: Limits,
+    affine: NDArray[Any] | None,
+    pick: Pick,
+) -> Case:
     """The case in a file or folder, or one of a volume alone."""
     if isinstance(source, tuple) and affine is not None:
         raise UsageError("affine= and a pair with an affine contradict each other; give one")
@@ -82,7 +92,9 @@ def _scan(source: Source, modality: Modality, limits: Limits, affine: NDArray[An
         raise UsageError("a tuple must be a pair: an array or path, and its affine")
     path, place = source if isinstance(source, tuple) else (source, affine)
     if isinstance(path, (str, Path)):
-        return load_case(path, modality, limits, place)
+        return load_case(path, modality, limits, place, pick)
+    if pick != EVERYTHING:
+        raise UsageError("`series` and `bvalue` choose images in a file or study; give its path")
     return Case(modality, read_volume(source, str(modality), limits, affine))
 
 

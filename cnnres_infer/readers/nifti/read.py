@@ -12,7 +12,7 @@ from cnnres_infer.core.arrays import Affine, FloatArray
 from cnnres_infer.core.case import Case, Modality
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.volume import Volume, overflows
-from cnnres_infer.errors import GeometryError, VolumeError
+from cnnres_infer.errors import GeometryError, UsageError, VolumeError
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
 from cnnres_infer.readers.nifti.affine import resolve_affine
 from cnnres_infer.readers.nifti.bvals import select_volumes
@@ -25,6 +25,7 @@ from cnnres_infer.readers.nifti.header import (
 )
 from cnnres_infer.readers.nifti.source import NiftiSource
 from cnnres_infer.readers.nifti.stream import GZIP, read_verified, volume_name
+from cnnres_infer.readers.pick import EVERYTHING, Pick
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image
@@ -45,8 +46,16 @@ def case_name(path: Path) -> str:
     return volume_name(path)
 
 
-def load_case(path: Path, modality: Modality, limits: Limits, affine: Affine | None) -> Case:
+def load_case(
+    path: Path,
+    modality: Modality,
+    limits: Limits,
+    affine: Affine | None,
+    pick: Pick = EVERYTHING,
+) -> Case:
     """Read a NIfTI file as a case of its own; see `cnnres_infer.readers.load_case`."""
+    if pick.series:
+        raise UsageError(f"{path}: `series` is for DICOM studies, and this is a NIfTI file")
     return Case(modality, load_volume(path, limits, affine))
 
 

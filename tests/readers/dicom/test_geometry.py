@@ -1,6 +1,7 @@
 """Frames in any order and orientation make the right grid, and only complete ones do."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def uneven_directions() -> list[FileDataset]:
     return series(DIRECTIONS[0], DIRECTIONS[1].but(slices=[0, 1, 2, 3, 5, 6]))
 
 
-FAULTS = {
+FAULTS: dict[str, tuple[Callable[[], list[FileDataset]], str]] = {
     "missing": (lambda: without(3), "some are missing"),
     "duplicate": (duplicate, "2 images at one position"),
     "unequally spaced": (shifted, "unequally spaced"),
