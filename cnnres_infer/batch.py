@@ -60,7 +60,7 @@ class Job:
     ----------
     out
         Folder for the outputs; None: beside each volume.
-    flair, brain_mask
+    flair, adc, b0, brain_mask
         What belongs to the one volume of the call; None without.
     modality
         What the volumes are.
@@ -76,6 +76,8 @@ class Job:
 
     out: Path | None = None
     flair: Path | None = None
+    adc: Path | None = None
+    b0: Path | None = None
     modality: str = "dwi"
     brain_mask: Path | None = None
     series: tuple[str, ...] = ()
@@ -87,7 +89,7 @@ class Job:
     @property
     def others(self) -> list[Path]:
         """What belongs to the volume."""
-        return [path for path in (self.flair, self.brain_mask) if path]
+        return [path for path in (self.flair, self.adc, self.b0, self.brain_mask) if path]
 
     def folder(self, volume: Path) -> Path:
         """Where the outputs of a volume go."""
@@ -97,7 +99,9 @@ class Job:
         """Raise `UsageError` if outputs are unknown, or would overwrite each other or an input."""
         check_formats(self.formats)
         if len(volumes) > 1 and self.others:
-            raise UsageError("`flair` and `brain_mask` belong to one volume: give a single one")
+            raise UsageError(
+                "`flair`, `adc`, `b0` and `brain_mask` belong to one volume: give a single one"
+            )
         named = [(path, name) for path in volumes if (name := _name(path))]
         # Some file systems take names for one that differ in case alone.
         outputs = {(self.folder(path).resolve(), name.lower()) for path, name in named}
@@ -131,6 +135,8 @@ class Job:
         result = predictor.predict(
             path,
             flair=self.flair,
+            adc=self.adc,
+            b0=self.b0,
             modality=self.modality,
             brain_mask=self.brain_mask,
             series=self.series or None,

@@ -21,9 +21,10 @@ from cnnres_infer.limits import DEFAULT_LIMITS, Limits
 from cnnres_infer.outputs.save import save
 from cnnres_infer.pipeline.deadline import Stopwatch
 from cnnres_infer.pipeline.infer import infer
-from cnnres_infer.pipeline.mask import binarize
+from cnnres_infer.pipeline.mask import find_lesions
 from cnnres_infer.pipeline.prepare import Prepared, prepare
 from cnnres_infer.pipeline.quality import output_notices
+from cnnres_infer.pipeline.restriction import judge, known_adc
 from cnnres_infer.readers.case import Source, read_case
 from cnnres_infer.readers.pick import Pick
 from cnnres_infer.selection.fallback import EngineChain
@@ -123,6 +124,8 @@ class Predictor:
         *,
         affine: NDArray[Any] | None = None,
         flair: Source | None = None,
+        adc: Source | None = None,
+        b0: Source | None = None,
         modality: str | None = None,
         brain_mask: Source | None = None,
         series: Sequence[str] | None = None,
@@ -142,6 +145,14 @@ class Predictor:
         flair
             The FLAIR of the same session, on any grid, with an affine of its own
             where it is an array; its answer is merged with that of the DWI.
+        adc
+            The ADC map of a DWI, on any grid and in any unit. The ADC of each
+            lesion is measured, and what does not restrict diffusion is taken out
+            of the mask if the model says from which ADC on; see
+            `Result.rejected`.
+        b0
+            Instead of `adc`, the image without diffusion weighting of the DWI's
+            series, from which the ADC is computed. A 4-D file holds its own.
         modality
             ``"dwi"``, the default, or ``"flair"``: what `source` is.
         brain_mask
@@ -170,6 +181,8 @@ class Predictor:
         beside = {
             "affine": affine,
             "flair": flair,
+            "adc": adc,
+            "b0": b0,
             "modality": modality,
             "brain_mask": brain_mask,
             "series": series,
@@ -189,6 +202,8 @@ class Predictor:
                     source,
                     affine=affine,
                     flair=flair,
+                    adc=adc,
+                    b0=b0,
                     modality=parsed,
                     brain_mask=brain_mask,
                     limits=self.limits,
@@ -210,15 +225,18 @@ class Predictor:
     def _segment(self, case: Case, clock: Stopwatch) -> Result:
         spec = self.bundle.spec
         prepared = prepare(case, spec, clock)
+        with clock("diffusion"):
+            adc = known_adc(case, prepared.brain)
         answer = partial(self._infer, prepared, clock)
         probabilities, selection = self._engines.run(answer, clock)
         with clock("mask"):
-            mask, lesions = binarize(probabilities, spec.mask)
+            found = find_lesions(probabilities, spec.mask)
+            verdict = judge(found, adc, spec.relative_adc_below)
         return Result(
             volume=case.volume,
-            mask=mask,
+            mask=verdict.mask,
             probabilities=probabilities,
-            lesions=lesions,
+            lesions=verdict.lesions,
             timings=clock.seconds,
             provenance=Provenance(
                 spec.name,
@@ -233,9 +251,13 @@ class Predictor:
             warnings=(
                 *selection.warnings,
                 *prepared.notices,
-                *output_notices(mask, prepared.brain),
+                *verdict.notices,
+                *output_notices(verdict.mask, prepared.brain, len(verdict.rejected)),
             ),
             saver=save,
+            diffusion=verdict.check,
+            rejected=verdict.rejected,
+            rejected_mask=verdict.rejected_mask,
             peak_memory_mb=peak_memory_mb(),
         )
 

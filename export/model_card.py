@@ -46,7 +46,16 @@ def model_card(manifest: dict[str, Any]) -> str:
         f"- The probabilities for DWI and FLAIR are merged by the rule `{fusion['rule']}`, with a "
         f"DWI weight of {fusion['dwi_weight']}",
         f"- The mask starts at a probability of {mask['threshold']}; lesions below "
-        f"{mask['smallest_lesion_ml']} ml are dropped\n",
+        f"{mask['smallest_lesion_ml']} ml are dropped",
+        *(
+            [
+                "- Where the ADC is given, lesions whose median is not below "
+                f"{manifest['diffusion']['relative_adc_below']} times the brain's are rejected"
+            ]
+            if "diffusion" in manifest
+            else []
+        ),
+        "",
     ]
     sections += _training(manifest.get("training", {}))
     sections += _export(manifest.get("export", {}))

@@ -21,6 +21,7 @@ def spec_from_json(content: dict[str, Any]) -> ModelSpec:
     """
     try:
         image, mask, fusion = content["input"], content["mask"], content["fusion"]
+        diffusion = content.get("diffusion")
         return ModelSpec(
             name=str(content["name"]),
             version=str(content["version"]),
@@ -34,6 +35,9 @@ def spec_from_json(content: dict[str, Any]) -> ModelSpec:
             ),
             fusion=FusionSpec(str(fusion["rule"]), float(fusion["dwi_weight"])),
             mask=MaskSpec(float(mask["threshold"]), float(mask["smallest_lesion_ml"])),
+            relative_adc_below=(
+                None if diffusion is None else float(diffusion["relative_adc_below"])
+            ),
         )
     except (BundleError, UsageError) as error:
         raise _malformed(str(error)) from error
@@ -60,6 +64,11 @@ def spec_to_json(spec: ModelSpec) -> dict[str, Any]:
             "threshold": spec.mask.threshold,
             "smallest_lesion_ml": spec.mask.smallest_ml,
         },
+        **(
+            {}
+            if spec.relative_adc_below is None
+            else {"diffusion": {"relative_adc_below": spec.relative_adc_below}}
+        ),
     }
 
 

@@ -7,6 +7,8 @@ the command line prints ``--backend`` or ``--overwrite``.
 import re
 
 FLAGS = {
+    "adc": "--adc",
+    "b0": "--b0",
     "backend": "--backend",
     "brain_mask": "--brain-mask",
     "bundle": "--bundle",

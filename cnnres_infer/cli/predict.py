@@ -46,6 +46,17 @@ def predict(
         Path | None,
         typer.Option(help="FLAIR of the same session; its result is merged with that of the DWI."),
     ] = None,
+    adc: Annotated[
+        Path | None,
+        typer.Option(help="ADC map of the DWI, to check that lesions restrict diffusion."),
+    ] = None,
+    b0: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of --adc, the image without diffusion weighting; a 4-D VOLUME with "
+            ".bval has its own."
+        ),
+    ] = None,
     modality: Annotated[str, typer.Option(help="Modality of VOLUME: dwi or flair.")] = "dwi",
     brain_mask: Annotated[
         Path | None,
@@ -99,15 +110,17 @@ def predict(
 
         wanted = _formats(prob, overlay, formats)
         job = Job(
-            out,
-            flair,
-            modality,
-            brain_mask,
-            tuple(series or ()),
-            bvalue,
-            wanted,
-            overwrite,
-            with_flags,
+            out=out,
+            flair=flair,
+            adc=adc,
+            b0=b0,
+            modality=modality,
+            brain_mask=brain_mask,
+            series=tuple(series or ()),
+            bvalue=bvalue,
+            formats=wanted,
+            overwrite=overwrite,
+            wording=with_flags,
         )
         job.check(volumes)
         memory = None if max_memory is None else parse_size(max_memory)

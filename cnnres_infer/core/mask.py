@@ -45,12 +45,18 @@ class Lesion:
         Centre of mass in voxel indices (i, j, k).
     centre_mm
         Centre of mass in mm, RAS+.
+    relative_adc
+        Median ADC over that of the brain; None where it is not known.
+    adc_mm2_s
+        Median ADC in mm²/s; None where it or its unit is not known.
     """
 
     voxels: int
     volume_ml: float
     centre_voxel: tuple[float, float, float]
     centre_mm: tuple[float, float, float]
+    relative_adc: float | None = None
+    adc_mm2_s: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cnnres_infer.codes import Notice
+from cnnres_infer.core.diffusion import DiffusionCheck
 from cnnres_infer.core.mask import Lesion, Mask
 from cnnres_infer.core.provenance import Provenance
 from cnnres_infer.core.volume import Probabilities, Volume
@@ -46,7 +47,7 @@ class Result:
     mask, probabilities
         Lesion mask and lesion probabilities on the volume's own grid.
     lesions
-        The lesions in descending order of size.
+        The lesions of the mask in descending order of size.
     timings
         Seconds per stage. The time of the engine is the time spent waiting for
         it: slices are prepared and reassembled while it computes.
@@ -54,6 +55,15 @@ class Result:
         How the result was produced.
     warnings
         What anyone who uses the mask should know, each with a stable code.
+    diffusion
+        How the lesions were checked for restricted diffusion. The probabilities
+        are as they were computed; the mask and its volume are without what was
+        rejected.
+    rejected
+        Lesions that were taken out of the mask since their diffusion is not
+        restricted, in descending order of size.
+    rejected_mask
+        Mask of these; None if there are none.
     saver
         Writes the result to files.
     peak_memory_mb
@@ -69,6 +79,9 @@ class Result:
     provenance: Provenance
     warnings: tuple[Notice, ...]
     saver: Saver = field(repr=False)
+    diffusion: DiffusionCheck
+    rejected: tuple[Lesion, ...] = ()
+    rejected_mask: Mask | None = None
     peak_memory_mb: float | None = None
 
     def save(

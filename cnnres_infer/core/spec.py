@@ -103,6 +103,9 @@ class ModelSpec:
         How the probabilities for DWI and FLAIR are combined (one channel only).
     mask
         How probabilities are turned into a mask.
+    relative_adc_below
+        Where the ADC is known, lesions whose median is not below this multiple of
+        the brain's are taken out of the mask; None to take out none.
 
     Raises
     ------
@@ -117,6 +120,7 @@ class ModelSpec:
     slices: SliceSpec
     fusion: FusionSpec
     mask: MaskSpec
+    relative_adc_below: float | None = None
 
     def __post_init__(self) -> None:
         texts = (self.name, self.version)
@@ -150,6 +154,10 @@ class ModelSpec:
             (
                 0 <= self.mask.smallest_ml < 100,
                 f"smallest lesion is {self.mask.smallest_ml} ml, not 0 to below 100 ml",
+            ),
+            (
+                self.relative_adc_below is None or 0 < self.relative_adc_below <= 2,
+                f"bound of the relative ADC is {self.relative_adc_below}, not above 0 and up to 2",
             ),
         ):
             if not holds:

@@ -11,6 +11,18 @@ from numpy.typing import NDArray
 
 from cnnres_infer.core.arrays import BoolArray, FloatArray
 
+# ADC of brain tissue in each unit that maps come in, and what turns that into mm²/s.
+ADC_TISSUE = {
+    "mm2/s": (3e-4, 3e-3, 1.0),
+    "10^-3 mm2/s": (0.3, 3.0, 1e-3),
+    "10^-6 mm2/s": (300.0, 3000.0, 1e-6),
+}
+# Share of a lesion's voxels whose ADC must be known to judge it.
+_KNOWN = 0.5
+# Voxels of a brain that are compared with those of another image, and how few tell nothing.
+_SAMPLE = 20_000
+_ENOUGH = 100
+
 
 def adc_from_b0(dwi: FloatArray, b0: FloatArray, b: float) -> FloatArray:
     """ADC by ``ln(b0 / dwi) / b``.
@@ -41,10 +53,8 @@ def brain_adc(adc: FloatArray, brain: BoolArray) -> float:
     return float(np.median(values)) if values.size else float("nan")
 
 
-def relative_adc(
-    labels: NDArray[np.unsignedinteger], adc: FloatArray, brain: BoolArray
-) -> NDArray[np.float64]:
-    """Median ADC of each lesion over the brain's median.
+def lesion_adc(labels: NDArray[np.unsignedinteger], adc: FloatArray) -> NDArray[np.float64]:
+    """Median ADC of each lesion.
 
     Parameters
     ----------
@@ -52,6 +62,34 @@ def relative_adc(
         (X, Y, Z): 0, or the lesion's number, from 1 to N.
     adc
         (X, Y, Z) in any unit; what is not finite is unknown.
+
+    Returns
+    -------
+    float64 (N,), NaN for lesions whose ADC is unknown in more than half of their voxels.
+    """
+    count = int(labels.max()) if labels.size else 0
+    medians = np.full(count, np.nan)
+    places = np.flatnonzero(labels)
+    numbers, values = labels.ravel()[places], adc.ravel()[places]
+    order = np.argsort(numbers, kind="stable")
+    starts = np.searchsorted(numbers[order], np.arange(1, count + 2))
+    for lesion in range(count):
+        inside = values[order[starts[lesion] : starts[lesion + 1]]]
+        known = inside[np.isfinite(inside)]
+        if known.size and known.size >= _KNOWN * inside.size:
+            medians[lesion] = np.median(known)
+    return medians
+
+
+def relative_adc(
+    labels: NDArray[np.unsignedinteger], adc: FloatArray, brain: BoolArray
+) -> NDArray[np.float64]:
+    """Median ADC of each lesion over the brain's median.
+
+    Parameters
+    ----------
+    labels, adc
+        See `lesion_adc`.
     brain
         bool (X, Y, Z).
 
@@ -59,16 +97,7 @@ def relative_adc(
     -------
     float64 (N,), NaN for lesions of unknown ADC, and for all if the brain's is.
     """
-    count = int(labels.max()) if labels.size else 0
-    medians = np.full(count, np.nan)
-    places = np.flatnonzero(labels)
-    numbers, values = labels.ravel()[places], adc.ravel()[places]
-    for lesion in range(count):
-        known = values[numbers == lesion + 1]
-        known = known[np.isfinite(known)]
-        if known.size:
-            medians[lesion] = np.median(known)
-    return medians / brain_adc(adc, brain)
+    return lesion_adc(labels, adc) / brain_adc(adc, brain)
 
 
 def is_unrestricted(relative: NDArray[np.float64], bound: float) -> BoolArray:
@@ -82,3 +111,41 @@ def is_unrestricted(relative: NDArray[np.float64], bound: float) -> BoolArray:
         Lesions whose relative ADC is not below it are rejected.
     """
     return np.isfinite(relative) & ~(relative < bound)
+
+
+def mm2_per_s(brain_median: float) -> float | None:
+    """What turns an ADC into mm²/s, given the brain's median; None for no usual unit."""
+    for low, high, factor in ADC_TISSUE.values():
+        if low <= brain_median <= high:
+            return factor
+    return None
+
+
+def rises_together(dwi: FloatArray, other: FloatArray, where: BoolArray) -> float | None:
+    """Rank correlation of two images, from -1 to 1; None if it cannot be told.
+
+    The ADC falls where a DWI rises, since a DWI is bright where water hardly
+    moves. An image without diffusion weighting rises with it.
+
+    Parameters
+    ----------
+    dwi, other
+        (X, Y, Z) on one grid.
+    where
+        bool (X, Y, Z): the brain. Voxels that are not positive do not count.
+    """
+    places = np.flatnonzero(where & (dwi > 0) & (other > 0))
+    places = places[:: max(1, len(places) // _SAMPLE)]
+    ranks = [_ranks(image.ravel()[places]) for image in (dwi, other)]
+    spread = [float(np.linalg.norm(each)) for each in ranks]
+    if len(places) < _ENOUGH or not min(spread):
+        return None
+    return float(ranks[0] @ ranks[1]) / (spread[0] * spread[1])
+
+
+def _ranks(values: FloatArray) -> NDArray[np.float64]:
+    """Ranks (N,) that sum to zero, the same for the same values."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    middle = np.cumsum(counts) - (counts + 1) / 2 - (len(values) - 1) / 2
+    ranks: NDArray[np.float64] = middle[inverse]
+    return ranks

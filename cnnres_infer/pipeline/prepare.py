@@ -6,13 +6,19 @@ import numpy as np
 
 from cnnres_infer.codes import ErrorCode, Notice
 from cnnres_infer.core.arrays import BoolArray
-from cnnres_infer.core.case import Case
+from cnnres_infer.core.case import Case, Role
+from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.spec import ModelSpec
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import GeometryError
 from cnnres_infer.pipeline.brain import Brain, brain_from_mask, find_brain
 from cnnres_infer.pipeline.deadline import Stopwatch
-from cnnres_infer.pipeline.quality import grid_notices, input_notices, read_notices
+from cnnres_infer.pipeline.quality import (
+    coverage_notices,
+    input_notices,
+    outside_notices,
+    read_notices,
+)
 from cnnres_infer.pipeline.resample import regrid
 from cnnres_infer.pipeline.slices.geometry import SliceGeometry
 
@@ -74,8 +80,7 @@ def prepare(case: Case, spec: ModelSpec, clock: Stopwatch) -> Prepared:
     covered, fraction_covered = None, 1.0
     if case.flair is not None:
         with clock("register"):
-            aligned, covered = regrid(case.flair, volume.grid)
-            fraction_covered = _fraction_covered(case.flair, covered, brain)
+            aligned, covered, fraction_covered = on_grid(case.flair, Role.FLAIR, volume.grid, brain)
         volumes = (volume, aligned)
     return Prepared(
         brain,
@@ -85,17 +90,37 @@ def prepare(case: Case, spec: ModelSpec, clock: Stopwatch) -> Prepared:
         (
             *read_notices(case),
             *notices,
-            *grid_notices(geometry.fraction_outside(brain.mask), 1 - fraction_covered),
+            *coverage_notices("FLAIR", "only the DWI is used", fraction_covered),
+            *outside_notices(geometry.fraction_outside(brain.mask)),
         ),
     )
 
 
-def _fraction_covered(flair: Volume, covered: BoolArray, brain: Brain) -> float:
-    """Fraction of the brain where a FLAIR has voxels, 0 to 1."""
+def on_grid(
+    volume: Volume, role: Role, grid: Grid, brain: Brain
+) -> tuple[Volume, BoolArray, float]:
+    """Resample a volume to the grid of a brain, a part of which it must show.
+
+    Returns
+    -------
+    volume
+        On `grid`.
+    covered
+        bool (X, Y, Z), True where the original has voxels.
+    fraction_covered
+        Fraction of the brain where it has, above 0 and up to 1.
+
+    Raises
+    ------
+    GeometryError
+        If it shows nothing of the brain.
+    """
+    aligned, covered = regrid(volume, grid)
     fraction = np.count_nonzero(covered & brain.mask) / np.count_nonzero(brain.mask)
     if not fraction:
+        what = {Role.FLAIR: "FLAIR", Role.ADC: "ADC map"}.get(role, role)
         raise GeometryError(
-            f"{flair.name}: the FLAIR does not cover the brain; give volumes of the same session",
+            f"{volume.name}: the {what} does not cover the brain; give volumes of the same session",
             code=ErrorCode.GRID_OVERLAP,
         )
-    return fraction
+    return aligned, covered, fraction

@@ -16,6 +16,7 @@ from cnnres_infer.core.mask import Mask
 from cnnres_infer.core.spec import SliceSpec
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.pipeline.brain import Brain
+from cnnres_infer.pipeline.diffusion import ADC_TISSUE
 from cnnres_infer.pipeline.slices.normalisation import saturation
 
 # The range of the training data, extended by a quarter, in mm.
@@ -25,12 +26,6 @@ _SLICE_SPACING_MM = (0.55, 12.0)
 # Brains of adults; the lower bound allows for volumes that show only part of the brain.
 _BRAIN_ML = (300.0, 2300.0)
 
-# Diffusivity of brain tissue in each unit that ADC maps are stored in.
-_ADC_TISSUE = {
-    "mm2/s": (3e-4, 3e-3),
-    "10^-3 mm2/s": (0.3, 3.0),
-    "10^-6 mm2/s": (300.0, 3000.0),
-}
 # The 95th and 5th percentile relative to the median: the diffusivity of fluid is three times
 # that of tissue, and little is far below that of tissue.
 _ADC_MIN_P95 = 2.2
@@ -47,28 +42,35 @@ _ZERO = np.float32(0)
 
 
 def read_notices(case: Case) -> Iterator[Notice]:
-    """Collect the warnings of a case's volumes, and warn if the FLAIR has to be resampled."""
+    """Collect the warnings of a case's volumes, and warn if others have to be resampled."""
     for volume in case.volumes.values():
         for notice in volume.warnings:
             yield Notice(notice.code, f"{volume.name}: {notice.text}")
-    if case.flair is not None and not case.flair.grid.matches(case.volume.grid):
-        text = f"{case.flair.name} was resampled to the grid of {case.name}"
-        yield Notice(WarningCode.GRID_RESAMPLED, text)
+    for other in (case.flair, case.adc, case.b0):
+        if other is not None and not other.grid.matches(case.volume.grid):
+            text = f"{other.name} was resampled to the grid of {case.name}"
+            yield Notice(WarningCode.GRID_RESAMPLED, text)
 
 
-def grid_notices(fraction_outside: float, fraction_uncovered: float) -> Iterator[Notice]:
-    """Warn if part of the brain is outside the images or not covered by the FLAIR.
+def coverage_notices(what: str, consequence: str, fraction_covered: float) -> Iterator[Notice]:
+    """Warn if part of the brain is not covered by a volume that was resampled to its grid.
 
     Parameters
     ----------
-    fraction_outside
-        Fraction of the brain outside the network's field of view, 0 to 1.
-    fraction_uncovered
-        Fraction of the brain without FLAIR, 0 to 1.
+    what
+        The volume.
+    consequence
+        What becomes of the brain there.
+    fraction_covered
+        Fraction of the brain where the volume has voxels, 0 to 1.
     """
-    if fraction_uncovered > _NEGLIGIBLE:
-        text = f"{fraction_uncovered:.1%} of the brain has no FLAIR; only the DWI is used there"
+    if 1 - fraction_covered > _NEGLIGIBLE:
+        text = f"{1 - fraction_covered:.1%} of the brain has no {what}; {consequence} there"
         yield Notice(WarningCode.GRID_UNCOVERED, text)
+
+
+def outside_notices(fraction_outside: float) -> Iterator[Notice]:
+    """Warn if part of the brain is outside the images, a fraction from 0 to 1."""
     if fraction_outside > _NEGLIGIBLE:
         text = f"{fraction_outside:.1%} of the brain is outside the network's field of view"
         yield Notice(WarningCode.GRID_OUTSIDE, f"{text} and was not segmented")
@@ -101,11 +103,12 @@ def input_notices(
     return tuple(Notice(notice.code, f"{volume.name}: {notice.text}") for notice in notices)
 
 
-def output_notices(mask: Mask, brain: Brain) -> tuple[Notice, ...]:
-    """Check the plausibility of a lesion mask, given the brain mask."""
+def output_notices(mask: Mask, brain: Brain, rejected: int = 0) -> tuple[Notice, ...]:
+    """Check the plausibility of a lesion mask, given the brain mask and the lesions rejected."""
     lesion_voxels = np.count_nonzero(mask.data)
     if not lesion_voxels:
-        return (Notice(WarningCode.MASK_EMPTY, "no lesion was found: the mask is empty"),)
+        found = "no lesion is left" if rejected else "no lesion was found"
+        return (Notice(WarningCode.MASK_EMPTY, f"{found}: the mask is empty"),)
     fraction = lesion_voxels / np.count_nonzero(brain.mask)
     if fraction <= _MAX_LESION:
         return ()
@@ -145,7 +148,7 @@ def _check_adc(sorted_values: FloatArray, modality: Modality) -> Iterator[Notice
     if not positive.size:
         return
     p5, median, p95 = np.percentile(positive, (5, 50, 95))
-    units = (unit for unit, (low, high) in _ADC_TISSUE.items() if low <= median <= high)
+    units = (unit for unit, (low, high, _) in ADC_TISSUE.items() if low <= median <= high)
     unit = next(units, None)
     has_adc_histogram = p95 >= _ADC_MIN_P95 * median and p5 >= _ADC_MIN_P5 * median
     if unit and (has_adc_histogram or unit == "mm2/s"):

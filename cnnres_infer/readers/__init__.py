@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnres_infer.core.arrays import Affine
-from cnnres_infer.core.case import Case, Modality
+from cnnres_infer.core.case import Case, Modality, Role
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
 from cnnres_infer.readers.pick import EVERYTHING, Pick
@@ -39,8 +39,8 @@ READERS = {
     "nifti": Reader("cnnres_infer.readers.nifti.read"),
     "dicom": Reader("cnnres_infer.readers.dicom.read"),
 }
-# What no reader recognises goes to this one, whose errors say what is wrong with it.
-FALLBACK = "nifti"
+# What no reader recognises goes to these, whose errors say what is wrong with it.
+FALLBACK, FOLDER_FALLBACK = "nifti", "dicom"
 
 
 def load_volume(
@@ -48,6 +48,7 @@ def load_volume(
     limits: Limits = DEFAULT_LIMITS,
     affine: Affine | None = None,
     *,
+    role: Role | None = None,
     may_be_zero: bool = False,
 ) -> Volume:
     """Read and check a file with a 3-D volume, or with a series from which one can be selected.
@@ -61,6 +62,10 @@ def load_volume(
     affine
         (4, 4), voxel indices to mm in RAS+. Used only if the file itself does
         not say where the volume lies.
+    role
+        What the volume is to a case; of a series, the volume for it is selected,
+        and a single volume must not be of another kind by what lies beside it.
+        None takes a single volume as it is, and a series for a DWI.
     may_be_zero
         Whether all voxels may be zero, as in the mask of a scan without lesions.
 
@@ -75,7 +80,9 @@ def load_volume(
         If the file exceeds a limit, or its header says so.
     """
     path = Path(path)
-    volume: Volume = _functions(path).load_volume(path, limits, affine, may_be_zero=may_be_zero)
+    volume: Volume = _functions(path).load_volume(
+        path, limits, affine, role=role, may_be_zero=may_be_zero
+    )
     return volume
 
 
@@ -129,7 +136,7 @@ def _functions(path: Path) -> Any:
     for reader in READERS.values():
         if reader.functions.recognises(path, head):
             return reader.functions
-    return READERS[FALLBACK].functions
+    return READERS[FOLDER_FALLBACK if path.is_dir() else FALLBACK].functions
 
 
 def _head(path: Path) -> bytes:

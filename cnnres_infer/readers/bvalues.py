@@ -5,12 +5,13 @@ asked for. Its images are a trace image, or the directions whose geometric mean
 is one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnres_infer.codes import Notice, WarningCode
 from cnnres_infer.core.arrays import BoolArray
 
 # In s/mm2: the usual b-value and the range of clinical stroke protocols, how much the b-values
@@ -49,18 +50,28 @@ def in_shell(values: Sequence[float] | NDArray[np.float64], b: float) -> BoolArr
     return np.abs(np.asarray(values, np.float64) - b) <= SHELL_WIDTH
 
 
+def unusual(b: float) -> Iterator[Notice]:
+    """A warning if a b-value is outside the range of clinical stroke protocols."""
+    lowest, highest = CLINICAL_RANGE
+    if not lowest <= b <= highest:
+        text = f"b = {b:g} s/mm2; the model is for {lowest:g} to {highest:g} s/mm2"
+        yield Notice(WarningCode.INPUT_BVALUE, text)
+
+
 def listed(values: Iterable[float]) -> str:
     """The different b-values in ascending order, for messages."""
     different = [f"{b:g}" for b in sorted(set(values))]
     return ", ".join(different[:_MAX_LISTED]) + (", ..." if len(different) > _MAX_LISTED else "")
 
 
-def geometric_mean(parts: Iterable[NDArray[Any]]) -> NDArray[np.float64]:
-    """Geometric mean of the directions: the image of their mean diffusivity.
+def mean_of(parts: Iterable[NDArray[Any]], *, geometric: bool) -> NDArray[np.float64]:
+    """Mean of images; what is not finite in one is not in the mean.
 
-    It is zero where one of them is not positive. What is not finite in one is
-    not in the mean.
+    The geometric mean of directions is the image of their mean diffusivity. It
+    is zero where one of them is not positive.
     """
+    if not geometric:
+        return np.asarray(np.mean(list(parts), axis=0, dtype=np.float64))
     total: Any = 0.0
     dark: Any = False
     count = 0

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnres_infer.core.arrays import Affine
-from cnnres_infer.core.case import Case, Modality
+from cnnres_infer.core.case import Case, Modality, Role, check_combination
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import UsageError, VolumeError
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
@@ -29,6 +29,8 @@ def read_case(
     *,
     affine: NDArray[Any] | None = None,
     flair: Source | None = None,
+    adc: Source | None = None,
+    b0: Source | None = None,
     modality: Modality = Modality.DWI,
     brain_mask: Source | None = None,
     limits: Limits = DEFAULT_LIMITS,
@@ -38,11 +40,12 @@ def read_case(
 
     Parameters
     ----------
-    source, flair, brain_mask
+    source, flair, adc, b0, brain_mask
         A path, a `Volume`, a nibabel image, or a pair of an array (X, Y, Z) and
         its affine (4, 4), voxel indices to mm in RAS+. A pair of a path and an
         affine is for a file that does not say where it lies. Only `brain_mask`
         may be an array without an affine; it then lies on the grid of `source`.
+        `adc` and `b0` are preferred to the b0 of a series.
     affine
         The affine of `source`, as an alternative to a pair.
     modality
@@ -61,17 +64,25 @@ def read_case(
     InputError
         If a volume must not be segmented.
     UsageError
-        If a FLAIR is combined with a FLAIR, or an affine is given twice.
+        If volumes do not belong together (see `Case`), or an affine is given
+        twice.
     """
+    check_combination(modality, flair=flair is not None, adc=adc is not None, b0=b0 is not None)
     case = _scan(source, modality, limits, affine, pick)
+    if adc is not None or b0 is not None:
+        case = replace(
+            case,
+            adc=None if adc is None else read_volume(adc, Role.ADC, limits),
+            b0=None if b0 is None else read_volume(b0, Role.B0, limits),
+        )
     mask_affine = case.volume.grid.affine if isinstance(brain_mask, np.ndarray) else None
     return replace(
         case,
-        flair=case.flair if flair is None else read_volume(flair, str(Modality.FLAIR), limits),
+        flair=case.flair if flair is None else read_volume(flair, Role.FLAIR, limits),
         brain_mask=(
             case.brain_mask
             if brain_mask is None
-            else read_volume(brain_mask, "brain mask", limits, mask_affine)
+            else read_volume(brain_mask, Role.BRAIN_MASK, limits, mask_affine)
         ),
     )
 
@@ -95,11 +106,11 @@ def _scan(
         return load_case(path, modality, limits, place, pick)
     if pick != EVERYTHING:
         raise UsageError("`series` and `bvalue` choose images in a file or study; give its path")
-    return Case(modality, read_volume(source, str(modality), limits, affine))
+    return Case(modality, read_volume(source, Role(modality), limits, affine))
 
 
 def read_volume(
-    source: Source, name: str, limits: Limits = DEFAULT_LIMITS, affine: Affine | None = None
+    source: Source, role: Role, limits: Limits = DEFAULT_LIMITS, affine: Affine | None = None
 ) -> Volume:
     """Read or copy a single volume.
 
@@ -107,8 +118,8 @@ def read_volume(
     ----------
     source, limits, affine
         See `read_case`.
-    name
-        Name of the volume if `source` has none of its own.
+    role
+        What it is to the case, and its name if `source` has none of its own.
 
     Raises
     ------
@@ -118,14 +129,14 @@ def read_volume(
     if isinstance(source, tuple):
         source, affine = source
     if isinstance(source, (str, Path)):
-        return load_volume(source, limits, affine)
+        return load_volume(source, limits, affine, role=role)
     if isinstance(source, Volume):
         return source
     if isinstance(source, np.ndarray):
         if affine is None:
             raise VolumeError(
-                f"{name}: an array needs an affine (4, 4), voxel indices to mm in RAS+; give the "
+                f"{role}: an array needs an affine (4, 4), voxel indices to mm in RAS+; give the "
                 "pair (array, affine)"
             )
-        return Volume.from_array(source, affine, name)
-    return volume_from_image(source, name, affine)
+        return Volume.from_array(source, affine, str(role))
+    return volume_from_image(source, str(role), affine)

@@ -21,6 +21,15 @@ def test_the_spec_survives_a_round_trip_through_json(bright_bundle: Path) -> Non
     assert spec_from_json(spec_to_json(bundle.spec)) == bundle.spec
 
 
+def test_a_bundle_says_which_adc_counts_as_a_lesion_or_does_not(make_bundle: BundleMaker) -> None:
+    bounded = Bundle.open(make_bundle(diffusion={"relative_adc_below": 0.85})).spec
+    assert bounded.relative_adc_below == 0.85
+    assert spec_from_json(spec_to_json(bounded)) == bounded
+    unbounded = Bundle.open(make_bundle()).spec
+    assert unbounded.relative_adc_below is None
+    assert "diffusion" not in spec_to_json(unbounded)
+
+
 def test_a_changed_byte_is_refused(make_bundle: BundleMaker) -> None:
     folder = make_bundle()
     path = folder / "model.fp32.onnx"
@@ -56,6 +65,9 @@ def test_a_manifest_that_is_not_a_json_object_is_refused(tmp_path: Path, text: s
         ("format", 2),
         ("fusion", {"rule": "vote", "dwi_weight": 0.5}),
         ("fusion", {}),
+        ("diffusion", {}),
+        ("diffusion", {"relative_adc_below": 0}),
+        ("diffusion", {"relative_adc_below": "nan"}),
         (
             "input",
             {"channels": 3, "modalities": ["dwi"], "size": 160, "spacing_mm": 1, "ceiling": 2},

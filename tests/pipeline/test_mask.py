@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.mask import MaskSpec
@@ -40,6 +42,16 @@ def test_no_lesion() -> None:
     assert lesions == ()
     assert not mask.data.any()
     assert mask.data.shape == GRID.shape
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=7), st.permutations([0, 1, 2]))
+def test_single_voxels_in_a_line_are_lesions(line: list[bool], axes: list[int]) -> None:
+    data = np.zeros(GRID.shape, np.float32)
+    data.transpose(axes)[2 : 2 + len(line), 4, 5] = line
+    mask, lesions = binarize(Probabilities(data, GRID), MaskSpec(0.5, 0.0))
+    assert np.array_equal(mask.data, data > 0)
+    runs = "".join("x" if each else " " for each in line).split()
+    assert sorted(lesion.voxels for lesion in lesions) == sorted(map(len, runs))
 
 
 def test_all_lesion() -> None:

@@ -29,6 +29,8 @@ _COLUMNS = 5
 _MAX_TILES = 20
 _MAX_TILES_WITHOUT_LESION = 10
 OUTLINE = (255, 64, 48)
+REJECTED = (255, 200, 60)
+_DASH = 4
 _TEXT = (235, 235, 235)
 _WARNING = (255, 200, 60)
 
@@ -36,13 +38,15 @@ _WARNING = (255, 200, 60)
 def render(result: Result) -> bytes:
     """Render the overlay as PNG."""
     warnings = [str(notice) for notice in result.warnings]
-    overlay = draw_overlay(result.volume, result.mask, warnings)
+    overlay = draw_overlay(result.volume, result.mask, warnings, result.rejected_mask)
     content = io.BytesIO()
     overlay.save(content, format="PNG", compress_level=_PNG_LEVEL)
     return content.getvalue()
 
 
-def draw_overlay(volume: Volume, mask: Mask, warnings: Sequence[str] = ()) -> "Image":
+def draw_overlay(
+    volume: Volume, mask: Mask, warnings: Sequence[str] = (), rejected: Mask | None = None
+) -> "Image":
     """Draw a mosaic of the slices with lesions, from inferior to superior.
 
     The patient's right is on the left of each tile, anterior is at the top. If
@@ -58,13 +62,17 @@ def draw_overlay(volume: Volume, mask: Mask, warnings: Sequence[str] = ()) -> "I
         The lesion mask, on the volume's grid.
     warnings
         Warnings, written below the mosaic, one per line.
+    rejected
+        Lesions that were taken out of the mask, outlined in dashes; None if
+        there are none.
     """
     from PIL import Image, ImageDraw
 
     orientation = volume.grid.orientation
     image, lesion = orientation.view(volume.data), orientation.view(mask.data) > 0
-    selected = _select_slices(lesion)
-    tiles = _draw_tiles(image, lesion, selected, volume.grid)
+    out = np.zeros_like(lesion) if rejected is None else orientation.view(rejected.data) > 0
+    selected = _select_slices(lesion | out)
+    tiles = _draw_tiles(image, (lesion, out), selected, volume.grid)
     rows = -(-len(selected) // _COLUMNS)
     size = (_COLUMNS * _TILE_SIZE, rows * _TILE_SIZE + _LINE_HEIGHT * (1 + len(warnings)))
     overlay = Image.new("RGB", size)
@@ -76,6 +84,8 @@ def draw_overlay(volume: Volume, mask: Mask, warnings: Sequence[str] = ()) -> "I
         index = orientation.slice_index(z, image.shape[2])
         _draw_labels(draw, *corner, f"slice {index}")
     caption = f"{volume.name}: {_caption(mask, lesion, selected)}"
+    if rejected is not None:
+        caption += f"; dashed: {rejected.volume_ml:.1f} ml rejected by ADC"
     lines = [(f"{caption} | research use only, not a medical device", _TEXT)]
     lines += [(warning, _WARNING) for warning in warnings]
     for i, (text, colour) in enumerate(lines):
@@ -86,8 +96,9 @@ def draw_overlay(volume: Volume, mask: Mask, warnings: Sequence[str] = ()) -> "I
 def _caption(mask: Mask, lesion: BoolArray, selected: list[int]) -> str:
     if not lesion.any():
         return "no lesion found"
-    count = int(lesion.any(axis=(0, 1)).sum())
-    return f"{mask.volume_ml:.1f} ml, {len(selected)} of {count} slices with lesion"
+    affected = np.asarray(lesion.any(axis=(0, 1)))
+    shown = int(affected[selected].sum())
+    return f"{mask.volume_ml:.1f} ml, {shown} of {int(affected.sum())} slices with lesion"
 
 
 def _select_slices(lesion: BoolArray) -> list[int]:
@@ -105,14 +116,21 @@ def _select_slices(lesion: BoolArray) -> list[int]:
 
 
 def _draw_tiles(
-    image: FloatArray, lesion: BoolArray, selected: list[int], grid: Grid
+    image: FloatArray, masks: tuple[BoolArray, BoolArray], selected: list[int], grid: Grid
 ) -> list[NDArray[np.uint8]]:
-    """RGB tiles of the selected slices of an image (rows, columns, slices)."""
+    """RGB tiles of the selected slices of an image (rows, columns, slices).
+
+    The masks, of lesions and of those rejected, are of its shape.
+    """
+    lesion, rejected = masks
     spacing = [grid.spacing[axis] for axis in grid.orientation.axes]
     window = _window(image, selected, spacing)
     white = float(np.percentile(image[image > 0], 99.5)) if (image > 0).any() else 1.0
     with single_blas_thread():
-        return [_draw_tile(image[:, :, z], lesion[:, :, z], window, white) for z in selected]
+        return [
+            _draw_tile(image[:, :, z], (lesion[:, :, z], rejected[:, :, z]), window, white)
+            for z in selected
+        ]
 
 
 def _window(image: FloatArray, selected: list[int], spacing: list[float]) -> tuple[FloatArray, ...]:
@@ -135,16 +153,23 @@ def _window(image: FloatArray, selected: list[int], spacing: list[float]) -> tup
 
 def _draw_tile(
     image: FloatArray,
-    lesion: BoolArray,
+    masks: tuple[BoolArray, BoolArray],
     window: tuple[FloatArray, ...],
     white: float,
 ) -> NDArray[np.uint8]:
     rows, columns = window
     grey = np.clip(rows @ image @ columns.T / white, 0, 1) * 255
     tile = np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
-    inside = rows @ lesion.astype(np.float32) @ columns.T >= 0.5
-    tile[outline(inside)] = OUTLINE
+    lesion, rejected = masks
+    tile[_dashed(outline(_on_tile(rejected, window)))] = REJECTED
+    tile[outline(_on_tile(lesion, window))] = OUTLINE
     return tile
+
+
+def _on_tile(mask: BoolArray, window: tuple[FloatArray, ...]) -> BoolArray:
+    rows, columns = window
+    inside: BoolArray = rows @ mask.astype(np.float32) @ columns.T >= 0.5
+    return inside
 
 
 def outline(inside: BoolArray) -> BoolArray:
@@ -153,6 +178,14 @@ def outline(inside: BoolArray) -> BoolArray:
     interior = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     edge: BoolArray = inside & ~interior
     return edge
+
+
+def _dashed(line: BoolArray) -> BoolArray:
+    """Leave gaps in a line (H, W), whichever way it runs."""
+    height, width = line.shape
+    rows, columns = np.arange(height)[:, None], np.arange(width)
+    dashed: BoolArray = line & ((columns + 2 * rows) % (2 * _DASH) < _DASH)
+    return dashed
 
 
 def _draw_labels(draw: "ImageDraw", x: int, y: int, text: str) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from cnnres_infer import __version__
 from cnnres_infer.codes import Notice
+from cnnres_infer.core.diffusion import DiffusionCheck
 from cnnres_infer.core.failure import Failure
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.jsonable import dumps
@@ -29,11 +30,15 @@ class Report:
     grid
         Where the voxels lie.
     lesions
-        The largest first.
+        Those of the mask, the largest first.
+    rejected
+        Those that were taken out of the mask, the largest first.
     volume_ml
-        Volume of all lesions in ml.
+        Volume of the mask in ml.
     area_mm2_by_slice
-        Lesion area in mm2 of each axial slice that has any, by its voxel index.
+        Area of the mask in mm2 in each axial slice that has any, by its voxel index.
+    diffusion
+        How the lesions were checked for restricted diffusion.
     warnings
         What a reader of the mask should know.
     provenance
@@ -46,8 +51,10 @@ class Report:
 
     grid: Grid
     lesions: tuple[Lesion, ...]
+    rejected: tuple[Lesion, ...]
     volume_ml: float
     area_mm2_by_slice: dict[str, float]
+    diffusion: DiffusionCheck
     warnings: tuple[Notice, ...]
     provenance: Provenance
     timings_s: dict[str, float]
@@ -59,8 +66,10 @@ class Report:
         return cls(
             grid=result.volume.grid,
             lesions=result.lesions,
+            rejected=result.rejected,
             volume_ml=result.mask.volume_ml,
             area_mm2_by_slice=_areas(result),
+            diffusion=result.diffusion,
             warnings=result.warnings,
             provenance=result.provenance,
             timings_s={stage: round(spent, 4) for stage, spent in result.timings.items()},
@@ -85,7 +94,9 @@ class Report:
                 "volume_ml": self.volume_ml,
                 "each": self.lesions,
                 "area_mm2_by_slice": self.area_mm2_by_slice,
+                "rejected": self.rejected,
             },
+            "diffusion": self.diffusion,
             "warnings": self.warnings,
             "model": {
                 "name": made.model,

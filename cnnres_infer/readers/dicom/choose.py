@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cnnres_infer.codes import ErrorCode
-from cnnres_infer.core.case import Modality
+from cnnres_infer.core.case import Modality, Role
 from cnnres_infer.errors import InputError, VolumeError
 from cnnres_infer.readers.bvalues import CLINICAL_RANGE, SHELL_WIDTH, USUAL, listed
 from cnnres_infer.readers.dicom.companions import adc_of, b0_of, flair_of
 from cnnres_infer.readers.dicom.geometry import covers
-from cnnres_infer.readers.dicom.selected import Selected, best_shell, rank, whole
+from cnnres_infer.readers.dicom.selected import Selected, best_shell, plain, rank, whole
 from cnnres_infer.readers.dicom.series import Series, candidates
 from cnnres_infer.readers.dicom.study import Study
 from cnnres_infer.readers.pick import Pick
@@ -76,6 +76,23 @@ def choose(study: Study, modality: Modality, pick: Pick) -> Chosen:
         if each.problems
     )
     return replace(chosen, notes=chosen.notes + unused)
+
+
+def choose_map(study: Study, role: Role) -> Selected:
+    """Choose the ADC map or b0 of a study that was given for nothing else.
+
+    Raises
+    ------
+    VolumeError
+        If there is none, or several.
+    """
+    _check_patients(study)
+    for problem in study.problems:
+        raise problem.error
+    found = [each for each in study.series if (each.adc if role is Role.ADC else each.b0)]
+    if len(found) != 1:
+        raise _no_choice(study, found, study.series, "ADC map" if role is Role.ADC else "b0")
+    return whole(found[0], found[0].adc, "ADC") if role is Role.ADC else plain(found[0])
 
 
 def _check_patients(study: Study) -> None:

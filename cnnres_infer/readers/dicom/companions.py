@@ -6,7 +6,7 @@ from cnnres_infer.codes import ErrorCode
 from cnnres_infer.errors import VolumeError
 from cnnres_infer.readers.dicom.frames import Frame
 from cnnres_infer.readers.dicom.geometry import covers
-from cnnres_infer.readers.dicom.selected import Selected, whole
+from cnnres_infer.readers.dicom.selected import Selected, plain, whole
 from cnnres_infer.readers.dicom.series import Series, candidates
 
 _PARALLEL = 0.9
@@ -63,9 +63,7 @@ def adc_of(selected: Selected, series: Sequence[Series], notes: list[str]) -> Se
 def b0_of(selected: Selected, series: Sequence[Series], notes: list[str]) -> Selected | None:
     """The images without diffusion weighting of the acquisition of a DWI, as `adc_of`."""
     found = _companion(selected, series, lambda each: each.b0, "b0", notes)
-    if found is None:
-        return None
-    return Selected(found, found.b0, 0.0, False, f"b0 of {found.label}")
+    return None if found is None else plain(found)
 
 
 def _companion(

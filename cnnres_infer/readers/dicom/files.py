@@ -7,12 +7,12 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from cnnres_infer.codes import ErrorCode
-from cnnres_infer.errors import LimitError, VolumeError
+from cnnres_infer.errors import InputError, LimitError, VolumeError
 from cnnres_infer.limits import Limits
 
 ZIP = b"PK\x03\x04"
@@ -157,8 +157,10 @@ def study_files(path: Path, limits: Limits) -> Iterator[list[StudyFile]]:
 
 
 def has_dicom(path: Path) -> bool:
-    """Whether any file below a folder looks like DICOM."""
-    return any(True for _ in _walk(path))
+    """Whether any file below a folder looks like DICOM, as far as they can be read."""
+    with suppress(InputError):
+        return any(True for _ in _walk(path))
+    return True
 
 
 def _in_folder(path: Path) -> list[StudyFile]:

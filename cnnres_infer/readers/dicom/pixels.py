@@ -1,7 +1,6 @@
 """Decoding the pixels of stacked frames."""
 
 import warnings
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from cnnres_infer.core.volume import overflows
 from cnnres_infer.errors import InputError, VolumeError
 from cnnres_infer.host.machine import resident_bytes
 from cnnres_infer.limits import Limits
-from cnnres_infer.readers.bvalues import geometric_mean
+from cnnres_infer.readers.bvalues import mean_of
 from cnnres_infer.readers.dicom.codestream import check_encoded_size
 from cnnres_infer.readers.dicom.files import StudyFile
 from cnnres_infer.readers.dicom.frames import Frame
@@ -77,18 +76,11 @@ def read_voxels(
     for z, layer in enumerate(stack.layers):
         parts = (decoder.intensities(frame) for frame in layer)
         with np.errstate(over="ignore", invalid="ignore"):
-            exact = next(parts) if len(layer) == 1 else _mean(parts, geometric)
+            exact = next(parts) if len(layer) == 1 else mean_of(parts, geometric=geometric)
             # Rows run down an image, and y up.
             values[:, :, z] = exact[::-1].T
         overflowed |= overflows(exact[::-1].T, values[:, :, z])
     return values, overflowed
-
-
-def _mean(parts: Iterator[NDArray[np.float64]], geometric: bool) -> NDArray[np.float64]:
-    mean: NDArray[np.float64] = (
-        geometric_mean(parts) if geometric else np.mean(list(parts), axis=0, dtype=np.float64)
-    )
-    return mean
 
 
 class _Decoder:

@@ -5,12 +5,13 @@ from pathlib import Path
 
 from cnnres_infer.codes import Notice, WarningCode
 from cnnres_infer.core.arrays import Affine
-from cnnres_infer.core.case import Case, Modality
+from cnnres_infer.core.case import Case, Modality, Role
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import InputError, LimitError
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
-from cnnres_infer.readers.dicom.choose import Chosen, choose
-from cnnres_infer.readers.dicom.files import ZIP, is_dicom
+from cnnres_infer.readers.bvalues import unusual
+from cnnres_infer.readers.dicom.choose import Chosen, choose, choose_map
+from cnnres_infer.readers.dicom.files import ZIP, has_dicom, is_dicom
 from cnnres_infer.readers.dicom.geometry import Stack, stack
 from cnnres_infer.readers.dicom.pixels import read_voxels
 from cnnres_infer.readers.dicom.selected import Selected, whole
@@ -22,8 +23,8 @@ _SUFFIXES = (".zip", ".dcm", ".dicom", ".ima")
 
 
 def recognises(path: Path, head: bytes) -> bool:
-    """Whether it is a folder, a zip archive, or a file that looks like DICOM."""
-    return path.is_dir() or head.startswith(ZIP) or is_dicom(head)
+    """Whether it is a folder with DICOM files, a zip archive, or such a file."""
+    return has_dicom(path) if path.is_dir() else head.startswith(ZIP) or is_dicom(head)
 
 
 def case_name(path: Path) -> str:
@@ -53,8 +54,13 @@ def load_case(
         flair = None
         if chosen.flair is not None:
             flair = _read(study, chosen.flair, chosen.flair.text, limits)
-    volume = replace(volume, warnings=(*_notices(chosen, notes), *volume.warnings))
-    return Case(modality, volume, flair)
+        adc = _beside(study, chosen.adc, limits, notes)
+        # The map is preferred, which the scanner computed from more images.
+        b0 = _beside(study, chosen.b0, limits, notes) if adc is None else None
+    others = [each for each in (flair, adc, b0) if each is not None]
+    notices = _notices(chosen, [each.name for each in others], notes)
+    volume = replace(volume, warnings=(*notices, *volume.warnings))
+    return Case(modality, volume, flair, adc=adc, b0=b0, b_value=chosen.volume.b)
 
 
 def load_volume(
@@ -62,24 +68,36 @@ def load_volume(
     limits: Limits = DEFAULT_LIMITS,
     affine: Affine | None = None,
     *,
+    role: Role | None = None,
     may_be_zero: bool = False,
-    pick: Pick = EVERYTHING,
 ) -> Volume:
     """Read a single volume of a study; see `cnnres_infer.readers.load_volume`.
 
-    It is the only series with images, whatever that shows, or else the DWI.
+    Without a role, and for a brain mask, it is the only series with images, whatever
+    that shows, or else the DWI.
     """
     with open_study(path, limits) as study:
-        series = [each for each in study.series if each.images]
-        if len(series) == 1 and not series[0].is_diffusion and not study.problems:
-            selected = whole(series[0], series[0].images, "the images")
-        else:
-            selected = choose(study, Modality.DWI, pick).volume
+        selected = _for_role(study, role)
         return _read(study, selected, case_name(path), limits, may_be_zero=may_be_zero)
 
 
-def _beside(study: Study, selected: Selected, limits: Limits, notes: list[str]) -> Volume | None:
+def _for_role(study: Study, role: Role | None) -> Selected:
+    if role is Role.FLAIR:
+        return choose(study, Modality.FLAIR, EVERYTHING).volume
+    if role in (Role.ADC, Role.B0):
+        return choose_map(study, role)
+    series = [each for each in study.series if each.images]
+    if len(series) == 1 and not series[0].is_diffusion and not study.problems:
+        return whole(series[0], series[0].images, "the images")
+    return choose(study, Modality.DWI, EVERYTHING).volume
+
+
+def _beside(
+    study: Study, selected: Selected | None, limits: Limits, notes: list[str]
+) -> Volume | None:
     """An ADC map or b0; None with a note if it is damaged, since it is only checked against."""
+    if selected is None:
+        return None
     try:
         return _read(study, selected, selected.text, limits)
     except LimitError:
@@ -124,12 +142,12 @@ def _source(study: Study, selected: Selected, stacked: Stack) -> DicomSource:
     return DicomSource(study.path, image.study, image.series, image.frame_of_reference, slices)
 
 
-def _notices(chosen: Chosen, notes: list[str]) -> tuple[Notice, ...]:
-    used = [each.text for each in (chosen.flair, chosen.adc, chosen.b0) if each is not None]
+def _notices(chosen: Chosen, others: list[str], notes: list[str]) -> tuple[Notice, ...]:
     text = f"{chosen.volume.text} was used"
-    if used:
-        text += f", with {', '.join(used)}"
+    if others:
+        text += f", with {', '.join(others)}"
     return (
         Notice(WarningCode.DICOM_SERIES, text),
+        *(() if chosen.volume.b is None else unusual(chosen.volume.b)),
         *(Notice(WarningCode.DICOM_LEFT_OUT, note) for note in notes),
     )

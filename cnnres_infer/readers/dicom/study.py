@@ -49,8 +49,12 @@ def open_study(path: Path, limits: Limits) -> Iterator[Study]:
     """
     with study_files(path, limits) as files:
         if not files:
-            kind = ErrorCode.FILE_KIND if path.is_dir() else ErrorCode.DICOM_NONE
-            raise VolumeError(f"{path}: no DICOM images in it; give a file or a study", code=kind)
+            what, code = "an archive", ErrorCode.DICOM_NONE
+            if path.is_dir():
+                what, code = "a directory", ErrorCode.FILE_KIND
+            raise VolumeError(
+                f"{path}: {what} without DICOM images; give a file or a study", code=code
+            )
         require_pydicom()
         frames, problems = _read(files, limits)
         for problem in problems:

@@ -3,19 +3,21 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cnnres_infer.codes import Notice
+from cnnres_infer.codes import ErrorCode, Notice
 from cnnres_infer.core.arrays import Affine, FloatArray
-from cnnres_infer.core.case import Case, Modality
+from cnnres_infer.core.case import Case, Modality, Role
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.volume import Volume, overflows
 from cnnres_infer.errors import GeometryError, UsageError, VolumeError
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
+from cnnres_infer.readers.bvalues import mean_of, unusual
 from cnnres_infer.readers.nifti.affine import resolve_affine
-from cnnres_infer.readers.nifti.bvals import select_volumes
+from cnnres_infer.readers.nifti.bvals import select_b0, select_volumes
 from cnnres_infer.readers.nifti.header import (
     HEADER_SIZES,
     TRANSFORM_FIELDS,
@@ -23,6 +25,7 @@ from cnnres_infer.readers.nifti.header import (
     Header,
     check_units,
 )
+from cnnres_infer.readers.nifti.sidecar import check_sidecars
 from cnnres_infer.readers.nifti.source import NiftiSource
 from cnnres_infer.readers.nifti.stream import GZIP, read_verified, volume_name
 from cnnres_infer.readers.pick import EVERYTHING, Pick
@@ -53,10 +56,14 @@ def load_case(
     affine: Affine | None,
     pick: Pick = EVERYTHING,
 ) -> Case:
-    """Read a NIfTI file as a case of its own; see `cnnres_infer.readers.load_case`."""
+    """Read a NIfTI file as a case of its own; see `cnnres_infer.readers.load_case`.
+
+    A series of DWI holds its b0 as well.
+    """
     if pick.series:
         raise UsageError(f"{path}: `series` is for DICOM studies, and this is a NIfTI file")
-    return Case(modality, load_volume(path, limits, affine))
+    loaded = _load(path, limits, affine, Role(modality), wanted=pick.b_value)
+    return Case(modality, loaded.volume, b0=loaded.b0, b_value=loaded.b_value)
 
 
 def load_volume(
@@ -64,34 +71,87 @@ def load_volume(
     limits: Limits = DEFAULT_LIMITS,
     affine: Affine | None = None,
     *,
+    role: Role | None = None,
     may_be_zero: bool = False,
 ) -> Volume:
     """Read a NIfTI file; see `cnnres_infer.readers.load_volume`.
 
     The file is decompressed to its end and verified before any of it is used
-    (see `cnnres_infer.readers.nifti.stream`). In a series, the
-    diffusion-weighted volume is selected by the ``.bval`` file (see
-    `cnnres_infer.readers.nifti.bvals`).
+    (see `cnnres_infer.readers.nifti.stream`). In a series, the volumes are
+    selected by the ``.bval`` file (see `cnnres_infer.readers.nifti.bvals`).
     """
+    return _load(path, limits, affine, role, may_be_zero=may_be_zero, with_b0=False).volume
+
+
+class _Loaded(NamedTuple):
+    """A volume of a file and, where they are known, its b0 and its b-value in s/mm²."""
+
+    volume: Volume
+    b0: Volume | None
+    b_value: float | None
+
+
+def _load(
+    path: Path,
+    limits: Limits,
+    affine: Affine | None,
+    role: Role | None,
+    *,
+    may_be_zero: bool = False,
+    with_b0: bool = True,
+    wanted: float | None = None,
+) -> _Loaded:
     stream = read_verified(path, limits)
     header = stream.header
-    selected: tuple[int, ...] = (0,)
-    notices = header.notices
-    if header.volumes > 1:
-        selected, notice = select_volumes(path, header.volumes)
-        notices += (notice,)
+    chosen = _choose(path, header.volumes, role, wanted)
     grid, source, grid_notices = _read_grid(header.transforms, header.shape, str(path), affine)
-    with stream.content.getbuffer() as raw:
-        values, overflowed = _read_voxels(raw, header, selected)
-    del stream
-    return Volume.from_voxels(
-        values,
-        grid,
-        volume_name(path),
-        notices + grid_notices,
-        overflowed=overflowed,
-        may_be_zero=may_be_zero,
-        source=source,
+    notices = (*header.notices, *chosen.notices, *grid_notices)
+
+    def volume(indices: Sequence[int], geometric: bool, notices: tuple[Notice, ...]) -> Volume:
+        with stream.content.getbuffer() as raw:
+            values, overflowed = _read_voxels(raw, header, indices, geometric)
+        return Volume.from_voxels(
+            values,
+            grid,
+            volume_name(path),
+            notices,
+            overflowed=overflowed,
+            may_be_zero=may_be_zero,
+            source=source,
+        )
+
+    b0 = volume(chosen.b0, False, ()) if chosen.b0 and with_b0 else None
+    return _Loaded(volume(chosen.indices, chosen.geometric, notices), b0, chosen.b_value)
+
+
+class _Choice(NamedTuple):
+    """The volumes of a file that are read: one, or those to average, and those of b0."""
+
+    indices: tuple[int, ...]
+    geometric: bool
+    b_value: float | None
+    b0: tuple[int, ...]
+    notices: tuple[Notice, ...]
+
+
+def _choose(path: Path, count: int, role: Role | None, wanted: float | None) -> _Choice:
+    if count == 1 and wanted is not None:
+        raise UsageError(
+            f"{path}: `bvalue` chooses among several volumes, and this is a single one"
+        )
+    if count == 1:
+        b_value, notices = (None, ()) if role is None else check_sidecars(path, role)
+        return _Choice((0,), False, b_value, (), notices)
+    if role is Role.B0:
+        indices, notice = select_b0(path, count)
+        return _Choice(indices, False, None, (), (notice,))
+    if role in (None, Role.DWI):
+        selected = select_volumes(path, count, wanted)
+        notices = (selected.notice, *unusual(selected.b_value))
+        return _Choice(selected.indices, True, selected.b_value, selected.b0, notices)
+    raise VolumeError(
+        f"{path}: contains {count} volumes; give a single volume as {role}",
+        code=ErrorCode.NIFTI_SERIES,
     )
 
 
@@ -155,7 +215,7 @@ def _read_grid(
 
 
 def _read_voxels(
-    raw: memoryview, header: Header, indices: Sequence[int]
+    raw: memoryview, header: Header, indices: Sequence[int], geometric: bool
 ) -> tuple[FloatArray, bool]:
     """Read and scale a volume of a verified file, or the mean of several.
 
@@ -176,12 +236,15 @@ def _read_voxels(
     with np.errstate(over="ignore", invalid="ignore"):
         for first in range(0, count, _CHUNK_VOXELS):
             chunk = slice(first, first + _CHUNK_VOXELS)
-            parts = [each[chunk] for each in stored]
-            mean = parts[0] if len(parts) == 1 else np.mean(parts, axis=0, dtype=np.float64)
-            exact = np.asarray(mean)
-            if header.scale is not None:
-                slope, intercept = header.scale
-                exact = exact.astype(np.float64) * slope + intercept
+            parts = (_scaled(each[chunk], header.scale) for each in stored)
+            exact = next(parts) if len(stored) == 1 else mean_of(parts, geometric=geometric)
             values[chunk] = exact
             overflowed |= overflows(exact, values[chunk])
     return values.reshape(header.shape, order="F"), overflowed
+
+
+def _scaled(stored: NDArray[Any], scale: tuple[float, float] | None) -> NDArray[Any]:
+    if scale is None:
+        return stored
+    slope, intercept = scale
+    return stored.astype(np.float64) * slope + intercept

@@ -1,0 +1,213 @@
+"""The diffusion check of a case: the ADC on the DWI's grid, and the lesions that it rejects."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from cnnres_infer.codes import ErrorCode, Notice, WarningCode
+from cnnres_infer.core.arrays import BoolArray, FloatArray
+from cnnres_infer.core.case import Case, Role
+from cnnres_infer.core.diffusion import DiffusionCheck
+from cnnres_infer.core.mask import Lesion, Mask
+from cnnres_infer.core.volume import Volume
+from cnnres_infer.errors import VolumeError
+from cnnres_infer.pipeline.brain import Brain
+from cnnres_infer.pipeline.diffusion import (
+    adc_from_b0,
+    brain_adc,
+    is_unrestricted,
+    lesion_adc,
+    mm2_per_s,
+    rises_together,
+)
+from cnnres_infer.pipeline.mask import Lesions
+from cnnres_infer.pipeline.prepare import on_grid
+from cnnres_infer.pipeline.quality import coverage_notices
+
+# What the DWI is taken for where its b-value is not known; relative ADC does not depend on it.
+_USUAL_B = 1000.0
+
+
+@dataclass(frozen=True, eq=False)
+class KnownAdc:
+    """The ADC of a case.
+
+    Attributes
+    ----------
+    data
+        float32 (X, Y, Z) on the DWI's grid, in the unit of the ADC map or, if
+        computed from b0, mm²/s at a b-value of 1000 s/mm² where that is not
+        known. NaN where it is unknown. None if it must not be used.
+    brain
+        Median of the brain in that unit.
+    to_mm2_s
+        What turns that unit into mm²/s; None where it cannot be told.
+    check
+        How it came about, and why it must not be used, for the report.
+    notices
+        What is unusual about it.
+    """
+
+    data: FloatArray | None
+    brain: float
+    to_mm2_s: float | None
+    check: DiffusionCheck
+    notices: tuple[Notice, ...] = ()
+
+
+class Verdict(NamedTuple):
+    """The lesions of a mask, and those that were taken out of it."""
+
+    mask: Mask
+    lesions: tuple[Lesion, ...]
+    rejected: tuple[Lesion, ...]
+    rejected_mask: Mask | None
+    check: DiffusionCheck
+    notices: tuple[Notice, ...]
+
+
+def known_adc(case: Case, brain: Brain) -> KnownAdc:
+    """The ADC of a case, given or computed from b0, if it is plausible.
+
+    Parameters
+    ----------
+    case
+        The case; without ADC and b0, the ADC is unknown.
+    brain
+        The brain in its volume.
+
+    Raises
+    ------
+    VolumeError
+        If the DWI itself is given as ADC or b0.
+    GeometryError
+        If the ADC map or b0 shows nothing of the brain.
+    """
+    role, given = (Role.ADC, case.adc) if case.adc is not None else (Role.B0, case.b0)
+    if given is None:
+        return _unknown("diffusion was not checked: neither an ADC map nor b0 was given")
+    _check_different(given, role, case.volume)
+    aligned, covered, fraction = on_grid(given, role, case.volume.grid, brain)
+    usual = "ADC map" if role is Role.ADC else "b0"
+    notices = tuple(coverage_notices(usual, "lesions are not checked", fraction))
+    dwi = case.volume.data
+    if role is Role.B0:
+        adc = adc_from_b0(dwi, aligned.data, case.b_value or _USUAL_B)
+        to_mm2_s = None if case.b_value is None else 1.0
+    else:
+        # Zero is what maps hold where nothing was computed.
+        adc = np.where(aligned.data == 0, np.float32(np.nan), aligned.data)
+        to_mm2_s = 1.0
+    adc[~covered] = np.nan
+    median = brain_adc(adc, brain.mask)
+    factor = mm2_per_s(median)
+    to_mm2_s = factor if role is Role.ADC else to_mm2_s
+    reason = _implausible(role, median, rises_together(dwi, aligned.data, brain.mask))
+    if reason:
+        notice = Notice(WarningCode.INPUT_DIFFUSION, f"{given.name}: {reason}, and was not used")
+        return _unknown(f"diffusion was not checked: {notice.text}", (*notices, notice))
+    if factor is None:
+        text = f"{given.name}: an ADC map in no usual unit (median of the brain {median:.3g})"
+        notices = (*notices, Notice(WarningCode.INPUT_DIFFUSION, text))
+    check = DiffusionCheck(
+        checked=False,
+        note="",
+        by=str(role),
+        b_value=case.b_value if role is Role.B0 else None,
+        brain_adc_mm2_s=None if to_mm2_s is None else median * to_mm2_s,
+    )
+    return KnownAdc(adc, median, to_mm2_s, check, notices)
+
+
+def judge(found: Lesions, adc: KnownAdc, bound: float | None) -> Verdict:
+    """Measure the ADC of lesions, and take out those that do not restrict diffusion.
+
+    Parameters
+    ----------
+    found
+        The lesions.
+    adc
+        The ADC on their grid.
+    bound
+        Relative ADC that lesions must stay below; None to take out none.
+    """
+    if adc.data is None:
+        return Verdict(found.mask(), found.each, (), None, adc.check, adc.notices)
+    medians = lesion_adc(found.labels, adc.data[found.box])
+    relative = medians / adc.brain
+    measured = tuple(
+        replace(
+            lesion,
+            relative_adc=float(ratio) if known else None,
+            adc_mm2_s=float(median * adc.to_mm2_s) if known and adc.to_mm2_s else None,
+        )
+        for lesion, ratio, median, known in zip(
+            found.each, relative, medians, np.isfinite(relative), strict=True
+        )
+    )
+    if bound is None:
+        note = "lesions were measured; the model has no bound from which they are rejected"
+        check = replace(adc.check, note=note)
+        return Verdict(found.mask(), measured, (), None, check, adc.notices)
+    out = is_unrestricted(relative, bound)
+    note = (
+        f"lesions whose median ADC is not below {bound:g} times the brain's were rejected; "
+        "subacute infarcts can be among them"
+    )
+    rejected = _those(measured, out)
+    return Verdict(
+        found.mask(~out),
+        _those(measured, ~out),
+        rejected,
+        found.mask(out) if rejected else None,
+        replace(adc.check, checked=True, note=note, relative_adc_below=bound),
+        (*adc.notices, *_rejection_notices(rejected, bound)),
+    )
+
+
+def _rejection_notices(rejected: tuple[Lesion, ...], bound: float) -> Iterator[Notice]:
+    if not rejected:
+        return
+    count, volume = len(rejected), sum(lesion.volume_ml for lesion in rejected)
+    lesions = "1 lesion" if count == 1 else f"{count} lesions"
+    yield Notice(
+        WarningCode.LESION_REJECTED,
+        f"{lesions} of {volume:.2f} ml taken out of the mask: the ADC is not below {bound:g} "
+        "times the brain's; the report lists them, and the overlay shows them dashed",
+    )
+
+
+def _those(lesions: tuple[Lesion, ...], wanted: BoolArray) -> tuple[Lesion, ...]:
+    return tuple(lesion for lesion, each in zip(lesions, wanted, strict=True) if each)
+
+
+def _check_different(given: Volume, role: Role, dwi: Volume) -> None:
+    if given.grid.matches(dwi.grid) and np.array_equal(given.data, dwi.data):
+        raise VolumeError(
+            f"{given.name}: the DWI itself, given as `{role}`; give the right file",
+            code=ErrorCode.INPUT_DIFFUSION,
+        )
+
+
+def _implausible(role: Role, median: float, correlation: float | None) -> str:
+    """What tells that a volume is not the ADC map or b0 that it should be; empty if nothing."""
+    if role is Role.ADC:
+        if not median > 0:
+            return "has no positive ADC in the brain"
+        if correlation is not None and correlation > 0:
+            return "is bright where the DWI is, which an ADC map is not"
+        return ""
+    if correlation is not None and correlation < 0:
+        return "is dark where the DWI is bright, which b0 is not"
+    if mm2_per_s(median) != 1.0:
+        return (
+            f"makes the brain's ADC {median:.2g} mm2/s: not the b0 of this DWI, or scaled "
+            "differently"
+        )
+    return ""
+
+
+def _unknown(note: str, notices: tuple[Notice, ...] = ()) -> KnownAdc:
+    return KnownAdc(None, np.nan, None, DiffusionCheck(checked=False, note=note), notices)

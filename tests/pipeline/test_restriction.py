@@ -1,0 +1,304 @@
+"""Lesions that do not restrict diffusion are taken out of the mask, and never silently."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cnnres_infer import Case, Modality, Predictor, Result, Volume
+from cnnres_infer.codes import ErrorCode
+from cnnres_infer.core.arrays import BoolArray, FloatArray
+from cnnres_infer.core.grid import Grid
+from cnnres_infer.core.mask import MaskSpec
+from cnnres_infer.core.volume import Probabilities
+from cnnres_infer.errors import GeometryError, UsageError, VolumeError
+from cnnres_infer.outputs.writers.overlay import OUTLINE, REJECTED
+from cnnres_infer.pipeline.brain import Brain
+from cnnres_infer.pipeline.mask import find_lesions
+from cnnres_infer.pipeline.restriction import judge, known_adc
+from cnnres_infer.readers.nifti.write import save_volume
+from tests.conftest import BundleMaker, blob_volume
+
+BOUND = 0.85
+B = 1000.0
+
+
+def head() -> tuple[Volume, FloatArray, BoolArray, BoolArray]:
+    """A brain with an infarct and what only shines like one: DWI, ADC in mm2/s, both masks."""
+    volume, infarct = blob_volume()
+    _, shine = blob_volume(centre_mm=(-25.0, -20.0, 0.0), radius_mm=12.0)
+    dwi, brain = volume.data.copy(), volume.data > 0
+    adc = np.where(brain, np.float32(0.8e-3), np.float32(0))
+    fluid = np.zeros_like(brain)
+    fluid[::3, ::3, ::3] = brain[::3, ::3, ::3]
+    fluid &= ~infarct & ~shine
+    dwi[shine], dwi[fluid] = 195.0, 40.0
+    # What differs from place to place without diffusion does so in DWI and b0 alike.
+    texture = np.random.default_rng(0).uniform(0.95, 1.05, dwi.shape).astype(np.float32)
+    dwi *= texture
+    adc[infarct], adc[shine], adc[fluid] = 0.4e-3, 0.9e-3, 2.4e-3
+    return replace(volume, data=dwi), adc, infarct, shine
+
+
+DWI, ADC, INFARCT, SHINE = head()
+
+
+def adc_map(unit: float = 1.0) -> Volume:
+    return Volume(ADC * np.float32(unit), DWI.grid, "adc")
+
+
+def b0(b: float = B) -> Volume:
+    return Volume((DWI.data * np.exp(ADC * np.float32(b))).astype(np.float32), DWI.grid, "b0")
+
+
+def resampled(volume: Volume, step: int) -> Volume:
+    """Every so many of the voxels of each slice."""
+    affine = volume.grid.affine.copy()
+    affine[:, :2] *= step
+    data = np.ascontiguousarray(volume.data[::step, ::step])
+    return Volume(data, Grid((data.shape[0], data.shape[1], data.shape[2]), affine), volume.name)
+
+
+def shifted(volume: Volume, millimetres: float) -> Volume:
+    affine = volume.grid.affine.copy()
+    affine[2, 3] += millimetres
+    return replace(volume, grid=Grid(volume.grid.shape, affine))
+
+
+@pytest.fixture(scope="module")
+def bounded(make_bundle: BundleMaker) -> Predictor:
+    bundle = make_bundle(diffusion={"relative_adc_below": BOUND})
+    return Predictor.load(bundle, backend="ort", precision="fp32", threads=1)
+
+
+@pytest.fixture(scope="module")
+def unbounded(bright_bundle: Path) -> Predictor:
+    return Predictor.load(bright_bundle, backend="ort", precision="fp32", threads=1)
+
+
+def only(role: str, volume: Volume) -> dict[str, Any]:
+    return {role: volume}
+
+
+def codes(result: Result) -> list[str]:
+    return [str(notice.code) for notice in result.warnings]
+
+
+@pytest.mark.parametrize(
+    "given_as",
+    [
+        pytest.param({"adc": adc_map()}, id="adc"),
+        pytest.param({"adc": adc_map(1e3)}, id="adc in 10^-3"),
+        pytest.param({"adc": adc_map(1e6)}, id="adc in 10^-6"),
+        pytest.param({"b0": b0()}, id="b0"),
+        pytest.param({"b0": b0(1400.0)}, id="b0 of another b"),
+        pytest.param({"adc": (ADC.astype(np.float64), DWI.grid.affine)}, id="array"),
+        pytest.param({"adc": resampled(adc_map(), 2)}, id="adc on another grid"),
+        pytest.param({"b0": resampled(b0(), 2)}, id="b0 on another grid"),
+    ],
+)
+def test_what_does_not_restrict_diffusion_is_taken_out(
+    bounded: Predictor, given_as: dict[str, Any]
+) -> None:
+    before, after = bounded.predict(DWI), bounded.predict(DWI, **given_as)
+    assert len(before.lesions) == 2
+    assert before.rejected == ()
+    assert not before.diffusion.checked
+    (kept,), (out,) = after.lesions, after.rejected
+    assert kept.relative_adc == pytest.approx(0.5, abs=0.1)
+    assert out.relative_adc == pytest.approx(1.125, abs=0.1)
+    assert after.diffusion.checked
+    assert after.diffusion.relative_adc_below == BOUND
+    assert "W-LESION-REJECTED" in codes(after)
+    # What is left and what was taken out is what there was, and nothing else changes.
+    assert after.rejected_mask is not None
+    both = after.mask.data + after.rejected_mask.data
+    assert np.array_equal(both, before.mask.data)
+    assert np.array_equal(after.probabilities.data, before.probabilities.data)
+    assert after.mask.data[INFARCT].any()
+    assert not after.mask.data[SHINE].any()
+    assert after.mask.volume_ml == pytest.approx(kept.volume_ml)
+    assert after.rejected_mask.volume_ml == pytest.approx(out.volume_ml)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e3, 1e6])
+def test_the_unit_of_a_map_is_told_by_the_brain(bounded: Predictor, unit: float) -> None:
+    result = bounded.predict(DWI, adc=adc_map(unit))
+    assert result.diffusion.by == "adc"
+    assert result.diffusion.brain_adc_mm2_s == pytest.approx(0.8e-3)
+    assert result.lesions[0].adc_mm2_s == pytest.approx(0.4e-3)
+
+
+def test_a_map_in_no_usual_unit_is_used_all_the_same(bounded: Predictor) -> None:
+    result = bounded.predict(DWI, adc=adc_map(5e4))
+    assert "W-INPUT-DIFFUSION" in codes(result)
+    assert result.diffusion.brain_adc_mm2_s is None
+    assert [lesion.adc_mm2_s for lesion in (*result.lesions, *result.rejected)] == [None, None]
+    assert result.lesions[0].relative_adc == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_unit_of_b0_is_known_if_b_is(bounded: Predictor, known: bool) -> None:
+    case = Case(Modality.DWI, DWI, b0=b0(1200.0), b_value=1200.0 if known else None)
+    result = bounded.predict(case)
+    assert result.diffusion.b_value == (1200.0 if known else None)
+    for found, real in ((result.lesions, 0.4e-3), (result.rejected, 0.9e-3)):
+        assert found[0].adc_mm2_s == (pytest.approx(real, rel=1e-3) if known else None)
+
+
+def test_a_model_without_a_bound_measures_and_rejects_nothing(unbounded: Predictor) -> None:
+    result = unbounded.predict(DWI, adc=adc_map())
+    assert [lesion.relative_adc for lesion in result.lesions] == pytest.approx([1.125, 0.5])
+    assert result.rejected == ()
+    assert result.rejected_mask is None
+    assert not result.diffusion.checked
+    assert "no bound" in result.diffusion.note
+
+
+def test_without_adc_the_result_says_that_diffusion_was_not_checked(bounded: Predictor) -> None:
+    result = bounded.predict(DWI)
+    assert not result.diffusion.checked
+    assert "not checked" in result.diffusion.note
+    assert [lesion.relative_adc for lesion in result.lesions] == [None, None]
+
+
+def test_all_lesions_can_be_rejected(bounded: Predictor) -> None:
+    result = bounded.predict(
+        DWI, adc=replace(adc_map(), data=np.where(INFARCT, 9e-4, ADC).astype("f4"))
+    )
+    assert result.lesions == ()
+    assert len(result.rejected) == 2
+    assert not result.mask.data.any()
+    assert "no lesion is left" in str(result.warnings[-1])
+
+
+def test_outputs_show_what_was_rejected(bounded: Predictor, tmp_path: Path) -> None:
+    from PIL import Image
+
+    result = bounded.predict(DWI, adc=adc_map())
+    saved = result.save(tmp_path)
+    report = json.loads(saved["report"].read_text())
+    assert report["lesions"]["count"] == 1
+    (out,) = report["lesions"]["rejected"]
+    assert out["relative_adc"] == pytest.approx(1.125, abs=1e-3)
+    assert out["adc_mm2_s"] == pytest.approx(0.9e-3, rel=1e-3)
+    assert out["volume_ml"] == result.rejected[0].volume_ml
+    assert len(out["centre_mm"]) == 3
+    assert report["diffusion"]["checked"] is True
+    assert report["diffusion"]["by"] == "adc"
+    assert report["inputs"] == {"dwi": "blob", "adc": "adc"}
+    picture = np.asarray(Image.open(saved["overlay"]))
+    for colour in (OUTLINE, REJECTED):
+        assert (picture[:-100] == np.array(colour)).all(axis=2).sum() > 20
+
+
+@pytest.mark.parametrize(
+    ("role", "volume"),
+    [
+        pytest.param("adc", b0(), id="b0 as adc"),
+        pytest.param("b0", adc_map(1e6), id="adc as b0"),
+        pytest.param("b0", replace(b0(), data=b0().data * np.float32(50)), id="b0 scaled"),
+        pytest.param("b0", replace(b0(), data=b0().data / np.float32(50)), id="b0 scaled down"),
+        pytest.param("adc", replace(adc_map(), data=-ADC), id="negative adc"),
+        pytest.param("adc", replace(DWI, data=DWI.data + np.float32(1)), id="dwi as adc"),
+    ],
+)
+def test_what_does_not_look_like_adc_or_b0_is_not_used(
+    bounded: Predictor, role: str, volume: Volume
+) -> None:
+    result = bounded.predict(DWI, **only(role, volume))
+    assert "W-INPUT-DIFFUSION" in codes(result)
+    assert not result.diffusion.checked
+    assert "not used" in result.diffusion.note
+    assert result.rejected == ()
+    assert len(result.lesions) == 2
+
+
+@pytest.mark.parametrize("role", ["adc", "b0"])
+def test_the_dwi_itself_is_refused(bounded: Predictor, role: str) -> None:
+    with pytest.raises(VolumeError, match="DWI itself") as caught:
+        bounded.predict(DWI, **only(role, replace(DWI, name="again")))
+    assert caught.value.code is ErrorCode.INPUT_DIFFUSION
+
+
+@pytest.mark.parametrize(("role", "make"), [("adc", adc_map), ("b0", b0)])
+def test_other_places_are_refused_or_noted(
+    bounded: Predictor, role: str, make: Callable[[], Volume]
+) -> None:
+    with pytest.raises(GeometryError, match=r"overlap|cover") as caught:
+        bounded.predict(DWI, **only(role, shifted(make(), 500)))
+    assert caught.value.code is ErrorCode.GRID_OVERLAP
+    partly = bounded.predict(DWI, **only(role, shifted(make(), 40)))
+    assert {"W-GRID-UNCOVERED", "W-GRID-RESAMPLED"} <= set(codes(partly))
+
+
+@pytest.mark.parametrize("role", ["adc", "b0"])
+def test_a_flair_has_no_diffusion(bounded: Predictor, role: str) -> None:
+    with pytest.raises(UsageError, match="FLAIR"):
+        bounded.predict(DWI, modality="flair", **only(role, adc_map()))
+    with pytest.raises(UsageError, match="FLAIR"):
+        Case(Modality.FLAIR, DWI, **only(role, adc_map()))
+
+
+def test_adc_and_b0_together_are_refused(bounded: Predictor) -> None:
+    with pytest.raises(UsageError, match="only one"):
+        bounded.predict(DWI, adc=adc_map(), b0=b0())
+
+
+def test_lesions_are_rejected_after_dwi_and_flair_are_merged(bounded: Predictor) -> None:
+    flair = replace(DWI, name="flair")
+    merged = bounded.predict(DWI, flair=flair, adc=adc_map())
+    assert len(merged.lesions) == len(merged.rejected) == 1
+
+
+@pytest.mark.parametrize("b", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_case_has_a_b_value_or_none(b: float) -> None:
+    with pytest.raises(UsageError, match="b-value"):
+        Case(Modality.DWI, DWI, b0=b0(), b_value=b)
+
+
+def test_files_and_nibabel_images_are_read_as_a_flair_is(
+    bounded: Predictor, tmp_path: Path
+) -> None:
+    import nibabel
+
+    path = tmp_path / "adc.nii.gz"
+    save_volume(path, ADC, DWI.grid)
+    for source in (path, str(path), nibabel.load(path)):
+        assert len(bounded.predict(DWI, adc=source).rejected) == 1
+
+
+@given(
+    spots=st.lists(
+        st.tuples(st.integers(2, 17), st.integers(2, 17), st.integers(1, 8), st.booleans()),
+        max_size=12,
+    ),
+    bound=st.floats(0.3, 1.5),
+    seed=st.integers(0, 1000),
+)
+def test_lesions_are_kept_or_rejected_and_none_is_lost(
+    spots: list[tuple[int, int, int, bool]], bound: float, seed: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    grid = Grid((20, 20, 10), np.diag([2.0, 2.0, 5.0, 1.0]))
+    data = np.zeros(grid.shape, np.float32)
+    for x, y, z, large in spots:
+        data[x - large : x + 1 + large, y - large : y + 1 + large, z] = 1.0
+    dwi = Volume(generator.uniform(50, 150, grid.shape).astype(np.float32), grid, "dwi")
+    adc = Volume((1e-1 / dwi.data).astype(np.float32), grid, "adc")
+    brain = Brain(np.ones(grid.shape, np.bool_), "given")
+    found = find_lesions(Probabilities(data, grid), MaskSpec(0.5, 0.0))
+    verdict = judge(found, known_adc(Case(Modality.DWI, dwi, adc=adc), brain), bound)
+    assert len(verdict.lesions) + len(verdict.rejected) == len(found.each)
+    assert all(lesion.relative_adc < bound for lesion in verdict.lesions)  # type: ignore[operator]
+    assert all(lesion.relative_adc >= bound for lesion in verdict.rejected)  # type: ignore[operator]
+    assert int(verdict.mask.data.sum()) == sum(lesion.voxels for lesion in verdict.lesions)
+    out = 0 if verdict.rejected_mask is None else int(verdict.rejected_mask.data.sum())
+    assert out == sum(lesion.voxels for lesion in verdict.rejected)
+    assert int(verdict.mask.data.sum()) + out == int(data.sum())
