@@ -14,6 +14,7 @@ from cnnres_infer.readers.dicom.choose import Chosen, choose, choose_map
 from cnnres_infer.readers.dicom.files import ZIP, has_dicom, is_dicom
 from cnnres_infer.readers.dicom.geometry import Stack, stack
 from cnnres_infer.readers.dicom.pixels import read_voxels
+from cnnres_infer.readers.dicom.second_opinion import check_mosaic
 from cnnres_infer.readers.dicom.selected import Selected, whole
 from cnnres_infer.readers.dicom.source import DicomSource, FrameReference
 from cnnres_infer.readers.dicom.study import Study, open_study
@@ -112,6 +113,9 @@ def _read(
 ) -> Volume:
     where = f"{study.path}: {selected.text}"
     stacked = stack(selected.frames, where, single=selected.single)
+    first = stacked.layers[0][0]
+    if first.tiles is not None:
+        check_mosaic(first.image.file, stacked.grid, limits)
     geometric = bool(selected.b)
     values, overflowed = read_voxels(stacked, where, limits, geometric=geometric)
     return Volume.from_voxels(
