@@ -196,7 +196,11 @@ class Predictor:
         else:
             parsed = Modality.parse(modality or Modality.DWI)
             # Before anything is read, which may take long.
-            self.bundle.spec.check_modalities(parsed, flair is not None)
+            spec = self.bundle.spec
+            # A study may hold the FLAIR that is not given.
+            from_study = isinstance(source, (str, Path)) and spec.channels == 2
+            spec.check_modalities(parsed, flair is not None or from_study)
+            with_flair = flair is None and Modality.FLAIR in spec.modalities
             with clock("read"):
                 case = read_case(
                     source,
@@ -207,7 +211,7 @@ class Predictor:
                     modality=parsed,
                     brain_mask=brain_mask,
                     limits=self.limits,
-                    pick=Pick(tuple(series or ()), bvalue),
+                    pick=Pick(tuple(series or ()), bvalue, with_flair),
                 )
         with single_blas_thread():
             return self._segment(case, clock)

@@ -104,7 +104,7 @@ def _scan(
     path, place = source if isinstance(source, tuple) else (source, affine)
     if isinstance(path, (str, Path)):
         return load_case(path, modality, limits, place, pick)
-    if pick != EVERYTHING:
+    if pick.series or pick.b_value is not None:
         raise UsageError("`series` and `bvalue` choose images in a file or study; give its path")
     return Case(modality, read_volume(source, Role(modality), limits, affine))
 

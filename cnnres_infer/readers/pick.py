@@ -17,6 +17,8 @@ class Pick:
         taken from; empty for all.
     b_value
         The b-value to segment in s/mm2; None for the one nearest to 1000.
+    flair
+        Whether the FLAIR of a study is wanted with its DWI.
 
     Raises
     ------
@@ -26,6 +28,7 @@ class Pick:
 
     series: tuple[str, ...] = ()
     b_value: float | None = None
+    flair: bool = True
 
     def __post_init__(self) -> None:
         if self.b_value is not None and not 0 < self.b_value < math.inf:

@@ -148,7 +148,7 @@ def _diffusion(study: Study, pool: Sequence[Series], pick: Pick) -> Chosen:
     weighted = [
         selected for each in pool if (selected := best_shell(each, pick.b_value)) is not None
     ]
-    flairs = [each for each in pool if each.flair]
+    flairs = [each for each in pool if each.flair and pick.flair]
     if not pick.series:
         _check_frames_of_reference(study, [*(each.series for each in weighted), *flairs])
     if not weighted:

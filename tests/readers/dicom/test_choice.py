@@ -131,6 +131,7 @@ def test_several_candidates_are_refused_with_their_list(tmp_path: Path) -> None:
 
 def test_several_flairs(tmp_path: Path) -> None:
     save(tmp_path, dwi(), flair(7), flair(8))
+    assert chosen(tmp_path, Pick(flair=False))[:2] == ["3", ""]
     assert "several series could be the FLAIR" in str(refused(tmp_path))
     assert chosen(tmp_path, Pick(("3", "8")))[:2] == ["3", "8"]
     assert chosen(tmp_path, Pick(("3",)))[:2] == ["3", ""]

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from cnnres_infer import Predictor
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.demo import SEED
 from cnnres_infer.phantom.head import make_phantom
 from cnnres_infer.readers.nifti.write import save_volume
-from tests.conftest import SHARED_DATA, blob_volume
+from tests.conftest import SHARED_DATA, BundleMaker, blob_volume
 from tests.fakes.dicom import (
     Scan,
     archive,
@@ -22,11 +23,12 @@ from tests.fakes.dicom import (
     enhanced_image,
     ge,
     mosaic_images,
+    nothing,
     save,
     siemens,
     written_order,
 )
-from tests.readers.dicom.scans import TRACE
+from tests.readers.dicom.scans import FLAIR, TRACE
 
 VOLUMES = sorted(SHARED_DATA.glob("volumes/*/*_dwi.nii.gz"))
 LAYOUTS = ("classic", "enhanced", "mosaic")
@@ -143,3 +145,38 @@ def test_what_the_options_are_not_for(tmp_path: Path) -> None:
         done = run(tmp_path / "a.nii.gz", "-o", tmp_path, *option, "--no-self-check")
         assert done.returncode == 2, done.stderr
         assert option[0] in done.stderr
+
+
+@pytest.mark.parametrize("modalities", [["dwi"], ["dwi", "flair"]], ids=len)
+def test_the_flair_of_a_study_is_used_if_the_model_takes_one(
+    modalities: list[str], tmp_path: Path, make_bundle: BundleMaker
+) -> None:
+    bundle = make_bundle(
+        input={
+            "channels": 1,
+            "modalities": modalities,
+            "size": 160,
+            "spacing_mm": 1.25,
+            "ceiling": 2,
+        }
+    )
+    with Predictor.load(bundle, "ort", self_check=False) as predictor:
+        inputs = predictor.predict(_with_flair(tmp_path)).provenance.inputs
+    assert list(inputs) == [*modalities, "b0"]
+
+
+def test_a_model_that_needs_the_flair_takes_that_of_a_study(
+    tmp_path: Path, make_bundle: BundleMaker
+) -> None:
+    with Predictor.load(make_bundle(2), "ort", self_check=False) as predictor:
+        inputs = predictor.predict(_with_flair(tmp_path)).provenance.inputs
+    assert inputs["flair"] == "FLAIR of series 7 (t2_dark)"
+
+
+def _with_flair(folder: Path) -> Path:
+    volume, _ = blob_volume()
+    trace = Scan(volume.data.astype(np.uint16), volume.grid.affine, 1000.0, "trace")
+    b0 = trace.but(data=np.maximum(trace.data, 1) * 2, b=0.0, kind="b0")
+    flair = trace.but(kind="flair", attributes=FLAIR.attributes)
+    images = classic_images([flair], nothing, number=7, description="t2_dark")
+    return save(folder, classic_images([b0, trace], siemens), images)
