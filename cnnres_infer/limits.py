@@ -9,9 +9,9 @@ from cnnres_infer.errors import LimitError, UsageError
 _FACTORS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 # Measured upper bounds, used to check a volume against the memory limit: for each voxel
-# from reading to writing, with a FLAIR resampled to the DWI, and for each pixel inside
+# from reading to writing, with FLAIR and ADC resampled to the DWI, and for each pixel inside
 # the network.
-_BYTES_PER_VOXEL = 32
+_BYTES_PER_VOXEL = 40
 _BYTES_PER_PIXEL = 1100
 
 

@@ -229,8 +229,7 @@ class Predictor:
     def _segment(self, case: Case, clock: Stopwatch) -> Result:
         spec = self.bundle.spec
         prepared = prepare(case, spec, clock)
-        with clock("diffusion"):
-            adc = known_adc(case, prepared.brain)
+        adc = known_adc(case, prepared.brain, clock)
         answer = partial(self._infer, prepared, clock)
         probabilities, selection = self._engines.run(answer, clock)
         with clock("mask"):

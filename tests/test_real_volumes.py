@@ -1,14 +1,23 @@
 """The default bundle on real volumes."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
 
 from cnnres_infer import Predictor
+from cnnres_infer.codes import WarningCode
+from cnnres_infer.core.mask import MaskSpec
 from cnnres_infer.core.precision import Precision
+from cnnres_infer.core.volume import Probabilities
 from cnnres_infer.outputs.writers import WRITERS
+from cnnres_infer.pipeline.brain import find_brain
+from cnnres_infer.pipeline.deadline import Stopwatch
+from cnnres_infer.pipeline.mask import find_lesions
+from cnnres_infer.pipeline.restriction import judge, known_adc
 from cnnres_infer.readers import load_volume
 from cnnres_infer.readers.case import read_case
 from cnnres_infer.selection.offers import open_engine
@@ -58,6 +67,49 @@ def test_a_lesion_on_the_right_is_on_the_right(predictor: Predictor, shared_data
         "dwi": "sub-clinical01_dwi",
         "flair": "sub-clinical01_flair",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [
+        ("sub-strokecase0001", "adc"),
+        ("sub-strokecase0002", "adc"),
+        ("sub-strokecase0003", "adc"),
+        ("sub-clinical01", "adc"),
+        ("sub-raw02", "adc"),
+        ("sub-raw02", "b0"),
+    ],
+)
+def test_large_infarcts_restrict_diffusion(shared_data: Path, name: str, role: str) -> None:
+    folder = shared_data / "volumes" / name
+    paths: dict[str, Any] = {role: folder / f"{name}_{role}.nii.gz"}
+    case = replace(read_case(folder / f"{name}_dwi.nii.gz", **paths), b_value=1000.0)
+    brain = find_brain(case.volume)
+    adc = known_adc(case, brain, Stopwatch())
+    assert adc.notices == ()
+    assert adc.check.brain_adc_mm2_s is not None
+    assert 0.7e-3 < adc.check.brain_adc_mm2_s < 1.2e-3
+    truth = folder / f"{name}_msk.nii.gz"
+    if truth.exists():
+        mask = (load_volume(truth).data > 0.5).astype(np.float32)
+        found = find_lesions(Probabilities(mask, case.volume.grid), MaskSpec(0.5, 5.0))
+        verdict = judge(found, adc, 0.85)
+        assert verdict.rejected == ()
+        assert all(each.relative_adc < 0.8 for each in verdict.lesions)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("given_as", "is_one"), [("b0", "adc"), ("adc", "b0"), ("adc", "dwi")])
+def test_images_in_the_place_of_others_are_not_used(
+    shared_data: Path, given_as: str, is_one: str
+) -> None:
+    folder = shared_data / "volumes" / "sub-raw02"
+    dwi, other = (folder / f"sub-raw02_{name}.nii.gz" for name in ("dwi", is_one))
+    volume = load_volume(other)
+    volume = replace(volume, data=volume.data * np.float32(1.01))
+    case = read_case(dwi, **{given_as: volume})  # type: ignore[arg-type]
+    adc = known_adc(case, find_brain(case.volume), Stopwatch())
+    assert [notice.code for notice in adc.notices] == [WarningCode.INPUT_DIFFUSION]
+    assert adc.data is None
 
 
 def test_flair_alone(predictor: Predictor, shared_data: Path) -> None:

@@ -14,6 +14,7 @@ from cnnres_infer.core.mask import Lesion, Mask
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import VolumeError
 from cnnres_infer.pipeline.brain import Brain
+from cnnres_infer.pipeline.deadline import Stopwatch
 from cnnres_infer.pipeline.diffusion import (
     adc_from_b0,
     brain_adc,
@@ -68,7 +69,7 @@ class Verdict(NamedTuple):
     notices: tuple[Notice, ...]
 
 
-def known_adc(case: Case, brain: Brain) -> KnownAdc:
+def known_adc(case: Case, brain: Brain, clock: Stopwatch) -> KnownAdc:
     """The ADC of a case, given or computed from b0, if it is plausible.
 
     Parameters
@@ -77,6 +78,8 @@ def known_adc(case: Case, brain: Brain) -> KnownAdc:
         The case; without ADC and b0, the ADC is unknown.
     brain
         The brain in its volume.
+    clock
+        Measures the time that it takes, and enforces the time limit.
 
     Raises
     ------
@@ -84,10 +87,17 @@ def known_adc(case: Case, brain: Brain) -> KnownAdc:
         If the DWI itself is given as ADC or b0.
     GeometryError
         If the ADC map or b0 shows nothing of the brain.
+    LimitError
+        If the time limit is exceeded.
     """
     role, given = (Role.ADC, case.adc) if case.adc is not None else (Role.B0, case.b0)
     if given is None:
         return _unknown("diffusion was not checked: neither an ADC map nor b0 was given")
+    with clock("diffusion"):
+        return _measured(case, role, given, brain)
+
+
+def _measured(case: Case, role: Role, given: Volume, brain: Brain) -> KnownAdc:
     _check_different(given, role, case.volume)
     aligned, covered, fraction = on_grid(given, role, case.volume.grid, brain)
     usual = "ADC map" if role is Role.ADC else "b0"

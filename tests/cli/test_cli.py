@@ -121,7 +121,7 @@ def test_one_bad_volume_among_several(volume: Path, bright_bundle: Path, tmp_pat
         (
             ["a.nii", "b.nii", "--flair", "f.nii"],
             2,
-            "--flair and --brain-mask belong to one volume",
+            "--flair, --adc, --b0 and --brain-mask belong to one volume",
         ),
         (["a/x.nii", "b/x.nii", "-o", "out"], 2, "same name would write"),
         (["a.nii", "a.nii.gz"], 2, "same name would write"),
@@ -177,7 +177,7 @@ def test_demo_with_the_built_in_model(tmp_path: Path) -> None:
     assert run("demo", "-o", tmp_path / "demo").returncode == 3
 
 
-@pytest.mark.parametrize("option", ["--flair", "--brain-mask"])
+@pytest.mark.parametrize("option", ["--flair", "--adc", "--b0", "--brain-mask"])
 @pytest.mark.parametrize("content", [None, b"no image"])
 def test_an_error_names_its_file(
     volume: Path, bright_bundle: Path, tmp_path: Path, option: str, content: bytes | None

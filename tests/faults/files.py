@@ -2,6 +2,7 @@
 
 import functools
 import gzip
+import json
 import os
 import struct
 import zlib
@@ -100,6 +101,29 @@ def series(volumes: int, bvalues: str | None, **fields: Any) -> Builder:
         return compressed(nifti(data, **fields))(folder)
 
     return build
+
+
+def beside(files: dict[str, str | bytes]) -> Builder:
+    """A volume, and what lies beside it."""
+
+    def build(folder: Path) -> Path:
+        for name, content in files.items():
+            (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        return written(GZIPPED)(folder)
+
+    return build
+
+
+def pipe_beside(name: str, build: Builder) -> Builder:
+    def with_pipe(folder: Path) -> Path:
+        os.mkfifo(folder / name)
+        return build(folder)
+
+    return with_pipe
+
+
+def sidecar(**entries: object) -> Builder:
+    return beside({"a.json": json.dumps(entries)})
 
 
 def folder_named_like_a_volume(folder: Path) -> Path:
@@ -201,6 +225,22 @@ REFUSED: dict[str, dict[str, Builder]] = {
         "none clinical": series(3, "0 50 3000"),
         "nan": series(3, "0 nan 1000"),
         "empty": series(3, ""),
+        "pipe": pipe_beside("a.bval", series(3, None)),
+        "large": series(3, "0 " * (1 << 16)),
+    },
+    "E-SIDECAR-KIND": {
+        "b0 by bval": beside({"a.bval": "0\n"}),
+        "b0 by sidecar": sidecar(DiffusionBValue=0),
+        "b0 of a tensor": sidecar(ImageType=["DERIVED", "PRIMARY", "DIFFUSION", "TENSOR_B0"]),
+        "adc": sidecar(ImageType=["DERIVED", "PRIMARY", "DIFFUSION", "ADC", "ND"]),
+        "adc of an enhanced image": sidecar(
+            ImageType=["DERIVED", "PRIMARY"], ImageTypeText=["DERIVED", "DIFFUSION", "ADC"]
+        ),
+        "adc that keeps a b-value": beside(
+            {"a.bval": "1000", "a.json": json.dumps({"ImageType": ["ADC"], "BValue": 1000})}
+        ),
+        "fa": sidecar(ImageType=["DERIVED", "PRIMARY", "DIFFUSION", "FA", "ND"]),
+        "fa in one string": sidecar(ImageType="DERIVED\\PRIMARY\\DIFFUSION\\FA"),
     },
     "E-NIFTI-DATATYPE": {
         "rgb": changed(datatype=128, bitpix=24),
@@ -303,6 +343,31 @@ def turned(degrees: float) -> dict[str, float]:
 
 
 WARNED: dict[str, dict[str, Builder]] = {
+    "W-SIDECAR": {
+        "text in bval": beside({"a.bval": "b = 1000"}),
+        "empty bval": beside({"a.bval": ""}),
+        "negative bval": beside({"a.bval": "-5"}),
+        "infinite bval": beside({"a.bval": "inf"}),
+        "three b-values": beside({"a.bval": "0 1000 1000"}),
+        "large bval": beside({"a.bval": "0 " * (1 << 16)}),
+        "pipe as bval": pipe_beside("a.bval", written(GZIPPED)),
+        "pipe as sidecar": pipe_beside("a.json", written(GZIPPED)),
+        "no json": beside({"a.json": "{"}),
+        "binary": beside({"a.json": b"\xff\xfe\x00\xd8"}),
+        "a list": beside({"a.json": "[1000]"}),
+        "nested": beside({"a.json": "[" * 100_000}),
+        "large sidecar": beside({"a.json": "{}" + " " * (1 << 20)}),
+        "negative in sidecar": sidecar(DiffusionBValue=-1),
+        "infinite in sidecar": beside({"a.json": '{"DiffusionBValue": Infinity}'}),
+        "endless in sidecar": beside({"a.json": '{"DiffusionBValue": 1' + "0" * 400 + "}"}),
+        "other b-values": beside({"a.bval": "1000", "a.json": '{"DiffusionBValue": 2000}'}),
+        "b0 or not": beside({"a.bval": "0", "a.json": '{"DiffusionBValue": 1000}'}),
+        "trace of b0": beside({"a.bval": "0", "a.json": '{"ImageType": ["TRACEW"]}'}),
+    },
+    "W-INPUT-BVALUE": {
+        "high": beside({"a.bval": "2000"}),
+        "low": sidecar(DiffusionBValue=500.0),
+    },
     "W-NIFTI-VOLUME": {
         "one": series(3, "0 1000 3000"),
         "directions": series(4, "0\t1000 995\n1000"),
@@ -336,6 +401,11 @@ WARNED: dict[str, dict[str, Builder]] = {
 }
 
 ACCEPTED: dict[str, Builder] = {
+    "b-value": beside({"a.bval": "1000\n"}),
+    "trace": beside(
+        {"a.bval": "995", "a.json": json.dumps({"ImageType": ["TRACEW"], "BValue": 1000})}
+    ),
+    "sidecar of another kind": sidecar(ImageType=7, DiffusionBValue="b1000", EchoTime=0.08),
     "gz": written(GZIPPED),
     "plain": written(SOUND, "a.nii"),
     "upper case": written(GZIPPED, "A.NII.GZ"),

@@ -128,6 +128,7 @@ RAISED: dict[str, Callable[[Scene], object]] = {
     "E-GRID-MASK": lambda scene: scene.predict(
         blob_volume()[0], brain_mask=moved(blob_volume()[0], 1)
     ),
+    "E-INPUT-DIFFUSION": lambda scene: scene.predict(blob_volume()[0], adc=blob_volume()[0]),
     "E-BUNDLE-MANIFEST": lambda scene: Bundle.open(scene.make_bundle(format=7)),
     "E-BUNDLE-FILE": lambda scene: Bundle.open(scene.make_bundle()).read("extra"),
     "E-BUNDLE-HASH": lambda scene: Predictor.load(altered(scene, lambda m: m[:-1], seal=False)),
@@ -166,6 +167,8 @@ ELSEWHERE = {
     "E-DICOM-PIXELS": "tests/readers/dicom/test_files.py",
     "W-DICOM-SERIES": "tests/readers/dicom/test_command.py",
     "W-DICOM-LEFT-OUT": "tests/readers/dicom/test_choice.py",
+    "W-INPUT-DIFFUSION": "tests/pipeline/test_restriction.py",
+    "W-LESION-REJECTED": "tests/pipeline/test_restriction.py",
     "E-VERIFY": "tests/export/test_bundle_writer.py",
     "E-BUNDLE": "tests/export/test_command.py",
     "E-REFERENCE": "tests/verification/test_reference.py",

@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 
 from cnnres_infer import Predictor
+from cnnres_infer.codes import ErrorCode, WarningCode
+from cnnres_infer.core.case import Role
 from cnnres_infer.errors import InputError
+from cnnres_infer.readers.case import read_volume
 from cnnres_infer.readers.nifti.header import TRANSFORM_FIELDS
 from tests.faults.files import (
     ACCEPTED,
@@ -22,9 +25,12 @@ from tests.faults.files import (
     SOUND,
     WARNED,
     Builder,
+    beside,
     changed,
+    compressed,
     nifti,
     series,
+    sidecar,
     written,
 )
 
@@ -81,13 +87,14 @@ def test_the_command_line_reports_each_error_and_writes_no_mask(
     paths, expected = [], []
     for code, cases in REFUSED.items():
         for number, build in enumerate(cases.values()):
-            made, series = build(tmp_path), tmp_path / "a.bval"
+            made = build(tmp_path)
             path = tmp_path / made.name.replace("a", f"{code.lower()}-{number}", 1)
             if not made.name.startswith("a.nii") or not os.path.lexists(made):
                 continue
             made.rename(path)
-            if series.exists():
-                series.rename(tmp_path / f"{code.lower()}-{number}.bval")
+            for kind in ("bval", "json"):
+                if (tmp_path / f"a.{kind}").exists():
+                    (tmp_path / f"a.{kind}").rename(tmp_path / f"{code.lower()}-{number}.{kind}")
             paths.append(path)
             expected.append(code)
     command = [sys.executable, "-m", "cnnres_infer", *map(str, paths)]
@@ -145,10 +152,84 @@ def test_the_volume_selected_by_b_value_is_segmented(predictor: Predictor, tmp_p
     assert np.array_equal(one.volume.data, DATA + 1)
     assert "volume 1 of 3 volumes was used: b = 1000" in str(one.warnings[0])
     several = predictor.predict(series(4, "0 1000 995 1005")(tmp_path))
-    np.testing.assert_allclose(several.volume.data, DATA + 2.0, rtol=1e-6)
-    assert "the mean of volumes 1, 2, 3 of 4" in str(several.warnings[0])
+    mean = np.cbrt((DATA + 1.0) * (DATA + 2.0) * (DATA + 3.0))
+    np.testing.assert_allclose(several.volume.data, mean, rtol=1e-6)
+    assert "the geometric mean of volumes 1, 2, 3 of 4" in str(several.warnings[0])
+    assert "volume 0 is its b0" in str(several.warnings[0])
     scaled = predictor.predict(series(2, "0 800", scl_slope=2, scl_inter=5)(tmp_path))
     np.testing.assert_allclose(scaled.volume.data, (DATA + 1.0) * 2 + 5, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("bvalues", "used"),
+    [
+        ("0 800 1200", 2),
+        ("0 700 1400", 1),
+        ("0 500 900 1500", 2),
+        ("0 1500 600", 1),
+        ("1000 0 2000", 0),
+    ],
+)
+def test_the_b_value_nearest_to_1000_is_used(
+    predictor: Predictor, tmp_path: Path, bvalues: str, used: int
+) -> None:
+    result = predictor.predict(series(len(bvalues.split()), bvalues)(tmp_path))
+    assert np.array_equal(result.volume.data, DATA + used)
+
+
+def test_the_mean_of_directions_is_zero_where_one_of_them_is(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    directions = np.stack([DATA, DATA + np.int16(3), DATA], axis=3)
+    directions[30, 35, 10], directions[31, 35, 10, 1] = (0, 200, 300), -4
+    (tmp_path / "a.bval").write_text("1000 1000 1000")
+    volume = predictor.predict(compressed(nifti(directions))(tmp_path)).volume.data
+    assert volume[30, 35, 10] == volume[31, 35, 10] == 0
+    assert volume[29, 35, 10] > 0
+
+
+def test_the_list_of_b_values_is_named_if_none_is_clinical(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="only 0, 50, 3000"):
+        predictor.predict(series(4, "0 3000 50 3000")(tmp_path))
+
+
+@pytest.mark.parametrize("beside_it", [{"a.bval": "0"}, {"a.json": '{"ImageType": ["ADC"]}'}])
+def test_what_is_refused_as_dwi_is_accepted_as_what_it_is(
+    predictor: Predictor, tmp_path: Path, beside_it: dict[str, str]
+) -> None:
+    path = beside({**beside_it})(tmp_path)
+    fits, other = (Role.B0, Role.ADC) if "a.bval" in beside_it else (Role.ADC, Role.B0)
+    assert read_volume(path, fits).warnings == ()
+    for role in (other, Role.DWI):
+        with pytest.raises(InputError) as caught:
+            read_volume(path, role)
+        assert caught.value.code is ErrorCode.SIDECAR_KIND
+
+
+def test_an_adc_map_may_keep_the_b_value_of_its_images(tmp_path: Path) -> None:
+    (notice,) = read_volume(beside({"a.bval": "1000"})(tmp_path), Role.ADC).warnings
+    assert notice.code is WarningCode.SIDECAR
+    named = {"a.bval": "1000", "a.json": '{"ImageType": ["DERIVED", "ADC"]}'}
+    assert read_volume(beside({**named})(tmp_path), Role.ADC).warnings == ()
+
+
+@pytest.mark.parametrize("role", [Role.FLAIR, Role.ADC, Role.BRAIN_MASK])
+def test_a_series_is_a_dwi_or_b0_and_nothing_else(tmp_path: Path, role: Role) -> None:
+    path = series(3, "0 5 1000")(tmp_path)
+    with pytest.raises(InputError) as caught:
+        read_volume(path, role)
+    assert caught.value.code is ErrorCode.NIFTI_SERIES
+    b0 = read_volume(path, Role.B0)
+    np.testing.assert_allclose(b0.data, DATA + 0.5, rtol=1e-6)
+    assert "the mean of volumes 0, 1" in str(b0.warnings[0])
+
+
+def test_a_flair_that_is_an_adc_map_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        read_volume(sidecar(ImageType=["DERIVED", "ADC"])(tmp_path), Role.FLAIR)
+    assert caught.value.code is ErrorCode.SIDECAR_KIND
 
 
 @pytest.mark.parametrize("wide", [False, True])

@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnres_infer.core.arrays import BoolArray, FloatArray
-from cnnres_infer.pipeline.diffusion import adc_from_b0, brain_adc, is_unrestricted, relative_adc
+from cnnres_infer.pipeline.diffusion import (
+    adc_from_b0,
+    brain_adc,
+    is_unrestricted,
+    lesion_adc,
+    mm2_per_s,
+    relative_adc,
+    rises_together,
+)
 
 SHAPE = (10, 12, 4)
 
@@ -54,6 +62,50 @@ def test_lesions_that_do_not_restrict_diffusion_are_rejected() -> None:
     assert is_unrestricted(relative, 0.9).tolist() == [False, True, False]
     assert is_unrestricted(relative, 0.5).tolist() == [True, True, False]
     assert is_unrestricted(np.array([0.9, 0.899]), 0.9).tolist() == [True, False]
+
+
+@given(
+    labels=st.lists(st.integers(0, 6), min_size=24, max_size=24),
+    adc=st.lists(st.floats(1, 100, width=32) | st.just(float("nan")), min_size=24, max_size=24),
+)
+def test_the_adc_of_a_lesion_is_its_median_if_half_of_it_is_known(
+    labels: list[int], adc: list[float]
+) -> None:
+    numbers = np.array(labels, np.uint32).reshape(2, 3, 4)
+    values = np.array(adc, np.float32).reshape(2, 3, 4)
+    medians = lesion_adc(numbers, values)
+    assert len(medians) == numbers.max()
+    for lesion, median in enumerate(medians, 1):
+        inside = values[numbers == lesion]
+        known = inside[np.isfinite(inside)]
+        judged = known.size and 2 * known.size >= inside.size
+        np.testing.assert_equal(median, np.median(known) if judged else np.nan)
+
+
+@given(
+    values=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=100, max_size=300)
+)
+def test_images_rise_together_as_their_ranks_do(values: list[tuple[int, int]]) -> None:
+    dwi, other = (np.array(each, np.float32)[:, None, None] for each in zip(*values, strict=True))
+    everywhere = np.ones(dwi.shape, np.bool_)
+    together = rises_together(dwi, other, everywhere)
+    if together is None:
+        assert min(np.ptp(dwi), np.ptp(other)) == 0
+        return
+    assert together == pytest.approx(rises_together(other, dwi, everywhere))
+    assert together == pytest.approx(rises_together(dwi**3, other, everywhere))
+    fallen = rises_together(np.float32(1) / dwi, other, everywhere)
+    assert fallen == pytest.approx(-together, abs=1e-6)
+    assert rises_together(dwi, dwi, everywhere) == pytest.approx(1)
+    assert rises_together(dwi[:99], other[:99], everywhere[:99]) is None
+
+
+@pytest.mark.parametrize(
+    ("median", "factor"),
+    [(8e-4, 1.0), (0.8, 1e-3), (800, 1e-6), (60, None), (0, None), (-8e-4, None), (np.nan, None)],
+)
+def test_the_unit_is_told_by_the_brain(median: float, factor: float | None) -> None:
+    assert mm2_per_s(median) == factor
 
 
 def test_without_lesions_or_adc_nothing_is_rejected() -> None:

@@ -1,6 +1,8 @@
 """Lesions that do not restrict diffusion are taken out of the mask, and never silently."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from cnnres_infer.core.volume import Probabilities
 from cnnres_infer.errors import GeometryError, UsageError, VolumeError
 from cnnres_infer.outputs.writers.overlay import OUTLINE, REJECTED
 from cnnres_infer.pipeline.brain import Brain
+from cnnres_infer.pipeline.deadline import Stopwatch
 from cnnres_infer.pipeline.mask import find_lesions
 from cnnres_infer.pipeline.restriction import judge, known_adc
 from cnnres_infer.readers.nifti.write import save_volume
@@ -274,6 +277,59 @@ def test_files_and_nibabel_images_are_read_as_a_flair_is(
         assert len(bounded.predict(DWI, adc=source).rejected) == 1
 
 
+def series(folder: Path) -> Path:
+    """A 4-D file of b0 and the DWI, of which only the `.bval` says which is which."""
+    import nibabel
+
+    path = folder / "scan.nii.gz"
+    both = np.stack([b0().data, DWI.data, b0().data], axis=3)
+    nibabel.save(nibabel.Nifti1Image(both, DWI.grid.affine), path)
+    path.with_name("scan.bval").write_text("0 1000 5")
+    return path
+
+
+def test_the_b0_of_a_series_is_used_without_being_asked_for(
+    bounded: Predictor, tmp_path: Path
+) -> None:
+    result = bounded.predict(series(tmp_path))
+    assert result.diffusion.by == "b0"
+    assert result.diffusion.b_value == B
+    assert result.diffusion.brain_adc_mm2_s == pytest.approx(0.8e-3, rel=1e-3)
+    assert result.lesions[0].adc_mm2_s == pytest.approx(0.4e-3, rel=1e-2)
+    assert len(result.rejected) == 1
+    assert result.provenance.inputs == {"dwi": "scan", "b0": "scan"}
+    said = [str(notice) for notice in result.warnings if notice.code == "W-NIFTI-VOLUME"]
+    assert len(said) == 1
+    assert "the mean of volumes 0, 2 is its b0" in said[0]
+
+
+def test_an_adc_map_is_preferred_to_the_b0_of_a_series(bounded: Predictor, tmp_path: Path) -> None:
+    result = bounded.predict(series(tmp_path), adc=adc_map(1e6))
+    assert result.diffusion.by == "adc"
+    assert result.provenance.inputs == {"dwi": "scan", "adc": "adc"}
+    other = bounded.predict(series(tmp_path), b0=replace(b0(), name="other"))
+    assert other.provenance.inputs["b0"] == "other"
+    assert other.diffusion.b_value == B
+
+
+def test_the_command_line_takes_adc_and_b0(make_bundle: BundleMaker, tmp_path: Path) -> None:
+    bundle = make_bundle(diffusion={"relative_adc_below": BOUND})
+    dwi, other = tmp_path / "dwi.nii.gz", tmp_path / "other.nii.gz"
+    save_volume(dwi, DWI.data, DWI.grid)
+    for flag, volume in (("--adc", adc_map()), ("--b0", b0())):
+        save_volume(other, volume.data, volume.grid, overwrite=True)
+        out = str(tmp_path / flag.strip("-"))
+        command = [sys.executable, "-m", "cnnres_infer", str(dwi), flag, str(other), "-o", out]
+        done = subprocess.run(
+            [*command, "--bundle", str(bundle)], capture_output=True, text=True, check=True
+        )
+        assert "1 lesion," in done.stdout
+        assert "warning W-LESION-REJECTED: 1 lesion" in done.stdout
+        report = json.loads((Path(out) / "dwi_report.json").read_text())
+        assert report["diffusion"]["by"] == flag.strip("-")
+        assert len(report["lesions"]["rejected"]) == 1
+
+
 @given(
     spots=st.lists(
         st.tuples(st.integers(2, 17), st.integers(2, 17), st.integers(1, 8), st.booleans()),
@@ -294,7 +350,7 @@ def test_lesions_are_kept_or_rejected_and_none_is_lost(
     adc = Volume((1e-1 / dwi.data).astype(np.float32), grid, "adc")
     brain = Brain(np.ones(grid.shape, np.bool_), "given")
     found = find_lesions(Probabilities(data, grid), MaskSpec(0.5, 0.0))
-    verdict = judge(found, known_adc(Case(Modality.DWI, dwi, adc=adc), brain), bound)
+    verdict = judge(found, known_adc(Case(Modality.DWI, dwi, adc=adc), brain, Stopwatch()), bound)
     assert len(verdict.lesions) + len(verdict.rejected) == len(found.each)
     assert all(lesion.relative_adc < bound for lesion in verdict.lesions)  # type: ignore[operator]
     assert all(lesion.relative_adc >= bound for lesion in verdict.rejected)  # type: ignore[operator]
