@@ -190,7 +190,7 @@ def header(
 
 
 def identify(dataset: FileDataset, *entropy: object) -> None:
-    uid = generate_uid(entropy_srcs=[dataset.SeriesInstanceUID, *map(str, entropy)])
+    uid = generate_uid(entropy_srcs=[dataset.SeriesInstanceUID, "-".join(map(str, entropy))])
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid
 
 
@@ -368,7 +368,8 @@ def csa(**tags: list[str]) -> bytes:
     content = b"SV10" + bytes((4, 3, 2, 1)) + struct.pack("<2I", len(tags), 77)
     for name, values in tags.items():
         content += name.encode().ljust(64, b"\0")
-        content += struct.pack("<i4s3i", len(values), b"FD\0\0", 4, len(values), 77)
+        vr = b"CS\0\0" if values[0].isalpha() else b"FD\0\0"
+        content += struct.pack("<i4s3i", len(values), vr, 4, len(values), 77)
         for value in values:
             size = len(value) + 1
             content += struct.pack("<4i", size, size, 77, size)

@@ -18,16 +18,14 @@ from cnnres_infer.readers.dicom.vendors import (
     b_value,
     directionality,
     image_type,
-    siemens_csa,
 )
-from cnnres_infer.readers.dicom.views import View, items
+from cnnres_infer.readers.dicom.views import PER_FRAME, View, items
 
 if TYPE_CHECKING:
     from pydicom.dataset import FileDataset
 
 _CLASSIC_MR = "1.2.840.10008.5.1.4.1.1.4"
 _ENHANCED_MR = ("1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.4")
-_PER_FRAME = 0x52009230
 _ADC_CODE = "113041"
 _ADC_NAME = re.compile(r"adc\b|adc_|apparent diffusion|average dc\b", re.IGNORECASE)
 _OTHER_NAME = re.compile(
@@ -200,11 +198,13 @@ def frames_of(image: Image, dataset: "FileDataset") -> list[Frame]:
         if count not in (None, 1):
             raise damaged(name, f"{count} frames in an image of a single one")
         return _classic(image, dataset, shape)
-    groups = len(items(dataset, _PER_FRAME))
+    groups = len(items(dataset, PER_FRAME))
     if count is None or groups != count:
         raise damaged(name, f"NumberOfFrames is {count}, but {groups} frames are described")
-    views = (View(dataset, index) for index in range(groups))
-    return [_frame(image, view, shape, _place(view), index) for index, view in enumerate(views)]
+    return [
+        _frame(image, view, shape, _place(view), index)
+        for index, view in enumerate(View.of_frames(dataset))
+    ]
 
 
 def _classic(image: Image, dataset: "FileDataset", shape: tuple[int, int]) -> list[Frame]:
@@ -212,9 +212,7 @@ def _classic(image: Image, dataset: "FileDataset", shape: tuple[int, int]) -> li
     types = image_type(view)
     place = _place(view)
     if "MOSAIC" in types or "VFRAME" in types:
-        tiles = tiles_of(
-            view, siemens_csa(dataset), shape, image.file.name, place.normal if place else None
-        )
+        tiles = tiles_of(view, shape, image.file.name, place.normal if place else None)
         if place is None:
             raise damaged(image.file.name, "a mosaic without position or orientation")
         return [

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +81,6 @@ class Tiles:
 
 def tiles_of(
     view: View,
-    csa: dict[str, Any],
     shape: tuple[int, int],
     name: str,
     normal: NDArray[np.float64] | None,
@@ -93,8 +91,6 @@ def tiles_of(
     ----------
     view
         The attributes of the image.
-    csa
-        Siemens' own header; see `cnnres_infer.readers.dicom.vendors.siemens_csa`.
     shape
         Rows and columns of the whole image.
     name
@@ -109,10 +105,12 @@ def tiles_of(
         If the file does not state the number of slices or their direction.
     """
     positions = _uih_positions(view)
-    stated = view.private_numbers(0x0065, 0x50, "PRIVATE") or view.private_numbers(
-        0x0019, 0x0A, "SIEMENS MR HEADER", "u2"
+    stated = (
+        view.private_numbers(0x0065, 0x50, "")
+        or view.private_numbers(0x0019, 0x0A, "SIEMENS MR HEADER", "u2")
+        or view.csa_numbers("NumberOfImagesInMosaic")
     )
-    count = int(stated[0]) if stated else int((csa.get("NumberOfImagesInMosaic") or [0])[0])
+    count = int(stated[0]) if stated else 0
     if positions is not None and len(positions) != count:
         raise _unknown(name, f"positions of {len(positions)} slices for {count}")
     if not 0 < count <= _MAX_TILES:
@@ -124,9 +122,9 @@ def tiles_of(
     tile = (shape[0] // rows, shape[1] // columns)
     if positions is not None:
         return Tiles(count, columns, tile, positions, np.zeros(3))
-    direction = csa.get("SliceNormalVector")
+    direction = view.csa_numbers("SliceNormalVector", 3)
     spacing = view.number("SpacingBetweenSlices") or view.number("SliceThickness")
-    if normal is None or not direction or len(direction) != 3 or not spacing:
+    if normal is None or direction is None or not spacing:
         raise _unknown(name, "the direction or the distance of its slices is missing")
     # The vector is rounded; of it, only the sign is not in the orientation.
     sign = np.sign(np.asarray(direction, np.float64) @ normal)
@@ -134,7 +132,7 @@ def tiles_of(
 
 
 def _uih_positions(view: View) -> NDArray[np.float64] | None:
-    sequence = view.private(0x0065, 0x51, "PRIVATE")
+    sequence = view.private(0x0065, 0x51, "")
     try:
         found = [[float(each) for each in item.ImagePositionPatient] for item in sequence or ()]
     except (AttributeError, TypeError, ValueError):

@@ -2,12 +2,8 @@
 
 import re
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
 
 from cnnres_infer.readers.dicom.views import View
-
-if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
 
 # No scanner weights more; vendors mark "no b-value" by huge numbers.
 _MAX_B = 50_000.0
@@ -44,12 +40,15 @@ def b_value(view: View) -> tuple[float, str] | None:
         ("Siemens (0019,100C)", view.private_numbers(0x0019, 0x0C, "SIEMENS MR HEADER")),
         ("GE (0043,1039)", view.private_numbers(0x0043, 0x39, "GEMS_PARM")),
         ("Philips (2001,1003)", view.private_numbers(0x2001, 0x03, "PHILIPS IMAGING", "f4")),
-        ("United Imaging (0065,1009)", view.private_numbers(0x0065, 0x09, "PRIVATE", "f8")),
+        ("United Imaging (0065,1009)", view.private_numbers(0x0065, 0x09, "", "f8")),
     ):
         if values is not None:
             b = values[0] % _GE_OFFSET if values[0] >= _GE_OFFSET else values[0]
             if 0 <= b <= _MAX_B:
                 return b, source
+    # Slow to parse, so only where there is reason to.
+    if "DIFFUSION" in image_type(view) and (stated := view.csa_numbers("B_value")) is not None:
+        return stated[0], "Siemens (0029,1010)"
     if (comment := _CANON_COMMENT.search(view.text("ImageComments"))) is not None:
         return float(comment[1]), "Canon (0020,4000)"
     if (name := _SIEMENS_NAME.search(view.text("SequenceName"))) is not None:
@@ -61,8 +60,10 @@ def directionality(view: View) -> Directionality:
     """Whether a diffusion-weighted frame is a trace image or that of a direction."""
     if _TRACE & set(image_type(view)):
         return Directionality.TRACE
-    stated = view.text("DiffusionDirectionality").upper() or view.private_text(
-        0x0019, 0x0D, "SIEMENS MR HEADER"
+    stated = (
+        view.text("DiffusionDirectionality").upper()
+        or view.private_text(0x0019, 0x0D, "SIEMENS MR HEADER")
+        or ("DIFFUSION" in image_type(view) and view.csa_text("DiffusionDirectionality"))
     )
     if stated == "ISOTROPIC":
         return Directionality.TRACE
@@ -80,7 +81,7 @@ def directionality(view: View) -> Directionality:
     for vector in (
         view.numbers("DiffusionGradientOrientation", 3),
         view.private_numbers(0x0019, 0x0E, "SIEMENS MR HEADER", "f8", 3),
-        view.private_numbers(0x0065, 0x37, "PRIVATE", "f8", 3),
+        view.private_numbers(0x0065, 0x37, "", "f8", 3),
     ):
         if vector is not None and any(vector):
             return Directionality.DIRECTION
@@ -93,19 +94,3 @@ def directionality(view: View) -> Directionality:
     if name is not None and "#" in name[0]:
         return Directionality.DIRECTION
     return Directionality.UNKNOWN
-
-
-def siemens_csa(dataset: "Dataset") -> dict[str, Any]:
-    """Values of Siemens' own image header, (0029,1010); empty if it is absent or unreadable."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from nibabel.nicom.csareader import CSAReadError, get_csa_header
-
-        try:
-            header = get_csa_header(dataset, "image")
-        except (CSAReadError, ValueError, TypeError, KeyError, IndexError, MemoryError):
-            return {}
-    tags = {} if header is None else header["tags"]
-    return {name: tag["items"] for name, tag in tags.items() if tag["items"]}

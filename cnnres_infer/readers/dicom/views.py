@@ -1,15 +1,16 @@
 """Looking up the attributes of a frame, wherever and however they are stored."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 # Sequences of private or converted attributes that hold what a classic image has at its top.
-_NESTED = (0x2005140F, 0x00209170, 0x00209171)
-_SHARED, _PER_FRAME = 0x52009229, 0x52009230
+_NESTED = (0x2005140F, 0x00209170, 0x00209171, 0x00189117, 0x00409096)
+_SHARED, PER_FRAME = 0x52009229, 0x52009230
 _BLOCKS = range(0x10, 0x100)
 _BINARY = {"u2": ("<H", 2), "f4": ("<f", 4), "f8": ("<d", 8)}
 
@@ -21,20 +22,25 @@ class View:
     ----------
     dataset
         The parsed file.
-    index
-        Index of the frame in an enhanced file; None for a classic one.
+    groups
+        The functional groups of the frame and those shared, in an enhanced file.
     """
 
-    def __init__(self, dataset: "Dataset", index: int | None = None) -> None:
+    def __init__(self, dataset: "Dataset", groups: "Sequence[Dataset]" = ()) -> None:
+        self._root = dataset
         self._datasets: list[Dataset] = []
-        if index is not None:
-            per_frame = items(dataset, _PER_FRAME)
-            for group in (*per_frame[index : index + 1], *items(dataset, _SHARED)[:1]):
-                self._datasets += [group, *_macros(group)]
+        for group in groups:
+            self._datasets += [group, *_macros(group)]
         self._datasets.append(dataset)
-        if index is None:
+        if not groups:
             self._datasets += [each for tag in _NESTED for each in items(dataset, tag)[:1]]
-            self._datasets += items(dataset, 0x00189117)[:1]
+
+    @classmethod
+    def of_frames(cls, dataset: "Dataset") -> "Iterator[View]":
+        """The view of each frame of an enhanced file."""
+        shared = items(dataset, _SHARED)[:1]
+        for group in items(dataset, PER_FRAME):
+            yield cls(dataset, [group, *shared])
 
     def get(self, keyword: str) -> Any:
         """Value of a standard attribute; None if it is absent, empty or malformed."""
@@ -77,8 +83,8 @@ class View:
         group, element
             Its group, and the lower byte of its element.
         creator
-            A part of the private creator's name, in capitals. If the creators of
-            the group are lost, the first block is taken.
+            A part of the private creator's name, in capitals; empty for any. If the
+            creators of the group are lost, the first block is taken.
         """
         for dataset in self._datasets:
             blocks = list(_blocks(dataset, group))
@@ -113,6 +119,32 @@ class View:
             value = value.decode("latin-1").rstrip("\0 ")
         return "" if value is None else str(value).strip().upper()
 
+    def csa_numbers(self, name: str, count: int = 1) -> tuple[float, ...] | None:
+        """The first values of a tag of Siemens' own image header as finite numbers."""
+        return _numbers(self._csa.get(name), "text", count, more=True)
+
+    def csa_text(self, name: str) -> str:
+        """A tag of Siemens' own image header as text in capitals; empty if it is absent."""
+        return str((self._csa.get(name) or [""])[0]).strip().upper()
+
+    @cached_property
+    def _csa(self) -> dict[str, Any]:
+        """Values of Siemens' own image header; empty if it is absent or unreadable."""
+        import warnings
+
+        if self.private(0x0029, 0x10, "SIEMENS CSA HEADER") is None:
+            return {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from nibabel.nicom.csareader import CSAReadError, get_csa_header
+
+            try:
+                header = get_csa_header(self._root, "image")
+            except (CSAReadError, ValueError, TypeError, KeyError, IndexError, MemoryError):
+                return {}
+        tags = {} if header is None else header["tags"]
+        return {name: tag["items"] for name, tag in tags.items() if tag["items"]}
+
 
 def items(dataset: "Dataset", tag: int) -> "list[Dataset]":
     """Items of a sequence; none if it is absent or is no sequence."""
@@ -135,13 +167,12 @@ def _is_sequence(value: Any) -> bool:
 
 
 def _blocks(dataset: "Dataset", group: int) -> Iterator[tuple[int, str]]:
-    for block in _BLOCKS:
-        name = _raw(dataset, group << 16 | block)
-        if name is not None:
+    """The private blocks of a group, and the names of their creators in capitals."""
+    for tag in sorted(each for each in dataset.keys() if each >> 16 == group):  # noqa: SIM118
+        if tag & 0xFFFF in _BLOCKS:
+            name = _raw(dataset, tag)
             text = name.decode("latin-1") if isinstance(name, bytes) else str(name)
-            yield block, text.upper()
-        elif block > 0x1F:
-            return
+            yield tag & 0xFFFF, text.upper()
 
 
 def _raw(dataset: "Dataset", tag: int) -> Any:

@@ -12,6 +12,7 @@ from cnnres_infer.readers.dicom.views import View
 from tests.fakes.dicom import (
     VENDORS,
     classic_images,
+    csa,
     enhanced_image,
     ge,
     mosaic_images,
@@ -149,6 +150,36 @@ def test_maps_are_no_dwi_whatever_their_b_value(word: str, tmp_path: Path) -> No
     )
     save(tmp_path, classic_images([mapped, B0, TRACE], siemens))
     assert agrees(read(tmp_path).volume, TRACE)
+
+
+@pytest.mark.parametrize("kind", ["trace", "direction"])
+def test_siemens_own_header(kind: str, tmp_path: Path) -> None:
+    def csa_only(dataset: Dataset, b: float, kind: str) -> None:
+        stated = {"trace": "ISOTROPIC", "direction": "DIRECTIONAL"}.get(kind, "NONE")
+        content = csa(B_value=[str(int(b))], DiffusionDirectionality=[stated])
+        private(dataset, 0x29, "SIEMENS CSA HEADER", _10=("OB", content))
+
+    diffusion = ("ORIGINAL", "PRIMARY", "DIFFUSION", "NONE", "ND")
+    scans = [each.but(image_type=diffusion) for each in (B0, TRACE.but(kind=kind))]
+    save(tmp_path, classic_images(scans, csa_only))
+    volume = read(tmp_path).volume
+    assert agrees(volume, TRACE)
+    assert ("trace" in volume.warnings[0].text) == (kind == "trace")
+
+
+def test_the_quantity_of_an_adc_map(tmp_path: Path) -> None:
+    def quantity(dataset: Dataset, b: float, kind: str) -> None:
+        code, definition, mapping = Dataset(), Dataset(), Dataset()
+        code.CodeValue = "113041"
+        definition.ConceptCodeSequence = [code]
+        mapping.QuantityDefinitionSequence = [definition]
+        dataset.RealWorldValueMappingSequence = [mapping]
+
+    lost = ADC.but(image_type=("DERIVED", "SECONDARY"))
+    save(tmp_path, classic_images([B0, TRACE], siemens), classic_images([lost], quantity, number=9))
+    case = read(tmp_path)
+    assert case.adc is not None
+    assert agrees(case.adc, ADC)
 
 
 def test_values_that_mean_none() -> None:
