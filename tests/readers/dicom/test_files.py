@@ -14,7 +14,7 @@ import pydicom
 import pytest
 from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import JPEG2000Lossless, RLELossless
+from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, RLELossless
 
 from cnnres_infer.errors import InputError, LimitError, VolumeError
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
@@ -246,6 +246,30 @@ def test_mixed_compression(tmp_path: Path) -> None:
         compress_jpeg2000(image)
     save(tmp_path, images)
     assert agrees(read(tmp_path).volume, trace)
+
+
+def test_lossless_jpeg(tmp_path: Path) -> None:
+    study(tmp_path)
+    for file in files(tmp_path):
+        recode_jpeg(file)
+        assert pydicom.dcmread(file).file_meta.TransferSyntaxUID == JPEGLosslessSV1
+    assert agrees(read(tmp_path).volume, TRACE)
+
+
+def recode_jpeg(file: Path) -> None:
+    import gdcm
+
+    reader, change = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax()
+    reader.SetFileName(str(file))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer = gdcm.ImageWriter()
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    writer.SetFileName(str(file))
+    assert writer.Write()
 
 
 def test_a_codestream_of_another_size_than_its_image(tmp_path: Path) -> None:
