@@ -3,6 +3,9 @@
 import io
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from cnnres_infer.codes import ErrorCode
@@ -18,6 +21,20 @@ _EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 # The length of the file meta information follows its own tag, VR and length; the rest follows it.
 _META_LENGTH_AT, _META_AT = 140, 144
 _MAX_META_BYTES = 1 << 12
+
+_quiet = RLock()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence warnings: what is unusual but can be read is judged from the values.
+
+    pydicom's warnings quote them, and they may be of a patient.
+    """
+    # Filters of warnings are the process's own: two threads would restore each other's.
+    with _quiet, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def require_pydicom() -> None:
@@ -53,9 +70,7 @@ def parse(file: StudyFile, limits: Limits, *, pixels: bool = False) -> "FileData
     import pydicom
 
     try:
-        with warnings.catch_warnings(), file.open(limits) as stream:
-            # What is unusual but can be read is judged from the values.
-            warnings.simplefilter("ignore")
+        with file.open(limits) as stream:
             head = stream.read(_MAX_META_BYTES)
             stream.seek(0)
             if _DEFLATED in head:

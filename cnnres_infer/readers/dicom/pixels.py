@@ -1,6 +1,5 @@
 """Decoding the pixels of stacked frames."""
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from cnnres_infer.readers.dicom.codestream import check_encoded_size
 from cnnres_infer.readers.dicom.files import StudyFile
 from cnnres_infer.readers.dicom.frames import Frame
 from cnnres_infer.readers.dicom.geometry import Stack
-from cnnres_infer.readers.dicom.headers import damaged, parse
+from cnnres_infer.readers.dicom.headers import damaged, parse, quiet
 
 if TYPE_CHECKING:
     from pydicom.dataset import FileDataset
@@ -75,7 +74,7 @@ def read_voxels(
     overflowed = False
     for z, layer in enumerate(stack.layers):
         parts = (decoder.intensities(frame) for frame in layer)
-        with np.errstate(over="ignore", invalid="ignore"):
+        with quiet(), np.errstate(over="ignore", invalid="ignore"):
             exact = next(parts) if len(layer) == 1 else mean_of(parts, geometric=geometric)
             # Rows run down an image, and y up.
             values[:, :, z] = exact[::-1].T
@@ -121,9 +120,7 @@ def _decode(dataset: "FileDataset", frame: Frame) -> NDArray[Any]:
         raise damaged(file.name, "it does not say how its pixels are coded (no transfer syntax)")
     try:
         check_encoded_size(dataset, frame.index)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            pixels: NDArray[Any] = pixel_array(dataset, index=frame.index, raw=True)
+        pixels: NDArray[Any] = pixel_array(dataset, index=frame.index, raw=True)
     except InputError:
         raise
     except Exception as error:

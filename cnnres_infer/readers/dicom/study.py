@@ -11,7 +11,7 @@ from cnnres_infer.errors import InputError, VolumeError
 from cnnres_infer.limits import Limits
 from cnnres_infer.readers.dicom.files import StudyFile, study_files
 from cnnres_infer.readers.dicom.frames import Frame, Image, Kind, frames_of, image_of
-from cnnres_infer.readers.dicom.headers import damaged, parse, require_pydicom
+from cnnres_infer.readers.dicom.headers import damaged, parse, quiet, require_pydicom
 from cnnres_infer.readers.dicom.series import Problem, Series, group
 
 log = logging.getLogger("cnnres_infer.readers.dicom")
@@ -56,7 +56,8 @@ def open_study(path: Path, limits: Limits) -> Iterator[Study]:
                 f"{path}: {what} without DICOM images; give a file or a study", code=code
             )
         require_pydicom()
-        frames, problems = _read(files, limits)
+        with quiet():
+            frames, problems = _read(files, limits)
         for problem in problems:
             log.info("%s", problem.error)
         series = group(frames, problems)
@@ -84,8 +85,10 @@ def _read(files: list[StudyFile], limits: Limits) -> tuple[list[Frame], list[Pro
                 log.info("%s: skipped, a copy of %s", file.name, former.file.name)
                 continue
             frames += frames_of(image, dataset)
-        except InputError as error:
-            problems.append(Problem(file.name, series, error))
+        except Exception as error:
+            # pydicom parses values when they are asked for, and raises whatever happens then.
+            known = error if isinstance(error, InputError) else damaged(file.name, error)
+            problems.append(Problem(file.name, series, known))
             if series:
                 frames.append(Frame(image, Kind.SKIPPED, "cannot be used", (0, 0)))
     return frames, problems

@@ -130,18 +130,15 @@ class View:
     @cached_property
     def _csa(self) -> dict[str, Any]:
         """Values of Siemens' own image header; empty if it is absent or unreadable."""
-        import warnings
-
         if self.private(0x0029, 0x10, "SIEMENS CSA HEADER") is None:
             return {}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from nibabel.nicom.csareader import CSAReadError, get_csa_header
+        # Importing it warns.
+        from nibabel.nicom.csareader import CSAReadError, get_csa_header
 
-            try:
-                header = get_csa_header(self._root, "image")
-            except (CSAReadError, ValueError, TypeError, KeyError, IndexError, MemoryError):
-                return {}
+        try:
+            header = get_csa_header(self._root, "image")
+        except (CSAReadError, ValueError, TypeError, KeyError, IndexError, MemoryError):
+            return {}
         tags = {} if header is None else header["tags"]
         return {name: tag["items"] for name, tag in tags.items() if tag["items"]}
 

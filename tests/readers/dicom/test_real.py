@@ -32,7 +32,7 @@ NIBABEL = Path(nibabel.__file__).parent / "nicom" / "tests" / "data"
 PYDICOM = Path(pydicom.__file__).parent / "data" / "test_files"
 PAIR = ("siemens_dwi_0.dcm.gz", "siemens_dwi_1000.dcm.gz")
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = pytest.mark.filterwarnings("ignore:The DICOM readers are highly")
 
 
 def opened(name: str) -> FileDataset:
