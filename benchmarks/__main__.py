@@ -13,6 +13,7 @@ from benchmarks import scale as scaling
 from benchmarks.charts import bar_chart
 from benchmarks.profile import profile
 from benchmarks.rewritings import rewritings
+from benchmarks.steps import steps
 from cnnres_infer.cli.console import wide_console
 from cnnres_infer.cli.default_command import run_tool
 from cnnres_infer.host.atomic import write_all
@@ -91,6 +92,20 @@ def profile_command(
     for name, spent in list(figures["nodes"].items())[:_SLOWEST]:
         table.add_row(name, f"{spent:.2f}")
     console.print(table)
+    _write(json_file, figures)
+
+
+@app.command("steps")
+def steps_command(
+    runs: Annotated[int, typer.Option(min=1, help="Runs; figures are the least of them.")] = 25,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure what is computed around the network for a 112 x 112 x 73 volume, step by step."""
+    figures = steps(runs)
+    table = Table("step", "ms of one core", title=figures["machine"])
+    for name, spent in figures["steps"].items():
+        table.add_row(name, f"{spent:.1f}")
+    wide_console().print(table)
     _write(json_file, figures)
 
 

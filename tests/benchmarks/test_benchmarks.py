@@ -10,6 +10,7 @@ from PIL import Image
 from benchmarks import end_to_end as whole
 from benchmarks import rewritings as rewriting
 from benchmarks import scale as scaling
+from benchmarks import steps as stepwise
 from benchmarks.__main__ import _write
 from benchmarks.charts import bar_chart
 from benchmarks.contestants import EAGER, contestants, multiply_adds
@@ -69,6 +70,13 @@ def test_a_profile_has_the_nodes_of_the_variant() -> None:
     spent = list(figures["nodes"].values())
     assert spent == sorted(spent, reverse=True)
     assert sum(spent) == pytest.approx(sum(figures["kinds"].values()))
+
+
+def test_every_step_takes_some_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stepwise, "SHAPE", (64, 64, 8))
+    figures = stepwise.steps(runs=1)
+    assert set(figures["steps"]) == {"brain", "shading", "ADC map", "b0", "lesions"}
+    assert all(spent >= 0 for spent in figures["steps"].values())
 
 
 @pytest.mark.slow

@@ -4,7 +4,12 @@ from numpy.typing import NDArray
 
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.mask import Mask
-from cnnres_infer.outputs.writers.overlay import OUTLINE, _caption, draw_overlay
+from cnnres_infer.outputs.writers.overlay import (
+    OUTLINE,
+    REJECTED,
+    _caption,
+    draw_overlay,
+)
 from tests.conftest import ORIENTATIONS, blob_volume, oriented_affine
 
 
@@ -41,12 +46,26 @@ def test_only_some_of_many_slices_are_drawn_and_all_of_them_have_lesion() -> Non
     volume, ball = blob_volume(shape, affine, centre_mm=(0.0, 0.0, 0.0), radius_mm=50)
     overlay = draw_overlay(volume, Mask(ball.astype(np.uint8), volume.grid))
     assert overlay.size == (5 * 224, 4 * 224 + 26)
-    assert _caption(Mask(ball.astype(np.uint8), volume.grid), ball, [0] * 20).endswith(
+    selected = np.flatnonzero(ball.any(axis=(0, 1)))[:20].tolist()
+    assert _caption(Mask(ball.astype(np.uint8), volume.grid), ball, selected).endswith(
         f"20 of {ball.any(axis=(0, 1)).sum()} slices with lesion"
     )
     empty = draw_overlay(volume, Mask(np.zeros(shape, np.uint8), volume.grid))
     assert not outlined(np.asarray(empty)).any()
     assert empty.size == (5 * 224, 2 * 224 + 26)
+
+
+def test_rejected_lesions_are_dashed_and_have_slices_of_their_own() -> None:
+    volume, ball = blob_volume()
+    mask, none = Mask(ball.astype(np.uint8), volume.grid), np.zeros_like(ball, np.uint8)
+    whole = np.asarray(draw_overlay(volume, mask))
+    drawn = np.asarray(draw_overlay(volume, Mask(none, volume.grid), (), mask))
+    assert drawn.shape == whole.shape
+    dashes = (drawn == np.array(REJECTED)).all(axis=2)[:-26]
+    line = outlined(whole)[:-26]
+    assert not outlined(drawn).any()
+    assert not dashes[~line].any()
+    assert 0.3 * line.sum() < dashes.sum() < 0.7 * line.sum()
 
 
 def test_a_single_dark_slice() -> None:
