@@ -96,7 +96,8 @@ def choose_map(study: Study, role: Role) -> Selected:
 
 
 def _check_patients(study: Study) -> None:
-    patients = {series.image.patient for series in study.series if series.image.patient}
+    frames = (frame for series in study.series for frame in series.frames)
+    patients = {frame.image.patient for frame in frames} - {""}
     if len(patients) > 1:
         raise VolumeError(
             f"{study.path}: images of {len(patients)} patients; give the study of one",

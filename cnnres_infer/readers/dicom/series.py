@@ -6,7 +6,8 @@ from functools import cached_property
 
 from cnnres_infer.errors import InputError
 from cnnres_infer.readers.bvalues import LARGEST_B0, listed
-from cnnres_infer.readers.dicom.frames import Frame, Image, Kind
+from cnnres_infer.readers.dicom.frames import Frame, Image
+from cnnres_infer.readers.dicom.kinds import Kind
 from cnnres_infer.readers.dicom.vendors import Directionality
 
 

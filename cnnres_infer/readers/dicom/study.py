@@ -10,8 +10,9 @@ from cnnres_infer.codes import ErrorCode
 from cnnres_infer.errors import InputError, VolumeError
 from cnnres_infer.limits import Limits
 from cnnres_infer.readers.dicom.files import StudyFile, study_files
-from cnnres_infer.readers.dicom.frames import Frame, Image, Kind, frames_of, image_of
+from cnnres_infer.readers.dicom.frames import Frame, Image, frames_of, image_of
 from cnnres_infer.readers.dicom.headers import damaged, parse, quiet, require_pydicom
+from cnnres_infer.readers.dicom.kinds import Kind
 from cnnres_infer.readers.dicom.series import Problem, Series, group
 
 log = logging.getLogger("cnnres_infer.readers.dicom")
