@@ -65,6 +65,8 @@ class Job:
         What belongs to the one volume of the call; None without.
     modality
         What the volumes are.
+    series, bvalue
+        What to read of studies and series; see `cnnres_infer.readers.pick`.
     formats
         Names of the outputs to write; see `cnnres_infer.outputs.writers`.
     overwrite
@@ -79,6 +81,8 @@ class Job:
     b0: Path | None = None
     modality: str = "dwi"
     brain_mask: Path | None = None
+    series: tuple[str, ...] = ()
+    bvalue: float | None = None
     formats: tuple[str, ...] = DEFAULT_FORMATS
     overwrite: bool = False
     wording: Callable[[str], str] = str
@@ -157,6 +161,8 @@ class Job:
             b0=self.b0,
             modality=self.modality,
             brain_mask=self.brain_mask,
+            series=self.series or None,
+            bvalue=self.bvalue,
         )
         saved = result.save(folder, self.formats, overwrite=self.overwrite)
         return CaseReport(path, Report.of(result), tuple(saved.paths.values()))

@@ -1,5 +1,6 @@
 """The whole way from a volume to its result."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -26,6 +27,7 @@ from cnnres_infer.pipeline.prepare import Prepared, prepare
 from cnnres_infer.pipeline.quality import output_notices
 from cnnres_infer.pipeline.restriction import judge, known_adc
 from cnnres_infer.readers.case import Source, check_size, read_case
+from cnnres_infer.readers.pick import Pick
 from cnnres_infer.selection.fallback import EngineChain
 from cnnres_infer.selection.select import Selection, select
 
@@ -128,6 +130,8 @@ class Predictor:
         b0: Source | None = None,
         modality: str | None = None,
         brain_mask: Source | None = None,
+        series: Sequence[str] | None = None,
+        bvalue: float | None = None,
     ) -> Result:
         """Segment a volume.
 
@@ -155,6 +159,11 @@ class Predictor:
             ``"dwi"``, the default, or ``"flair"``: what `source` is.
         brain_mask
             The brain on the grid of `source`; by default it is found.
+        series
+            Numbers or UIDs of the series of a DICOM study that the volume and its
+            FLAIR are taken from; by default they are recognised.
+        bvalue
+            The b-value in s/mm2 to segment; by default the one nearest to 1000.
 
         Returns
         -------
@@ -178,6 +187,8 @@ class Predictor:
             "b0": b0,
             "modality": modality,
             "brain_mask": brain_mask,
+            "series": series,
+            "bvalue": bvalue,
         }
         if isinstance(source, Case):
             given = [f"{name}=" for name, value in beside.items() if value is not None]
@@ -189,7 +200,11 @@ class Predictor:
         else:
             parsed = Modality.parse(modality or Modality.DWI)
             # Before anything is read, which may take long.
-            self.bundle.spec.check_modalities(parsed, flair is not None)
+            spec = self.bundle.spec
+            # A study may hold the FLAIR that is not given.
+            from_study = isinstance(source, (str, Path)) and spec.channels == 2
+            spec.check_modalities(parsed, flair is not None or from_study)
+            with_flair = flair is None and Modality.FLAIR in spec.modalities
             with clock("read"):
                 case = read_case(
                     source,
@@ -200,6 +215,7 @@ class Predictor:
                     modality=parsed,
                     brain_mask=brain_mask,
                     limits=self.limits,
+                    pick=Pick(tuple(series or ()), bvalue, with_flair),
                 )
         with single_blas_thread():
             return self._segment(case, clock)

@@ -19,6 +19,7 @@ COMMANDS = (
     "predict",
     "demo",
     "verify",
+    "inspect",
     "info",
     "doctor",
     "build",

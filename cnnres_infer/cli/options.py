@@ -26,6 +26,20 @@ SignatureOption = Annotated[
     Path | None,
     typer.Option(metavar="KEY.pub", help="Refuse a bundle that is not signed with this key."),
 ]
+SeriesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--series",
+        metavar="N",
+        help="Series of a DICOM study to use, by number or UID; may be repeated.",
+    ),
+]
+BValueOption = Annotated[
+    float | None,
+    typer.Option(
+        "--bvalue", metavar="N", help="b-value to segment in s/mm²; defaults to that nearest 1000."
+    ),
+]
 OverwriteOption = Annotated[
     bool,
     typer.Option(

@@ -20,11 +20,13 @@ from cnnres_infer.cli.flags import with_flags
 from cnnres_infer.cli.options import (
     BackendOption,
     BundleOption,
+    BValueOption,
     JsonOption,
     OverwriteOption,
     PrecisionOption,
     QuietOption,
     SelfCheckOption,
+    SeriesOption,
     SignatureOption,
     StrictOption,
     ThreadsOption,
@@ -43,7 +45,12 @@ if TYPE_CHECKING:
 
 
 def predict(
-    volumes: Annotated[list[Path], typer.Argument(help="NIfTI files (.nii, .nii.gz).")],
+    volumes: Annotated[
+        list[Path],
+        typer.Argument(
+            help="NIfTI files (.nii, .nii.gz), or DICOM studies (folders, .zip, files)."
+        ),
+    ],
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Folder for the outputs; defaults to that of the input."),
@@ -68,6 +75,8 @@ def predict(
         Path | None,
         typer.Option(help="Brain mask on the grid of VOLUME; by default the brain is extracted."),
     ] = None,
+    series: SeriesOption = None,
+    bvalue: BValueOption = None,
     prob: Annotated[bool, typer.Option("--prob", help="Also write the probability map.")] = False,
     overlay: Annotated[bool, typer.Option(help="Write the overlay image.")] = True,
     formats: Annotated[
@@ -128,6 +137,8 @@ def predict(
             b0=b0,
             modality=modality,
             brain_mask=brain_mask,
+            series=tuple(series or ()),
+            bvalue=bvalue,
             formats=wanted,
             overwrite=overwrite,
             wording=with_flags,

@@ -10,6 +10,7 @@ from cnnres_infer.core.case import Case, Modality, Role
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.host.files import open_regular
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
+from cnnres_infer.readers.pick import EVERYTHING, Pick
 
 _HEAD_BYTES = 1 << 12
 
@@ -35,9 +36,12 @@ class Reader:
         return import_module(self.module)
 
 
-READERS = {"nifti": Reader("cnnres_infer.readers.nifti.read")}
-# What no reader recognises goes to this one, whose errors say what is wrong with it.
-FALLBACK = "nifti"
+READERS = {
+    "nifti": Reader("cnnres_infer.readers.nifti.read"),
+    "dicom": Reader("cnnres_infer.readers.dicom.read"),
+}
+# What no reader recognises goes to these, whose errors say what is wrong with it.
+FALLBACK, FOLDER_FALLBACK = "nifti", "dicom"
 
 
 def load_volume(
@@ -86,6 +90,7 @@ def load_case(
     modality: Modality = Modality.DWI,
     limits: Limits = DEFAULT_LIMITS,
     affine: Affine | None = None,
+    pick: Pick = EVERYTHING,
 ) -> Case:
     """Read and check everything that belongs to a scan, as far as the format holds it.
 
@@ -97,14 +102,18 @@ def load_case(
         What the volume to be segmented shows.
     limits, affine
         See `load_volume`.
+    pick
+        What the caller decided where there are several images.
 
     Raises
     ------
     InputError
         If a volume must not be segmented.
+    UsageError
+        If there is nothing to decide.
     """
     path = Path(path)
-    case: Case = _functions(path).load_case(path, modality, limits, affine)
+    case: Case = _functions(path).load_case(path, modality, limits, affine, pick)
     return case
 
 
@@ -126,7 +135,7 @@ def _functions(path: Path) -> Any:
     for reader in READERS.values():
         if reader.functions.recognises(path, head):
             return reader.functions
-    return READERS[FALLBACK].functions
+    return READERS[FOLDER_FALLBACK if path.is_dir() else FALLBACK].functions
 
 
 def _head(path: Path) -> bytes:

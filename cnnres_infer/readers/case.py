@@ -15,6 +15,7 @@ from cnnres_infer.host.machine import resident_bytes
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
 from cnnres_infer.readers import load_case, load_volume
 from cnnres_infer.readers.nifti.read import volume_from_image
+from cnnres_infer.readers.pick import EVERYTHING, Pick
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image
@@ -34,6 +35,7 @@ def read_case(
     modality: Modality = Modality.DWI,
     brain_mask: Source | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    pick: Pick = EVERYTHING,
 ) -> Case:
     """Read and check the volumes of a case.
 
@@ -51,6 +53,8 @@ def read_case(
         The modality of `source`.
     limits
         The maximum size of each volume.
+    pick
+        What to read where `source` is a path to several images.
 
     Returns
     -------
@@ -65,7 +69,7 @@ def read_case(
         twice.
     """
     check_combination(modality, flair=flair is not None, adc=adc is not None, b0=b0 is not None)
-    case = _scan(source, modality, limits, affine)
+    case = _scan(source, modality, limits, affine, pick)
     if adc is not None or b0 is not None:
         case = replace(
             case,
@@ -84,7 +88,13 @@ def read_case(
     )
 
 
-def _scan(source: Source, modality: Modality, limits: Limits, affine: NDArray[Any] | None) -> Case:
+def _scan(
+    source: Source,
+    modality: Modality,
+    limits: Limits,
+    affine: NDArray[Any] | None,
+    pick: Pick,
+) -> Case:
     """The case in a file or folder, or one of a volume alone."""
     if isinstance(source, tuple) and affine is not None:
         raise UsageError("affine= and a pair with an affine contradict each other; give one")
@@ -94,7 +104,9 @@ def _scan(source: Source, modality: Modality, limits: Limits, affine: NDArray[An
         raise UsageError("a tuple must be a pair: an array or path, and its affine")
     path, place = source if isinstance(source, tuple) else (source, affine)
     if isinstance(path, (str, Path)):
-        return load_case(path, modality, limits, place)
+        return load_case(path, modality, limits, place, pick)
+    if pick.series or pick.b_value is not None:
+        raise UsageError("`series` and `bvalue` choose images in a file or study; give its path")
     return Case(modality, read_volume(source, Role(modality), limits, affine))
 
 

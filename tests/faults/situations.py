@@ -168,6 +168,17 @@ NOTED: dict[str, Callable[[Scene], Result]] = {
 
 # Codes whose tests need more than a scene.
 ELSEWHERE = {
+    "E-DICOM-EXTRA": "tests/readers/dicom/test_files.py",
+    "E-DICOM-NONE": "tests/readers/dicom/test_files.py",
+    "E-DICOM-ARCHIVE": "tests/readers/dicom/test_files.py",
+    "E-DICOM-FILE": "tests/readers/dicom/test_files.py",
+    "E-DICOM-STUDY": "tests/readers/dicom/test_choice.py",
+    "E-DICOM-SERIES": "tests/readers/dicom/test_choice.py",
+    "E-DICOM-BVALUE": "tests/readers/dicom/test_choice.py",
+    "E-DICOM-SLICES": "tests/readers/dicom/test_geometry.py",
+    "E-DICOM-PIXELS": "tests/readers/dicom/test_files.py",
+    "W-DICOM-SERIES": "tests/readers/dicom/test_command.py",
+    "W-DICOM-LEFT-OUT": "tests/readers/dicom/test_choice.py",
     "W-INPUT-DIFFUSION": "tests/pipeline/test_restriction.py",
     "W-LESION-REJECTED": "tests/pipeline/test_restriction.py",
     "E-VERIFY": "tests/export/test_bundle_writer.py",

@@ -16,6 +16,7 @@ from cnnres_infer import Predictor
 from cnnres_infer.codes import ErrorCode, WarningCode
 from cnnres_infer.core.case import Role
 from cnnres_infer.errors import InputError
+from cnnres_infer.readers import case_name
 from cnnres_infer.readers.case import read_volume
 from cnnres_infer.readers.nifti.header import TRANSFORM_FIELDS
 from tests.faults.files import (
@@ -107,7 +108,7 @@ def test_the_command_line_reports_each_error_and_writes_no_mask(
     assert [line.split()[1].rstrip(":") for line in lines] == expected
     left = {path.name for path in (tmp_path / "out").iterdir()}
     named = [p for p, code in zip(paths, expected, strict=True) if code != "E-FILE-NAME"]
-    assert left == {f"{path.name.split('.')[0]}_report.json" for path in named}
+    assert left == {f"{case_name(path)}_report.json" for path in named}
 
 
 @pytest.mark.parametrize("name", ["E-NIFTI-EXCESS", "E-LIMIT-BYTES"])

@@ -9,17 +9,11 @@ from numpy.typing import NDArray
 
 from cnnres_infer.codes import ErrorCode, Notice, WarningCode
 from cnnres_infer.errors import VolumeError
+from cnnres_infer.readers.bvalues import CLINICAL_RANGE, LARGEST_B0, in_shell, listed, nearest
 from cnnres_infer.readers.nifti.beside import read_small
 from cnnres_infer.readers.nifti.stream import volume_name
 
-# In s/mm2: the usual b-value and the range of clinical stroke protocols, how much the b-values
-# of one shell vary, and up to where an image counts as not diffusion-weighted.
-USUAL = 1000.0
-CLINICAL_RANGE = (700.0, 1500.0)
-SHELL_WIDTH = 50.0
-LARGEST_B0 = 50.0
 _MAX_BYTES = 1 << 16
-_MAX_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -47,11 +41,11 @@ class Selection:
     def notice(self) -> Notice:
         """A warning that says what was selected."""
         text = (
-            f"{_listed(self.indices, 'geometric mean')} of {self.count} volumes was used: "
+            f"{_volumes(self.indices, 'geometric mean')} of {self.count} volumes was used: "
             f"b = {self.b_value:g} s/mm2"
         )
         if self.b0:
-            text += f"; {_listed(self.b0, 'mean')} is its b0"
+            text += f"; {_volumes(self.b0, 'mean')} is its b0"
         return Notice(WarningCode.NIFTI_VOLUME, text)
 
 
@@ -88,13 +82,12 @@ def read_bvalues(path: Path) -> NDArray[np.float64] | None:
     return values
 
 
-def select_volumes(path: Path, count: int) -> Selection:
-    """Select the volumes of the b-value nearest to 1000 from 700 to 1500 s/mm².
+def select_volumes(path: Path, count: int, wanted: float | None = None) -> Selection:
+    """Select the volumes of the b-value to segment; see `cnnres_infer.readers.bvalues`.
 
-    Of two that are equally near, the higher is taken, in which infarcts stand
-    out more. The volumes of that b-value, give or take 50 s/mm², are a single
-    trace image, or the diffusion directions whose geometric mean is one. Volumes
-    of at most 50 s/mm² are b0.
+    The volumes of that b-value, give or take 50 s/mm², are a single trace image,
+    or the diffusion directions whose geometric mean is one. Volumes of at most
+    50 s/mm² are b0.
 
     Parameters
     ----------
@@ -102,6 +95,8 @@ def select_volumes(path: Path, count: int) -> Selection:
         The NIfTI file, with its b-values next to it; see `read_bvalues`.
     count
         Number of volumes in the file.
+    wanted
+        The b-value to take instead of the one nearest to 1000.
 
     Raises
     ------
@@ -109,16 +104,16 @@ def select_volumes(path: Path, count: int) -> Selection:
         If the b-values are missing or damaged, or if none is in the range.
     """
     values = _b_values_of_series(path, count)
-    lowest, highest = CLINICAL_RANGE
-    clinical = values[(values >= lowest) & (values <= highest)]
-    if not clinical.size:
+    b = nearest(values.tolist(), wanted)
+    if b is None:
+        lowest, highest = CLINICAL_RANGE
+        sought = f"between {lowest:g} and {highest:g}" if wanted is None else f"of {wanted:g}"
         raise VolumeError(
-            f"{bval_path(path)}: no b-value between {lowest:g} and {highest:g} s/mm2, only "
-            f"{_all(values)}; give a single volume",
+            f"{bval_path(path)}: no b-value {sought} s/mm2, only {listed(values.tolist())}; choose "
+            "one of these (`bvalue`), or give a single volume",
             code=ErrorCode.NIFTI_BVAL,
         )
-    nearest = min(clinical.tolist(), key=lambda b: (abs(b - USUAL), -b))
-    shell = np.flatnonzero(np.abs(values - nearest) <= SHELL_WIDTH)
+    shell = np.flatnonzero(in_shell(values, b))
     return Selection(_indices(shell), float(values[shell].mean()), _b0(values), count)
 
 
@@ -146,11 +141,11 @@ def select_b0(path: Path, count: int) -> tuple[tuple[int, ...], Notice]:
     indices = _b0(values)
     if not indices:
         raise VolumeError(
-            f"{bval_path(path)}: no b-value up to {LARGEST_B0:g} s/mm2, only {_all(values)}; give "
-            "b0 as a single volume",
+            f"{bval_path(path)}: no b-value up to {LARGEST_B0:g} s/mm2, only "
+            f"{listed(values.tolist())}; give b0 as a single volume",
             code=ErrorCode.NIFTI_BVAL,
         )
-    text = f"{_listed(indices, 'mean')} of {count} volumes was used as b0"
+    text = f"{_volumes(indices, 'mean')} of {count} volumes was used as b0"
     return indices, Notice(WarningCode.NIFTI_VOLUME, text)
 
 
@@ -179,12 +174,6 @@ def _indices(found: NDArray[np.intp]) -> tuple[int, ...]:
     return tuple(int(index) for index in found)
 
 
-def _listed(indices: Sequence[int], mean: str) -> str:
+def _volumes(indices: Sequence[int], mean: str) -> str:
     listed = ", ".join(map(str, indices))
     return f"volume {listed}" if len(indices) == 1 else f"the {mean} of volumes {listed}"
-
-
-def _all(values: NDArray[np.float64]) -> str:
-    different = [f"{b:g}" for b in np.unique(values)]
-    more = ", ..." if len(different) > _MAX_LISTED else ""
-    return ", ".join(different[:_MAX_LISTED]) + more

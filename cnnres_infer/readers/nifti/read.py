@@ -1,7 +1,7 @@
 """Volumes from verified NIfTI files and from nibabel images."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,9 +13,10 @@ from cnnres_infer.core.arrays import Affine, FloatArray
 from cnnres_infer.core.case import Case, Modality, Role
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.volume import Volume, overflows
-from cnnres_infer.errors import GeometryError, VolumeError
+from cnnres_infer.errors import GeometryError, UsageError, VolumeError
 from cnnres_infer.host.machine import resident_bytes
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
+from cnnres_infer.readers.bvalues import mean_of, unusual
 from cnnres_infer.readers.nifti.affine import resolve_affine
 from cnnres_infer.readers.nifti.bvals import select_b0, select_volumes
 from cnnres_infer.readers.nifti.header import (
@@ -28,6 +29,7 @@ from cnnres_infer.readers.nifti.header import (
 from cnnres_infer.readers.nifti.sidecar import check_sidecars
 from cnnres_infer.readers.nifti.source import NiftiSource
 from cnnres_infer.readers.nifti.stream import GZIP, read_verified, volume_name
+from cnnres_infer.readers.pick import EVERYTHING, Pick
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image
@@ -48,12 +50,20 @@ def case_name(path: Path) -> str:
     return volume_name(path)
 
 
-def load_case(path: Path, modality: Modality, limits: Limits, affine: Affine | None) -> Case:
+def load_case(
+    path: Path,
+    modality: Modality,
+    limits: Limits,
+    affine: Affine | None,
+    pick: Pick = EVERYTHING,
+) -> Case:
     """Read a NIfTI file as a case of its own; see `cnnres_infer.readers.load_case`.
 
     A series of DWI holds its b0 as well.
     """
-    loaded = _load(path, limits, affine, Role(modality))
+    if pick.series:
+        raise UsageError(f"{path}: `series` is for DICOM studies, and this is a NIfTI file")
+    loaded = _load(path, limits, affine, Role(modality), wanted=pick.b_value)
     return Case(modality, loaded.volume, b0=loaded.b0, b_value=loaded.b_value)
 
 
@@ -90,10 +100,11 @@ def _load(
     *,
     is_mask: bool = False,
     with_b0: bool = True,
+    wanted: float | None = None,
 ) -> _Loaded:
     stream = read_verified(path, limits)
     header = stream.header
-    chosen = _choose(path, header.volumes, role)
+    chosen = _choose(path, header.volumes, role, wanted)
     grid, source, grid_notices = _read_grid(header.transforms, header.shape, str(path), affine)
     notices = (*header.notices, *chosen.notices, *grid_notices)
     parts = [(chosen.indices, chosen.geometric, notices)]
@@ -127,7 +138,11 @@ class _Choice(NamedTuple):
     notices: tuple[Notice, ...]
 
 
-def _choose(path: Path, count: int, role: Role | None) -> _Choice:
+def _choose(path: Path, count: int, role: Role | None, wanted: float | None) -> _Choice:
+    if count == 1 and wanted is not None:
+        raise UsageError(
+            f"{path}: `bvalue` chooses among several volumes, and this is a single one"
+        )
     if count == 1:
         b_value, notices = (None, ()) if role is None else check_sidecars(path, role)
         return _Choice((0,), False, b_value, (), notices)
@@ -135,8 +150,9 @@ def _choose(path: Path, count: int, role: Role | None) -> _Choice:
         indices, notice = select_b0(path, count)
         return _Choice(indices, False, None, (), (notice,))
     if role in (None, Role.DWI):
-        selected = select_volumes(path, count)
-        return _Choice(selected.indices, True, selected.b_value, selected.b0, (selected.notice,))
+        selected = select_volumes(path, count, wanted)
+        notices = (selected.notice, *unusual(selected.b_value))
+        return _Choice(selected.indices, True, selected.b_value, selected.b0, notices)
     raise VolumeError(
         f"{path}: contains {count} volumes; give a single volume as {role}",
         code=ErrorCode.NIFTI_SERIES,
@@ -224,9 +240,6 @@ def _read_voxels(
 ) -> tuple[FloatArray, bool]:
     """Read and scale a volume of a verified file, or the mean of several.
 
-    The geometric mean of directions is the image of their mean diffusivity. It
-    is zero where one of them is not positive.
-
     The voxels are converted in chunks: in float64, the whole volume would take
     twice the memory of the result.
 
@@ -245,7 +258,7 @@ def _read_voxels(
         for first in range(0, count, _CHUNK_VOXELS):
             chunk = slice(first, first + _CHUNK_VOXELS)
             parts = (_scaled(each[chunk], header.scale) for each in stored)
-            exact = next(parts) if len(stored) == 1 else _mean(parts, len(stored), geometric)
+            exact = next(parts) if len(stored) == 1 else mean_of(parts, geometric=geometric)
             values[chunk] = exact
             overflowed |= overflows(exact, values[chunk])
     return values.reshape(header.shape, order="F"), overflowed
@@ -256,17 +269,3 @@ def _scaled(stored: NDArray[Any], scale: tuple[float, float] | None) -> NDArray[
         return stored
     slope, intercept = scale
     return stored.astype(np.float64) * slope + intercept
-
-
-def _mean(parts: Iterable[NDArray[Any]], count: int, geometric: bool) -> NDArray[np.float64]:
-    """Mean of several arrays; what is not finite in one is not in the mean."""
-    if not geometric:
-        plain: NDArray[np.float64] = np.mean(list(parts), axis=0, dtype=np.float64)
-        return plain
-    total: Any = 0.0
-    dark: Any = False
-    for part in parts:
-        total = total + np.log(np.where(part <= 0, 1, part), dtype=np.float64)
-        dark = dark | (part <= 0)
-    mean = np.exp(total / count)
-    return np.where(dark & np.isfinite(mean), 0, mean)

@@ -5,7 +5,6 @@ its b-value. That decides whether the image is what it is given as.
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,9 @@ from typing import Any
 from cnnres_infer.codes import ErrorCode, Notice, WarningCode
 from cnnres_infer.core.case import Role
 from cnnres_infer.errors import VolumeError
+from cnnres_infer.readers.bvalues import LARGEST_B0, SHELL_WIDTH, unusual
 from cnnres_infer.readers.nifti.beside import read_small
-from cnnres_infer.readers.nifti.bvals import (
-    CLINICAL_RANGE,
-    LARGEST_B0,
-    SHELL_WIDTH,
-    bval_path,
-    read_bvalues,
-)
+from cnnres_infer.readers.nifti.bvals import bval_path, read_bvalues
 from cnnres_infer.readers.nifti.stream import volume_name
 
 _MAX_BYTES = 1 << 20
@@ -91,7 +85,7 @@ def check_sidecars(path: Path, role: Role) -> tuple[float | None, tuple[Notice, 
         return None, (*notices, Notice(WarningCode.SIDECAR, text))
     b_value = next((each.b_value for each in values), None)
     if role is Role.DWI and b_value is not None and not derived:
-        notices += _unusual(b_value)
+        notices += unusual(b_value)
     return b_value, tuple(notices)
 
 
@@ -109,13 +103,6 @@ def _check_kind(path: Path, role: Role, said: list[_Said], notices: list[Notice]
         "correct what lies beside it",
         code=ErrorCode.SIDECAR_KIND,
     )
-
-
-def _unusual(b_value: float) -> Iterator[Notice]:
-    lowest, highest = CLINICAL_RANGE
-    if not lowest <= b_value <= highest:
-        text = f"b = {b_value:g} s/mm2; the model is for {lowest:g} to {highest:g} s/mm2"
-        yield Notice(WarningCode.INPUT_BVALUE, text)
 
 
 def _contradict(said: list[_Said]) -> bool:

@@ -1,0 +1,72 @@
+"""The rule for b-values, and the option that overrides it."""
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cnnres_infer.errors import UsageError, VolumeError
+from cnnres_infer.readers import load_case
+from cnnres_infer.readers.bvalues import in_shell, mean_of, nearest
+from cnnres_infer.readers.pick import Pick
+
+B_VALUES = st.lists(st.sampled_from([0, 5, 50, 650, 700, 800, 990, 1000, 1200, 1500, 2500]))
+
+
+@given(B_VALUES)
+def test_the_nearest_to_1000_in_the_clinical_range(values: list[int]) -> None:
+    chosen = nearest(values)
+    clinical = [b for b in values if 700 <= b <= 1500]
+    if chosen is None:
+        assert not clinical
+    else:
+        assert chosen in clinical
+        assert abs(chosen - 1000) == min(abs(b - 1000) for b in clinical)
+
+
+@given(B_VALUES, st.sampled_from([100, 640, 1000, 2480, 9000]))
+def test_the_one_that_is_wanted(values: list[int], wanted: int) -> None:
+    chosen = nearest(values, wanted)
+    near = [b for b in values if abs(b - wanted) <= 50 and b > 50]
+    assert (chosen in near) if near else chosen is None
+
+
+@pytest.mark.parametrize(("values", "chosen"), [([800, 1200], 1200), ([0, 50], None), ([], None)])
+def test_ties_and_nothing(values: list[float], chosen: float | None) -> None:
+    assert nearest(values) == chosen
+
+
+def test_a_shell() -> None:
+    assert in_shell([0, 950, 1000, 1050, 1051], 1000).tolist() == [False, True, True, True, False]
+
+
+def test_means() -> None:
+    parts = [np.array([1.0, 4.0, 0.0, np.inf]), np.array([4.0, 9.0, 5.0, 2.0])]
+    assert mean_of(parts, geometric=True).tolist() == pytest.approx([2, 6, 0, np.inf])
+    assert mean_of(parts, geometric=False).tolist() == [2.5, 6.5, 2.5, np.inf]
+
+
+def test_the_option_for_nifti(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).integers(1, 99, (5, 6, 4, 3)).astype(np.int16)
+    path = tmp_path / "a.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(data, np.diag([-2, 2, 5, 1])), path)
+    (tmp_path / "a.bval").write_text("0 1000 2000")
+    case = load_case(path)
+    np.testing.assert_array_equal(case.volume.data, data[..., 1])
+    case = load_case(path, pick=Pick(b_value=2000))
+    np.testing.assert_array_equal(case.volume.data, data[..., 2])
+    assert case.b_value == 2000
+    assert "W-INPUT-BVALUE" in [notice.code for notice in case.volume.warnings]
+    with pytest.raises(VolumeError, match="no b-value of 1500"):
+        load_case(path, pick=Pick(b_value=1500))
+    with pytest.raises(UsageError, match="DICOM"):
+        load_case(path, pick=Pick(("3",)))
+
+
+@pytest.mark.parametrize("b", [0, -5, float("inf"), float("nan")])
+def test_b_values_that_are_none(b: float) -> None:
+    with pytest.raises(UsageError, match="`bvalue`"):
+        Pick(b_value=b)
