@@ -35,7 +35,8 @@ def check_size(stack: Stack, name: str, limits: Limits) -> None:
     voxels = int(np.prod([int(each) for each in stack.grid.shape], dtype=object))
     files = {frame.image.file: frame for layer in stack.layers for frame in layer}
     largest = max(each.size() for each in files)
-    limits.check_header(name, voxels, max(largest, voxels * _BYTES_PER_PIXEL), resident_bytes())
+    stored = max(largest, voxels * _BYTES_PER_PIXEL)
+    limits.check_size(name, stack.grid.shape, stored, resident_bytes())
 
 
 def read_voxels(

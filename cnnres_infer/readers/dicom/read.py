@@ -70,7 +70,7 @@ def load_volume(
     affine: Affine | None = None,
     *,
     role: Role | None = None,
-    may_be_zero: bool = False,
+    is_mask: bool = False,
 ) -> Volume:
     """Read a single volume of a study; see `cnnres_infer.readers.load_volume`.
 
@@ -79,7 +79,7 @@ def load_volume(
     """
     with open_study(path, limits) as study:
         selected = _for_role(study, role)
-        return _read(study, selected, case_name(path), limits, may_be_zero=may_be_zero)
+        return _read(study, selected, case_name(path), limits, is_mask=is_mask)
 
 
 def _for_role(study: Study, role: Role | None) -> Selected:
@@ -109,7 +109,7 @@ def _beside(
 
 
 def _read(
-    study: Study, selected: Selected, name: str, limits: Limits, *, may_be_zero: bool = False
+    study: Study, selected: Selected, name: str, limits: Limits, *, is_mask: bool = False
 ) -> Volume:
     where = f"{study.path}: {selected.text}"
     stacked = stack(selected.frames, where, single=selected.single)
@@ -124,7 +124,7 @@ def _read(
         name,
         (),
         overflowed=overflowed,
-        may_be_zero=may_be_zero,
+        is_mask=is_mask,
         source=_source(study, selected, stacked),
     )
 
