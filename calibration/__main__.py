@@ -11,7 +11,9 @@ from calibration.plan import SCHEMES
 from calibration.trials import Trial
 from cnnres_infer.cli.console import wide_console
 from cnnres_infer.cli.default_command import DefaultCommandGroup, run_tool
+from cnnres_infer.core.precision import Precision
 from cnnres_infer.errors import VerificationError
+from cnnres_infer.verification.agreement import GATES
 
 app = typer.Typer(cls=DefaultCommandGroup, no_args_is_help=True, add_completion=False, help=__doc__)
 _console = wide_console()
@@ -52,7 +54,7 @@ def _print_trial(trial: Trial) -> None:
     _console.print(
         f"{trial.candidate.plan.scheme.variant}: {trial.candidate.name}: "
         f"{trial.candidate.share_in_int8:.1%} of multiply-adds in 8 bits, "
-        f"logit error {trial.error:.3f}, mean Dice {trial.verdict.agreement.mean:.4f}",
+        f"{'; '.join(trial.misses(GATES[Precision.INT8])) or 'passed'}",
         style="dim",
     )
 

@@ -22,9 +22,10 @@ class TorchGraph(nn.Module):
     Parameters
     ----------
     model
-        The network, made of Conv, MatMul, Relu, MaxPool, BatchNormalization,
-        Resize (nearest, by 2), Concat, Add, Sigmoid, Transpose, DepthToSpace (to
-        one channel) and Slice (one pixel off each edge).
+        The network, made of Conv, ConvTranspose, MatMul, Relu, MaxPool,
+        BatchNormalization, Resize (nearest, by 2), Concat, Add, Sigmoid,
+        Transpose, DepthToSpace (to one channel) and Slice (one pixel off each
+        edge).
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -90,6 +91,12 @@ def _conv(inputs: list[Tensor], weights: list[Tensor], attributes: Attributes) -
     )
 
 
+def _transposed_conv(inputs: list[Tensor], weights: list[Tensor], attributes: Attributes) -> Tensor:
+    bias = weights[1] if len(weights) > 1 else None
+    stride, padding = attributes["strides"], attributes["pads"][:2]
+    return functional.conv_transpose2d(inputs[0], weights[0], bias, stride, padding)
+
+
 def _batch_norm(inputs: list[Tensor], weights: list[Tensor], attributes: Attributes) -> Tensor:
     weight, bias, mean, variance = weights
     statistics = (mean.detach(), variance.detach())
@@ -98,6 +105,7 @@ def _batch_norm(inputs: list[Tensor], weights: list[Tensor], attributes: Attribu
 
 _OPERATORS: dict[str, Callable[[list[Tensor], list[Tensor], Attributes], Tensor]] = {
     "Conv": _conv,
+    "ConvTranspose": _transposed_conv,
     "BatchNormalization": _batch_norm,
     "Relu": lambda inputs, *_: functional.relu(inputs[0]),
     "MaxPool": lambda inputs, *_: functional.max_pool2d(inputs[0], 2),

@@ -4,8 +4,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import helper, numpy_helper
 
+from calibration.candidate import Candidate
+from calibration.plan import Scheme, make_plan
+from calibration.torch_graph import TorchGraph
 from cnnres_infer.core.arrays import FloatArray
 
 
@@ -59,6 +63,14 @@ def small_network(seed: int = 0) -> onnx.ModelProto:
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def min_max(model: onnx.ModelProto, images: FloatArray, scheme: Scheme) -> Candidate:
+    """A network quantised between the extremes of each tensor, without balancing."""
+    with torch.no_grad():
+        walk = TorchGraph(model).walk(torch.from_numpy(images))
+        ranges = {n.output[0]: (float(out.min()), float(out.max())) for n, out in walk}
+    return Candidate(model, make_plan(model, ranges, scheme))
 
 
 def computed(model: onnx.ModelProto | bytes, images: FloatArray) -> FloatArray:

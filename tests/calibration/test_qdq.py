@@ -19,7 +19,6 @@ from calibration.plan import (
     Scheme,
     conv_names,
     keep_in_float,
-    make_plan,
 )
 from calibration.qdq import quantised
 from calibration.torch_graph import TorchGraph
@@ -27,20 +26,13 @@ from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.engines.onnxruntime.cpu import DISABLED_OPTIMIZERS
 from cnnres_infer.errors import UsageError
 from export.passes import rewritten
-from tests.calibration.conftest import computed
+from tests.calibration.conftest import computed, min_max
 
 SCHEMES = pytest.mark.parametrize("scheme", [INT8_CPU, INT8_TRT], ids=lambda s: s.variant)
 
 
-def ranges(model: onnx.ModelProto, images: FloatArray) -> dict[str, tuple[float, float]]:
-    with torch.no_grad():
-        walk = TorchGraph(model).walk(torch.from_numpy(images))
-        return {n.output[0]: (float(out.min()), float(out.max())) for n, out in walk}
-
-
 def candidate(network: onnx.ModelProto, images: FloatArray, scheme: Scheme) -> Candidate:
-    model = rewritten(network, scheme.passes)
-    return Candidate(model, make_plan(model, ranges(model, images), scheme))
+    return min_max(rewritten(network, scheme.passes), images, scheme)
 
 
 def in_float(made: Candidate, names: set[str]) -> Candidate:
@@ -117,7 +109,7 @@ def test_the_residual_option_quantises_the_inputs_of_additions(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
     scheme = Scheme("t", symmetric=True, all_activations=False, residuals=True, int32_bias=False)
-    plan = make_plan(network, ranges(network, images), scheme)
+    plan = min_max(network, images, scheme).plan
     assert {"pool", "conv2"} <= set(plan.tensors)
 
 

@@ -1,19 +1,20 @@
 """A network whose slices are cut to the brain is quantised and run in every size."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
 
 from calibration.blocks import layers
-from calibration.candidate import Candidate
 from calibration.plan import SCHEMES
-from calibration.ranges import OBSERVERS
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.crops import box_shape, crop_box
 from cnnres_infer.engines.base import run_all
 from export.onnx_model import to_onnx
 from export.passes import rewritten
 from network.cnnres import folded
+from tests.calibration.conftest import min_max
 from tests.narrow import narrow_network
 
 SIDES = (96, 128, 160)
@@ -44,8 +45,7 @@ def test_a_candidate_runs_in_every_size(
     model: onnx.ModelProto, images: FloatArray, variant: str
 ) -> None:
     scheme = SCHEMES[variant]
-    plain = rewritten(model, scheme.passes)
-    candidate = Candidate.observed("all", plain, scheme, images, OBSERVERS[0], SIDES)
+    candidate = replace(min_max(rewritten(model, scheme.passes), images, scheme), sides=SIDES)
     assert len({box_shape(image, SIDES) for image in images}) == 4
     with candidate.ort_engine() as engine:
         output = run_all(engine, images)
