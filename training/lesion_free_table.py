@@ -11,8 +11,8 @@ from cnnres_infer.pipeline.diffusion import adc_from_b0, is_unrestricted, relati
 from cnnres_infer.predictor import Predictor
 from training.lesion_free import Series, find_series
 
-# Lesions of a relative ADC that is not below are rejected.
-ADC_BOUND = 0.9
+# Lesions of a relative ADC that is not below are rejected, where a bundle has no bound of its own.
+_ADC_BOUND = 0.9
 # The series that the model is meant for.
 _CLINICAL = ("vol01", "vol02", "vol07")
 # Relative ADC does not depend on b, where it is not known.
@@ -31,7 +31,7 @@ def lesion_free_table(predictor: Predictor, data: Path) -> dict[str, Any]:
     rows = [_row(predictor, series) for series in find_series(data)]
     clinical = [row for row in rows if row["volunteer"] in _CLINICAL]
     return {
-        "adc_bound": ADC_BOUND,
+        "adc_bound": adc_bound(predictor),
         "series": rows,
         "clinical": {
             "series": len(clinical),
@@ -43,8 +43,13 @@ def lesion_free_table(predictor: Predictor, data: Path) -> dict[str, Any]:
     }
 
 
+def adc_bound(predictor: Predictor) -> float:
+    """Relative ADC from which a predictor's lesions are rejected."""
+    return predictor.bundle.spec.relative_adc_below or _ADC_BOUND
+
+
 def restricted(
-    mask: BoolArray, adc: FloatArray, brain: BoolArray, bound: float = ADC_BOUND
+    mask: BoolArray, adc: FloatArray, brain: BoolArray, bound: float
 ) -> tuple[BoolArray, int]:
     """The lesions of a mask (X, Y, Z) that ADC does not reject, and their number."""
     import cc3d
@@ -69,7 +74,8 @@ def _row(predictor: Predictor, series: Series) -> dict[str, Any]:
     }
     if b0 is not None:
         adc = adc_from_b0(volume.data, b0, series.b or _ANY_B)
-        kept, count = restricted(result.mask.data > 0, adc, find_brain(volume).mask)
+        brain = find_brain(volume).mask
+        kept, count = restricted(result.mask.data > 0, adc, brain, adc_bound(predictor))
         row["lesions_with_b0"] = count
         row["ml_with_b0"] = int(kept.sum()) * volume.grid.voxel_ml
     return row

@@ -28,11 +28,11 @@ def test_lesions_of_usual_adc_are_taken_out() -> None:
     mask[1:3, 1:3, 1] = mask[7:10, 7:10, 1] = True
     adc = np.full(mask.shape, 1.0, np.float32)
     adc[1:3, 1:3] = 0.6
-    kept, count = restricted(mask, adc, np.ones_like(mask))
+    kept, count = restricted(mask, adc, np.ones_like(mask), 0.9)
     assert count == 1
     assert kept[1:3, 1:3, 1].all()
     assert kept.sum() == 4
-    nothing, none = restricted(np.zeros_like(mask), adc, np.ones_like(mask))
+    nothing, none = restricted(np.zeros_like(mask), adc, np.ones_like(mask), 0.9)
     assert not nothing.any()
     assert none == 0
 
