@@ -243,7 +243,7 @@ def blob_volume(
     ball = (np.linalg.norm(mm - np.array(centre_mm), axis=-1) <= radius_mm) & brain
     x, y, z = np.moveaxis(mm, -1, 0)
     ventricle = (x / 12) ** 2 + (y / 25) ** 2 + (z / 15) ** 2 <= 1
-    texture = 16 * np.sin(x / 6 + z / 9) * np.cos(y / 7)
+    texture = np.rint(16 * np.sin(x / 6 + z / 9) * np.cos(y / 7))
     data = np.where(brain, 100 + texture - 50 * ventricle, 0.0)
     data[ball] = 190.0
     return Volume(data.astype(np.float32), grid, "blob"), ball

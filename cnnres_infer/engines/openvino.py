@@ -1,8 +1,6 @@
 """OpenVINO on the CPU."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, ClassVar, Self
 
@@ -15,6 +13,7 @@ from cnnres_infer.engines.base import ImageShape, ModelFile, Probe, SerialEngine
 from cnnres_infer.engines.compiled import CompiledCache
 from cnnres_infer.errors import BackendUnavailableError, PrecisionUnavailableError
 from cnnres_infer.host import machine
+from cnnres_infer.host.imports import hidden
 
 DEVICE = "CPU"
 _FOLDER = "openvino"
@@ -26,19 +25,6 @@ _HINTS = {Precision.INT8: "f32", Precision.BF16: "bf16", Precision.FP32: "f32"}
 _CACHE = CompiledCache(_FOLDER)
 
 
-@contextmanager
-def _without(module: str) -> Iterator[None]:
-    """Make the import of a module fail inside the context, unless it is already loaded."""
-    if module in sys.modules:
-        yield
-        return
-    sys.modules[module] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        sys.modules.pop(module, None)
-
-
 def _openvino() -> Any:
     """Import OpenVINO without its model converter, whose import sends telemetry (seen in 2026.4).
 
@@ -46,7 +32,7 @@ def _openvino() -> Any:
     """
     if (imported := sys.modules.get("openvino")) is not None:
         return imported
-    with _without(_CONVERTER):
+    with hidden(_CONVERTER):
         import openvino
 
     return openvino

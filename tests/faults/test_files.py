@@ -116,7 +116,8 @@ def test_a_decompression_bomb_is_refused_in_bounded_memory(tmp_path: Path, name:
     (path,) = (build(tmp_path) for label, build in REFUSED[name].items() if "bomb" in label)
     code = (
         "import sys; from pathlib import Path\n"
-        "from cnnres_infer.readers import load_volume; import cnnres_infer.readers.nifti.read\n"
+        "from cnnres_infer.readers import READERS, load_volume\n"
+        "for reader in READERS.values(): reader.functions\n"
         "from cnnres_infer.errors import InputError; from cnnres_infer.host.machine import *\n"
         "before = peak_memory_mb()\n"
         "try: load_volume(Path(sys.argv[1]))\n"
@@ -135,7 +136,8 @@ def test_a_file_without_read_permission_is_refused(tmp_path: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path\n"
         # What is imported late would not be readable for the other user.
-        "from cnnres_infer.readers import load_volume; import cnnres_infer.readers.nifti.read\n"
+        "from cnnres_infer.readers import READERS, load_volume\n"
+        "for reader in READERS.values(): reader.functions\n"
         "from cnnres_infer.errors import InputError\n"
         "os.chdir(Path(sys.argv[1]).parent)\n"
         "if os.getuid() == 0: os.setresuid(65534, 65534, 65534)\n"

@@ -123,7 +123,7 @@ def test_tissue_median_ignores_fluid_and_edges() -> None:
     assert tissue_median(volume, brain) == pytest.approx(100.0, rel=2e-3)
     dark = volume.data.copy()
     dark[:20] *= 0.2
-    assert tissue_median(Volume(dark, volume.grid), brain) == 100.0
+    assert tissue_median(Volume(dark, volume.grid), brain) == pytest.approx(100.0, rel=5e-3)
 
 
 def test_a_dark_brain_is_refused() -> None:
@@ -146,7 +146,7 @@ def test_batches_are_normalised_and_skip_slices_without_brain() -> None:
     assert max(len(batch.z) for batch in batches) == 3
     assert np.array_equal(z, np.flatnonzero(brain.any(axis=(0, 1))))
     np.testing.assert_allclose(np.median(images[images > 0.4]), 0.5, rtol=2e-3)
-    np.testing.assert_allclose(images.max(), 0.95, rtol=1e-5)
+    np.testing.assert_allclose(images.max(), 0.95, rtol=2e-3)
 
 
 def test_slices_in_no_batch_are_exactly_zero() -> None:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.host.atomic import write_all
+from cnnres_infer.host.imports import hidden
 from cnnres_infer.readers.nifti.affine import is_sheared
 from cnnres_infer.readers.nifti.source import NiftiSource
 
@@ -63,7 +64,9 @@ def volume_bytes(
     compressed
         Whether to compress the content with gzip.
     """
-    import nibabel
+    # nibabel would import all of pydicom with it, which takes several times as long.
+    with hidden("pydicom"):
+        import nibabel
 
     transforms = source.transforms if isinstance(source, NiftiSource) else {}
     is_long = max(data.shape) > _MAX_EXTENT
