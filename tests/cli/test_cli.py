@@ -262,7 +262,7 @@ def test_messages_name_flags_and_reports_arguments(
     image, _ = blob_volume()
     small = tmp_path / "small.nii.gz"
     brain = np.zeros(image.data.shape, np.uint8)
-    brain[28:32, 30:40, 8:12] = 1
+    brain[24:36, 28:44, 7:13] = 1
     save_volume(small, np.where(brain, image.data, 0), image.grid)
     done = run(small, "-v", "--bundle", bright_bundle)
     assert done.returncode == 0, done.stderr

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from cnnres_infer.bundle.bundle import REFERENCE, Bundle
 from cnnres_infer.bundle.manifest import spec_from_json
 from cnnres_infer.bundle.signature import SIGNATURE
+from cnnres_infer.engines.base import run_all
 from cnnres_infer.errors import BundleError, OutputExistsError, UsageError, VerificationError
 from cnnres_infer.selection.offers import open_engine
 from cnnres_infer.verification.agreement import load_reference
@@ -86,15 +87,15 @@ def test_the_reference_is_what_the_engine_gives(bundle: Bundle) -> None:
     assert images.dtype == np.uint8
     assert probabilities.dtype == np.float32
     with open_engine(bundle, "ort", "fp32") as engine:
-        output = engine.run(images[:4].astype(np.float32) / np.float32(255))
+        output = run_all(engine, images[:4].astype(np.float32) / np.float32(255))
     assert np.abs(output - probabilities[:4]).max() <= 1e-5
     assert np.ptp(probabilities) > 0.5
     assert len(np.unique((probabilities > 0.5).sum(axis=(1, 2, 3)))) > 32
 
 
 def test_the_training_describes_what_it_feeds(about: dict[str, object]) -> None:
-    # Networks are trained without shading by now, the built-in one was not yet.
-    assert replace(spec_from_json(about).slices, shading=SPEC.shading) == SPEC
+    # Whole slices are stored for training, which then draws its own frames.
+    assert replace(spec_from_json(about).slices, frame=SPEC.frame) == SPEC
 
 
 def test_weights_come_back_from_the_bundle(bundle: Bundle, network: CNNRes) -> None:

@@ -78,7 +78,7 @@ def test_the_reference_includes_no_tiny_large_and_multiple_lesions(default_bundl
     lesions = Bundle.open(default_bundle).spec.mask.apply(reference[:, 0])
     areas = lesions.sum(axis=(1, 2))
     assert (areas == 0).sum() >= 8
-    assert ((areas > 0) & (areas <= 20)).sum() >= 3
+    assert ((areas > 0) & (areas <= 30)).sum() >= 3
     assert (areas > 300).sum() >= 3
     several = [cc3d.connected_components(mask, connectivity=8).max() > 1 for mask in lesions]
     assert sum(several) >= 2
@@ -86,7 +86,7 @@ def test_the_reference_includes_no_tiny_large_and_multiple_lesions(default_bundl
 
 BREAKS: dict[str, Callable[[FloatArray], FloatArray]] = {
     "scaled weights": lambda output: output * 0.7,
-    "swapped axes": lambda output: np.swapaxes(output, 2, 3),
+    "upside down": lambda output: output[:, :, ::-1],
     "saturated": lambda output: np.minimum(output, 0.3),
     "black": np.zeros_like,
     "shifted by a pixel": lambda output: np.roll(output, 1, axis=3),
