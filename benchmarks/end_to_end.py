@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ TORCH_PIPELINE = "torch-pipeline"
 
 
 def measure(folder: Path | None, runs: int) -> dict[str, Any]:
-    """Measure every CPU engine and PyTorch eager in interleaved rounds.
+    """Measure every CPU engine, and PyTorch eager on whole slices, in interleaved rounds.
 
     Parameters
     ----------
@@ -56,7 +57,8 @@ def measure(folder: Path | None, runs: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as opened:
         path = Path(temporary) / "volume.nii.gz"
         save_phantom(path, SHAPE)
-        eager = Predictor(bundle, Selection(torch_engine(bundle)))
+        whole = _whole_slices(bundle)
+        eager = Predictor(whole, Selection(torch_engine(whole)))
         predictors = {EAGER: opened.enter_context(eager)}
         commands = {EAGER: ["-m", "benchmarks", TORCH_PIPELINE, str(path)]}
         for name, precision in _engines(bundle):
@@ -68,7 +70,7 @@ def measure(folder: Path | None, runs: int) -> dict[str, Any]:
             predictors[f"{name} {precision}"] = opened.enter_context(predictor)
             options = ["--backend", name, "--precision", precision, str(path)]
             commands[f"{name} {precision}"] = ["-m", "cnnres_infer", "predict", *options]
-        warm = _warm(predictors, path, bundle, runs)
+        warm = _warm(predictors, path, runs)
         cold = _cold(commands, bundle, runs)
     rows |= {name: {**warm[name], **cold[name]} for name in predictors}
     return {
@@ -83,9 +85,16 @@ def measure(folder: Path | None, runs: int) -> dict[str, Any]:
 
 def run_torch_pipeline(path: Path, folder: Path | None, out: Path) -> None:
     """Go the same way from a file to its outputs, but with PyTorch eager."""
-    bundle = Bundle.open(folder)
+    bundle = _whole_slices(Bundle.open(folder))
     with Predictor(bundle, Selection(torch_engine(bundle))) as predictor:
         predictor.predict(path).save(out)
+
+
+def _whole_slices(bundle: Bundle) -> Bundle:
+    """A bundle that does not cut slices to the brain, as PyTorch users run the network."""
+    return replace(
+        bundle, spec=replace(bundle.spec, slices=replace(bundle.spec.slices, frame="whole"))
+    )
 
 
 def _engines(bundle: Bundle) -> Iterator[tuple[str, str]]:
@@ -95,14 +104,12 @@ def _engines(bundle: Bundle) -> Iterator[tuple[str, str]]:
             yield from ((name, precision) for precision in offers(bundle, name))
 
 
-def _warm(
-    predictors: dict[str, Predictor], path: Path, bundle: Bundle, runs: int
-) -> dict[str, dict[str, Any]]:
+def _warm(predictors: dict[str, Predictor], path: Path, runs: int) -> dict[str, dict[str, Any]]:
     """Median seconds for the network alone and for `predict`, and those of its stages."""
     case = read_case(path)
     cases: dict[str, Callable[[], object]] = {}
     for name, each in predictors.items():
-        cases[f"{NETWORK}, {name}"] = _network(each.engine, case, bundle)
+        cases[f"{NETWORK}, {name}"] = _network(each.engine, case, each.bundle)
         cases[f"{PREDICT}, {name}"] = partial(each.predict, path)
     seconds = median_seconds(cases, runs)
     return {
