@@ -26,9 +26,11 @@ from cnnres_infer.pipeline.diffusion import (
 from cnnres_infer.pipeline.mask import Lesions
 from cnnres_infer.pipeline.prepare import on_grid
 from cnnres_infer.pipeline.quality import coverage_notices
+from cnnres_infer.pipeline.values import check_values
 
 # What the DWI is taken for where its b-value is not known; relative ADC does not depend on it.
 _USUAL_B = 1000.0
+_NAMES = {Role.ADC: "ADC map", Role.B0: "b0"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +86,7 @@ def known_adc(case: Case, brain: Brain, clock: Stopwatch) -> KnownAdc:
     Raises
     ------
     VolumeError
-        If the DWI itself is given as ADC or b0.
+        If the DWI itself is given as ADC or b0, or what cannot be an image.
     GeometryError
         If the ADC map or b0 shows nothing of the brain.
     LimitError
@@ -99,9 +101,9 @@ def known_adc(case: Case, brain: Brain, clock: Stopwatch) -> KnownAdc:
 
 def _measured(case: Case, role: Role, given: Volume, brain: Brain) -> KnownAdc:
     _check_different(given, role, case.volume)
+    check_values(given)
     aligned, covered, fraction = on_grid(given, role, case.volume.grid, brain)
-    usual = "ADC map" if role is Role.ADC else "b0"
-    notices = tuple(coverage_notices(usual, "lesions are not checked", fraction))
+    notices = tuple(coverage_notices(_NAMES[role], "lesions are not checked", fraction))
     dwi = case.volume.data
     if role is Role.B0:
         adc = adc_from_b0(dwi, aligned.data, case.b_value or _USUAL_B)
@@ -203,13 +205,15 @@ def _check_different(given: Volume, role: Role, dwi: Volume) -> None:
 
 def _implausible(role: Role, median: float, correlation: float | None) -> str:
     """What tells that a volume is not the ADC map or b0 that it should be; empty if nothing."""
+    if role is Role.ADC and not median > 0:
+        return "has no positive ADC in the brain"
+    if correlation is None:
+        return (
+            "cannot be compared with the DWI: its values in the brain are too few or all the same"
+        )
     if role is Role.ADC:
-        if not median > 0:
-            return "has no positive ADC in the brain"
-        if correlation is not None and correlation > 0:
-            return "is bright where the DWI is, which an ADC map is not"
-        return ""
-    if correlation is not None and correlation < 0:
+        return "is bright where the DWI is, which an ADC map is not" if correlation > 0 else ""
+    if correlation < 0:
         return "is dark where the DWI is bright, which b0 is not"
     if mm2_per_s(median) != 1.0:
         return (

@@ -43,9 +43,10 @@ def head() -> tuple[Volume, FloatArray, BoolArray, BoolArray]:
     fluid &= ~infarct & ~shine
     dwi[shine], dwi[fluid] = 195.0, 40.0
     # What differs from place to place without diffusion does so in DWI and b0 alike.
-    texture = np.random.default_rng(0).uniform(0.95, 1.05, dwi.shape).astype(np.float32)
-    dwi *= texture
+    generator = np.random.default_rng(0)
+    dwi *= generator.uniform(0.95, 1.05, dwi.shape).astype(np.float32)
     adc[infarct], adc[shine], adc[fluid] = 0.4e-3, 0.9e-3, 2.4e-3
+    adc *= generator.uniform(0.999, 1.001, dwi.shape).astype(np.float32)
     return replace(volume, data=dwi), adc, infarct, shine
 
 
@@ -134,8 +135,8 @@ def test_what_does_not_restrict_diffusion_is_taken_out(
 def test_the_unit_of_a_map_is_told_by_the_brain(bounded: Predictor, unit: float) -> None:
     result = bounded.predict(DWI, adc=adc_map(unit))
     assert result.diffusion.by == "adc"
-    assert result.diffusion.brain_adc_mm2_s == pytest.approx(0.8e-3)
-    assert result.lesions[0].adc_mm2_s == pytest.approx(0.4e-3)
+    assert result.diffusion.brain_adc_mm2_s == pytest.approx(0.8e-3, rel=1e-2)
+    assert result.lesions[0].adc_mm2_s == pytest.approx(0.4e-3, rel=1e-2)
 
 
 def test_a_map_in_no_usual_unit_is_used_all_the_same(bounded: Predictor) -> None:
@@ -143,7 +144,7 @@ def test_a_map_in_no_usual_unit_is_used_all_the_same(bounded: Predictor) -> None
     assert "W-INPUT-DIFFUSION" in codes(result)
     assert result.diffusion.brain_adc_mm2_s is None
     assert [lesion.adc_mm2_s for lesion in (*result.lesions, *result.rejected)] == [None, None]
-    assert result.lesions[0].relative_adc == pytest.approx(0.5)
+    assert result.lesions[0].relative_adc == pytest.approx(0.5, rel=1e-2)
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -157,7 +158,9 @@ def test_the_unit_of_b0_is_known_if_b_is(bounded: Predictor, known: bool) -> Non
 
 def test_a_model_without_a_bound_measures_and_rejects_nothing(unbounded: Predictor) -> None:
     result = unbounded.predict(DWI, adc=adc_map())
-    assert [lesion.relative_adc for lesion in result.lesions] == pytest.approx([1.125, 0.5])
+    assert [lesion.relative_adc for lesion in result.lesions] == pytest.approx(
+        [1.125, 0.5], rel=1e-2
+    )
     assert result.rejected == ()
     assert result.rejected_mask is None
     assert not result.diffusion.checked
@@ -189,8 +192,8 @@ def test_outputs_show_what_was_rejected(bounded: Predictor, tmp_path: Path) -> N
     report = json.loads(saved["report"].read_text())
     assert report["lesions"]["count"] == 1
     (out,) = report["lesions"]["rejected"]
-    assert out["relative_adc"] == pytest.approx(1.125, abs=1e-3)
-    assert out["adc_mm2_s"] == pytest.approx(0.9e-3, rel=1e-3)
+    assert out["relative_adc"] == pytest.approx(1.125, rel=1e-2)
+    assert out["adc_mm2_s"] == pytest.approx(0.9e-3, rel=1e-2)
     assert out["volume_ml"] == result.rejected[0].volume_ml
     assert len(out["centre_mm"]) == 3
     assert report["diffusion"]["checked"] is True
@@ -221,6 +224,40 @@ def test_what_does_not_look_like_adc_or_b0_is_not_used(
     assert "not used" in result.diffusion.note
     assert result.rejected == ()
     assert len(result.lesions) == 2
+
+
+def test_what_cannot_be_compared_with_the_dwi_is_not_used() -> None:
+    inside = DWI.data > 0
+    around = np.random.default_rng(0).uniform(1e-4, 3e-3, ADC.shape).astype(np.float32)
+    few = np.where(inside, np.float32(0), around)
+    few[::12, ::12, ::6] = around[::12, ::12, ::6]
+    case = Case(Modality.DWI, DWI, adc=replace(adc_map(), data=few))
+    adc = known_adc(case, Brain(inside, "given"), Stopwatch())
+    assert [notice.code for notice in adc.notices] == ["W-INPUT-DIFFUSION"]
+    assert "cannot be compared" in adc.check.note
+    assert adc.data is None
+
+
+@pytest.mark.parametrize("role", ["adc", "b0"])
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        pytest.param(DWI.data > 0, ErrorCode.VOXELS_LABELS, id="brain mask"),
+        pytest.param(np.where(DWI.data > 0, 8e-4, ADC + 1e-4), ErrorCode.VOXELS_LABELS, id="flat"),
+        pytest.param(np.digitize(ADC, [1e-4, 6e-4, 2e-3]), ErrorCode.VOXELS_LABELS, id="labels"),
+        pytest.param(
+            (ADC * 4.096e7).astype(np.int64).astype(np.int16),
+            ErrorCode.VOXELS_WRAPPED,
+            id="wrapped",
+        ),
+    ],
+)
+def test_what_cannot_be_an_image_is_refused(
+    bounded: Predictor, role: str, data: np.ndarray, code: ErrorCode
+) -> None:
+    with pytest.raises(VolumeError) as caught:
+        bounded.predict(DWI, **only(role, replace(adc_map(), data=data.astype(np.float32))))
+    assert caught.value.code is code
 
 
 @pytest.mark.parametrize("role", ["adc", "b0"])
