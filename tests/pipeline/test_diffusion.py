@@ -9,6 +9,7 @@ from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.pipeline.diffusion import (
     adc_from_b0,
     brain_adc,
+    is_plausible,
     is_unrestricted,
     lesion_adc,
     mm2_per_s,
@@ -106,6 +107,16 @@ def test_images_rise_together_as_their_ranks_do(values: list[tuple[int, int]]) -
 )
 def test_the_unit_is_told_by_the_brain(median: float, factor: float | None) -> None:
     assert mm2_per_s(median) == factor
+
+
+@pytest.mark.parametrize("b", [900.0, 1500.0, 2500.0])
+@pytest.mark.parametrize("median", [0.65e-3, 0.88e-3])
+def test_another_scale_of_b0_is_noticed_where_b_is_known(b: float, median: float) -> None:
+    assert is_plausible(median, b)
+    assert is_plausible(median, None)
+    for shift in (1e-3, -0.4e-3):
+        assert not is_plausible(median + shift, b)
+    assert not is_plausible(np.nan, b)
 
 
 def test_without_lesions_or_adc_nothing_is_rejected() -> None:

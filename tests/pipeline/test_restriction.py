@@ -61,6 +61,10 @@ def b0(b: float = B) -> Volume:
     return Volume((DWI.data * np.exp(ADC * np.float32(b))).astype(np.float32), DWI.grid, "b0")
 
 
+def scaled(volume: Volume, factor: float) -> Volume:
+    return replace(volume, data=volume.data * np.float32(factor))
+
+
 def resampled(volume: Volume, step: int) -> Volume:
     """Every so many of the voxels of each slice."""
     affine = volume.grid.affine.copy()
@@ -86,6 +90,11 @@ def unbounded(bright_bundle: Path) -> Predictor:
     return Predictor.load(bright_bundle, backend="ort", precision="fp32", threads=1)
 
 
+def with_b(b: float | None = B, **given_as: Volume) -> Case:
+    """The DWI at a known b-value, with its ADC map or b0."""
+    return Case(Modality.DWI, DWI, b_value=b, **given_as)
+
+
 def only(role: str, volume: Volume) -> dict[str, Any]:
     return {role: volume}
 
@@ -101,8 +110,7 @@ def codes(result: Result) -> list[str]:
         pytest.param({"adc": adc_map(1e3)}, id="adc in 10^-3"),
         pytest.param({"adc": adc_map(1e6)}, id="adc in 10^-6"),
         pytest.param({"b0": b0()}, id="b0"),
-        pytest.param({"b0": b0(1400.0)}, id="b0 of another b"),
-        pytest.param({"adc": (ADC.astype(np.float64), DWI.grid.affine)}, id="array"),
+        pytest.param({"b0": scaled(b0(), 1.2)}, id="b0 nearly on its scale"),
         pytest.param({"adc": resampled(adc_map(), 2)}, id="adc on another grid"),
         pytest.param({"b0": resampled(b0(), 2)}, id="b0 on another grid"),
     ],
@@ -110,7 +118,7 @@ def codes(result: Result) -> list[str]:
 def test_what_does_not_restrict_diffusion_is_taken_out(
     bounded: Predictor, given_as: dict[str, Any]
 ) -> None:
-    before, after = bounded.predict(DWI), bounded.predict(DWI, **given_as)
+    before, after = bounded.predict(DWI), bounded.predict(with_b(**given_as))
     assert len(before.lesions) == 2
     assert before.rejected == ()
     assert not before.diffusion.checked
@@ -147,13 +155,34 @@ def test_a_map_in_no_usual_unit_is_used_all_the_same(bounded: Predictor) -> None
     assert result.lesions[0].relative_adc == pytest.approx(0.5, rel=1e-2)
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_the_unit_of_b0_is_known_if_b_is(bounded: Predictor, known: bool) -> None:
-    case = Case(Modality.DWI, DWI, b0=b0(1200.0), b_value=1200.0 if known else None)
-    result = bounded.predict(case)
-    assert result.diffusion.b_value == (1200.0 if known else None)
+def test_b0_has_a_unit_if_b_is_known(bounded: Predictor) -> None:
+    result = bounded.predict(with_b(1200.0, b0=b0(1200.0)))
+    assert result.diffusion.b_value == 1200.0
     for found, real in ((result.lesions, 0.4e-3), (result.rejected, 0.9e-3)):
-        assert found[0].adc_mm2_s == (pytest.approx(real, rel=1e-3) if known else None)
+        assert found[0].adc_mm2_s == pytest.approx(real, rel=1e-2)
+
+
+@pytest.mark.parametrize("factor", [1.0, 4.0])
+def test_by_b0_of_an_unknown_b_nothing_is_rejected(bounded: Predictor, factor: float) -> None:
+    result = bounded.predict(with_b(None, b0=scaled(b0(), factor)))
+    assert result.diffusion.by == "b0"
+    assert result.diffusion.b_value is result.diffusion.brain_adc_mm2_s is None
+    assert not result.diffusion.checked
+    assert "without the b-value" in result.diffusion.note
+    assert len(result.lesions) == 2
+    assert result.rejected == ()
+    for lesion in result.lesions:
+        assert lesion.relative_adc is not None
+        assert lesion.adc_mm2_s is None
+
+
+@pytest.mark.parametrize("factor", [0.5, 4.0])
+def test_b0_on_another_scale_is_not_used(bounded: Predictor, factor: float) -> None:
+    result = bounded.predict(with_b(b0=scaled(b0(), factor)))
+    assert "W-INPUT-DIFFUSION" in codes(result)
+    assert "scaled differently" in result.diffusion.note
+    assert result.rejected == ()
+    assert len(result.lesions) == 2
 
 
 def test_a_model_without_a_bound_measures_and_rejects_nothing(unbounded: Predictor) -> None:
@@ -209,8 +238,8 @@ def test_outputs_show_what_was_rejected(bounded: Predictor, tmp_path: Path) -> N
     [
         pytest.param("adc", b0(), id="b0 as adc"),
         pytest.param("b0", adc_map(1e6), id="adc as b0"),
-        pytest.param("b0", replace(b0(), data=b0().data * np.float32(50)), id="b0 scaled"),
-        pytest.param("b0", replace(b0(), data=b0().data / np.float32(50)), id="b0 scaled down"),
+        pytest.param("b0", scaled(b0(), 50), id="b0 scaled"),
+        pytest.param("b0", scaled(b0(), 1 / 50), id="b0 scaled down"),
         pytest.param("adc", replace(adc_map(), data=-ADC), id="negative adc"),
         pytest.param("adc", replace(DWI, data=DWI.data + np.float32(1)), id="dwi as adc"),
     ],
@@ -303,14 +332,13 @@ def test_a_case_has_a_b_value_or_none(b: float) -> None:
         Case(Modality.DWI, DWI, b0=b0(), b_value=b)
 
 
-def test_files_and_nibabel_images_are_read_as_a_flair_is(
-    bounded: Predictor, tmp_path: Path
-) -> None:
+def test_files_images_and_arrays_are_read_as_a_flair_is(bounded: Predictor, tmp_path: Path) -> None:
     import nibabel
 
     path = tmp_path / "adc.nii.gz"
     save_volume(path, ADC, DWI.grid)
-    for source in (path, str(path), nibabel.load(path)):
+    array = (ADC.astype(np.float64), DWI.grid.affine)
+    for source in (path, str(path), nibabel.load(path), array):
         assert len(bounded.predict(DWI, adc=source).rejected) == 1
 
 
@@ -353,6 +381,7 @@ def test_the_command_line_takes_adc_and_b0(make_bundle: BundleMaker, tmp_path: P
     bundle = make_bundle(diffusion={"relative_adc_below": BOUND})
     dwi, other = tmp_path / "dwi.nii.gz", tmp_path / "other.nii.gz"
     save_volume(dwi, DWI.data, DWI.grid)
+    dwi.with_name("dwi.bval").write_text(f"{B:g}")
     for flag, volume in (("--adc", adc_map()), ("--b0", b0())):
         save_volume(other, volume.data, volume.grid, overwrite=True)
         out = str(tmp_path / flag.strip("-"))
