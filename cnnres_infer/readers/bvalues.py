@@ -81,4 +81,4 @@ def mean_of(parts: Iterable[NDArray[Any]], *, geometric: bool) -> NDArray[np.flo
         lowest = np.minimum(lowest, part)
         count += 1
     mean = np.exp(total / count)
-    return np.where((lowest <= 0) & np.isfinite(mean), lowest, mean)
+    return np.asarray(np.where((lowest <= 0) & np.isfinite(mean), lowest, mean), np.float64)
