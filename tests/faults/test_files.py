@@ -251,6 +251,12 @@ def test_a_series_is_a_dwi_or_b0_and_nothing_else(tmp_path: Path, role: Role) ->
     assert "the mean of volumes 0, 1" in str(b0.warnings[0])
 
 
+@pytest.mark.parametrize("build", WARNED["W-SIDECAR"].values(), ids=WARNED["W-SIDECAR"].keys())
+def test_what_lies_beside_an_image_is_noted_by_name(tmp_path: Path, build: Builder) -> None:
+    for notice in read_volume(build(tmp_path), Role.DWI).warnings:
+        assert str(tmp_path) not in str(notice)
+
+
 def test_a_flair_that_is_an_adc_map_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         read_volume(sidecar(ImageType=["DERIVED", "ADC"])(tmp_path), Role.FLAIR)
