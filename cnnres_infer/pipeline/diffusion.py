@@ -84,32 +84,13 @@ def lesion_adc(labels: NDArray[np.unsignedinteger], adc: FloatArray) -> NDArray[
     return medians
 
 
-def relative_adc(
-    labels: NDArray[np.unsignedinteger], adc: FloatArray, brain: BoolArray
-) -> NDArray[np.float64]:
-    """Median ADC of each lesion over the brain's median.
-
-    Parameters
-    ----------
-    labels, adc
-        See `lesion_adc`.
-    brain
-        bool (X, Y, Z).
-
-    Returns
-    -------
-    float64 (N,), NaN for lesions of unknown ADC, and for all if the brain's is.
-    """
-    return lesion_adc(labels, adc) / brain_adc(adc, brain)
-
-
 def is_unrestricted(relative: NDArray[np.float64], bound: float) -> BoolArray:
     """Which lesions are to be rejected: bool (N,), False where the ADC is unknown.
 
     Parameters
     ----------
     relative
-        (N,) as `relative_adc` gives it.
+        (N,): `lesion_adc` over `brain_adc`, NaN where it is unknown.
     bound
         Lesions whose relative ADC is not below it are rejected.
     """

@@ -8,7 +8,7 @@ import numpy as np
 
 from cnnres_infer.codes import ErrorCode, Notice, WarningCode
 from cnnres_infer.core.arrays import BoolArray, FloatArray
-from cnnres_infer.core.case import Case, Role
+from cnnres_infer.core.case import Case, Modality, Role
 from cnnres_infer.core.diffusion import DiffusionCheck
 from cnnres_infer.core.mask import Lesion, Mask
 from cnnres_infer.core.volume import Volume
@@ -101,6 +101,8 @@ def known_adc(case: Case, brain: Brain, clock: Stopwatch) -> KnownAdc:
         If the time limit is exceeded.
     """
     role, given = (Role.ADC, case.adc) if case.adc is not None else (Role.B0, case.b0)
+    if case.modality is Modality.FLAIR:
+        return _unknown("diffusion was not checked: a FLAIR does not show it")
     if given is None:
         return _unknown("diffusion was not checked: neither an ADC map nor b0 was given")
     with clock("diffusion"):

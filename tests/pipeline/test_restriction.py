@@ -203,6 +203,12 @@ def test_without_adc_the_result_says_that_diffusion_was_not_checked(bounded: Pre
     assert [lesion.relative_adc for lesion in result.lesions] == [None, None]
 
 
+def test_a_flair_is_not_advised_to_come_with_adc(bounded: Predictor) -> None:
+    note = bounded.predict(DWI, modality="flair").diffusion.note
+    assert "not checked: a FLAIR" in note
+    assert "ADC" not in note
+
+
 def test_all_lesions_can_be_rejected(bounded: Predictor) -> None:
     result = bounded.predict(
         DWI, adc=replace(adc_map(), data=np.where(INFARCT, 9e-4, ADC).astype("f4"))
