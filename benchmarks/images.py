@@ -1,4 +1,4 @@
-"""What the product says to images that are no DWI or FLAIR, and how often to true ones."""
+"""What the product says to images other than DWI and FLAIR, and how often to true ones."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator

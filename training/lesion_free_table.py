@@ -7,7 +7,7 @@ import numpy as np
 
 from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.pipeline.brain import find_brain
-from cnnres_infer.pipeline.diffusion import adc_from_b0, is_unrestricted, relative_adc
+from cnnres_infer.pipeline.diffusion import adc_from_b0, brain_adc, is_unrestricted, lesion_adc
 from cnnres_infer.predictor import Predictor
 from training.lesion_free import Series, find_series
 
@@ -55,7 +55,7 @@ def restricted(
     import cc3d
 
     labels = cc3d.connected_components(mask, connectivity=26)
-    kept = ~is_unrestricted(relative_adc(labels, adc, brain), bound)
+    kept = ~is_unrestricted(lesion_adc(labels, adc) / brain_adc(adc, brain), bound)
     return np.r_[False, kept][labels], int(kept.sum())
 
 

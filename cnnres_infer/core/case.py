@@ -132,4 +132,4 @@ def check_combination(modality: Modality, *, flair: bool, adc: bool, b0: bool) -
             "and `b0`"
         )
     if adc and b0:
-        raise UsageError("`adc` and `b0` say the same twice; give only one, `adc` if you have it")
+        raise UsageError("`adc` and `b0` are alternatives; give only one, `adc` if you have it")

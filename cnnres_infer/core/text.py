@@ -1,5 +1,8 @@
 """Text from files, safe to show."""
 
+import os
+from pathlib import Path
+
 
 def printable(text: str) -> str:
     """Escape everything that acts instead of being seen: control characters, line breaks, marks.
@@ -10,3 +13,16 @@ def printable(text: str) -> str:
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
     )
+
+
+def without_folder(text: str, path: Path) -> str:
+    """A message without the folder that a file or study lies in, for reports to keep.
+
+    Parameters
+    ----------
+    text
+        The message.
+    path
+        The file or study that it may name, together with what lies in or beside it.
+    """
+    return text.replace(f"{path.parent}{os.sep}", "")

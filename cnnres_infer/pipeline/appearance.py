@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.volume import Volume
+from cnnres_infer.pipeline.banded import Banded
 from cnnres_infer.pipeline.box import bounding_box
 
 # Voxels are averaged to about this size, which suppresses noise and keeps cortex and sulci.
@@ -278,14 +279,17 @@ def _grey_and_white(
     return 10 * slope, skewness
 
 
-def _window(extent: int, reach: float) -> FloatArray:
+def _window(extent: int, reach: float) -> Banded:
     """Matrix (extent, extent) that sums up what is within `reach` voxels."""
-    index = np.arange(extent)
-    window: FloatArray = (np.abs(index[:, None] - index) <= reach).astype(np.float32)
-    return window
+    index = np.arange(extent, dtype=np.float64)
+
+    def entries(rows: slice, columns: slice) -> FloatArray:
+        near: FloatArray = (np.abs(index[rows, None] - index[columns]) <= reach).astype(np.float32)
+        return near
+
+    return Banded.of((extent, extent), index, reach, entries)
 
 
-def _local_sum(planes: FloatArray, windows: list[FloatArray]) -> FloatArray:
+def _local_sum(planes: FloatArray, windows: list[Banded]) -> FloatArray:
     rows, columns = windows
-    result: FloatArray = np.matmul(np.matmul(rows, planes), columns)
-    return result
+    return columns.along_columns(rows.along_rows(planes))

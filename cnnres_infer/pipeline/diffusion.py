@@ -17,6 +17,9 @@ ADC_TISSUE = {
     "10^-3 mm2/s": (0.3, 3.0, 1e-3),
     "10^-6 mm2/s": (300.0, 3000.0, 1e-6),
 }
+# Of brains in mm²/s, computed from b0: 0.65e-3 to 0.88e-3 at b of 900 to 2500. Up to these
+# bounds, a scale of b0 that is not the DWI's changes relative ADC too little to reject an infarct.
+_ADC_BY_B0 = (0.5e-3, 1.5e-3)
 # Share of a lesion's voxels whose ADC must be known to judge it.
 _KNOWN = 0.5
 # About how many voxels of two images are compared, and how few of a brain tell nothing.
@@ -81,32 +84,13 @@ def lesion_adc(labels: NDArray[np.unsignedinteger], adc: FloatArray) -> NDArray[
     return medians
 
 
-def relative_adc(
-    labels: NDArray[np.unsignedinteger], adc: FloatArray, brain: BoolArray
-) -> NDArray[np.float64]:
-    """Median ADC of each lesion over the brain's median.
-
-    Parameters
-    ----------
-    labels, adc
-        See `lesion_adc`.
-    brain
-        bool (X, Y, Z).
-
-    Returns
-    -------
-    float64 (N,), NaN for lesions of unknown ADC, and for all if the brain's is.
-    """
-    return lesion_adc(labels, adc) / brain_adc(adc, brain)
-
-
 def is_unrestricted(relative: NDArray[np.float64], bound: float) -> BoolArray:
     """Which lesions are to be rejected: bool (N,), False where the ADC is unknown.
 
     Parameters
     ----------
     relative
-        (N,) as `relative_adc` gives it.
+        (N,): `lesion_adc` over `brain_adc`, NaN where it is unknown.
     bound
         Lesions whose relative ADC is not below it are rejected.
     """
@@ -119,6 +103,21 @@ def mm2_per_s(brain_median: float) -> float | None:
         if low <= brain_median <= high:
             return factor
     return None
+
+
+def is_plausible(brain_median: float, b: float | None) -> bool:
+    """Whether b0 is on the scale of the DWI, by the ADC that the two make of the brain.
+
+    Parameters
+    ----------
+    brain_median
+        ADC in mm²/s, by a b-value of 1000 where that is not known.
+    b
+        b-value of the DWI in s/mm²; None where it is not known, so that more is
+        plausible.
+    """
+    low, high = ADC_TISSUE["mm2/s"][:2] if b is None else _ADC_BY_B0
+    return low <= brain_median <= high
 
 
 def rises_together(dwi: FloatArray, other: FloatArray, where: BoolArray) -> float | None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from cnnres_infer.codes import ErrorCode, Notice, WarningCode
 from cnnres_infer.core.arrays import BoolArray, FloatArray
-from cnnres_infer.core.case import Case, Role
+from cnnres_infer.core.case import Case, Modality, Role
 from cnnres_infer.core.diffusion import DiffusionCheck
 from cnnres_infer.core.mask import Lesion, Mask
 from cnnres_infer.core.volume import Volume
@@ -18,6 +18,7 @@ from cnnres_infer.pipeline.deadline import Stopwatch
 from cnnres_infer.pipeline.diffusion import (
     adc_from_b0,
     brain_adc,
+    is_plausible,
     is_unrestricted,
     lesion_adc,
     mm2_per_s,
@@ -26,9 +27,15 @@ from cnnres_infer.pipeline.diffusion import (
 from cnnres_infer.pipeline.mask import Lesions
 from cnnres_infer.pipeline.prepare import on_grid
 from cnnres_infer.pipeline.quality import coverage_notices
+from cnnres_infer.pipeline.values import check_values
 
 # What the DWI is taken for where its b-value is not known; relative ADC does not depend on it.
 _USUAL_B = 1000.0
+_UNKNOWN_SCALE = (
+    "lesions were measured, and none was rejected: without the b-value of the DWI, it cannot be "
+    "told whether b0 is on its scale"
+)
+_NAMES = {Role.ADC: "ADC map", Role.B0: "b0"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +56,8 @@ class KnownAdc:
         How it came about, and why it must not be used, for the report.
     notices
         What is unusual about it.
+    only_measured
+        Why no lesion must be rejected by it, for the report; empty if lesions may be.
     """
 
     data: FloatArray | None
@@ -56,6 +65,7 @@ class KnownAdc:
     to_mm2_s: float | None
     check: DiffusionCheck
     notices: tuple[Notice, ...] = ()
+    only_measured: str = ""
 
 
 class Verdict(NamedTuple):
@@ -84,13 +94,15 @@ def known_adc(case: Case, brain: Brain, clock: Stopwatch) -> KnownAdc:
     Raises
     ------
     VolumeError
-        If the DWI itself is given as ADC or b0.
+        If the DWI itself is given as ADC or b0, or what cannot be an image.
     GeometryError
         If the ADC map or b0 shows nothing of the brain.
     LimitError
         If the time limit is exceeded.
     """
     role, given = (Role.ADC, case.adc) if case.adc is not None else (Role.B0, case.b0)
+    if case.modality is Modality.FLAIR:
+        return _unknown("diffusion was not checked: a FLAIR does not show it")
     if given is None:
         return _unknown("diffusion was not checked: neither an ADC map nor b0 was given")
     with clock("diffusion"):
@@ -99,9 +111,9 @@ def known_adc(case: Case, brain: Brain, clock: Stopwatch) -> KnownAdc:
 
 def _measured(case: Case, role: Role, given: Volume, brain: Brain) -> KnownAdc:
     _check_different(given, role, case.volume)
+    check_values(given)
     aligned, covered, fraction = on_grid(given, role, case.volume.grid, brain)
-    usual = "ADC map" if role is Role.ADC else "b0"
-    notices = tuple(coverage_notices(usual, "lesions are not checked", fraction))
+    notices = tuple(coverage_notices(_NAMES[role], "lesions are not checked", fraction))
     dwi = case.volume.data
     if role is Role.B0:
         adc = adc_from_b0(dwi, aligned.data, case.b_value or _USUAL_B)
@@ -114,7 +126,9 @@ def _measured(case: Case, role: Role, given: Volume, brain: Brain) -> KnownAdc:
     median = brain_adc(adc, brain.mask)
     factor = mm2_per_s(median)
     to_mm2_s = factor if role is Role.ADC else to_mm2_s
-    reason = _implausible(role, median, rises_together(dwi, aligned.data, brain.mask))
+    b_value = case.b_value if role is Role.B0 else None
+    correlation = rises_together(dwi, aligned.data, brain.mask)
+    reason = _implausible(role, median, b_value, correlation)
     if reason:
         notice = Notice(WarningCode.INPUT_DIFFUSION, f"{given.name}: {reason}, and was not used")
         return _unknown(f"diffusion was not checked: {notice.text}", (*notices, notice))
@@ -125,10 +139,11 @@ def _measured(case: Case, role: Role, given: Volume, brain: Brain) -> KnownAdc:
         checked=False,
         note="",
         by=str(role),
-        b_value=case.b_value if role is Role.B0 else None,
+        b_value=b_value,
         brain_adc_mm2_s=None if to_mm2_s is None else median * to_mm2_s,
     )
-    return KnownAdc(adc, median, to_mm2_s, check, notices)
+    only_measured = _UNKNOWN_SCALE if role is Role.B0 and b_value is None else ""
+    return KnownAdc(adc, median, to_mm2_s, check, notices, only_measured)
 
 
 def judge(found: Lesions, adc: KnownAdc, bound: float | None) -> Verdict:
@@ -157,8 +172,10 @@ def judge(found: Lesions, adc: KnownAdc, bound: float | None) -> Verdict:
             found.each, relative, medians, np.isfinite(relative), strict=True
         )
     )
-    if bound is None:
-        note = "lesions were measured; the model has no bound from which they are rejected"
+    if adc.only_measured or bound is None:
+        note = adc.only_measured or (
+            "lesions were measured; the model has no bound from which they are rejected"
+        )
         check = replace(adc.check, note=note)
         return Verdict(found.mask(), measured, (), None, check, adc.notices)
     out = is_unrestricted(relative, bound)
@@ -201,17 +218,21 @@ def _check_different(given: Volume, role: Role, dwi: Volume) -> None:
         )
 
 
-def _implausible(role: Role, median: float, correlation: float | None) -> str:
+def _implausible(
+    role: Role, median: float, b_value: float | None, correlation: float | None
+) -> str:
     """What tells that a volume is not the ADC map or b0 that it should be; empty if nothing."""
+    if role is Role.ADC and not median > 0:
+        return "has no positive ADC in the brain"
+    if correlation is None:
+        return (
+            "cannot be compared with the DWI: its values in the brain are too few or all the same"
+        )
     if role is Role.ADC:
-        if not median > 0:
-            return "has no positive ADC in the brain"
-        if correlation is not None and correlation > 0:
-            return "is bright where the DWI is, which an ADC map is not"
-        return ""
-    if correlation is not None and correlation < 0:
+        return "is bright where the DWI is, which an ADC map is not" if correlation > 0 else ""
+    if correlation < 0:
         return "is dark where the DWI is bright, which b0 is not"
-    if mm2_per_s(median) != 1.0:
+    if not is_plausible(median, b_value):
         return (
             f"makes the brain's ADC {median:.2g} mm2/s: not the b0 of this DWI, or scaled "
             "differently"

@@ -1,5 +1,7 @@
 """What the values of a volume cannot be: labels, or integers that wrapped around."""
 
+import math
+
 import numpy as np
 
 from cnnres_infer.codes import ErrorCode
@@ -37,17 +39,16 @@ def check_values(volume: Volume) -> None:
         that were stored as signed ones.
     """
     data = volume.data
-    step = max(1, data.size // _SAMPLE)
-    sample = data.ravel(order="K")[::step]
-    distinct = len(np.unique(sample))
+    distinct = len(np.unique(_sample(data)))
+    if distinct <= _MIN_DISTINCT:
+        distinct = len(np.unique(data))
     equal = 0.0 if distinct <= _MIN_DISTINCT else _equal_neighbours(data)
     if distinct <= _MIN_DISTINCT or equal > _MAX_EQUAL:
         distinct = len(np.unique(data))
-        if distinct <= _MIN_DISTINCT or equal > _MAX_EQUAL:
-            raise VolumeError(
-                f"{volume.name}: looks like a {_labels(distinct, equal)}; give the image itself",
-                code=ErrorCode.VOXELS_LABELS,
-            )
+        raise VolumeError(
+            f"{volume.name}: looks like a {_labels(distinct, equal)}; give the image itself",
+            code=ErrorCode.VOXELS_LABELS,
+        )
     bits = _wrapped_bits(data)
     if bits:
         raise VolumeError(
@@ -56,6 +57,16 @@ def check_values(volume: Volume) -> None:
             "image again",
             code=ErrorCode.VOXELS_WRAPPED,
         )
+
+
+def _sample(data: FloatArray) -> FloatArray:
+    """About `_SAMPLE` of the values, from all over the volume."""
+    step = max(1, data.size // _SAMPLE)
+    # A step that shares a factor with an axis would keep to some of its places.
+    while any(math.gcd(step, extent) > 1 for extent in data.shape):
+        step += 1
+    sample: FloatArray = data.ravel(order="K")[::step]
+    return sample
 
 
 def _labels(distinct: int, equal: float) -> str:
@@ -96,6 +107,8 @@ def _wrapped_bits(data: FloatArray) -> int | None:
         if -full / 2 <= lowest and highest < full / 2 and highest - lowest > jump:
             steps = (np.abs(np.diff(data, axis=axis)) > jump for axis in range(3))
             jumps = sum(int(np.count_nonzero(each)) for each in steps)
-            if jumps >= _MIN_WRAPPED and bool((data == np.rint(data)).all()):
+            # The mean of directions holds integers only where one of them is negative.
+            negative = data[data < 0]
+            if jumps >= _MIN_WRAPPED and bool((negative == np.rint(negative)).all()):
                 return bits
     return None

@@ -67,17 +67,18 @@ def listed(values: Iterable[float]) -> str:
 def mean_of(parts: Iterable[NDArray[Any]], *, geometric: bool) -> NDArray[np.float64]:
     """Mean of images; what is not finite in one is not in the mean.
 
-    The geometric mean of directions is the image of their mean diffusivity. It
-    is zero where one of them is not positive.
+    The geometric mean of directions is the image of their mean diffusivity. Where
+    one of them is not positive, it is the lowest of them: zero, or negative as
+    that of a single image is, which is then noticed.
     """
     if not geometric:
         return np.asarray(np.mean(list(parts), axis=0, dtype=np.float64))
     total: Any = 0.0
-    dark: Any = False
+    lowest: Any = np.inf
     count = 0
     for part in parts:
         total = total + np.log(np.where(part <= 0, 1, part), dtype=np.float64)
-        dark = dark | (part <= 0)
+        lowest = np.minimum(lowest, part)
         count += 1
     mean = np.exp(total / count)
-    return np.where(dark & np.isfinite(mean), 0, mean)
+    return np.asarray(np.where((lowest <= 0) & np.isfinite(mean), lowest, mean), np.float64)

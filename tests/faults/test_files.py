@@ -180,15 +180,37 @@ def test_the_b_value_nearest_to_1000_is_used(
     assert np.array_equal(result.volume.data, DATA + used)
 
 
-def test_the_mean_of_directions_is_zero_where_one_of_them_is(
+def test_the_mean_of_directions_is_not_positive_where_one_of_them_is_not(
     predictor: Predictor, tmp_path: Path
 ) -> None:
     directions = np.stack([DATA, DATA + np.int16(3), DATA], axis=3)
     directions[30, 35, 10], directions[31, 35, 10, 1] = (0, 200, 300), -4
     (tmp_path / "a.bval").write_text("1000 1000 1000")
     volume = predictor.predict(compressed(nifti(directions))(tmp_path)).volume.data
-    assert volume[30, 35, 10] == volume[31, 35, 10] == 0
+    assert volume[30, 35, 10] == 0
+    assert volume[31, 35, 10] == -4
     assert volume[29, 35, 10] > 0
+
+
+@pytest.mark.parametrize("wrapped", [1, 3])
+def test_directions_that_wrapped_around_are_refused(
+    predictor: Predictor, tmp_path: Path, wrapped: int
+) -> None:
+    lesion = np.clip(DATA.astype(np.float64), 0, None) / DATA.max() * 60_000
+    directions = np.stack([lesion / (1 if i < wrapped else 2) for i in range(3)], axis=3)
+    stored = directions.astype(np.uint16).view(np.int16)
+    (tmp_path / "a.bval").write_text("1000 1000 1000")
+    with pytest.raises(InputError) as caught:
+        predictor.predict(compressed(nifti(stored))(tmp_path))
+    assert caught.value.code is ErrorCode.VOXELS_WRAPPED
+
+
+def test_directions_that_became_negative_are_noted(predictor: Predictor, tmp_path: Path) -> None:
+    directions = np.stack([DATA, DATA + np.int16(3), DATA], axis=3)
+    directions[28:33, 33:38, 9:11, 1] = -25536
+    (tmp_path / "a.bval").write_text("1000 1000 1000")
+    result = predictor.predict(compressed(nifti(directions))(tmp_path))
+    assert "W-INPUT-INTENSITY" in [notice.code for notice in result.warnings]
 
 
 def test_the_list_of_b_values_is_named_if_none_is_clinical(
@@ -227,6 +249,12 @@ def test_a_series_is_a_dwi_or_b0_and_nothing_else(tmp_path: Path, role: Role) ->
     b0 = read_volume(path, Role.B0)
     np.testing.assert_allclose(b0.data, DATA + 0.5, rtol=1e-6)
     assert "the mean of volumes 0, 1" in str(b0.warnings[0])
+
+
+@pytest.mark.parametrize("build", WARNED["W-SIDECAR"].values(), ids=WARNED["W-SIDECAR"].keys())
+def test_what_lies_beside_an_image_is_noted_by_name(tmp_path: Path, build: Builder) -> None:
+    for notice in read_volume(build(tmp_path), Role.DWI).warnings:
+        assert str(tmp_path) not in str(notice)
 
 
 def test_a_flair_that_is_an_adc_map_is_refused(tmp_path: Path) -> None:

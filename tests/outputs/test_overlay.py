@@ -8,6 +8,8 @@ from cnnres_infer.outputs.writers.overlay import (
     OUTLINE,
     REJECTED,
     _caption,
+    _dashed,
+    _select_slices,
     draw_overlay,
 )
 from tests.conftest import ORIENTATIONS, blob_volume, oriented_affine
@@ -73,3 +75,45 @@ def test_a_single_dark_slice() -> None:
     volume, _ = blob_volume((8, 8, 1), np.eye(4), (0.0, 0.0, 0.0), 1.0)
     overlay = draw_overlay(volume, Mask(np.zeros((8, 8, 1), np.uint8), grid))
     assert overlay.size[1] == 224 + 26
+
+
+def test_short_outlines_are_solid() -> None:
+    for row in range(8):
+        for height, width in ((1, 1), (1, 3), (2, 3), (3, 3)):
+            line = np.zeros((20, 20), np.bool_)
+            line[row : row + height, 2 : 2 + width] = True
+            assert np.array_equal(_dashed(line), line)
+    long = np.zeros((20, 60), np.bool_)
+    long[4, 2:58] = True
+    assert 0.4 * long.sum() <= _dashed(long).sum() <= 0.6 * long.sum()
+
+
+@pytest.mark.parametrize(
+    ("lesions", "rejected", "expected"),
+    [
+        (range(10, 28), range(60), {*range(10, 28)}),
+        (range(10, 13), range(30, 34), {10, 11, 12, 30, 31, 32, 33}),
+        (range(0), range(5), {*range(5)}),
+        (range(0, 60, 2), range(60), set()),
+    ],
+)
+def test_slices_of_rejected_lesions_take_the_room_that_lesions_leave(
+    lesions: range, rejected: range, expected: set[int]
+) -> None:
+    masks = np.zeros((2, 4, 4, 60), np.bool_)
+    masks[0, 1, 1, list(lesions)] = True
+    masks[1, 2, 2, list(rejected)] = True
+    selected = _select_slices(masks[0], masks[1])
+    assert selected == sorted(set(selected))
+    assert len(selected) <= 20
+    assert expected <= set(selected)
+    assert set(selected) <= {*lesions, *rejected}
+    assert len({*lesions} & set(selected)) >= min(len(lesions), 19)
+
+
+def test_the_caption_says_what_became_of_all_lesions() -> None:
+    volume, ball = blob_volume()
+    mask, none = Mask(ball.astype(np.uint8), volume.grid), np.zeros_like(ball)
+    empty = Mask(none.astype(np.uint8), volume.grid)
+    assert _caption(empty, none, [0]) == "no lesion was found"
+    assert _caption(empty, none, [0], mask) == "no lesion is left"

@@ -11,7 +11,7 @@ from cnnres_infer.core.volume import Volume
 from cnnres_infer.phantom.anatomy import CONTRASTS, Contrast
 from cnnres_infer.phantom.head import make_phantom
 from cnnres_infer.phantom.lesion import PhantomLesion
-from cnnres_infer.pipeline.appearance import Appearance, slice_shape
+from cnnres_infer.pipeline.appearance import Appearance, _local_sum, _window, slice_shape
 from cnnres_infer.pipeline.brain import find_brain
 from cnnres_infer.readers import load_volume
 from tests.conftest import ORIENTATIONS, SHARED_DATA, blob_volume, phantom_volume
@@ -23,6 +23,16 @@ OTHERS = {
 }
 SERIES = sorted(SHARED_DATA.glob("lesion_free/*.nii.gz"))
 HIGHEST_B = 1500
+
+
+def test_sums_along_long_axes_take_memory_in_proportion() -> None:
+    windows = [_window(6000, 4.7), _window(5, 2.0)]
+    assert sum(block.entries.size for block in windows[0].blocks) < 6000 * 2100
+    planes = np.random.default_rng(0).integers(0, 9, (2, 6000, 5)).astype(np.float32)
+    sums = _local_sum(planes, windows)
+    for row, column in ((0, 0), (3000, 2), (1023, 4), (5999, 4)):
+        near = planes[:, max(0, row - 4) : row + 5, max(0, column - 2) : column + 3]
+        assert sums[:, row, column].tolist() == near.sum(axis=(1, 2)).tolist()
 
 
 def appearance(volume: Volume) -> Appearance:

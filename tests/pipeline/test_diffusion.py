@@ -9,10 +9,10 @@ from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.pipeline.diffusion import (
     adc_from_b0,
     brain_adc,
+    is_plausible,
     is_unrestricted,
     lesion_adc,
     mm2_per_s,
-    relative_adc,
     rises_together,
 )
 
@@ -34,6 +34,10 @@ def lesions() -> tuple[np.ndarray, FloatArray]:
     return labels, adc
 
 
+def relative_to_brain(labels: np.ndarray, adc: FloatArray) -> np.ndarray:
+    return lesion_adc(labels, adc) / brain_adc(adc, brain())
+
+
 @given(adc=st.floats(1e-4, 4e-3), b=st.floats(200, 3000), scale=st.floats(1e-3, 1e6))
 def test_adc_is_what_made_the_dwi(adc: float, b: float, scale: float) -> None:
     b0 = np.full(SHAPE, scale, np.float32)
@@ -52,13 +56,13 @@ def test_adc_is_unknown_where_an_intensity_is_not_positive() -> None:
 @pytest.mark.parametrize("unit", [1.0, 1e3, 1e6])
 def test_relative_adc_needs_no_unit(unit: float) -> None:
     labels, adc = lesions()
-    relative = relative_adc(labels, adc * np.float32(unit), brain())
+    relative = relative_to_brain(labels, adc * np.float32(unit))
     np.testing.assert_allclose(relative, [0.5, 1.0, np.nan], rtol=1e-5)
 
 
 def test_lesions_that_do_not_restrict_diffusion_are_rejected() -> None:
     labels, adc = lesions()
-    relative = relative_adc(labels, adc, brain())
+    relative = relative_to_brain(labels, adc)
     assert is_unrestricted(relative, 0.9).tolist() == [False, True, False]
     assert is_unrestricted(relative, 0.5).tolist() == [True, True, False]
     assert is_unrestricted(np.array([0.9, 0.899]), 0.9).tolist() == [True, False]
@@ -108,9 +112,19 @@ def test_the_unit_is_told_by_the_brain(median: float, factor: float | None) -> N
     assert mm2_per_s(median) == factor
 
 
+@pytest.mark.parametrize("b", [900.0, 1500.0, 2500.0])
+@pytest.mark.parametrize("median", [0.65e-3, 0.88e-3])
+def test_another_scale_of_b0_is_noticed_where_b_is_known(b: float, median: float) -> None:
+    assert is_plausible(median, b)
+    assert is_plausible(median, None)
+    for shift in (1e-3, -0.4e-3):
+        assert not is_plausible(median + shift, b)
+    assert not is_plausible(np.nan, b)
+
+
 def test_without_lesions_or_adc_nothing_is_rejected() -> None:
     labels, adc = lesions()
-    assert relative_adc(np.zeros_like(labels), adc, brain()).shape == (0,)
+    assert relative_to_brain(np.zeros_like(labels), adc).shape == (0,)
     unknown = np.zeros_like(adc)
     assert np.isnan(brain_adc(unknown, brain()))
-    assert not is_unrestricted(relative_adc(labels, unknown, brain()), 0.9).any()
+    assert not is_unrestricted(relative_to_brain(labels, unknown), 0.9).any()

@@ -71,6 +71,17 @@ def test_air_of_ct_is_named() -> None:
     assert any("looks like CT" in notice.text for notice in notices)
 
 
+@pytest.mark.parametrize("slope", [1.0, 0.37])
+@pytest.mark.parametrize("bright", [33_000, 40_000, 60_000])
+def test_a_lesion_that_wrapped_around_is_noted(bright: int, slope: float) -> None:
+    """With sharp edges in dark tissue, it is too near to tissue to be told for sure."""
+    volume, lesion = blob_volume()
+    tissue = np.rint(volume.data * (700 / np.median(volume.data[volume.data > 0])))
+    stored = np.where(lesion, bright, tissue).astype(np.uint16).view(np.int16)
+    wrapped = replace(volume, data=stored * np.float32(slope))
+    assert "W-INPUT-INTENSITY" in codes(wrapped)
+
+
 @pytest.mark.parametrize("share", [0.0005, 0.2])
 def test_negative_values_are_counted_outside_the_brain_too(share: float) -> None:
     volume = phantom_volume(make_phantom(3))

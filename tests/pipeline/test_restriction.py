@@ -43,9 +43,10 @@ def head() -> tuple[Volume, FloatArray, BoolArray, BoolArray]:
     fluid &= ~infarct & ~shine
     dwi[shine], dwi[fluid] = 195.0, 40.0
     # What differs from place to place without diffusion does so in DWI and b0 alike.
-    texture = np.random.default_rng(0).uniform(0.95, 1.05, dwi.shape).astype(np.float32)
-    dwi *= texture
+    generator = np.random.default_rng(0)
+    dwi *= generator.uniform(0.95, 1.05, dwi.shape).astype(np.float32)
     adc[infarct], adc[shine], adc[fluid] = 0.4e-3, 0.9e-3, 2.4e-3
+    adc *= generator.uniform(0.999, 1.001, dwi.shape).astype(np.float32)
     return replace(volume, data=dwi), adc, infarct, shine
 
 
@@ -58,6 +59,10 @@ def adc_map(unit: float = 1.0) -> Volume:
 
 def b0(b: float = B) -> Volume:
     return Volume((DWI.data * np.exp(ADC * np.float32(b))).astype(np.float32), DWI.grid, "b0")
+
+
+def scaled(volume: Volume, factor: float) -> Volume:
+    return replace(volume, data=volume.data * np.float32(factor))
 
 
 def resampled(volume: Volume, step: int) -> Volume:
@@ -85,6 +90,11 @@ def unbounded(bright_bundle: Path) -> Predictor:
     return Predictor.load(bright_bundle, backend="ort", precision="fp32", threads=1)
 
 
+def with_b(b: float | None = B, **given_as: Volume) -> Case:
+    """The DWI at a known b-value, with its ADC map or b0."""
+    return Case(Modality.DWI, DWI, b_value=b, **given_as)
+
+
 def only(role: str, volume: Volume) -> dict[str, Any]:
     return {role: volume}
 
@@ -100,8 +110,7 @@ def codes(result: Result) -> list[str]:
         pytest.param({"adc": adc_map(1e3)}, id="adc in 10^-3"),
         pytest.param({"adc": adc_map(1e6)}, id="adc in 10^-6"),
         pytest.param({"b0": b0()}, id="b0"),
-        pytest.param({"b0": b0(1400.0)}, id="b0 of another b"),
-        pytest.param({"adc": (ADC.astype(np.float64), DWI.grid.affine)}, id="array"),
+        pytest.param({"b0": scaled(b0(), 1.2)}, id="b0 nearly on its scale"),
         pytest.param({"adc": resampled(adc_map(), 2)}, id="adc on another grid"),
         pytest.param({"b0": resampled(b0(), 2)}, id="b0 on another grid"),
     ],
@@ -109,7 +118,7 @@ def codes(result: Result) -> list[str]:
 def test_what_does_not_restrict_diffusion_is_taken_out(
     bounded: Predictor, given_as: dict[str, Any]
 ) -> None:
-    before, after = bounded.predict(DWI), bounded.predict(DWI, **given_as)
+    before, after = bounded.predict(DWI), bounded.predict(with_b(**given_as))
     assert len(before.lesions) == 2
     assert before.rejected == ()
     assert not before.diffusion.checked
@@ -134,8 +143,8 @@ def test_what_does_not_restrict_diffusion_is_taken_out(
 def test_the_unit_of_a_map_is_told_by_the_brain(bounded: Predictor, unit: float) -> None:
     result = bounded.predict(DWI, adc=adc_map(unit))
     assert result.diffusion.by == "adc"
-    assert result.diffusion.brain_adc_mm2_s == pytest.approx(0.8e-3)
-    assert result.lesions[0].adc_mm2_s == pytest.approx(0.4e-3)
+    assert result.diffusion.brain_adc_mm2_s == pytest.approx(0.8e-3, rel=1e-2)
+    assert result.lesions[0].adc_mm2_s == pytest.approx(0.4e-3, rel=1e-2)
 
 
 def test_a_map_in_no_usual_unit_is_used_all_the_same(bounded: Predictor) -> None:
@@ -143,21 +152,44 @@ def test_a_map_in_no_usual_unit_is_used_all_the_same(bounded: Predictor) -> None
     assert "W-INPUT-DIFFUSION" in codes(result)
     assert result.diffusion.brain_adc_mm2_s is None
     assert [lesion.adc_mm2_s for lesion in (*result.lesions, *result.rejected)] == [None, None]
-    assert result.lesions[0].relative_adc == pytest.approx(0.5)
+    assert result.lesions[0].relative_adc == pytest.approx(0.5, rel=1e-2)
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_the_unit_of_b0_is_known_if_b_is(bounded: Predictor, known: bool) -> None:
-    case = Case(Modality.DWI, DWI, b0=b0(1200.0), b_value=1200.0 if known else None)
-    result = bounded.predict(case)
-    assert result.diffusion.b_value == (1200.0 if known else None)
+def test_b0_has_a_unit_if_b_is_known(bounded: Predictor) -> None:
+    result = bounded.predict(with_b(1200.0, b0=b0(1200.0)))
+    assert result.diffusion.b_value == 1200.0
     for found, real in ((result.lesions, 0.4e-3), (result.rejected, 0.9e-3)):
-        assert found[0].adc_mm2_s == (pytest.approx(real, rel=1e-3) if known else None)
+        assert found[0].adc_mm2_s == pytest.approx(real, rel=1e-2)
+
+
+@pytest.mark.parametrize("factor", [1.0, 4.0])
+def test_by_b0_of_an_unknown_b_nothing_is_rejected(bounded: Predictor, factor: float) -> None:
+    result = bounded.predict(with_b(None, b0=scaled(b0(), factor)))
+    assert result.diffusion.by == "b0"
+    assert result.diffusion.b_value is result.diffusion.brain_adc_mm2_s is None
+    assert not result.diffusion.checked
+    assert "without the b-value" in result.diffusion.note
+    assert len(result.lesions) == 2
+    assert result.rejected == ()
+    for lesion in result.lesions:
+        assert lesion.relative_adc is not None
+        assert lesion.adc_mm2_s is None
+
+
+@pytest.mark.parametrize("factor", [0.5, 4.0])
+def test_b0_on_another_scale_is_not_used(bounded: Predictor, factor: float) -> None:
+    result = bounded.predict(with_b(b0=scaled(b0(), factor)))
+    assert "W-INPUT-DIFFUSION" in codes(result)
+    assert "scaled differently" in result.diffusion.note
+    assert result.rejected == ()
+    assert len(result.lesions) == 2
 
 
 def test_a_model_without_a_bound_measures_and_rejects_nothing(unbounded: Predictor) -> None:
     result = unbounded.predict(DWI, adc=adc_map())
-    assert [lesion.relative_adc for lesion in result.lesions] == pytest.approx([1.125, 0.5])
+    assert [lesion.relative_adc for lesion in result.lesions] == pytest.approx(
+        [1.125, 0.5], rel=1e-2
+    )
     assert result.rejected == ()
     assert result.rejected_mask is None
     assert not result.diffusion.checked
@@ -169,6 +201,12 @@ def test_without_adc_the_result_says_that_diffusion_was_not_checked(bounded: Pre
     assert not result.diffusion.checked
     assert "not checked" in result.diffusion.note
     assert [lesion.relative_adc for lesion in result.lesions] == [None, None]
+
+
+def test_a_flair_is_not_advised_to_come_with_adc(bounded: Predictor) -> None:
+    note = bounded.predict(DWI, modality="flair").diffusion.note
+    assert "not checked: a FLAIR" in note
+    assert "ADC" not in note
 
 
 def test_all_lesions_can_be_rejected(bounded: Predictor) -> None:
@@ -189,8 +227,8 @@ def test_outputs_show_what_was_rejected(bounded: Predictor, tmp_path: Path) -> N
     report = json.loads(saved["report"].read_text())
     assert report["lesions"]["count"] == 1
     (out,) = report["lesions"]["rejected"]
-    assert out["relative_adc"] == pytest.approx(1.125, abs=1e-3)
-    assert out["adc_mm2_s"] == pytest.approx(0.9e-3, rel=1e-3)
+    assert out["relative_adc"] == pytest.approx(1.125, rel=1e-2)
+    assert out["adc_mm2_s"] == pytest.approx(0.9e-3, rel=1e-2)
     assert out["volume_ml"] == result.rejected[0].volume_ml
     assert len(out["centre_mm"]) == 3
     assert report["diffusion"]["checked"] is True
@@ -206,8 +244,8 @@ def test_outputs_show_what_was_rejected(bounded: Predictor, tmp_path: Path) -> N
     [
         pytest.param("adc", b0(), id="b0 as adc"),
         pytest.param("b0", adc_map(1e6), id="adc as b0"),
-        pytest.param("b0", replace(b0(), data=b0().data * np.float32(50)), id="b0 scaled"),
-        pytest.param("b0", replace(b0(), data=b0().data / np.float32(50)), id="b0 scaled down"),
+        pytest.param("b0", scaled(b0(), 50), id="b0 scaled"),
+        pytest.param("b0", scaled(b0(), 1 / 50), id="b0 scaled down"),
         pytest.param("adc", replace(adc_map(), data=-ADC), id="negative adc"),
         pytest.param("adc", replace(DWI, data=DWI.data + np.float32(1)), id="dwi as adc"),
     ],
@@ -221,6 +259,40 @@ def test_what_does_not_look_like_adc_or_b0_is_not_used(
     assert "not used" in result.diffusion.note
     assert result.rejected == ()
     assert len(result.lesions) == 2
+
+
+def test_what_cannot_be_compared_with_the_dwi_is_not_used() -> None:
+    inside = DWI.data > 0
+    around = np.random.default_rng(0).uniform(1e-4, 3e-3, ADC.shape).astype(np.float32)
+    few = np.where(inside, np.float32(0), around)
+    few[::12, ::12, ::6] = around[::12, ::12, ::6]
+    case = Case(Modality.DWI, DWI, adc=replace(adc_map(), data=few))
+    adc = known_adc(case, Brain(inside, "given"), Stopwatch())
+    assert [notice.code for notice in adc.notices] == ["W-INPUT-DIFFUSION"]
+    assert "cannot be compared" in adc.check.note
+    assert adc.data is None
+
+
+@pytest.mark.parametrize("role", ["adc", "b0"])
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        pytest.param(DWI.data > 0, ErrorCode.VOXELS_LABELS, id="brain mask"),
+        pytest.param(np.where(DWI.data > 0, 8e-4, ADC + 1e-4), ErrorCode.VOXELS_LABELS, id="flat"),
+        pytest.param(np.digitize(ADC, [1e-4, 6e-4, 2e-3]), ErrorCode.VOXELS_LABELS, id="labels"),
+        pytest.param(
+            (ADC * 4.096e7).astype(np.int64).astype(np.int16),
+            ErrorCode.VOXELS_WRAPPED,
+            id="wrapped",
+        ),
+    ],
+)
+def test_what_cannot_be_an_image_is_refused(
+    bounded: Predictor, role: str, data: np.ndarray, code: ErrorCode
+) -> None:
+    with pytest.raises(VolumeError) as caught:
+        bounded.predict(DWI, **only(role, replace(adc_map(), data=data.astype(np.float32))))
+    assert caught.value.code is code
 
 
 @pytest.mark.parametrize("role", ["adc", "b0"])
@@ -266,14 +338,13 @@ def test_a_case_has_a_b_value_or_none(b: float) -> None:
         Case(Modality.DWI, DWI, b0=b0(), b_value=b)
 
 
-def test_files_and_nibabel_images_are_read_as_a_flair_is(
-    bounded: Predictor, tmp_path: Path
-) -> None:
+def test_files_images_and_arrays_are_read_as_a_flair_is(bounded: Predictor, tmp_path: Path) -> None:
     import nibabel
 
     path = tmp_path / "adc.nii.gz"
     save_volume(path, ADC, DWI.grid)
-    for source in (path, str(path), nibabel.load(path)):
+    array = (ADC.astype(np.float64), DWI.grid.affine)
+    for source in (path, str(path), nibabel.load(path), array):
         assert len(bounded.predict(DWI, adc=source).rejected) == 1
 
 
@@ -316,6 +387,7 @@ def test_the_command_line_takes_adc_and_b0(make_bundle: BundleMaker, tmp_path: P
     bundle = make_bundle(diffusion={"relative_adc_below": BOUND})
     dwi, other = tmp_path / "dwi.nii.gz", tmp_path / "other.nii.gz"
     save_volume(dwi, DWI.data, DWI.grid)
+    dwi.with_name("dwi.bval").write_text(f"{B:g}")
     for flag, volume in (("--adc", adc_map()), ("--b0", b0())):
         save_volume(other, volume.data, volume.grid, overwrite=True)
         out = str(tmp_path / flag.strip("-"))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import VolumeError
 from cnnres_infer.phantom.head import make_phantom
@@ -45,6 +46,15 @@ def test_a_parcellation_is_named() -> None:
     assert "of neighbouring voxels have the same" in rejection(data)
 
 
+def test_a_label_map_whose_rows_have_the_length_of_the_step_is_named() -> None:
+    """In 256 x 256 x 256 voxels, every 256th one would lie on the volume's edge."""
+    x, y, z = (np.arange(256) // 64 for _ in range(3))
+    labels = (1 + x[:, None, None] + 4 * y[:, None] + 16 * z).astype(np.float32)
+    labels[:16] = 0
+    with pytest.raises(VolumeError, match="same of 65 values"):
+        check_values(Volume(labels, Grid((256, 256, 256), np.eye(4)), "labels"))
+
+
 @pytest.mark.parametrize("levels", [60, 250])
 def test_a_coarsely_quantised_image_is_accepted(levels: int) -> None:
     data = np.rint(IMAGE.data * (levels / IMAGE.data.max()))
@@ -66,6 +76,12 @@ def test_wrapped_integers_are_named(unsigned: type, signed: type, bits: int) -> 
     text = rejection(data.view(signed))
     assert "E-VOXELS-WRAPPED" in text
     assert f"unsigned {bits}-bit" in text
+
+
+def test_wrapped_integers_are_named_in_the_mean_of_directions() -> None:
+    data = (IMAGE.data * (60_000 / IMAGE.data.max())).astype(np.uint16).view(np.int16)
+    mean = np.where(data < 0, data, data + np.float32(0.3))
+    assert "E-VOXELS-WRAPPED" in rejection(mean)
 
 
 def test_negative_values_alone_are_not_wrapped() -> None:

@@ -49,6 +49,12 @@ def test_means() -> None:
     assert mean_of(parts, geometric=False).tolist() == [2.5, 6.5, 2.5, np.inf]
 
 
+def test_a_direction_that_is_negative_is_not_hidden_by_the_mean() -> None:
+    parts = [np.array([-3, 0, -5, 7], np.int16), np.array([90, -1, -25536, 7], np.int16)]
+    mean = mean_of(parts, geometric=True)
+    assert mean.tolist() == pytest.approx([-3, -1, -25536, 7])
+
+
 def test_the_option_for_nifti(tmp_path: Path) -> None:
     data = np.random.default_rng(0).integers(1, 99, (5, 6, 4, 3)).astype(np.int16)
     path = tmp_path / "a.nii.gz"

@@ -30,7 +30,7 @@ _MAX_TILES = 20
 _MAX_TILES_WITHOUT_LESION = 10
 OUTLINE = (255, 64, 48)
 REJECTED = (255, 200, 60)
-_DASH = 4
+_DASH, _MIN_DASHES = 4, 3
 _TEXT = (235, 235, 235)
 _WARNING = (255, 200, 60)
 
@@ -71,7 +71,7 @@ def draw_overlay(
     orientation = volume.grid.orientation
     image, lesion = orientation.view(volume.data), orientation.view(mask.data) > 0
     out = np.zeros_like(lesion) if rejected is None else orientation.view(rejected.data) > 0
-    selected = _select_slices(lesion | out)
+    selected = _select_slices(lesion, out)
     tiles = _draw_tiles(image, (lesion, out), selected, volume.grid)
     rows = -(-len(selected) // _COLUMNS)
     size = (_COLUMNS * _TILE_SIZE, rows * _TILE_SIZE + _LINE_HEIGHT * (1 + len(warnings)))
@@ -83,7 +83,7 @@ def draw_overlay(
         overlay.paste(Image.fromarray(tile), corner)
         index = orientation.slice_index(z, image.shape[2])
         _draw_labels(draw, *corner, f"slice {index}")
-    caption = f"{volume.name}: {_caption(mask, lesion, selected)}"
+    caption = f"{volume.name}: {_caption(mask, lesion, selected, rejected)}"
     if rejected is not None:
         caption += f"; dashed: {rejected.volume_ml:.1f} ml rejected by ADC"
     lines = [(f"{caption} | research use only, not a medical device", _TEXT)]
@@ -93,25 +93,40 @@ def draw_overlay(
     return overlay
 
 
-def _caption(mask: Mask, lesion: BoolArray, selected: list[int]) -> str:
+def _caption(
+    mask: Mask, lesion: BoolArray, selected: list[int], rejected: Mask | None = None
+) -> str:
     if not lesion.any():
-        return "no lesion found"
+        return "no lesion was found" if rejected is None else "no lesion is left"
     affected = np.asarray(lesion.any(axis=(0, 1)))
     shown = int(affected[selected].sum())
     return f"{mask.volume_ml:.1f} ml, {shown} of {int(affected.sum())} slices with lesion"
 
 
-def _select_slices(lesion: BoolArray) -> list[int]:
-    """Indices of the slices to draw, from a mask (rows, columns, slices)."""
+def _select_slices(lesion: BoolArray, rejected: BoolArray) -> list[int]:
+    """Indices of the slices to draw, from masks (rows, columns, slices).
+
+    Slices with nothing but rejected lesions take the room that others leave.
+    """
     area = lesion.sum(axis=(0, 1))
+    selected = _some(area, _MAX_TILES)
+    others = np.where(area > 0, 0, rejected.sum(axis=(0, 1)))
+    selected = sorted(selected + _some(others, _MAX_TILES - len(selected)))
+    if selected:
+        return selected
+    count = lesion.shape[2]
+    even = np.linspace(0, count - 1, min(count, _MAX_TILES_WITHOUT_LESION))
+    return sorted(set(even.astype(int).tolist()))
+
+
+def _some(area: NDArray[np.int64], most: int) -> list[int]:
+    """Indices of the slices with an area, or an even selection with the largest."""
     candidates = np.flatnonzero(area)
-    if not len(candidates):
-        count = lesion.shape[2]
-        even = np.linspace(0, count - 1, min(count, _MAX_TILES_WITHOUT_LESION))
-        return sorted(set(even.astype(int).tolist()))
-    if len(candidates) <= _MAX_TILES:
+    if len(candidates) <= most:
         return [int(z) for z in candidates]
-    even = np.linspace(0, len(candidates) - 1, _MAX_TILES - 1).astype(int)
+    if not most:
+        return []
+    even = np.linspace(0, len(candidates) - 1, most - 1).astype(int)
     return sorted({*(int(z) for z in candidates[even]), int(area.argmax())})
 
 
@@ -181,10 +196,14 @@ def outline(inside: BoolArray) -> BoolArray:
 
 
 def _dashed(line: BoolArray) -> BoolArray:
-    """Leave gaps in a line (H, W), whichever way it runs."""
+    """Leave gaps in a line (H, W), whichever way it runs, unless it is too short for dashes."""
+    import cc3d
+
     height, width = line.shape
     rows, columns = np.arange(height)[:, None], np.arange(width)
-    dashed: BoolArray = line & ((columns + 2 * rows) % (2 * _DASH) < _DASH)
+    pieces = cc3d.connected_components(line, connectivity=8)
+    short = np.bincount(pieces.ravel()) < _MIN_DASHES * 2 * _DASH
+    dashed: BoolArray = line & (short[pieces] | ((columns + 2 * rows) % (2 * _DASH) < _DASH))
     return dashed
 
 

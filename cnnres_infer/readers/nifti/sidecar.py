@@ -11,6 +11,7 @@ from typing import Any
 
 from cnnres_infer.codes import ErrorCode, Notice, WarningCode
 from cnnres_infer.core.case import Role
+from cnnres_infer.core.text import without_folder
 from cnnres_infer.errors import VolumeError
 from cnnres_infer.readers.bvalues import LARGEST_B0, SHELL_WIDTH, unusual
 from cnnres_infer.readers.nifti.beside import read_small
@@ -95,7 +96,9 @@ def _check_kind(path: Path, role: Role, said: list[_Said], notices: list[Notice]
     first = said[0]
     # Some scanners keep the b-value of the images that they computed a map from.
     if role is Role.ADC and first.kind == _DWI and first.b_value is not None:
-        text = f"b = {first.b_value:g} s/mm2 by {first.by}, which an ADC map has not of its own"
+        text = (
+            f"b = {first.b_value:g} s/mm2 by {first.by}, but an ADC map has no b-value of its own"
+        )
         notices.append(Notice(WarningCode.SIDECAR, text))
         return
     raise VolumeError(
@@ -121,12 +124,13 @@ def _read(path: Path, notices: list[Notice]) -> tuple[list[_Said], list[_Said]]:
         if b_values is not None:
             values.append(_weighted(bval_path(path).name, float(b_values[0])))
     except VolumeError as error:
-        notices.append(Notice(WarningCode.SIDECAR, f"{error}; it was ignored"))
+        text = f"{without_folder(str(error), path)}; it was ignored"
+        notices.append(Notice(WarningCode.SIDECAR, text))
     sidecar = path.parent / f"{volume_name(path)}.json"
     try:
         content = _read_json(sidecar)
     except ValueError as error:
-        text = f"{sidecar}: not a BIDS sidecar ({error}); it was ignored"
+        text = f"{sidecar.name}: not a BIDS sidecar ({error}); it was ignored"
         notices.append(Notice(WarningCode.SIDECAR, text))
         content = {}
     for key in _TYPE_KEYS:
@@ -141,7 +145,7 @@ def _read(path: Path, notices: list[Notice]) -> tuple[list[_Said], list[_Said]]:
             if 0 <= value <= _LARGEST_B:
                 values.append(_weighted(f"{key} in {sidecar.name}", float(value)))
             else:
-                text = f"{sidecar}: {key} is not a b-value; it was ignored"
+                text = f"{sidecar.name}: {key} is not a b-value; it was ignored"
                 notices.append(Notice(WarningCode.SIDECAR, text))
     return types, values
 
