@@ -105,7 +105,8 @@ def precise_engine(bundle: Bundle, precision: Precision) -> Engine:
     """
     if precision is Precision.FP16:
         return torch_engine(bundle, precision=precision)
-    return open_engine(bundle, _BACKENDS[precision], precision)
+    # An earlier verdict must not keep a precision from being judged again.
+    return open_engine(replace(bundle, failed=frozenset()), _BACKENDS[precision], precision)
 
 
 def evaluate(predictor: Predictor, data: Path) -> dict[str, Any]:

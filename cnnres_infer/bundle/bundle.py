@@ -47,6 +47,8 @@ class Bundle:
         SHA-256 of ``model.json``, which pins all other files.
     must_be_signed
         Whether it was opened with a key that must have signed it.
+    failed
+        Precisions and variants that missed the calibration's accuracy gate and must not be run.
     """
 
     folder: Path
@@ -56,6 +58,7 @@ class Bundle:
     manifest: dict[str, Any]
     digest: str
     must_be_signed: bool = False
+    failed: frozenset[str] = frozenset()
 
     @classmethod
     def open(cls, folder: Path | str | None = None, trusted_key: Path | str | None = None) -> Self:
@@ -97,7 +100,8 @@ class Bundle:
                     code=ErrorCode.BUNDLE_MANIFEST,
                 )
         digest = hashlib.sha256(raw).hexdigest()
-        return cls(folder, spec, variants, sha256, manifest, digest, trusted_key is not None)
+        signed, failed = trusted_key is not None, _failed(manifest)
+        return cls(folder, spec, variants, sha256, manifest, digest, signed, failed)
 
     def model(self, variant: str) -> bytes:
         """Read and check an ONNX variant.
@@ -180,3 +184,24 @@ def _names(manifest: dict[str, Any], key: str) -> dict[str, str]:
             code=ErrorCode.BUNDLE_MANIFEST,
         )
     return names
+
+
+def _failed(manifest: dict[str, Any]) -> frozenset[str]:
+    """Names of what the calibration judged and did not pass; empty without a calibration."""
+    try:
+        verdicts = manifest.get("calibration", {}).get("variants", {})
+        passed = {name: verdict["passed"] for name, verdict in verdicts.items()}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise _bad_verdict(repr(error)) from error
+    for name, verdict in passed.items():
+        if not isinstance(verdict, bool):
+            raise _bad_verdict(f"{name!r} has passed {verdict!r}")
+    return frozenset(name for name, verdict in passed.items() if not verdict)
+
+
+def _bad_verdict(reason: str) -> BundleError:
+    return BundleError(
+        f"{MANIFEST}: the verdicts of 'calibration' are malformed ({reason}); "
+        "calibrate or export the bundle again",
+        code=ErrorCode.BUNDLE_MANIFEST,
+    )

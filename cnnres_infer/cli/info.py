@@ -61,6 +61,7 @@ def _print_model(bundle: "BundleInfo", cores: int, console: "Console") -> None:
         ("input", f"{spec.channels} x {_sizes(spec.slices)}, {spec.slices.spacing} mm"),
         ("fusion", f"{spec.fusion.rule} (DWI {spec.fusion.dwi_weight})"),
         ("variants", ", ".join(bundle.variants)),
+        ("missed its accuracy gate", ", ".join(bundle.failed) or "none"),
         ("usable cores", str(cores)),
     ):
         table.add_row(label, escape(printable(value)))

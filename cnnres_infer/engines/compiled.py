@@ -61,11 +61,11 @@ class CompiledCache:
         try:
             folder = cache_folder(self._folder)
             sidecar = json.loads(read_regular(folder / f"{name}.json", _MAX_SIDECAR_BYTES))
-            stored, sha256 = sidecar["conditions"], sidecar["sha256"]
+            stored, sha256 = json_digest(sidecar["conditions"]), sidecar["sha256"]
             content = read_regular(folder / f"{name}.blob", _MAX_BYTES)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
-        if json_digest(stored) != json_digest(conditions):
+        if stored != json_digest(conditions):
             return None
         if hashlib.sha256(content).hexdigest() != sha256:
             return None
@@ -102,7 +102,7 @@ class SealedFolder:
         """Remove what is not as `seal` found it, before the runtime looks."""
         try:
             sealed = json.loads(read_regular(self._seal, _MAX_SIDECAR_BYTES))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             sealed = {}
         found = self._hashes()
         for name in found:

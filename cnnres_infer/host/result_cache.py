@@ -79,6 +79,6 @@ def _read(path: Path) -> tuple[Any, Any] | None:
     try:
         content = json.loads(read_regular(path, _MAX_BYTES))
         conditions, value = content["conditions"], content["value"]
+        return (conditions, value) if path.name == _name(conditions) else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return (conditions, value) if path.name == _name(conditions) else None

@@ -11,7 +11,7 @@ import numpy as np
 from cnnres_infer import __version__
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.precision import Precision
-from cnnres_infer.engines import BACKENDS, probe
+from cnnres_infer.engines import BACKENDS, backend, probe
 from cnnres_infer.engines.base import Probe, run_all
 from cnnres_infer.engines.nvidia.device import find_gpu
 from cnnres_infer.engines.nvidia.elf import needed_libraries
@@ -191,6 +191,8 @@ def _try(bundle: Bundle, name: str, precision: Precision, found: Probe) -> Findi
         milliseconds = 1e3 * (time.perf_counter() - started) / len(largest)
     agreement = dice(mask.apply(output), mask.apply(reference[largest]))
     result = f"{precision}, {milliseconds:.1f} ms per slice, Dice with PyTorch {agreement:.4f}"
+    if failed := [each for each in backend(name).VARIANTS if each in bundle.failed]:
+        result += f"; {', '.join(failed)} missed the bundle's accuracy gate and is not used"
     if agreement < GATES[precision].tail:
         return Finding(
             name,

@@ -32,6 +32,8 @@ class BundleInfo:
         The model's specification.
     variants
         Names of its ONNX variants, in alphabetical order.
+    failed
+        Precisions and variants that missed its accuracy gate, so they are not run.
     training, accuracy
         The sections of these names in ``model.json``.
     """
@@ -40,6 +42,7 @@ class BundleInfo:
     sha256: str
     spec: ModelSpec
     variants: tuple[str, ...]
+    failed: tuple[str, ...]
     training: dict[str, Any]
     accuracy: dict[str, Any]
 
@@ -51,6 +54,7 @@ class BundleInfo:
             bundle.digest,
             bundle.spec,
             tuple(sorted(bundle.variants)),
+            tuple(sorted(bundle.failed)),
             bundle.manifest.get("training", {}),
             bundle.manifest.get("accuracy", {}),
         )
@@ -62,6 +66,7 @@ class BundleInfo:
             "sha256": self.sha256,
             **spec_to_json(self.spec),
             "variants": self.variants,
+            "failed": self.failed,
             "training": self.training,
             "accuracy": self.accuracy,
         }

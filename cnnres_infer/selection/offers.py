@@ -11,6 +11,9 @@ from cnnres_infer.host.machine import usable_cores
 def offers(bundle: Bundle, name: str) -> dict[Precision, str]:
     """Map the precisions that a backend offers with a bundle to the variants it would run.
 
+    What missed the bundle's accuracy gate is left out, even if its file is there: bfloat16
+    has none of its own.
+
     Parameters
     ----------
     bundle
@@ -28,10 +31,11 @@ def offers(bundle: Bundle, name: str) -> dict[Precision, str]:
     UsageError
         If the backend does not exist.
     """
+    usable = bundle.variants.keys() - bundle.failed
     return {
-        precision: next(variant for variant in variants if variant in bundle.variants)
+        precision: next(variant for variant in variants if variant in usable)
         for precision, variants in backend(name).VARIANTS.items()
-        if not bundle.variants.keys().isdisjoint(variants)
+        if precision not in bundle.failed and not usable.isdisjoint(variants)
     }
 
 
@@ -67,17 +71,25 @@ def open_engine(
         raise UsageError(f"`threads` is {threads}; it must be at least 1")
     offered = offers(bundle, name)
     if precision not in offered:
-        for_gpus = precision == Precision.FP16 and name not in NVIDIA
         raise BackendUnavailableError(
             f"backend {name} does not offer precision {str(precision)!r} with this bundle"
-            + (", since it is for GPUs" if for_gpus else "")
-            + f"; it offers {', '.join(offered) or 'none'}"
+            f"{_why_not(bundle, name, precision)}; it offers {', '.join(offered) or 'none'}"
         )
     precision = Precision(precision)
     # Probing is faster than reading and hashing a variant that may not be needed.
     probe(name).require()
     model = model_file(bundle, offered[precision])
     return backend(name).open(model, precision, threads or usable_cores())
+
+
+def _why_not(bundle: Bundle, name: str, precision: str) -> str:
+    """Why a backend does not offer a precision, if that is known."""
+    if precision == Precision.FP16 and name not in NVIDIA:
+        return ", since it is for GPUs"
+    variants = backend(name).VARIANTS
+    if precision in variants and bundle.failed & {precision, *variants[Precision(precision)]}:
+        return ", since it missed the accuracy gate of the bundle's calibration"
+    return ""
 
 
 def model_file(bundle: Bundle, variant: str) -> ModelFile:

@@ -106,12 +106,24 @@ def test_a_manifest_that_is_not_a_json_object_is_refused(tmp_path: Path, text: s
         ("variants", {"fp32": "../model.fp32.onnx"}),
         ("variants", {"fp32": "/etc/passwd"}),
         ("sha256", {"..": "0"}),
+        ("calibration", []),
+        ("calibration", {"variants": []}),
+        ("calibration", {"variants": {"bf16": False}}),
+        ("calibration", {"variants": {"bf16": {}}}),
+        ("calibration", {"variants": {"bf16": {"passed": "no"}}}),
     ],
 )
 def test_an_invalid_manifest_is_refused(make_bundle: BundleMaker, key: str, value: object) -> None:
     folder = make_bundle(**{key: value})
     with pytest.raises(BundleError):
         Bundle.open(folder)
+
+
+def test_what_missed_the_accuracy_gate_is_known(make_bundle: BundleMaker) -> None:
+    verdicts = {"bf16": {"passed": False}, "fp16": {"passed": True}}
+    assert Bundle.open(make_bundle(calibration={"variants": verdicts})).failed == {"bf16"}
+    assert Bundle.open(make_bundle(calibration={})).failed == frozenset()
+    assert Bundle.open(make_bundle()).failed == frozenset()
 
 
 def test_the_frame_is_whole_unless_the_manifest_says_otherwise(bright_bundle: Path) -> None:

@@ -172,6 +172,11 @@ def test_info(make_bundle: BundleMaker) -> None:
     assert entry["backends"]["ort"]["usable"] is True
     assert entry["backends"]["ort"]["precisions"] == ["fp32"]
     assert "bright" in run("info", "--bundle", folder).stdout
+    failed = make_bundle(calibration={"variants": {"bf16": {"passed": False}}})
+    entry = json.loads(run("info", "--bundle", failed, "--json").stdout)
+    assert entry["bundle"]["failed"] == ["bf16"]
+    assert "bf16" not in entry["backends"]["openvino"]["precisions"]
+    assert "missed its accuracy gate" in run("info", "--bundle", failed).stdout
 
 
 @pytest.mark.slow

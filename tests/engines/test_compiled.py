@@ -37,6 +37,7 @@ def test_a_later_network_replaces_an_earlier_one(cache: CompiledCache, own_cache
         (".json", b"[]"),
         (".json", b"{}"),
         (".json", b"not JSON"),
+        (".json", b"[" * (1 << 15)),
         (".json", b'{"conditions": {"network": "b"}, "sha256": ""}'),
     ],
 )
@@ -71,6 +72,8 @@ def test_a_sealed_folder_keeps_only_what_the_runtime_left(tmp_path: Path) -> Non
     (path / "link").symlink_to(path / "kept")
     SealedFolder(path).remove_strangers()
     assert [each.name for each in path.iterdir()] == ["kept"]
-    (tmp_path / "engines.json").write_text(json.dumps(["kept"]))
-    SealedFolder(path).remove_strangers()
-    assert list(path.iterdir()) == []
+    for seal in (json.dumps(["kept"]), "[" * (1 << 15)):
+        (path / "kept").write_bytes(b"engine")
+        (tmp_path / "engines.json").write_text(seal)
+        SealedFolder(path).remove_strangers()
+        assert list(path.iterdir()) == []

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,8 @@ def test_any_number_of_images(bright_bundle: Path) -> None:
 
 
 def differences(precision: str) -> FloatArray:
-    bundle = Bundle.open()
+    # Whatever the calibration found, this is about what OpenVINO computes.
+    bundle = replace(Bundle.open(), failed=frozenset())
     images, expected = load_reference(bundle)
     with open_engine(bundle, "openvino", precision) as engine:
         found: FloatArray = np.abs(run_all(engine, images[::8]) - expected[::8])

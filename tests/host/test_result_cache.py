@@ -37,7 +37,9 @@ def test_a_value_is_found_only_under_its_conditions(results: ResultCache) -> Non
     assert found == [("other", [1]), (CONDITIONS, None)]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"conditions": "b", "value": 1}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", "[" * (1 << 15), '{"conditions": "b", "value": 1}']
+)
 def test_a_damaged_file_counts_as_missing(results: ResultCache, cache: Path, content: str) -> None:
     results.put("a", 1)
     (path,) = (cache / "results").iterdir()

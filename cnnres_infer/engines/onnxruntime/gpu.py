@@ -3,6 +3,7 @@
 import hashlib
 import io
 import itertools
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -33,6 +34,7 @@ from cnnres_infer.host import machine
 from cnnres_infer.host.cache import cache_folder
 from cnnres_infer.host.digest import json_digest
 
+_log = logging.getLogger(__name__)
 _FOLDER = "ort-engines"
 _CPU = "CPUExecutionProvider"
 _SLICES = 16
@@ -106,8 +108,8 @@ class OrtCudaEngine(GpuEngine[Any]):
         # Operators that the provider cannot run are an error instead of running on the CPU.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
-            with cls._sealed(model, precision, probe):
-                session = cls._session_of(onnxruntime, model, options, precision, probe)
+            with cls._sealed(model, precision, probe) as folder:
+                session = cls._session_of(onnxruntime, model, options, precision, folder)
         except Exception as error:
             raise BackendUnavailableError(
                 f"{cls.PROVIDER} of ONNX Runtime rejected the model: {error}"
@@ -149,21 +151,37 @@ class OrtCudaEngine(GpuEngine[Any]):
 
     @classmethod
     @contextmanager
-    def _sealed(cls, model: ModelFile, precision: Precision, probe: Probe) -> Iterator[None]:
-        """Let the provider find no engines in its cache but those that it left there."""
+    def _sealed(cls, model: ModelFile, precision: Precision, probe: Probe) -> Iterator[Path | None]:
+        """The folder for the provider's engines: none are in it but those that it left there.
+
+        It is None where the provider has no cache, or the model must not use it.
+        """
         if cls.CACHE_FOLDER is None:
-            yield
+            yield None
+            return
+        if not model.use_cache:
+            _log.warning(
+                "%s compiles the network at every start, which can take minutes, since a "
+                "signature is required and the cache is not signed",
+                cls.PROVIDER,
+            )
+            yield None
             return
         folder = SealedFolder(_engine_folder(cls.BACKEND, model, precision, probe))
         folder.remove_strangers()
-        yield
+        yield folder.path
         folder.seal()
 
     @classmethod
     def _session_of(
-        cls, onnxruntime: Any, model: ModelFile, options: Any, precision: Precision, probe: Probe
+        cls,
+        onnxruntime: Any,
+        model: ModelFile,
+        options: Any,
+        precision: Precision,
+        folder: Path | None,
     ) -> Any:
-        settings = cls._settings(onnxruntime, model, precision, probe)
+        settings = cls._settings(onnxruntime, model, precision, folder)
         return onnxruntime.InferenceSession(
             model.content,
             options,
@@ -173,7 +191,7 @@ class OrtCudaEngine(GpuEngine[Any]):
 
     @classmethod
     def _settings(
-        cls, _onnxruntime: Any, _model: ModelFile, _precision: Precision, _probe: Probe
+        cls, _onnxruntime: Any, _model: ModelFile, _precision: Precision, _folder: Path | None
     ) -> dict[str, str]:
         return {"use_tf32": "0", "enable_cuda_graph": "1", "cudnn_conv_algo_search": "HEURISTIC"}
 
@@ -223,16 +241,12 @@ class OrtTensorRtEngine(OrtCudaEngine):
 
     @classmethod
     def _settings(
-        cls, onnxruntime: Any, model: ModelFile, precision: Precision, probe: Probe
+        cls, onnxruntime: Any, model: ModelFile, precision: Precision, folder: Path | None
     ) -> dict[str, str]:
-        folder = _engine_folder(cls.BACKEND, model, precision, probe)
         return {
             "trt_fp16_enable": str(int(precision == Precision.FP16)),
             "trt_int8_enable": str(int(precision == Precision.INT8)),
-            "trt_engine_cache_enable": "1",
-            "trt_engine_cache_path": str(folder),
-            "trt_timing_cache_enable": "1",
-            "trt_timing_cache_path": str(folder),
+            **({} if folder is None else _caches(folder)),
             # A graph is captured for one size of image only.
             "trt_cuda_graph_enable": str(int(len(model.sides) < 2)),
             **_shapes("trt_profile_{}_shapes", onnxruntime, model),
@@ -277,11 +291,15 @@ class OrtTensorRtRtxEngine(OrtCudaEngine):
 
     @classmethod
     def _session_of(
-        cls, onnxruntime: Any, model: ModelFile, options: Any, precision: Precision, probe: Probe
+        cls,
+        onnxruntime: Any,
+        model: ModelFile,
+        options: Any,
+        _precision: Precision,
+        folder: Path | None,
     ) -> Any:
-        folder = _engine_folder(cls.BACKEND, model, precision, probe)
         settings = {
-            "nv_runtime_cache_path": str(folder),
+            **({} if folder is None else {"nv_runtime_cache_path": str(folder)}),
             **_shapes("nv_profile_{}_shapes", onnxruntime, model),
         }
         options.add_provider_for_devices(_plug_in_devices()[:1], settings)
@@ -361,6 +379,16 @@ def _engine_folder(backend: str, model: ModelFile, precision: Precision, probe: 
     if len(model.sides) > 1:
         inputs.append(model.sides)
     return cache_folder(_FOLDER, f"{backend}-{precision}-{json_digest(inputs)[:16]}")
+
+
+def _caches(folder: Path) -> dict[str, str]:
+    """Settings for what the TensorRT provider keeps; without them it keeps nothing."""
+    return {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(folder),
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(folder),
+    }
 
 
 def _shapes(name: str, onnxruntime: Any, model: ModelFile) -> dict[str, str]:

@@ -46,7 +46,7 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
         info: EngineInfo,
         shape: ImageShape,
         worker: Worker,
-        kernels: dict[str, str],
+        kernels: dict[str, str] | None,
     ) -> None:
         super().__init__(handle, info, shape, worker)
         self._warnings = handle.warnings
@@ -77,7 +77,7 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
         sha256 = hashlib.sha256(plan.content).hexdigest()
         # What TensorRT-RTX compiled for this GPU and driver.
         kernels = {"plan": sha256, "gpu": gpu.name, "driver": gpu.driver}
-        found = _KERNELS.get(kernels)
+        found = _KERNELS.get(kernels) if model.use_cache else None
         cuda = Cuda(load_runtime())
         try:
             runner = PlanRunner(
@@ -110,7 +110,7 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
             ),
             shape,
             worker,
-            kernels,
+            kernels if model.use_cache else None,
         )
 
     def describe(self) -> EngineInfo:
@@ -126,7 +126,7 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
         handle.close()
 
     def _save_kernels(self, compiled: bytes) -> None:
-        if compiled != self._compiled:
+        if self._kernels is not None and compiled != self._compiled:
             _KERNELS.put(self._kernels, compiled)
 
 

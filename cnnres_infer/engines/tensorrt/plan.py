@@ -3,6 +3,8 @@
 import hashlib
 import logging
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from cnnres_infer.engines.base import ModelFile, Probe
@@ -122,6 +124,8 @@ def load_or_build(
 ) -> Plan:
     """Load the plan for a variant from the cache, or build it.
 
+    A model that must not use the cache is built every time, in a folder that is removed again.
+
     Parameters
     ----------
     batch
@@ -133,19 +137,38 @@ def load_or_build(
     BackendUnavailableError
         If TensorRT is missing or cannot build the plan, or the cache cannot be used.
     """
+    if not model.use_cache:
+        with TemporaryDirectory(prefix="cnnres-infer-") as folder:
+            return _load_or_build(
+                PlanStore(Path(folder)), flavour, model, precision, device, batch, progress
+            )
+    return _load_or_build(open_store(), flavour, model, precision, device, batch, progress)
+
+
+def _load_or_build(
+    store: PlanStore,
+    flavour: Flavour,
+    model: ModelFile,
+    precision: str,
+    device: Gpu | int,
+    batch: BatchRange | None,
+    progress: Progress | None,
+) -> Plan:
     trt = flavour.load()
-    store = open_store()
     key = key_for(flavour, trt, model, precision, batch or BatchRange(), device)
     if batch is None:
         key = replace(key, batch=store.newest_batch(key) or key.batch)
     batch_range = BatchRange.parse(key.batch)
 
     def work() -> bytes:
-        if not flavour.portable and progress is None:
+        if progress is None and not (flavour.portable and model.use_cache):
             _log.warning(
-                "building a TensorRT engine (%s) for %s: this takes minutes, but only once",
+                "building a TensorRT engine (%s) for %s: this takes minutes, %s",
                 precision,
                 device,
+                "but only once"
+                if model.use_cache
+                else "at every start, since a signature is required and the cache has none",
             )
         timing = store.folder / f"timing-{flavour.backend}-{key.version}-sm{key.sm}.cache"
         earlier = (

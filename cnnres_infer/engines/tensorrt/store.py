@@ -125,7 +125,7 @@ class Entry:
                 float(content["seconds"]),
                 str(content["sha256"]),
             )
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return None
 
     def plan(self) -> bytes | None:

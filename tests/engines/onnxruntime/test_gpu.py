@@ -19,6 +19,7 @@ from cnnres_infer.engines.onnxruntime.gpu import (
 from cnnres_infer.errors import BackendUnavailableError
 from tests.conftest import bright_model
 from tests.fakes.driver import FakeDriver
+from tests.fakes.onnxruntime import FakeOnnxRuntime
 
 Install = Callable[[FakeDriver], None]
 IMAGES = np.random.default_rng(0).random((40, 1, 160, 160), np.float32)
@@ -34,7 +35,12 @@ class OnTheCpu(OrtCudaEngine):
 
     @classmethod
     def _session_of(
-        cls, onnxruntime: Any, model: ModelFile, _options: Any, _precision: str, _probe: Probe
+        cls,
+        onnxruntime: Any,
+        model: ModelFile,
+        _options: Any,
+        _precision: str,
+        _folder: Path | None,
     ) -> Any:
         return onnxruntime.InferenceSession(model.content, providers=[cls.PROVIDER])
 
@@ -114,41 +120,75 @@ def test_the_plug_in_is_asked_for_by_its_name() -> None:
 
 
 def test_settings_of_the_tensorrt_provider(own_cache: Path) -> None:
-    probe = Probe(True, "", versions={"onnxruntime-gpu": "1"}, devices=("GPU",))
     model = ModelFile("fp16", bright_model())
-    settings = OrtTensorRtEngine._settings(onnxruntime, model, Precision.FP16, probe)
+    settings = OrtTensorRtEngine._settings(onnxruntime, model, Precision.FP16, own_cache)
     assert settings["trt_profile_min_shapes"] == "images:1x1x160x160"
     assert settings["trt_profile_max_shapes"] == "images:16x1x160x160"
     assert (settings["trt_fp16_enable"], settings["trt_int8_enable"]) == ("1", "0")
     assert settings["trt_cuda_graph_enable"] == "1"
-    folder = Path(settings["trt_engine_cache_path"])
-    assert folder.parent == own_cache / "ort-engines"
-    others = [
-        OrtTensorRtEngine._settings(onnxruntime, model, Precision.INT8, probe),
-        OrtTensorRtEngine._settings(
-            onnxruntime, ModelFile("fp16", bright_model(2)), Precision.FP16, probe
-        ),
-        OrtTensorRtEngine._settings(
-            onnxruntime, model, Precision.FP16, Probe(True, "", versions={"onnxruntime-gpu": "2"})
-        ),
-    ]
-    assert len({str(folder), *(each["trt_engine_cache_path"] for each in others)}) == 4
+    assert settings["trt_engine_cache_path"] == str(own_cache)
+    uncached = OrtTensorRtEngine._settings(onnxruntime, model, Precision.FP16, None)
+    assert not [name for name in uncached if "cache" in name]
 
 
-def test_settings_of_the_tensorrt_provider_for_several_sizes(own_cache: Path) -> None:
+def test_engines_of_other_inputs_are_in_another_folder(own_cache: Path) -> None:
     probe = Probe(True, "", versions={"onnxruntime-gpu": "1"}, devices=("GPU",))
-    content = bright_model(extents=("height", "width"))
-    settings, others = (
-        OrtTensorRtEngine._settings(
-            onnxruntime, ModelFile("fp16", content, sides), Precision.FP16, probe
-        )
-        for sides in ((96, 128, 160), (96, 128))
+    newer = Probe(True, "", versions={"onnxruntime-gpu": "2"})
+    model, other = (ModelFile("fp16", bright_model(channels)) for channels in (1, 2))
+    several, fewer = (
+        ModelFile("fp16", bright_model(), sides) for sides in ((96, 128, 160), (96, 128))
     )
+    folders = [
+        ort_gpu._engine_folder("ort-tensorrt", *inputs)
+        for inputs in (
+            (model, Precision.FP16, probe),
+            (model, Precision.INT8, probe),
+            (other, Precision.FP16, probe),
+            (model, Precision.FP16, newer),
+            (several, Precision.FP16, probe),
+            (fewer, Precision.FP16, probe),
+        )
+    ]
+    assert len(set(folders)) == 6
+    assert {folder.parent for folder in folders} == {own_cache / "ort-engines"}
+
+
+def test_settings_of_the_tensorrt_provider_for_several_sizes() -> None:
+    model = ModelFile("fp16", bright_model(extents=("height", "width")), (96, 128, 160))
+    settings = OrtTensorRtEngine._settings(onnxruntime, model, Precision.FP16, None)
     assert settings["trt_profile_min_shapes"] == "images:1x1x96x96"
     assert settings["trt_profile_opt_shapes"] == "images:16x1x128x128"
     assert settings["trt_profile_max_shapes"] == "images:16x1x160x160"
     assert settings["trt_cuda_graph_enable"] == "0"
-    assert others["trt_engine_cache_path"] != settings["trt_engine_cache_path"]
+
+
+@pytest.mark.parametrize("engine_class", [OrtTensorRtEngine, OrtTensorRtRtxEngine])
+def test_no_engine_is_kept_where_a_signature_is_required(
+    fake_providers: FakeOnnxRuntime,
+    own_cache: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    engine_class: type[OrtCudaEngine],
+) -> None:
+    folders: list[Path | None] = []
+    session_of = engine_class._session_of
+
+    def noted(runtime: Any, model: ModelFile, options: Any, precision: Any, folder: Any) -> Any:
+        folders.append(folder)
+        return session_of(runtime, model, options, precision, folder)
+
+    monkeypatch.setattr(engine_class, "_session_of", noted)
+    for use_cache in (False, True):
+        model = ModelFile("fp32", bright_model(), use_cache=use_cache)
+        with engine_class.open(model, Precision.FP32, 1) as engine:
+            np.testing.assert_allclose(engine.run(IMAGES), EXPECTED, atol=1e-5)
+        if not use_cache:
+            assert not own_cache.exists()
+            assert "at every start" in caplog.text
+    uncached, cached = folders
+    assert uncached is None
+    assert cached is not None
+    assert cached.is_relative_to(own_cache)
 
 
 def test_a_file_of_one_size_is_refused_where_brains_are_cut() -> None:

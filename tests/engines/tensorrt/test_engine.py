@@ -2,6 +2,7 @@
 
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -249,6 +250,32 @@ def test_rtx_keeps_its_kernels_but_no_plan_for_each_driver(
     (entry,) = open_store().entries()
     assert (entry.key.sm, entry.key.driver) == ("86", "any")
     assert len(list(open_store().folder.glob("*.blob"))) == 2
+
+
+@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
+def test_the_cache_is_not_used_where_a_signature_is_required(
+    fake_machine: FakeMachine,
+    bright_bundle: Path,
+    own_cache: Path,
+    caplog: pytest.LogCaptureFixture,
+    flavour: str,
+) -> None:
+    if flavour == "tensorrt-rtx":
+        fake_machine.rtx = FakeTensorRtRtx(fake_machine.cuda)
+    bundle = Bundle.open(bright_bundle)
+    images = np.zeros((20, 1, 160, 160), np.float32)
+    with open_engine(bundle, flavour, "fp32") as engine:
+        engine.run(images)
+    files = {path: path.read_bytes() for path in own_cache.rglob("*") if path.is_file()}
+    assert {".plan", ".json"} <= {path.suffix for path in files}
+    for _ in range(2):
+        with open_engine(replace(bundle, must_be_signed=True), flavour, "fp32") as engine:
+            engine.run(images)
+    assert len(fake_machine.built) == 3
+    assert caplog.text.count("at every start") == 2
+    assert files == {path: path.read_bytes() for path in own_cache.rglob("*") if path.is_file()}
+    if fake_machine.rtx is not None:
+        assert fake_machine.rtx.compiled == [16, 4] * 3
 
 
 def test_rtx_builds_what_fits_all_for_a_gpu_without_a_name(

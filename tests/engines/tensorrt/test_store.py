@@ -74,7 +74,15 @@ def test_a_damaged_plan_is_built_anew(tmp_path: Path, damage: str) -> None:
 def test_a_sidecar_of_something_else_is_no_plan(tmp_path: Path) -> None:
     store = PlanStore(tmp_path)
     path = store.get_or_build(KEY, lambda: b"plan").path
-    for text in ("{", "[]", "{}", '{"format": 2}', '{"format": 1, "key": {"backend": "x"}}'):
+    nested = "[" * (1 << 18)
+    for text in (
+        "{",
+        "[]",
+        "{}",
+        nested,
+        '{"format": 2}',
+        '{"format": 1, "key": {"backend": "x"}}',
+    ):
         path.with_suffix(".json").write_text(text)
         assert list(store.entries()) == []
     assert store.get_or_build(KEY, lambda: b"new").content == b"new"
