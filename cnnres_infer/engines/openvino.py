@@ -91,6 +91,7 @@ class OpenVinoEngine(SerialEngine[_FixedRequest | _FlexibleRequest]):
     RIVALS: ClassVar[tuple[Precision, ...]] = (Precision.INT8, Precision.BF16)
     CACHE_FOLDER: ClassVar[str | None] = _FOLDER
     BATCH: ClassVar[int] = 4
+    # Needed where all images have one size, and at most needed where they have several.
     LEAST: ClassVar[int] = BATCH
 
     @classmethod

@@ -192,7 +192,7 @@ def _try(bundle: Bundle, name: str, precision: Precision, found: Probe) -> Findi
     agreement = dice(mask.apply(output), mask.apply(reference[largest]))
     result = f"{precision}, {milliseconds:.1f} ms per slice, Dice with PyTorch {agreement:.4f}"
     if failed := [each for each in backend(name).VARIANTS if each in bundle.failed]:
-        result += f"; {', '.join(failed)} missed the bundle's accuracy gate and is not used"
+        result += f"; not used after missing the bundle's accuracy gate: {', '.join(failed)}"
     if agreement < GATES[precision].tail:
         return Finding(
             name,

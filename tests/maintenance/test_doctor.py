@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.cli.doctor import render
 from cnnres_infer.engines import BACKENDS, NVIDIA
 from cnnres_infer.engines.nvidia import device as gpu
@@ -18,6 +19,7 @@ from cnnres_infer.host import cache, machine
 from cnnres_infer.host.machine import versions
 from cnnres_infer.maintenance import doctor
 from cnnres_infer.maintenance.doctor import DoctorReport, Finding
+from tests.conftest import BundleMaker
 from tests.fakes.driver import FakeDriver
 
 Place = Callable[[str, str], None]
@@ -97,6 +99,15 @@ def test_if_the_bus_may_hide_gpus_a_missing_driver_is_a_warning(
     by_subject = by_name(doctor.examine(bright_bundle))
     assert {by_subject[name].status for name in (*NVIDIA, "GPU")} == {"WARN"}
     assert "nvidia.com/drivers" in by_subject["tensorrt"].remedy
+
+
+def test_what_missed_the_accuracy_gate_is_named(make_bundle: BundleMaker) -> None:
+    pytest.importorskip("openvino")
+    bundle = Bundle.open(make_bundle(calibration={"variants": {"bf16": {"passed": False}}}))
+    found = doctor._backend(bundle, "openvino")
+    assert found.status == "OK"
+    assert found.reason.endswith("not used after missing the bundle's accuracy gate: bf16")
+    assert "accuracy gate" not in doctor._backend(bundle, "ort").reason
 
 
 @pytest.mark.parametrize("kind", ["0x030000", "0x030200"])
