@@ -122,9 +122,8 @@ class OpenVinoEngine(SerialEngine[_FixedRequest | _FlexibleRequest]):
                 raise PrecisionUnavailableError("this processor has no bfloat16")
             core.set_property(settings)
             stored = _CACHE.get(conditions) if model.use_cache else None
-            if stored is not None:
-                network = core.import_model(stored.content, DEVICE)
-            else:
+            network = None if stored is None else _load(core, stored.content)
+            if network is None:
                 network = _compile(core, model, cls.BATCH)
                 if model.use_cache:
                     stored = _CACHE.put(conditions, network.export_model().getvalue())
@@ -173,6 +172,14 @@ def _bounds(batch: int, shape: ImageShape) -> list[Any]:
     dimension = _openvino().Dimension
     bounds = ((n[0], n[-1]) if isinstance(n, tuple) else (n or 1, n or -1) for n in shape)
     return [dimension(1, batch), *(dimension(*each) for each in bounds)]
+
+
+def _load(core: Any, compiled: bytes) -> Any:
+    """Load a compiled network; None if OpenVINO was restricted to other instructions then."""
+    try:
+        return core.import_model(compiled, DEVICE)
+    except RuntimeError:
+        return None
 
 
 def _compile(core: Any, model: ModelFile, batch: int) -> Any:

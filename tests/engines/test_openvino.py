@@ -165,6 +165,20 @@ def test_the_cache_is_not_used_where_a_signature_is_required(
         assert engine.describe().compiled_sha256 == ""
 
 
+def test_what_this_processor_cannot_run_is_compiled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    _open(bright_model()).close()
+
+    def mismatch(*_arguments: object) -> None:
+        raise RuntimeError("OpenVINO version/isa mismatch")
+
+    monkeypatch.setattr(_openvino().Core, "import_model", mismatch)
+    with _open(bright_model()) as engine:
+        np.testing.assert_allclose(engine.run(IMAGES), EXPECTED, atol=1e-5)
+
+
 def test_a_self_check_counts_for_the_bytes_that_passed_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bright_bundle: Path
 ) -> None:

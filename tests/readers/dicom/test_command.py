@@ -86,7 +86,7 @@ def assert_same_mask(folder: Path, study: Path, tolerance: float = 0.0) -> None:
     expected, affine = written_order(expected, affine)
     np.testing.assert_allclose(place, affine, rtol=0, atol=1e-3)
     assert np.count_nonzero(expected) > 20
-    # Positions are decimal strings in DICOM, so that a probability at the threshold may fall the other way.
+    # Positions are decimal strings in DICOM, which may move a probability across the threshold.
     assert np.count_nonzero(found != expected) <= tolerance * expected.size
 
 
