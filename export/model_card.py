@@ -50,8 +50,12 @@ def model_card(manifest: dict[str, Any]) -> str:
         ),
         f"- The probabilities for DWI and FLAIR are merged by the rule `{fusion['rule']}`, with a "
         f"DWI weight of {fusion['dwi_weight']}",
-        f"- The mask starts at a probability of {mask['threshold']}; lesions below "
-        f"{mask['smallest_lesion_ml']} ml are dropped",
+        f"- The mask starts at a probability of {mask['threshold']}"
+        + (
+            f"; lesions below {mask['smallest_lesion_ml']} ml are dropped"
+            if mask["smallest_lesion_ml"]
+            else ""
+        ),
         *(
             [
                 "- Where the ADC is given, lesions whose median is not below "
@@ -126,7 +130,7 @@ def _calibration(calibration: dict[str, Any]) -> list[str]:
         f"{row['dice_mean']:.4f} | {row['dice_p5_large']:.4f} | "
         f"{min(row['dice_volumes'], default=1.0):.4f} | "
         f"{row['slices'] - row['both_empty']}, {row['one_empty']}, {row['both_empty']} | "
-        f"{row['expert_drop']:.4f} | {'passed' if row['passed'] else 'failed, not in the bundle'} |"
+        f"{row['expert_drop']:.4f} | {'passed' if row['passed'] else 'failed, not used'} |"
         for name, row in rows
     ]
     return [*lines, ""]

@@ -222,8 +222,8 @@ def _implausible(
     role: Role, median: float, b_value: float | None, correlation: float | None
 ) -> str:
     """What tells that a volume is not the ADC map or b0 that it should be; empty if nothing."""
-    if role is Role.ADC and not median > 0:
-        return "has no positive ADC in the brain"
+    if not median > 0:
+        return "gives the brain no positive ADC"
     if correlation is None:
         return (
             "cannot be compared with the DWI: its values in the brain are too few or all the same"

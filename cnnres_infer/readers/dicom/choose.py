@@ -228,7 +228,7 @@ def _no_choice(
     else:
         named = [each for each in pool if each.images] or list(pool)
         reason = (
-            f"no series is recognised as a {what}: {candidates(named)}; name it if it is one of "
+            f"no series is recognised as {what}: {candidates(named)}; name it if it is one of "
             "these (`series`)"
         )
     has_images = any(each.images for each in study.series)

@@ -195,5 +195,5 @@ def test_nothing_says_that_it_is_a_dwi(tmp_path: Path) -> None:
     """De-identified, with neither private attributes nor names of sequences."""
     series = classic_images([TRACE.but(image_type=("ORIGINAL", "PRIMARY", "DIFFUSION"))], nothing)
     save(tmp_path, series)
-    with pytest.raises(VolumeError, match="no series is recognised as a DWI"):
+    with pytest.raises(VolumeError, match="no series is recognised as DWI"):
         read(tmp_path)
