@@ -40,7 +40,7 @@ def assert_same(
     original: Result, other: Result, order: tuple[int, ...], signs: Signs, rounding: float = 0.0
 ) -> None:
     assert original.mask.data.any()
-    expected = turned(original.probabilities.data, order, signs)
+    expected = turned(original.probabilities.data, order, signs).astype(np.float32)
     np.testing.assert_allclose(other.probabilities.data, expected, rtol=0, atol=rounding)
     assert np.array_equal(other.mask.data, turned(original.mask.data, order, signs))
     assert len(other.lesions) == len(original.lesions)
