@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from cnnres_infer.host.atomic import write_all
-from cnnres_infer.host.cache import cache_folder
-from cnnres_infer.host.digest import json_digest
 from cnnres_infer.host.files import read_regular
+from cnnres_infer.host.result_cache import ResultCache
 
 _MAX_BYTES = 1 << 30
 _MAX_SIDECAR_BYTES = 1 << 16
@@ -47,7 +46,7 @@ class CompiledCache:
     """
 
     def __init__(self, folder: str) -> None:
-        self._folder = folder
+        self._hashes = ResultCache(folder)
 
     def get(self, conditions: dict[str, Any]) -> Compiled | None:
         """Find the network that was compiled under these conditions; None without an intact one.
@@ -57,32 +56,28 @@ class CompiledCache:
         conditions
             All that the network was made from: anything that JSON can represent.
         """
-        name = json_digest(conditions)[:32]
+        stored = self._hashes.get(conditions)
+        if stored is None:
+            return None
         try:
-            folder = cache_folder(self._folder)
-            sidecar = json.loads(read_regular(folder / f"{name}.json", _MAX_SIDECAR_BYTES))
-            stored, sha256 = json_digest(sidecar["conditions"]), sidecar["sha256"]
-            content = read_regular(folder / f"{name}.blob", _MAX_BYTES)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            content = read_regular(self._path(conditions), _MAX_BYTES)
+        except OSError:
             return None
-        if stored != json_digest(conditions):
-            return None
-        if hashlib.sha256(content).hexdigest() != sha256:
-            return None
-        return Compiled(content, sha256)
+        found = Compiled(content, hashlib.sha256(content).hexdigest())
+        return found if found.sha256 == stored else None
 
     def put(self, conditions: dict[str, Any], content: bytes) -> Compiled | None:
         """Store a network, replacing an earlier one; None if the cache cannot be written."""
-        name = json_digest(conditions)[:32]
-        sha256 = hashlib.sha256(content).hexdigest()
-        sidecar = json.dumps({"conditions": conditions, "sha256": sha256}, indent=2)
+        compiled = Compiled(content, hashlib.sha256(content).hexdigest())
         try:
-            folder = cache_folder(self._folder)
-            files = {folder / f"{name}.blob": content, folder / f"{name}.json": sidecar.encode()}
-            write_all(files, overwrite=True)
+            write_all({self._path(conditions): content}, overwrite=True)
         except OSError:
             return None
-        return Compiled(content, sha256)
+        unsaved = self._hashes.put(conditions, compiled.sha256)
+        return None if unsaved else compiled
+
+    def _path(self, conditions: dict[str, Any]) -> Path:
+        return self._hashes.path(conditions).with_suffix(".blob")
 
 
 class SealedFolder:

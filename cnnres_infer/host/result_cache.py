@@ -31,7 +31,7 @@ class ResultCache:
     def get(self, conditions: Any) -> Any:
         """Return the value stored for these conditions; None if there is none."""
         try:
-            found = _read(self._path(conditions))
+            found = _read(self.path(conditions))
         except OSError:
             return None
         return None if found is None else found[1]
@@ -53,7 +53,7 @@ class ResultCache:
         """
         content = json.dumps({"conditions": conditions, "value": value}, indent=2)
         try:
-            write_all({self._path(conditions): content.encode()}, overwrite=True)
+            write_all({self.path(conditions): content.encode()}, overwrite=True)
         except OSError as error:
             return str(error)
         return ""
@@ -66,7 +66,14 @@ class ResultCache:
             return []
         return [found for path in paths if (found := _read(path)) is not None]
 
-    def _path(self, conditions: Any) -> Path:
+    def path(self, conditions: Any) -> Path:
+        """File of the value for these conditions, in a folder that is created if needed.
+
+        Raises
+        ------
+        OSError
+            If the cache cannot be used.
+        """
         return cache_folder(self._folder) / _name(conditions)
 
 

@@ -38,7 +38,7 @@ def test_a_later_network_replaces_an_earlier_one(cache: CompiledCache, own_cache
         (".json", b"{}"),
         (".json", b"not JSON"),
         (".json", b"[" * (1 << 15)),
-        (".json", b'{"conditions": {"network": "b"}, "sha256": ""}'),
+        (".json", b'{"conditions": {"network": "b"}, "value": ""}'),
     ],
 )
 def test_what_is_not_as_it_was_stored_is_not_found(

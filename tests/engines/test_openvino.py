@@ -158,7 +158,7 @@ def test_the_cache_is_not_used_where_a_signature_is_required(
     (own,) = set(tmp_path.rglob("*.json")) - {others.with_suffix(".json")}
     own.with_suffix(".blob").write_bytes(others.read_bytes())
     forged = json.loads(own.read_text())
-    forged["sha256"] = hashlib.sha256(others.read_bytes()).hexdigest()
+    forged["value"] = hashlib.sha256(others.read_bytes()).hexdigest()
     own.write_text(json.dumps(forged))
     with _open(bright_model(), use_cache=False) as engine:
         np.testing.assert_allclose(engine.run(IMAGES), EXPECTED, atol=1e-5)
@@ -196,7 +196,7 @@ def test_a_self_check_counts_for_the_bytes_that_passed_it(
     # Other bytes of the same network, as another compilation gives them.
     blob.write_bytes(content := blob.read_bytes() + b"\0")
     sha256 = hashlib.sha256(content).hexdigest()
-    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "sha256": sha256}))
+    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "value": sha256}))
     assert not verification().cached
 
 
