@@ -73,18 +73,21 @@ class ModelFile:
         Heights and widths that its images may have, in ascending order; empty
         if the file alone decides.
     use_cache
-        Whether what was compiled from it earlier may be used.
+        Whether what was compiled from it earlier may be used, and kept for later.
+    known_sha256
+        SHA-256 of the content, in hex, if it was compared already; otherwise empty.
     """
 
     variant: str
     content: bytes
     sides: tuple[int, ...] = ()
     use_cache: bool = True
+    known_sha256: str = ""
 
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the content, in hex."""
-        return hashlib.sha256(self.content).hexdigest()
+        return self.known_sha256 or hashlib.sha256(self.content).hexdigest()
 
     def image_shape(self, declared: Sequence[object]) -> ImageShape:
         """Shape (C, H, W) of the images that it may be run with.

@@ -106,4 +106,5 @@ def model_file(bundle: Bundle, variant: str) -> ModelFile:
         bundle.model(variant),
         bundle.spec.slices.sides,
         use_cache=not bundle.must_be_signed,
+        known_sha256=bundle.sha256[bundle.variants[variant]],
     )

@@ -1,6 +1,5 @@
 """ONNX Runtime's providers for NVIDIA GPUs: TensorRT, TensorRT-RTX and CUDA."""
 
-import hashlib
 import io
 import itertools
 import logging
@@ -374,8 +373,7 @@ def _registered_devices() -> list[Any]:
 
 def _engine_folder(backend: str, model: ModelFile, precision: Precision, probe: Probe) -> Path:
     """The folder for engines that were built from exactly these inputs."""
-    digest = hashlib.sha256(model.content).hexdigest()
-    inputs: list[Any] = [backend, digest, precision, probe.versions, probe.devices]
+    inputs: list[Any] = [backend, model.sha256, precision, probe.versions, probe.devices]
     if len(model.sides) > 1:
         inputs.append(model.sides)
     return cache_folder(_FOLDER, f"{backend}-{precision}-{json_digest(inputs)[:16]}")

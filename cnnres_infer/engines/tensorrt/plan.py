@@ -1,6 +1,5 @@
 """Load the plan for a variant and a device from the cache, or build and cache it."""
 
-import hashlib
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -57,7 +56,7 @@ def key_for(
     default = _PORTABLE if flavour.portable else str(_sm(device))
     return PlanKey(
         backend=flavour.backend,
-        onnx_sha256=hashlib.sha256(model.content).hexdigest(),
+        onnx_sha256=model.sha256,
         precision=precision,
         batch=str(batch),
         sides=",".join(map(str, model.sides)) if len(model.sides) > 1 else "",
