@@ -55,7 +55,8 @@ class Candidate:
 
     @property
     def _file(self) -> ModelFile:
-        return ModelFile(self.plan.scheme.variant, self.onnx, self.sides)
+        # Nobody opens a candidate again: compiled, it would only fill the user's cache.
+        return ModelFile(self.plan.scheme.variant, self.onnx, self.sides, use_cache=False)
 
     def ort_engine(self) -> OrtEngine:
         """The quantised network, opened in ONNX Runtime on the CPU."""
