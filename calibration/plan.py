@@ -50,11 +50,6 @@ class Scheme:
     passes: tuple[str, ...] = ()
 
     @property
-    def qmin(self) -> int:
-        """Smallest quantised value of an activation."""
-        return -128 if self.symmetric else 0
-
-    @property
     def qmax(self) -> int:
         """Largest quantised value of an activation."""
         return 127 if self.symmetric else 255

@@ -80,8 +80,7 @@ class Watchdog:
     def _run(self) -> None:
         while True:
             with self._change:
-                if not self._change.wait_for(lambda: self._started is not None, timeout=None):
-                    continue
+                self._change.wait_for(lambda: self._started is not None)
                 error = self._exceeded()
                 if error is None:
                     self._change.wait(self._pause())

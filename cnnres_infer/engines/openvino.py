@@ -127,7 +127,7 @@ class OpenVinoEngine(SerialEngine[_FixedRequest | _FlexibleRequest]):
                 network = _compile(core, model, cls.BATCH)
                 if model.use_cache:
                     stored = _CACHE.put(conditions, network.export_model().getvalue())
-            declared = [n.get_length() if n.is_static else None for n in _dimensions(network)]
+            shape = _image_shape(network, model)
             actual = network.get_property("INFERENCE_PRECISION_HINT").to_string()
             request = network.create_infer_request()
         except BackendUnavailableError:
@@ -145,7 +145,6 @@ class OpenVinoEngine(SerialEngine[_FixedRequest | _FlexibleRequest]):
             probe.versions,
             compiled_sha256="" if stored is None else stored.sha256,
         )
-        shape = model.image_shape(declared)
         is_fixed = all(isinstance(n, int) for n in shape)
         return cls(_FixedRequest(request) if is_fixed else _FlexibleRequest(request), info, shape)
 
@@ -157,9 +156,10 @@ class OpenVinoEngine(SerialEngine[_FixedRequest | _FlexibleRequest]):
         return output
 
 
-def _dimensions(network: Any) -> list[Any]:
-    """The dimensions (C, H, W) of a network's images."""
-    return list(network.input().partial_shape)[1:]
+def _image_shape(network: Any, model: ModelFile) -> ImageShape:
+    """Shape (C, H, W) of the images that a network may be run with, compiled or not."""
+    dimensions = list(network.input().partial_shape)[1:]
+    return model.image_shape([n.get_length() if n.is_static else None for n in dimensions])
 
 
 def _bounds(batch: int, shape: ImageShape) -> list[Any]:
@@ -184,8 +184,7 @@ def _load(core: Any, compiled: bytes) -> Any:
 
 def _compile(core: Any, model: ModelFile, batch: int) -> Any:
     network = core.read_model(model.content)
-    declared = [n.get_length() if n.is_static else None for n in _dimensions(network)]
-    network.reshape(_bounds(batch, model.image_shape(declared)))
+    network.reshape(_bounds(batch, _image_shape(network, model)))
     return core.compile_model(network, DEVICE)
 
 

@@ -116,23 +116,22 @@ def _measured(case: Case, role: Role, given: Volume, brain: Brain) -> KnownAdc:
     notices = tuple(coverage_notices(_NAMES[role], "lesions are not checked", fraction))
     dwi = case.volume.data
     if role is Role.B0:
-        adc = adc_from_b0(dwi, aligned.data, case.b_value or _USUAL_B)
-        to_mm2_s = None if case.b_value is None else 1.0
+        b_value = case.b_value
+        adc = adc_from_b0(dwi, aligned.data, b_value or _USUAL_B)
     else:
+        b_value = None
         # Zero is what maps hold where nothing was computed.
         adc = np.where(aligned.data == 0, np.float32(np.nan), aligned.data)
-        to_mm2_s = 1.0
     adc[~covered] = np.nan
     median = brain_adc(adc, brain.mask)
-    factor = mm2_per_s(median)
-    to_mm2_s = factor if role is Role.ADC else to_mm2_s
-    b_value = case.b_value if role is Role.B0 else None
     correlation = rises_together(dwi, aligned.data, brain.mask)
     reason = _implausible(role, median, b_value, correlation)
     if reason:
         notice = Notice(WarningCode.INPUT_DIFFUSION, f"{given.name}: {reason}, and was not used")
         return _unknown(f"diffusion was not checked: {notice.text}", (*notices, notice))
-    if factor is None:
+    if role is Role.B0:
+        to_mm2_s = None if b_value is None else 1.0
+    elif (to_mm2_s := mm2_per_s(median)) is None:
         text = f"{given.name}: an ADC map in no usual unit (median of the brain {median:.3g})"
         notices = (*notices, Notice(WarningCode.INPUT_DIFFUSION, text))
     check = DiffusionCheck(
