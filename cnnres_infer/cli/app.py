@@ -1,6 +1,8 @@
 """The command line: its commands and entry point."""
 
+import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import Annotated
 
@@ -12,6 +14,10 @@ from cnnres_infer.cli.default_command import DefaultCommandGroup
 from cnnres_infer.cli.flags import with_flags
 from cnnres_infer.cli.signals import end_on_sigterm
 from cnnres_infer.core.failure import Failure
+from cnnres_infer.errors import InputError
+
+# Made beforehand, for when there is no memory left to word it.
+_NO_MEMORY = b"cnnres-infer: E-SYSTEM: not enough memory; raise its limit, or free some\n"
 
 # In the order of the help. Each command is a function in a module of the same name;
 # the first one is the default.
@@ -51,9 +57,19 @@ def run() -> None:
         app(prog_name="cnnres-infer")
     except Exception as error:
         # Whatever fails beside the work of a command, such as loading what prints its report.
+        sys.exit(_report(error))
+
+
+def _report(error: Exception) -> int:
+    """Print an error and return the exit status, even if hardly any memory is left."""
+    try:
         failure = Failure.of(error, with_flags)
         print_error(failure, verbose=not {"-v", "--verbose"}.isdisjoint(sys.argv))
-        sys.exit(failure.exit_status)
+    except MemoryError:
+        with suppress(OSError):
+            os.write(2, _NO_MEMORY)
+        return InputError.exit_status
+    return failure.exit_status
 
 
 def _show_version(wanted: bool) -> None:

@@ -12,7 +12,7 @@ from cnnres_infer.errors import CnnresError, InputError
 def _denied(error: Exception) -> str:
     """What the operating system did not provide; empty if it is not to blame."""
     if isinstance(error, MemoryError):
-        return f"not enough memory ({error or 'none left'}); raise its limit, or free some"
+        return f"not enough memory ({str(error) or 'none left'}); raise its limit, or free some"
     if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
         return "no further thread; raise the limit of memory or processes"
     if isinstance(error, ImportError):
@@ -20,6 +20,14 @@ def _denied(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
     return ""
+
+
+def _traceback(error: Exception) -> str:
+    """Where an error was raised; empty if there is no memory left to say so."""
+    try:
+        return "".join(traceback.format_exception(error))
+    except MemoryError:
+        return ""
 
 
 @dataclass(frozen=True)
@@ -64,8 +72,7 @@ class Failure:
         else:
             message = f"internal error: {error!r}; please report it with its traceback"
             code, status = ErrorCode.INTERNAL, CnnresError.exit_status
-        lines = traceback.format_exception(error)
-        return cls(type(error).__name__, code, message, status, "".join(lines))
+        return cls(type(error).__name__, code, message, status, _traceback(error))
 
     def to_json(self) -> dict[str, Any]:
         """The error of a report."""

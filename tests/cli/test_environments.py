@@ -167,6 +167,7 @@ def test_other_commands_answer_or_refuse(
     status, _, errors = start(where, tmp_path, command, "--bundle", bright_bundle)
     assert b"E-INTERNAL" not in errors, errors
     if status == 1:
-        assert b"cnnres-infer" not in errors
+        # Python itself does not start, or has no memory left to end properly.
+        assert b"cnnres-infer" not in errors or b"MemoryError" in errors
     else:
         assert status in (*where.status, 3)
