@@ -25,9 +25,23 @@ from cnnres_infer.errors import InputError
 from cnnres_infer.outputs.writers.report import Report
 from tests.conftest import oriented_affine
 from tests.faults.files import nifti
-from tests.fuzz.harness import BUNDLE, GZIP, MINIMAL, ONNX, PACKED, PLAIN, SMALL, check, seeds
+from tests.fuzz.harness import (
+    ARRAYS,
+    BUNDLE,
+    DICOM,
+    GZIP,
+    MINIMAL,
+    ONNX,
+    PACKED,
+    PLAIN,
+    SIDECARS,
+    SMALL,
+    check,
+    seeds,
+)
 
 SEEDS = seeds()
+KINDS = [PLAIN, PACKED, GZIP, ONNX, BUNDLE, SIDECARS, ARRAYS, DICOM]
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +51,10 @@ def predictor(bright_bundle: Path) -> Predictor:
 
 def test_seeds_are_read_or_refused() -> None:
     found = Counter(check(seed) for seed in SEEDS)
-    assert set(found) <= {"volume", "model", "bundle", *ErrorCode}
+    assert set(found) <= {"volume", "model", "bundle", "case", "arrays", *ErrorCode}
     assert found["volume"] >= 20
-    assert found["model"] == found["bundle"] == 1
+    assert found["model"] == found["bundle"] == found["arrays"] == 1
+    assert found["case"] >= 1
     assert sum(code.startswith("E-") for code in found) >= 8
 
 
@@ -70,7 +85,7 @@ def test_flipped_bits_in_a_compressed_file_are_detected(place: int, flip: int, l
     assert harmless or outcome != "volume" or gzip.decompress(content) == nifti(SMALL)
 
 
-@given(st.binary(max_size=600), st.sampled_from([PLAIN, PACKED, GZIP, ONNX, BUNDLE]))
+@given(st.binary(max_size=600), st.sampled_from(KINDS))
 def test_any_bytes_are_read_or_refused(content: bytes, kind: int) -> None:
     check(bytes([kind]) + content)
 
@@ -85,6 +100,14 @@ def test_any_bytes_are_read_or_refused(content: bytes, kind: int) -> None:
 )
 def test_any_manifest_is_read_or_refused(key: str, value: object) -> None:
     check(bytes([BUNDLE]) + json.dumps({**MINIMAL, key: value}).encode())
+
+
+@given(st.sampled_from(SEEDS), st.lists(st.tuples(st.integers(0), st.integers(0, 255)), max_size=8))
+def test_any_changed_file_is_read_or_refused(seed: bytes, changes: list[tuple[int, int]]) -> None:
+    content = bytearray(seed)
+    for place, value in changes:
+        content[1 + place % (len(content) - 1)] = value
+    check(bytes(content))
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"format": 1e999}', '{"format": ' + "9" * 5000])

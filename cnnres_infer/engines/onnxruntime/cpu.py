@@ -49,8 +49,8 @@ class OrtEngine(SharedEngine[Any]):
         try:
             onnxruntime = import_onnxruntime()
         except ImportError as error:
-            reason = "not installed" if not installed else f"cannot be imported ({error})"
-            return Probe(False, f"onnxruntime is {reason}", _REMEDY, versions)
+            reason = "is not installed" if not installed else f"cannot be imported ({error})"
+            return Probe(False, f"onnxruntime {reason}", _REMEDY, versions)
         if len(installed) > 1:
             return Probe(
                 False,
