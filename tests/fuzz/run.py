@@ -9,7 +9,12 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 with atheris.instrument_imports(include=["cnnres_infer"]):
+    from cnnres_infer.readers import READERS
     from tests.fuzz.harness import check, seeds
+
+    # Readers are imported late, but are to be instrumented as well.
+    for reader in READERS.values():
+        assert reader.functions
 
 
 def main() -> None:
