@@ -10,11 +10,13 @@ from cnnres_infer.cli.options import (
     BackendOption,
     BundleOption,
     JsonOption,
+    MaxMemoryOption,
     OverwriteOption,
     PrecisionOption,
     SelfCheckOption,
     StrictOption,
     ThreadsOption,
+    TimeoutOption,
     VerboseOption,
 )
 from cnnres_infer.cli.predict import print_report
@@ -36,17 +38,25 @@ def demo(
     threads: ThreadsOption = None,
     self_check: SelfCheckOption = True,
     strict_backend: StrictOption = False,
+    max_memory: MaxMemoryOption = None,
+    timeout: TimeoutOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Write a synthetic volume with a known lesion and segment it."""
 
     def work() -> "DemoReport":
+        from cnnres_infer.cli.watchdog import watched
         from cnnres_infer.demo import run_demo
         from cnnres_infer.predictor import Predictor
 
         checks: dict[str, Any] = {"self_check": self_check, "strict_backend": strict_backend}
-        with Predictor.load(bundle, backend, precision, threads, **checks) as predictor:
+        with (
+            watched(max_memory, timeout, as_json, verbose) as limits,
+            Predictor.load(
+                bundle, backend, precision, threads, limits=limits, **checks
+            ) as predictor,
+        ):
             return run_demo(predictor, out, overwrite=overwrite)
 
     def render(found: "DemoReport", console: "Console") -> None:

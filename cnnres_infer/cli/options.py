@@ -40,6 +40,16 @@ BValueOption = Annotated[
         "--bvalue", metavar="N", help="b-value to segment in s/mm²; defaults to that nearest 1000."
     ),
 ]
+MaxMemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Memory that the process may use, such as 2G, GPU memory not included.",
+    ),
+]
+TimeoutOption = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="Time limit for the whole command.")
+]
 OverwriteOption = Annotated[
     bool,
     typer.Option(

@@ -1,7 +1,7 @@
 """``cnnres-infer verify``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,10 +10,12 @@ from cnnres_infer.cli.options import (
     BackendOption,
     BundleOption,
     JsonOption,
+    MaxMemoryOption,
     OverwriteOption,
     PrecisionOption,
     SignatureOption,
     ThreadsOption,
+    TimeoutOption,
     VerboseOption,
 )
 from cnnres_infer.core.failure import Failure
@@ -49,6 +51,8 @@ def verify(
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
+    max_memory: MaxMemoryOption = None,
+    timeout: TimeoutOption = None,
     require_signature: SignatureOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -56,6 +60,7 @@ def verify(
     """Compare an engine with PyTorch's stored outputs, on reference slices or VOLUME."""
 
     def work() -> "VerificationReport":
+        from cnnres_infer.cli.watchdog import watched
         from cnnres_infer.host.atomic import check_free
         from cnnres_infer.outputs.verification_page import save_page
         from cnnres_infer.predictor import Predictor
@@ -63,12 +68,14 @@ def verify(
         from cnnres_infer.verification.report import verify
 
         check_free([html] if html else [], overwrite)
-        case = load_case(volume, reference, flair, brain_mask)
-        with Predictor.load(
-            bundle, backend, precision, threads, self_check=False, trusted_key=require_signature
-        ) as predictor:
-            report = verify(predictor.bundle, predictor.engine, case)
-        return save_page(report, html, overwrite) if html else report
+        with watched(max_memory, timeout, as_json, verbose) as limits:
+            case = load_case(volume, reference, flair, brain_mask)
+            checks: dict[str, Any] = {"self_check": False, "trusted_key": require_signature}
+            with Predictor.load(
+                bundle, backend, precision, threads, limits=limits, **checks
+            ) as predictor:
+                report = verify(predictor.bundle, predictor.engine, case)
+            return save_page(report, html, overwrite) if html else report
 
     outcome = attempt(work, verbose)
     status = present(outcome, _render, as_json)

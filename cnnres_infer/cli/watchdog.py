@@ -16,12 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
+from cnnres_infer.cli.console import print_error, print_json
+from cnnres_infer.cli.flags import with_flags
 from cnnres_infer.codes import ErrorCode
+from cnnres_infer.core.failure import Failure
 from cnnres_infer.errors import LimitError
 from cnnres_infer.host.atomic import WRITING
-from cnnres_infer.host.deadline import too_long
+from cnnres_infer.host.deadline import time_limit, too_long
 from cnnres_infer.host.machine import resident_bytes
-from cnnres_infer.limits import Limits
+from cnnres_infer.limits import Limits, parse_size
 
 # Reports the refusal of a volume, or of opening the model.
 Report: TypeAlias = Callable[[Path | None, LimitError], None]
@@ -126,6 +129,37 @@ class Watchdog:
             self._report(self._subject, error)
         finally:
             os._exit(STATUS)
+
+
+@contextmanager
+def watched(
+    max_memory: str | None, timeout: float | None, as_json: bool, verbose: bool
+) -> Iterator[Limits]:
+    """Hold the whole work of a command to its limits.
+
+    Parameters
+    ----------
+    max_memory, timeout
+        The limits, as given to the command.
+    as_json, verbose
+        How it reports the error that it ends with.
+
+    Yields
+    ------
+    Limits
+        The limits, for whatever checks them itself.
+    """
+
+    def ended(_: Path | None, error: LimitError) -> None:
+        failure = Failure.of(error, with_flags)
+        print_error(failure, verbose)
+        if as_json:
+            print_json({"status": "failed", "error": failure})
+
+    memory = None if max_memory is None else parse_size(max_memory)
+    limits = Limits(max_memory=memory, timeout=timeout)
+    with Watchdog(limits, ended).watch(), time_limit(timeout):
+        yield limits
 
 
 def _end_at_last(seconds: float) -> None:

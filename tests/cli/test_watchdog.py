@@ -92,6 +92,31 @@ def test_opening_a_bundle_is_limited_too(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", ["verify", "demo"])
+@pytest.mark.parametrize(
+    ("what", "limit", "code"),
+    [
+        (LOOP, ("--timeout", 4), "E-LIMIT-TIME"),
+        (GRAB, ("--max-memory", "700M"), "E-LIMIT-MEMORY"),
+    ],
+    ids=["engine loops", "engine grabs"],
+)
+def test_other_commands_are_limited_too(
+    bright_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    what: str,
+    limit: tuple[object, ...],
+    code: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ("--bundle", bright_bundle, "--backend", "ort", *limit)
+    status, entry, errors = run(IN_ENGINE, what, command, *options)
+    assert (status, entry["error"]["code"]) == (3, code)
+    assert errors.count("\n") == 1
+
+
 def test_the_lock_of_another_process_is_not_waited_for(
     bright_bundle: Path, volumes: list[Path], tmp_path: Path
 ) -> None:
