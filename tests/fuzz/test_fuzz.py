@@ -2,10 +2,12 @@
 
 import gzip
 import importlib.util
+import io
 import json
 import subprocess
 import sys
 import warnings
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -171,6 +173,16 @@ def test_what_fuzzing_found(fields: dict[str, Any], outcome: str) -> None:
         header[name] = value
     check(bytes([PLAIN]) + file)
     assert check(bytes([PLAIN]) + header.tobytes() + file[348:]) == outcome
+
+
+@pytest.mark.parametrize("header", ["{'descr': (", "(" * 500, "\0", "{'shape': (1,)}", "[" * 9000])
+def test_headers_of_arrays_that_python_does_not_parse(header: str) -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        size = len(header).to_bytes(2, "little")
+        for name in ("images", "probabilities"):
+            file.writestr(f"{name}.npy", b"\x93NUMPY\x01\x00" + size + header.encode())
+    assert check(bytes([ARRAYS]) + archive.getvalue()) == "not arrays"
 
 
 @pytest.mark.slow
