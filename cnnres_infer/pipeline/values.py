@@ -22,6 +22,10 @@ _SAMPLE = 1 << 16
 _WRAPPED_STEP = 0.75
 _MIN_WRAPPED = 6
 _INTEGER_BITS = (8, 16)
+# Where a scale factor was applied, which is known roughly, both ends of the range are to be
+# reached as well, as they are where tissue crosses its upper end.
+_WRAPPED_REACH = 0.9
+_SLACK = 1.01
 
 
 def check_values(volume: Volume) -> None:
@@ -101,14 +105,25 @@ def _wrapped_bits(data: FloatArray) -> int | None:
     lowest, highest = float(data.min()), float(data.max())
     if lowest >= 0:
         return None
+    # The mean of directions holds integers only where one of them is negative.
+    negative = data[data < 0]
+    are_integers = bool((negative == np.rint(negative)).all())
+    step, slack = (1.0, 1.0) if are_integers else (_step(data), _SLACK)
     for bits in _INTEGER_BITS:
-        full = 2.0**bits
+        full = step * 2.0**bits
         jump = np.float32(_WRAPPED_STEP * full)
-        if -full / 2 <= lowest and highest < full / 2 and highest - lowest > jump:
+        fits = -full / 2 <= lowest / slack and highest / slack < full / 2
+        reaches = are_integers or min(highest, -lowest) > _WRAPPED_REACH * full / 2
+        if fits and reaches and highest - lowest > jump:
             steps = (np.abs(np.diff(data, axis=axis)) > jump for axis in range(3))
-            jumps = sum(int(np.count_nonzero(each)) for each in steps)
-            # The mean of directions holds integers only where one of them is negative.
-            negative = data[data < 0]
-            if jumps >= _MIN_WRAPPED and bool((negative == np.rint(negative)).all()):
+            if sum(int(np.count_nonzero(each)) for each in steps) >= _MIN_WRAPPED:
                 return bits
     return None
+
+
+def _step(data: FloatArray) -> float:
+    """What integers were multiplied with: the distance of the closest values."""
+    distances = np.diff(np.unique(_sample(data)))
+    if not distances.size:
+        return 0.0
+    return float(np.median(distances[distances < 1.5 * distances.min()]))

@@ -78,6 +78,21 @@ def test_wrapped_integers_are_named(unsigned: type, signed: type, bits: int) -> 
     assert f"unsigned {bits}-bit" in text
 
 
+@pytest.mark.parametrize("slope", [0.1, 0.37, 2.4415, 1e-4])
+def test_wrapped_integers_are_named_whatever_their_scale(slope: float) -> None:
+    data = (IMAGE.data * (60_000 / IMAGE.data.max())).astype(np.uint16)
+    check_values(Volume.from_array(data * slope, IMAGE.grid))
+    assert "unsigned 16-bit" in rejection(data.view(np.int16) * slope)
+
+
+@pytest.mark.parametrize("shift", [0.1, 0.5, 0.9])
+def test_a_shifted_image_is_not_wrapped(shift: float) -> None:
+    data = IMAGE.data / IMAGE.data.max() - np.float32(shift)
+    check_values(replace(IMAGE, data=data))
+    levels = np.rint(data * 250).astype(np.float32) * np.float32(0.7)
+    check_values(replace(IMAGE, data=levels))
+
+
 def test_wrapped_integers_are_named_in_the_mean_of_directions() -> None:
     data = (IMAGE.data * (60_000 / IMAGE.data.max())).astype(np.uint16).view(np.int16)
     mean = np.where(data < 0, data, data + np.float32(0.3))
