@@ -1,5 +1,6 @@
 """Brain masks: of skull-stripped volumes, by skull stripping, or given by the caller."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -259,21 +260,37 @@ def _ball(radius: float, spacing: NDArray[np.float64]) -> NDArray[np.intp]:
 def _dilate(mask: BoolArray, ball: NDArray[np.intp]) -> BoolArray:
     """Dilate by a ball, decomposed into lines along the last axis.
 
-    The lines are centred, so the mask is dilated once for each length of line,
-    and the results are shifted along the other two axes.
+    The mask becomes one long integer with a bit for each voxel, which shifts and
+    ORs move and unite whole. The padding keeps what is moved beyond an edge out
+    of the next row or plane.
     """
     reach = ball.max(axis=0)
     padded = np.pad(mask, [(n, n) for n in reach])
-    by_line = [padded]
+    _, rows, columns = padded.shape
+    bits = _to_bits(padded)
+    by_line = [bits]
     for n in range(1, reach[2] + 1):
-        by_line.append(by_line[-1] | np.roll(padded, n, axis=2) | np.roll(padded, -n, axis=2))
-    dilated = np.zeros_like(mask)
+        by_line.append(by_line[-1] | bits << n | bits >> n)
+    dilated = 0
     is_line_end = np.r_[np.any(np.diff(ball[:, :2], axis=0), axis=1), True]
-    for plane, row, half_length in ball[is_line_end]:
-        start = (plane + reach[0], row + reach[1], reach[2])
-        window = tuple(slice(i, i + n) for i, n in zip(start, mask.shape, strict=True))
-        dilated |= by_line[half_length][window]
-    return dilated
+    for plane, row, half_length in ball[is_line_end].tolist():
+        shift = (plane * rows + row) * columns
+        line = by_line[half_length]
+        dilated |= line << shift if shift > 0 else line >> -shift
+    inner = tuple(slice(n, n + extent) for n, extent in zip(reach, mask.shape, strict=True))
+    return _from_bits(dilated, padded.shape)[inner]
+
+
+def _to_bits(mask: BoolArray) -> int:
+    return int.from_bytes(np.packbits(mask, bitorder="little").tobytes(), "little")
+
+
+def _from_bits(bits: int, shape: tuple[int, ...]) -> BoolArray:
+    """The mask of a shape; further bits are left out."""
+    size = math.prod(shape)
+    content = (bits & ((1 << size) - 1)).to_bytes((size + 7) // 8, "little")
+    unpacked = np.unpackbits(np.frombuffer(content, np.uint8), count=size, bitorder="little")
+    return unpacked.view(np.bool_).reshape(shape)
 
 
 def _erode(mask: BoolArray, ball: NDArray[np.intp]) -> BoolArray:
@@ -284,7 +301,9 @@ def _main_components(mask: BoolArray) -> BoolArray:
     """The largest component and those of similar size, such as both hemispheres in high slices."""
     import cc3d
 
-    labels = cc3d.connected_components(mask, connectivity=6)
+    labels, count = cc3d.connected_components(mask, connectivity=6, return_N=True)
+    if count == 1:
+        return mask
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     kept: BoolArray = (sizes >= _MIN_COMPONENT_FRACTION * sizes.max())[labels]
@@ -295,9 +314,14 @@ def _fill_holes(mask: BoolArray) -> None:
     """Fill the holes in each slice of a mask (slices, rows, columns), in place."""
     import cc3d
 
-    for plane in mask:
+    for chunk in _chunks(len(mask)):
         check_time()
-        # The padding makes the background connected, and its label that of the first pixel.
-        background = np.pad(~plane, 1, constant_values=True)
-        labels = cc3d.connected_components(background, connectivity=4)
-        np.not_equal(labels[1:-1, 1:-1], labels[0, 0], out=plane)
+        # The slices one below another make a single image, whose borders connect all background
+        # that is no hole. Its label is that of the first pixel.
+        planes = mask[chunk]
+        count, rows, columns = planes.shape
+        background = np.ones((count, rows + 2, columns + 2), np.bool_)
+        np.logical_not(planes, out=background[:, 1:-1, 1:-1])
+        labels = cc3d.connected_components(background.reshape(-1, columns + 2), connectivity=4)
+        labels = labels.reshape(background.shape)
+        np.not_equal(labels[:, 1:-1, 1:-1], labels[0, 0, 0], out=planes)

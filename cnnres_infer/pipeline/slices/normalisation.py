@@ -3,7 +3,7 @@
 import numpy as np
 
 from cnnres_infer.codes import ErrorCode
-from cnnres_infer.core.arrays import BoolArray
+from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.spec import SliceSpec
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import VolumeError
@@ -31,10 +31,12 @@ def tissue_median(volume: Volume, brain: BoolArray) -> float:
     VolumeError
         If most of the brain is not positive.
     """
-    # Vectorised sorting is fast, and quantiles of sorted values cost nothing.
-    values = volume.data[brain]
+    # Vectorised sorting is fast, and quantiles of sorted values cost nothing. In the order of
+    # memory, voxels are selected several times as fast.
+    data, inside = (volume.data.T, brain.T) if brain.flags.f_contiguous else (volume.data, brain)
+    values = data[inside]
     values.sort()
-    upper_quartile = np.percentile(values, 75) if values.size else 0.0
+    upper_quartile = _quantile(values, 0.75) if values.size else 0.0
     if not upper_quartile > 0:
         raise VolumeError(
             f"{volume.name}: the brain is dark: most of its voxels are not positive; give an image "
@@ -42,7 +44,15 @@ def tissue_median(volume: Volume, brain: BoolArray) -> float:
             code=ErrorCode.BRAIN_NONE,
         )
     first = np.searchsorted(values, _TISSUE_FLOOR * upper_quartile, side="right")
-    return float(np.median(values[first:]))
+    return float(_quantile(values[first:], 0.5))
+
+
+def _quantile(ordered: FloatArray, part: float) -> np.float32:
+    """Quantile of values in ascending order, interpolated linearly."""
+    place = part * (len(ordered) - 1)
+    around = ordered[int(place) : int(place) + 2]
+    quantile: np.float32 = np.quantile(around, place - int(place)) if len(around) > 1 else around[0]
+    return quantile
 
 
 def saturation(volume: Volume, brain: BoolArray, spec: SliceSpec) -> float:
