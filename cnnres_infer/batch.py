@@ -11,7 +11,14 @@ from cnnres_infer.core.failure import Failure
 from cnnres_infer.core.jsonable import to_json
 from cnnres_infer.errors import CnnresError, UsageError, VolumeError
 from cnnres_infer.host.deadline import time_limit
-from cnnres_infer.outputs.save import check_folder, check_formats, make_room, plan_all, save_refusal
+from cnnres_infer.outputs.save import (
+    check_folder,
+    check_formats,
+    check_identify,
+    make_room,
+    plan_all,
+    save_refusal,
+)
 from cnnres_infer.outputs.writers import DEFAULT_FORMATS
 from cnnres_infer.outputs.writers.report import Refusal, Report
 from cnnres_infer.predictor import Predictor
@@ -71,6 +78,8 @@ class Job:
         Names of the outputs to write; see `cnnres_infer.outputs.writers`.
     overwrite
         Whether existing outputs may be replaced.
+    identify
+        Whether outputs that can name the patient do so.
     wording
         Rewords the errors of refused volumes, which name arguments as in Python.
     """
@@ -85,6 +94,7 @@ class Job:
     bvalue: float | None = None
     formats: tuple[str, ...] = DEFAULT_FORMATS
     overwrite: bool = False
+    identify: bool = False
     wording: Callable[[str], str] = str
 
     @property
@@ -99,6 +109,7 @@ class Job:
     def check(self, volumes: list[Path]) -> None:
         """Raise `UsageError` if outputs are unknown, or would overwrite each other or an input."""
         check_formats(self.formats)
+        check_identify(self.formats, self.identify)
         if self.out is not None:
             check_folder(self.out)
         if len(volumes) > 1 and self.others:
@@ -164,7 +175,7 @@ class Job:
             series=self.series or None,
             bvalue=self.bvalue,
         )
-        saved = result.save(folder, self.formats, overwrite=self.overwrite)
+        saved = result.save(folder, self.formats, overwrite=self.overwrite, identify=self.identify)
         return CaseReport(path, Report.of(result), tuple(saved.paths.values()))
 
     def _failure(self, volume: Path, error: Exception) -> Failure:

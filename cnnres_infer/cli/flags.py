@@ -14,6 +14,7 @@ FLAGS = {
     "bundle": "--bundle",
     "bvalue": "--bvalue",
     "flair": "--flair",
+    "identify": "--identify",
     "max_bytes": "--max-bytes",
     "max_memory": "--max-memory",
     "max_voxels": "--max-voxels",

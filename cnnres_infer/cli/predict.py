@@ -83,6 +83,10 @@ def predict(
         list[str] | None,
         typer.Option("--format", metavar="NAME", help="Output to write; may be repeated."),
     ] = None,
+    identify: Annotated[
+        bool,
+        typer.Option("--identify", help="Name the patient of a DICOM study in the HTML report."),
+    ] = False,
     overwrite: OverwriteOption = False,
     bundle: BundleOption = None,
     backend: BackendOption = "auto",
@@ -141,6 +145,7 @@ def predict(
             bvalue=bvalue,
             formats=wanted,
             overwrite=overwrite,
+            identify=identify,
             wording=with_flags,
         )
         job.check(volumes)

@@ -32,7 +32,13 @@ class Saver(Protocol):
     """Writes a result to files; see `cnnres_infer.outputs.save.save`."""
 
     def __call__(
-        self, result: "Result", folder: Path, formats: Sequence[str] | None, *, overwrite: bool
+        self,
+        result: "Result",
+        folder: Path,
+        formats: Sequence[str] | None,
+        *,
+        overwrite: bool,
+        identify: bool,
     ) -> Saved: ...
 
 
@@ -90,6 +96,7 @@ class Result:
         formats: Sequence[str] | None = None,
         *,
         overwrite: bool = False,
+        identify: bool = False,
     ) -> Saved:
         """Write outputs to a folder: all of them or none.
 
@@ -103,6 +110,8 @@ class Result:
         overwrite
             Overwrite existing outputs of the case, and delete those in other
             formats.
+        identify
+            Name the patient in the HTML report, as the DICOM study does.
 
         Returns
         -------
@@ -112,10 +121,11 @@ class Result:
         Raises
         ------
         UsageError
-            If a format is unknown.
+            If a format is unknown, or `identify` is set and none of them names a
+            patient.
         OutputExistsError
             If an output already exists and `overwrite` is False.
         OutputError
             If the folder cannot be written to.
         """
-        return self.saver(self, Path(folder), formats, overwrite=overwrite)
+        return self.saver(self, Path(folder), formats, overwrite=overwrite, identify=identify)

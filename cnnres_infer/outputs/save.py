@@ -29,6 +29,13 @@ def check_formats(formats: Sequence[str]) -> None:
         raise UsageError(f"no output format {unknown[0]!r}; choose from {', '.join(WRITERS)}")
 
 
+def check_identify(formats: Sequence[str], identify: bool) -> None:
+    """Raise `UsageError` if a patient is to be named, but no format does so."""
+    if identify and not any(WRITERS[each].identifies for each in formats):
+        able = ", ".join(name for name, writer in WRITERS.items() if writer.identifies)
+        raise UsageError(f"`identify` has no effect on these formats; add the format {able}")
+
+
 def check_folder(folder: Path) -> None:
     """Raise `UsageError` if a folder is named like an output, and does not exist."""
     suffixes = {Path(writer.suffix).suffix for writer in WRITERS.values()} | {".nii", ".html"}
@@ -62,7 +69,12 @@ def plan(folder: Path, name: str, formats: Sequence[str]) -> Paths:
 
 
 def save(
-    result: Result, folder: Path, formats: Sequence[str] | None = None, *, overwrite: bool = False
+    result: Result,
+    folder: Path,
+    formats: Sequence[str] | None = None,
+    *,
+    overwrite: bool = False,
+    identify: bool = False,
 ) -> Saved:
     """Write the outputs of a result: all of them or none, the mask last.
 
@@ -74,11 +86,13 @@ def save(
         See `plan`.
     overwrite
         Replace all outputs of an earlier run of the case, in any format.
+    identify
+        Name the patient in formats that can do so.
 
     Raises
     ------
     UsageError
-        If a format is unknown.
+        If a format is unknown, or no format names the patient and `identify` is set.
     OutputExistsError
         If an output already exists and `overwrite` is False; nothing is written.
     OutputError
@@ -87,7 +101,10 @@ def save(
     name = result.volume.name
     wanted = DEFAULT_FORMATS if formats is None else formats
     outputs = make_room(folder, name, wanted, overwrite=overwrite)
-    contents = {path: WRITERS[each].render(result) for each, path in outputs.items()}
+    check_identify(wanted, identify)
+    contents = {
+        path: WRITERS[each].render(result, identify=identify) for each, path in outputs.items()
+    }
     all_outputs = plan_all(folder, name)
     with exclusive(folder, all_outputs.values()):
         _remove_leftovers(all_outputs)

@@ -1,9 +1,7 @@
 """The report of a verification as an HTML page."""
 
-import base64
-import html
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from cnnres_infer.core.arrays import BoolArray, FloatArray
-from cnnres_infer.core.text import printable
 from cnnres_infer.host.atomic import write_all
+from cnnres_infer.outputs.page import RESEARCH_ONLY, document, escape, picture, table
 from cnnres_infer.outputs.writers.overlay import OUTLINE, outline
 from cnnres_infer.verification.agreement import Comparison
 from cnnres_infer.verification.report import VerificationReport
@@ -23,24 +21,6 @@ _REFERENCE_LINE = (0, 200, 255)
 # The bins are narrow close to 1, where it matters; the last one holds only 1 itself.
 _DICE_EDGES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 1.0)
 _BAR, _HEIGHT = 80, 160
-
-_STYLE = """\
-:root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }
-body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-.verdict { font-weight: 600; border-left: .4rem solid; padding-left: .6rem; }
-.passed { border-color: #2e8b57; } .failed { border-color: #d0342c; }
-table { border-collapse: collapse; }
-th, td { text-align: left; vertical-align: top; padding: .2rem 1.2rem .2rem 0;
-  border-bottom: 1px solid #8886; overflow-wrap: anywhere; }
-th { font-weight: 500; }
-.figures td { text-align: right; font-variant-numeric: tabular-nums; }
-svg { max-width: 100%; height: auto; }
-figure { margin: 1rem 0; break-inside: avoid; }
-figure img { max-width: 100%; }
-h2 { break-after: avoid; } table, svg { break-inside: avoid; }
-@media print { :root { color-scheme: light; } body { margin: 0; max-width: none; } }
-"""
 
 
 def save_page(report: VerificationReport, path: Path, overwrite: bool) -> VerificationReport:
@@ -73,33 +53,21 @@ def save_page(report: VerificationReport, path: Path, overwrite: bool) -> Verifi
 
 def html_page(report: VerificationReport) -> str:
     """Render a self-contained page: verdict, figures, histogram and the worst slices."""
-    comparison, name = report.comparison, escape(report.bundle.name)
+    comparison = report.comparison
     sections = (
-        f"<h1>Verification of {name}</h1>",
+        f"<h1>Verification of {escape(report.bundle.name)}</h1>",
         f'<p class="verdict {report.status}">{escape(_verdict(report))}</p>',
-        "<p>Research use only; not a medical device.</p>",
-        _table(_provenance(report)),
+        f"<p>{RESEARCH_ONLY}</p>",
+        table(_provenance(report)),
         "<h2>Figures</h2>",
-        _table(report.figures(), ("", "measured", "at least"), "figures"),
+        table(report.figures(), ("", "measured", "at least"), "figures"),
         "<h2>Dice of slices with lesion</h2>",
         _histogram(comparison.agreement.counted),
         "<h2>The worst slices</h2>",
         _legend(),
         *_pictures(comparison),
     )
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width">\n'
-        f"<title>{name}: {report.status}</title>\n"
-        f"<style>\n{_STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(sections)
-        + "\n</body>\n</html>\n"
-    )
-
-
-def escape(text: str) -> str:
-    """Escape markup, and what acts instead of being seen."""
-    return html.escape(printable(text))
+    return document(f"{report.bundle.name}: {report.status}", sections)
 
 
 def _verdict(report: VerificationReport) -> str:
@@ -125,21 +93,6 @@ def _provenance(report: VerificationReport) -> Iterator[tuple[str, str]]:
     yield "machine", f"{here.processor}, {here.cores} usable cores, {here.system}"
     yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items())
     yield "time (UTC)", report.time_utc
-
-
-def _table(
-    rows: Iterable[tuple[str, ...]], heading: tuple[str, ...] = (), style: str = "about"
-) -> str:
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heading)
-    body = [
-        f'<tr><th scope="row">{escape(label)}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-        + "</tr>"
-        for label, *cells in rows
-    ]
-    return "\n".join(
-        (f'<table class="{style}">', f"<tr>{head}</tr>" * bool(head), *body, "</table>")
-    )
 
 
 def _histogram(values: list[float]) -> str:
@@ -186,12 +139,8 @@ def _pictures(comparison: Comparison) -> Iterator[str]:
             f"{comparison.names[i]}: Dice {value:.4f}, {int((masks[i] ^ expected[i]).sum())} "
             f"flipped pixels, lesion of {int(expected[i].sum())} pixels in the reference"
         )
-        picture = _picture(comparison.images[i, 0], expected[i], masks[i])
-        data = base64.b64encode(picture).decode()
-        yield (
-            f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
-            f"<figcaption>{escape(caption)}</figcaption></figure>"
-        )
+        drawn = picture(_picture(comparison.images[i, 0], expected[i], masks[i]), caption)
+        yield f"<figure>{drawn}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def _worst(comparison: Comparison) -> list[int]:

@@ -1,7 +1,8 @@
 """The table of output formats.
 
-A writer is a module with ``render(result) -> bytes``. The mask of a case is
-written last: if it exists, so do all other outputs.
+A writer is a module with ``render(result) -> bytes``; one that can name the patient
+takes ``identify`` as well. The mask of a case is written last: if it exists, so do
+all other outputs.
 """
 
 from dataclasses import dataclass
@@ -22,15 +23,19 @@ class Writer:
         Name of the module with ``render``; imported only when it is used.
     default
         Whether it is written unless formats are named.
+    identifies
+        Whether it can name the patient; it does so only when asked to.
     """
 
     suffix: str
     module: str
     default: bool = True
+    identifies: bool = False
 
-    def render(self, result: Result) -> bytes:
-        """Render a result as the content of a file."""
-        content: bytes = import_module(self.module).render(result)
+    def render(self, result: Result, *, identify: bool = False) -> bytes:
+        """Render a result as the content of a file, with the patient's attributes if asked to."""
+        options = {"identify": identify} if self.identifies else {}
+        content: bytes = import_module(self.module).render(result, **options)
         return content
 
 
@@ -40,6 +45,9 @@ WRITERS = {
         "_lesion_prob.nii.gz", "cnnres_infer.outputs.writers.probabilities", default=False
     ),
     "overlay": Writer("_overlay.png", "cnnres_infer.outputs.writers.overlay"),
+    "html": Writer(
+        "_report.html", "cnnres_infer.outputs.writers.html", default=False, identifies=True
+    ),
     "mask": Writer("_lesion_mask.nii.gz", "cnnres_infer.outputs.writers.mask"),
 }
 MASK = "mask"

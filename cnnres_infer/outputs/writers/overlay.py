@@ -140,12 +140,17 @@ def _draw_tiles(
     lesion, rejected = masks
     spacing = [grid.spacing[axis] for axis in grid.orientation.axes]
     window = _window(image, selected, spacing)
-    white = float(np.percentile(image[image > 0], 99.5)) if (image > 0).any() else 1.0
+    white = display_white(image)
     with single_blas_thread():
         return [
             _draw_tile(image[:, :, z], (lesion[:, :, z], rejected[:, :, z]), window, white)
             for z in selected
         ]
+
+
+def display_white(image: FloatArray) -> float:
+    """The intensity that is shown as white; black is 0."""
+    return float(np.percentile(image[image > 0], 99.5)) if (image > 0).any() else 1.0
 
 
 def _window(image: FloatArray, selected: list[int], spacing: list[float]) -> tuple[FloatArray, ...]:

@@ -47,7 +47,12 @@ def save_volume(
 
 
 def volume_bytes(
-    data: NDArray[np.generic], grid: Grid, source: object = None, *, compressed: bool = True
+    data: NDArray[np.generic],
+    grid: Grid,
+    source: object = None,
+    *,
+    compressed: bool = True,
+    scale: tuple[float, float] | None = None,
 ) -> bytes:
     """Render an array as the content of a NIfTI file.
 
@@ -63,6 +68,8 @@ def volume_bytes(
         reproduced unchanged, in the same version of NIfTI.
     compressed
         Whether to compress the content with gzip.
+    scale
+        Slope and intercept that turn the voxels into intensities; None without.
     """
     # nibabel would import all of pydicom with it, which takes several times as long.
     with hidden("pydicom"):
@@ -75,6 +82,8 @@ def volume_bytes(
     header.set_data_dtype(data.dtype)
     header.set_data_shape(data.shape)
     header["vox_offset"] = header.single_vox_offset
+    if scale is not None:
+        header["scl_slope"], header["scl_inter"] = scale
     if transforms:
         for key, value in transforms.items():
             header[key] = value
