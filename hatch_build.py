@@ -42,8 +42,8 @@ class ViewerHook(BuildHookInterface):  # type: ignore[type-arg]
             if os.environ.get(REQUIRED):
                 raise
             self.app.display_warning(
-                f"cnnres-infer is built WITHOUT the interactive viewer of its HTML report: {error}. "
-                f"Build again with access to the registry; {REQUIRED}=1 makes this an error."
+                f"the HTML report of this build has NO interactive viewer: {error}. Build again "
+                f"with access to the npm registry; {REQUIRED}=1 makes this an error."
             )
 
 

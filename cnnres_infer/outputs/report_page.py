@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from cnnres_infer import __version__
 from cnnres_infer.core.mask import Lesion
+from cnnres_infer.core.provenance import Skipped
 from cnnres_infer.core.result import Result
 from cnnres_infer.host.machine import versions
 from cnnres_infer.outputs.page import (
@@ -104,7 +105,8 @@ def _mosaic(result: Result) -> str:
 
 
 def _lesions(result: Result) -> Iterator[str]:
-    yield f"<p>Restricted diffusion: {escape(result.diffusion.note)}</p>"
+    note = result.diffusion.note
+    yield f"<p>{escape(note[:1].upper() + note[1:])}.</p>"
     if not result.lesions and not result.rejected:
         yield "<p>No lesion was found.</p>"
     if result.lesions:
@@ -120,8 +122,8 @@ def _lesion_table(caption: str, lesions: Sequence[Lesion]) -> str:
     if left_out:
         volume = sum(lesion.volume_ml for lesion in left_out)
         rows.append(
-            f'<tr><td colspan="{len(_HEADING)}">and {len(left_out)} smaller ones of {volume:.2f} ml '
-            "together, which the JSON report lists</td></tr>"
+            f'<tr><td colspan="{len(_HEADING)}">and {len(left_out)} smaller ones of {volume:.2f} '
+            "ml together, which the JSON report lists</td></tr>"
         )
     return "\n".join(
         (
@@ -144,10 +146,10 @@ def _lesion_row(number: int, lesion: Lesion) -> str:
         "not known" if adc is None else f"{adc * 1e6:.0f} × 10⁻⁶ mm²/s",
         "not known" if relative is None else f"{relative:.2f}",
     )
-    mm = " ".join(f"{each:.3f}" for each in lesion.centre_mm)
+    voxel = " ".join(f"{each:.1f}" for each in lesion.centre_voxel)
     button = (
-        f'<button type="button" data-mm="{mm}" hidden aria-label="Show lesion {number} in the '
-        'viewer">show</button>'
+        f'<button type="button" data-voxel="{voxel}" hidden '
+        f'aria-label="Show lesion {number} in the viewer">show</button>'
     )
     body = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
     return f'<tr><th scope="row">{number}</th>{body}<td>{button}</td></tr>'
@@ -203,11 +205,20 @@ def _provenance(result: Result) -> Iterator[tuple[str, str]]:
     yield "SHA-256 of its model.json", made.bundle_sha256
     yield "engine", f"{engine.backend}, {engine.provider}, {engine.threads} threads"
     yield "precision", f"{engine.precision} (variant {engine.variant})"
-    for each in made.skipped:
-        yield f"skipped: {each.backend}, {each.precision}", each.reason
+    for reason, skipped in _by_reason(made.skipped).items():
+        yield f"skipped: {', '.join(skipped)}", reason
     installed = {"cnnres-infer": __version__, **versions("numpy"), **engine.versions}
     yield "versions", ", ".join(f"{name} {version}" for name, version in installed.items())
     yield "time", f"{sum(result.timings.values()):.2f} s"
+
+
+def _by_reason(skipped: Sequence[Skipped]) -> dict[str, list[str]]:
+    """What was skipped, under the reason that several may share."""
+    reasons: dict[str, list[str]] = {}
+    for each in skipped:
+        precision = "" if each.precision == "auto" else f" {each.precision}"
+        reasons.setdefault(each.reason, []).append(f"{each.backend}{precision}")
+    return reasons
 
 
 def _licences(viewer: Viewer) -> Iterator[str]:

@@ -85,7 +85,7 @@ def _without(reason: str) -> Viewer:
 def _embedded(data: FloatArray, grid: Grid) -> tuple[str, str]:
     """A volume as base64 of compressed NIfTI, and how its intensities are stored, in words."""
     low, high = float(data.min()), float(data.max())
-    as_is = data.astype(np.uint16) if 0 <= low and high <= _LEVELS_16_BIT else None
+    as_is = data.astype(np.uint16) if low >= 0 and high <= _LEVELS_16_BIT else None
     if as_is is not None and np.array_equal(as_is, data):
         exact = _base64(as_is, grid)
         if len(exact) <= _MAX_16_BIT:
@@ -125,9 +125,9 @@ def _settings(result: Result) -> dict[str, Any]:
         voxels = result.rejected_mask.data
         masks.append({"id": "rejected", "colour": REJECTED, "nifti": _base64(voxels, grid)})
     orientation = grid.orientation
-    # In NiiVue's order of axes and directions: to the right, to anterior, to superior.
+    # NiiVue turns volumes so that indices rise to the right, to anterior and to superior.
     posterior, left, superior = (
-        {"count": grid.shape[axis], "reversed": flip}
+        {"voxel_axis": axis, "count": grid.shape[axis], "reversed": flip}
         for axis, flip in zip(orientation.axes, orientation.flips, strict=True)
     )
     return {
@@ -140,16 +140,16 @@ def _settings(result: Result) -> dict[str, Any]:
             "coronal": {**posterior, "reversed": not posterior["reversed"]},
             "sagittal": {**left, "reversed": not left["reversed"]},
         },
-        "start_mm": _start(result),
+        "affine": grid.affine.tolist(),
+        "start": _start(result),
     }
 
 
 def _start(result: Result) -> list[float]:
-    """Where to look first: at the largest lesion, or the middle of the volume."""
+    """Voxel to look at first: in the largest lesion, or the middle of the volume."""
     for lesion in (*result.lesions, *result.rejected):
-        return list(lesion.centre_mm)
-    middle = (np.array(result.volume.grid.shape, np.float64) - 1) / 2
-    return [float(each) for each in result.volume.grid.to_mm(middle)]
+        return list(lesion.centre_voxel)
+    return [(extent - 1) / 2 for extent in result.volume.grid.shape]
 
 
 _REJECTED = """\
@@ -174,10 +174,10 @@ _SECTION = """\
 {rejected}
 <button type="button" id="reset">Reset</button>
 </div>
-<canvas id="canvas" tabindex="0" role="img"
- aria-label="Slices of the volume with the lesion mask; the controls above move through them">
-</canvas>
+<div id="stage"><canvas id="canvas" tabindex="0" role="img" \
+aria-label="Slices of the volume with the lesion mask; the controls above move through them">\
+</canvas></div>
 <p id="position" role="status" aria-live="off"></p>
 </div>
-<p class="note">The patient&#x27;s right is on the left. {how} Click to move the crosshair, scroll to
-change the slice after a click, drag with the right button to change the window.</p>"""
+<p class="note">The patient&#x27;s right is on the left. Click to move the crosshair, then scroll to
+change the slice; drag with the right button to change the window. {how}</p>"""

@@ -2,7 +2,8 @@
 // The viewer of a lesion report: controls around NiiVue. The page holds all data.
 (() => {
   const byId = (id) => document.getElementById(id);
-  const PLANES = { axial: 2, coronal: 1, sagittal: 0 };
+  // Axis of each plane in NiiVue's order: rising to the right, to anterior, to superior.
+  const PLANES = { sagittal: 0, coronal: 1, axial: 2 };
   const HIDDEN = 0;
 
   const giveUp = (reason) => {
@@ -70,14 +71,14 @@
         R: [red, red],
         G: [green, green],
         B: [blue, blue],
-        A: [255, 255],
+        A: [0, 255],
         I: [0, 255],
       });
       const overlay = await NVImage.loadFromBase64({
         base64: mask.nifti,
         name: `${mask.id}.nii.gz`,
         colormap: mask.id,
-        cal_min: 0.5,
+        cal_min: 0,
         cal_max: 1,
       });
       viewer.addVolume(overlay);
@@ -87,26 +88,49 @@
     const view = byId("view");
     const plane = () => (view.value === "multiplanar" ? "axial" : view.value);
 
-    // Slices are counted along the voxel axes of the file, as in the rest of the report.
-    const sliceNumber = (name, n) => {
-      const axis = data.axes[name];
-      return axis.reversed ? axis.count - 1 - n : n;
+    // All positions are voxels of the file, as in the rest of the report. NiiVue's own
+    // millimetres are not those of the file where its slices are oblique.
+    const toVoxel = (name, n) => {
+      const { count, reversed } = data.axes[name];
+      return reversed ? count - 1 - n : n;
     };
     const currentSlice = (name) => {
       const count = data.axes[name].count;
       const n = Math.floor(position()[PLANES[name]] * count);
       return Math.min(Math.max(n, 0), count - 1);
     };
-    const goToSlice = (n) => {
-      const name = plane();
-      const place = [...position()];
-      place[PLANES[name]] = (n + 0.5) / data.axes[name].count;
+    const currentVoxel = () => {
+      const voxel = [0, 0, 0];
+      for (const name of Object.keys(PLANES)) {
+        voxel[data.axes[name].voxel_axis] = toVoxel(name, currentSlice(name));
+      }
+      return voxel;
+    };
+    const toMm = (voxel) =>
+      data.affine
+        .slice(0, 3)
+        .map((row) => row[0] * voxel[0] + row[1] * voxel[1] + row[2] * voxel[2] + row[3]);
+    const goTo = (place) => {
       viewer.scene.crosshairPos = place;
       viewer.drawScene();
       viewer.createOnLocationChange();
     };
+    const goToVoxel = (voxel) => {
+      const place = [0, 0, 0];
+      for (const [name, i] of Object.entries(PLANES)) {
+        const axis = data.axes[name];
+        place[i] = (toVoxel(name, Math.round(voxel[axis.voxel_axis])) + 0.5) / axis.count;
+      }
+      goTo(place);
+    };
+    const goToSlice = (n) => {
+      const name = plane();
+      const place = [...position()];
+      place[PLANES[name]] = (n + 0.5) / data.axes[name].count;
+      goTo(place);
+    };
 
-    const slice = slider("slice", (n) => String(sliceNumber(plane(), n)), goToSlice);
+    const slice = slider("slice", (n) => String(toVoxel(plane(), n)), goToSlice);
     const showSlice = () => {
       slice.input.max = data.axes[plane()].count - 1;
       slice.set(currentSlice(plane()));
@@ -143,25 +167,15 @@
       byId(`show-${mask.id}`).addEventListener("change", applyMasks);
     }
 
-    const goTo = (mm) => {
-      viewer.scene.crosshairPos = viewer.mm2frac(mm);
-      viewer.drawScene();
-      viewer.createOnLocationChange();
-    };
-
     viewer.onLocationChange = () => {
       showSlice();
-      const voxel = ["sagittal", "coronal", "axial"].map((name) =>
-        sliceNumber(name, currentSlice(name)),
+      const voxel = currentVoxel();
+      const mm = toMm(voxel).map(
+        (each, i) => `${(each < 0 ? "LPI" : "RAS")[i]} ${Math.abs(each).toFixed(1)}`,
       );
-      const mm = viewer.frac2mm(position());
-      const sides = ["RL", "AP", "SI"];
-      const place = sides.map((pair, i) => `${pair[mm[i] < 0 ? 1 : 0]} ${Math.abs(mm[i]).toFixed(1)}`);
-      const n = ["sagittal", "coronal", "axial"].map(currentSlice);
-      const value = image.getValue(...n);
+      const value = image.getValue(...Object.keys(PLANES).map(currentSlice));
       byId("position").textContent =
-        `slices: sagittal ${voxel[0]}, coronal ${voxel[1]}, axial ${voxel[2]}; ` +
-        `${place.join(", ")} mm; intensity ${intensity(value)}`;
+        `voxel ${voxel.join(", ")}; ${mm.join(", ")} mm; intensity ${intensity(value)}`;
     };
     viewer.onIntensityChange = (volume) => showWindow(volume.cal_min, volume.cal_max);
 
@@ -181,15 +195,15 @@
         byId(`show-${mask.id}`).checked = true;
       }
       applyMasks();
-      goTo(data.start_mm);
+      goToVoxel(data.start);
     };
     byId("reset").addEventListener("click", reset);
     reset();
 
-    for (const button of document.querySelectorAll("button[data-mm]")) {
+    for (const button of document.querySelectorAll("button[data-voxel]")) {
       button.hidden = false;
       button.addEventListener("click", () => {
-        goTo(button.dataset.mm.split(" ").map(Number));
+        goToVoxel(button.dataset.voxel.split(" ").map(Number));
         byId("viewer").scrollIntoView({ block: "nearest" });
       });
     }
