@@ -21,7 +21,16 @@ from cnnres_infer.outputs.viewer import Viewer, make_viewer
 from cnnres_infer.outputs.writers.overlay import draw_overlay
 
 _MAX_ROWS = 50
-_HEADING = ("", "volume", "voxels", "centre", "voxel", "ADC", "relative to the brain", "")
+_HEADING = (
+    "",
+    "volume (ml)",
+    "voxels",
+    "centre (mm)",
+    "voxel",
+    "ADC (10⁻⁶ mm²/s)",
+    "ADC / brain's",
+    "",
+)
 
 
 def html_page(result: Result, patient: Mapping[str, str] | None = None) -> str:
@@ -44,7 +53,7 @@ def html_page(result: Result, patient: Mapping[str, str] | None = None) -> str:
         *([] if patient is None else [_section("Patient and study", _patient(patient))]),
         _section("Findings", _findings(result), _mosaic(result)),
         _section("Lesions", *_lesions(result)),
-        _section("Viewer", viewer.section),
+        _section("Viewer", viewer.section, style="screen"),
         _section("Agreement with PyTorch", *_parity(result)),
         _section("Provenance", table(_provenance(result))),
         "</main>",
@@ -55,8 +64,9 @@ def html_page(result: Result, patient: Mapping[str, str] | None = None) -> str:
     )
 
 
-def _section(title: str, *parts: str) -> str:
-    return "\n".join(("<section>", f"<h2>{title}</h2>", *parts, "</section>"))
+def _section(title: str, *parts: str, style: str = "") -> str:
+    opening = f'<section class="{style}">' if style else "<section>"
+    return "\n".join((opening, f"<h2>{title}</h2>", *parts, "</section>"))
 
 
 def _warnings(result: Result) -> str:
@@ -116,7 +126,7 @@ def _lesions(result: Result) -> Iterator[str]:
 
 
 def _lesion_table(caption: str, lesions: Sequence[Lesion]) -> str:
-    head = "".join(f'<th scope="col">{text}</th>' for text in _HEADING)
+    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in _HEADING)
     rows = [_lesion_row(i, lesion) for i, lesion in enumerate(lesions[:_MAX_ROWS], 1)]
     left_out = lesions[_MAX_ROWS:]
     if left_out:
@@ -127,7 +137,7 @@ def _lesion_table(caption: str, lesions: Sequence[Lesion]) -> str:
         )
     return "\n".join(
         (
-            '<div class="scroll"><table class="figures">',
+            '<div class="scroll"><table class="figures found">',
             f"<caption>{escape(caption)}</caption>",
             f"<tr>{head}</tr>",
             *rows,
@@ -139,11 +149,11 @@ def _lesion_table(caption: str, lesions: Sequence[Lesion]) -> str:
 def _lesion_row(number: int, lesion: Lesion) -> str:
     adc, relative = lesion.adc_mm2_s, lesion.relative_adc
     cells = (
-        f"{lesion.volume_ml:.2f} ml",
+        f"{lesion.volume_ml:.2f}",
         f"{lesion.voxels}",
-        f"{_place(lesion.centre_mm)} mm",
+        _place(lesion.centre_mm),
         ", ".join(f"{each:.0f}" for each in lesion.centre_voxel),
-        "not known" if adc is None else f"{adc * 1e6:.0f} × 10⁻⁶ mm²/s",
+        "not known" if adc is None else f"{adc * 1e6:.0f}",
         "not known" if relative is None else f"{relative:.2f}",
     )
     voxel = " ".join(f"{each:.1f}" for each in lesion.centre_voxel)

@@ -153,7 +153,7 @@ def _start(result: Result) -> list[float]:
 
 
 _REJECTED = """\
-<label class="toggle"><input type="checkbox" id="show-rejected" checked>
+<label><input type="checkbox" id="show-rejected" checked>
 <span class="swatch rejected"></span> rejected</label>"""
 
 _SECTION = """\
@@ -169,10 +169,12 @@ _SECTION = """\
 <label>Window width <input type="range" id="width"><output for="width"></output></label>
 <label>Mask opacity <input type="range" id="opacity" min="0" max="100" value="50">\
 <output for="opacity"></output></label>
-<label class="toggle"><input type="checkbox" id="show-lesions" checked>
+<div class="toggles">
+<label><input type="checkbox" id="show-lesions" checked>
 <span class="swatch lesions"></span> lesions</label>
 {rejected}
 <button type="button" id="reset">Reset</button>
+</div>
 </div>
 <div id="stage"><canvas id="canvas" tabindex="0" role="img" \
 aria-label="Slices of the volume with the lesion mask; the controls above move through them">\
