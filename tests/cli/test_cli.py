@@ -217,6 +217,7 @@ def test_an_error_names_its_file(
             {"lesion_prob.nii.gz", "overlay.png"},
         ),
         (["--format", "overlay", "--format", "mask", "--no-overlay"], {"lesion_mask.nii.gz"}),
+        (["--format", "html", "--format", "mask"], {"lesion_mask.nii.gz", "report.html"}),
         (["--no-overlay"], {"lesion_mask.nii.gz", "report.json"}),
         (["--prob"], {"lesion_mask.nii.gz", "report.json", "overlay.png", "lesion_prob.nii.gz"}),
     ],
@@ -234,6 +235,18 @@ def test_formats(
         assert told[-1].name == "sub 01_dwi_lesion_mask.nii.gz"
 
 
+def test_a_patient_is_named_only_where_a_format_does_so(
+    volume: Path, bright_bundle: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = run(volume, "-o", out, "--bundle", bright_bundle, "--identify")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "cnnres-infer: E-USAGE: --identify has no effect on these formats; add the format html\n"
+    )
+    assert not out.exists()
+
+
 def test_an_unknown_format_is_refused_before_any_work(
     volume: Path, bright_bundle: Path, tmp_path: Path
 ) -> None:
@@ -242,7 +255,7 @@ def test_an_unknown_format_is_refused_before_any_work(
     assert done.returncode == 2
     assert done.stderr == (
         "cnnres-infer: E-USAGE: no output format 'ps'; "
-        "choose from report, probabilities, overlay, mask\n"
+        "choose from report, probabilities, overlay, html, mask\n"
     )
     assert not out.exists()
 

@@ -33,6 +33,7 @@ def test_all_outputs_are_written(result: Result, tmp_path: Path) -> None:
         "blob_report.json",
         "blob_lesion_prob.nii.gz",
         "blob_overlay.png",
+        "blob_report.html",
         "blob_lesion_mask.nii.gz",
     ]
     assert {path.name for path in (tmp_path / "new").iterdir()} == {
@@ -71,7 +72,7 @@ def test_outputs_of_a_completed_run_without_its_mask_are_kept(
     saved = result.save(tmp_path, ALL)
     saved["mask"].unlink()
     left = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    assert len(left) == 3
+    assert len(left) == len(ALL) - 1
     with pytest.raises(OutputExistsError, match="overwrite=True"):
         result.save(tmp_path)
     outputs.save_refusal(tmp_path, "blob", REFUSAL)
