@@ -18,7 +18,7 @@ from cnnres_infer.readers.nifti.write import volume_bytes
 
 _FOLDER = "niivue"
 # Of base64, in bytes: a page of a usual volume stays below 6 MB, and browsers open the largest.
-_MAX_16_BIT = 2_600_000
+_MAX_16_BIT = 2_200_000
 _MAX_EMBEDDED = 48_000_000
 _LEVELS_16_BIT, _LEVELS_8_BIT = (1 << 16) - 1, (1 << 8) - 1
 

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 from PIL import Image
 
-VOID = {"meta", "img", "rect", "path", "br"}
+VOID = {"meta", "img", "input", "rect", "path", "br"}
 
 
 class Page(HTMLParser):

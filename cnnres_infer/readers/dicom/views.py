@@ -62,7 +62,8 @@ class View:
         value = self.get(keyword)
         if value is None:
             return ""
-        if isinstance(value, str) or not hasattr(value, "__iter__"):
+        # The name of a person can be iterated over as well, by its characters.
+        if isinstance(value, str) or not isinstance(value, Sequence):
             return str(value).strip()
         return "\\".join(str(each).strip() for each in value)
 
