@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import re
@@ -46,6 +47,24 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_wheel_holds_the_viewer_of_the_report_with_its_licences(wheel: Path) -> None:
+    """The viewer itself is fetched when the package is built, if npm's registry is reachable."""
+    about, folder = f"cnnres_infer-{__version__}.dist-info", "cnnres_infer/outputs/assets"
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        source = json.loads(archive.read(f"{folder}/niivue/source.json"))
+        expected = {"page.css", "report.css", "viewer.js", "niivue/LICENSE", "niivue/source.json"}
+        found = {name.removeprefix(f"{folder}/") for name in names if name.startswith(folder)}
+        assert f"{about}/licenses/{folder}/niivue/LICENSE" in names
+        if not (ROOT / folder / "niivue" / "niivue.umd.js").exists():
+            assert found == expected
+            pytest.skip("the viewer could not be fetched when the wheel was built")
+        assert found == expected | {"niivue/niivue.umd.js"}
+        program = archive.read(f"{folder}/niivue/niivue.umd.js")
+        assert hashlib.sha256(program).hexdigest() == source["sha256"]
+
+
+@pytest.mark.slow
 def test_the_installed_wheel_segments(wheel: Path, tmp_path: Path) -> None:
     target = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index"]
@@ -66,6 +85,8 @@ def test_the_installed_wheel_segments(wheel: Path, tmp_path: Path) -> None:
             str(target)
         )
     assert (tmp_path / "demo" / "demo_lesion_mask.nii.gz").exists()
+    page = (tmp_path / "demo" / "demo_report.html").read_text(encoding="utf-8")
+    assert ("viewer-data" in page) == any(target.rglob("niivue.umd.js"))
 
 
 def test_checkout_folders_are_not_importable_elsewhere(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from cnnres_infer.engines.tensorrt.build import capabilities
 from cnnres_infer.errors import CnnresError
 from cnnres_infer.host import machine
 from cnnres_infer.maintenance import cache as cache_contents
+from cnnres_infer.outputs.viewer import version_or_problem
 from cnnres_infer.selection.offers import offers, open_engine
 from cnnres_infer.selection.select import select
 from cnnres_infer.verification.agreement import GATES, dice, load_reference
@@ -124,11 +125,20 @@ def examine(folder: Path | None) -> DoctorReport:
         _gpu(),
         *(_backend(bundle, name) for name in BACKENDS),
         *_conflicts(),
+        _viewer(),
         _cache(folder),
         *_licence(),
     )
     auto, selection = _auto(bundle)
     return DoctorReport(__version__, (*findings, selection), auto)
+
+
+def _viewer() -> Finding:
+    version, problem = version_or_problem()
+    if version:
+        return Finding("report viewer", Status.OK, version)
+    remedy = "install a wheel that has it, or build again with access to the npm registry"
+    return Finding("report viewer", Status.WARN, problem, remedy)
 
 
 def _processor() -> Finding:

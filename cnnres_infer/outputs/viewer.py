@@ -62,6 +62,13 @@ def make_viewer(result: Result) -> Viewer:
     return Viewer(f"{section}\n{data}", scripts, asset(f"{_FOLDER}/LICENSE"))
 
 
+def version_or_problem() -> tuple[str, str]:
+    """Version of the viewer, empty with the reason if this build does not have it."""
+    program, reason = _program()
+    source = json.loads(asset(f"{_FOLDER}/source.json"))
+    return (f"NiiVue {source['version']}" if program else ""), reason
+
+
 def _program() -> tuple[str, str]:
     """JavaScript of NiiVue; empty with the reason if this build does not have it."""
     source = json.loads(asset(f"{_FOLDER}/source.json"))
