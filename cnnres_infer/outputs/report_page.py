@@ -1,6 +1,5 @@
 """The report of a result as an HTML page that a person looks at."""
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 
 from cnnres_infer import __version__
@@ -18,7 +17,7 @@ from cnnres_infer.outputs.page import (
     table,
 )
 from cnnres_infer.outputs.viewer import Viewer, make_viewer
-from cnnres_infer.outputs.writers.overlay import draw_overlay
+from cnnres_infer.outputs.writers.overlay import mosaic_png
 
 _MAX_ROWS = 50
 _HEADING = (
@@ -99,17 +98,12 @@ def _findings(result: Result) -> str:
 
 
 def _mosaic(result: Result) -> str:
-    overlay, content = (
-        draw_overlay(result.volume, result.mask, (), result.rejected_mask),
-        io.BytesIO(),
-    )
-    overlay.save(content, format="PNG", optimize=True)
     caption = (
         "Lesions are outlined in red, rejected ones in dashed yellow. The patient's right is on "
         "the left, anterior is at the top."
     )
     return (
-        f"<figure>{picture(content.getvalue(), f'Axial slices. {caption}')}"
+        f"<figure>{picture(mosaic_png(result), f'Axial slices. {caption}')}"
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 

@@ -26,6 +26,7 @@ from cnnres_infer.outputs import page as pages
 from cnnres_infer.outputs import viewer
 from cnnres_infer.outputs.report_page import html_page
 from cnnres_infer.outputs.writers import html
+from cnnres_infer.outputs.writers.overlay import display_white
 from tests.conftest import blob_volume
 from tests.fakes.dicom import Scan, classic_images, save, siemens
 from tests.outputs.pages import Page
@@ -205,7 +206,7 @@ def test_a_usual_volume_stays_below_6_mb(result: Result) -> None:
     words = text_of(page)
     assert "To keep this page small, the intensities are stored in 256 steps" in words
     found, _ = voxels(embedded(page)["volume"])
-    white = viewer.display_white(data)
+    white = display_white(data)
     shown = data < 2 * white
     np.testing.assert_allclose(found[shown], data[shown], atol=2 * white / 255)
 
@@ -227,6 +228,9 @@ def test_a_build_without_the_viewer_says_so(result: Result) -> None:
     assert "No viewer: this build of cnnres-infer has no interactive viewer." in text_of(page)
     assert "<script" not in page
     assert "data:image/png" in page
+    version, problem = viewer.version_or_problem()
+    assert version == ""
+    assert "no interactive viewer" in problem
 
 
 def test_an_altered_viewer_is_not_used(result: Result, without_viewer: Path) -> None:

@@ -37,7 +37,11 @@ _WARNING = (255, 200, 60)
 
 def render(result: Result) -> bytes:
     """Render the overlay as PNG."""
-    warnings = [str(notice) for notice in result.warnings]
+    return mosaic_png(result, [str(notice) for notice in result.warnings])
+
+
+def mosaic_png(result: Result, warnings: Sequence[str] = ()) -> bytes:
+    """The mosaic of a result as PNG, with warnings below it."""
     overlay = draw_overlay(result.volume, result.mask, warnings, result.rejected_mask)
     content = io.BytesIO()
     overlay.save(content, format="PNG", compress_level=_PNG_LEVEL)
