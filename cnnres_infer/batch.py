@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from os.path import exists
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,14 +16,15 @@ from cnnres_infer.outputs.save import (
     check_folder,
     check_formats,
     check_identify,
+    check_reader,
     make_room,
     plan_all,
     save_refusal,
 )
-from cnnres_infer.outputs.writers import DEFAULT_FORMATS
+from cnnres_infer.outputs.writers import DEFAULT_FORMATS, WRITERS
 from cnnres_infer.outputs.writers.report import Refusal, Report
 from cnnres_infer.predictor import Predictor
-from cnnres_infer.readers import case_name
+from cnnres_infer.readers import case_name, reader_of
 
 # Nothing can be written where the mask would be, or nothing was there to be refused.
 _WITHOUT_REPORT = (
@@ -107,9 +109,15 @@ class Job:
         return volume.parent if self.out is None else self.out
 
     def check(self, volumes: list[Path]) -> None:
-        """Raise `UsageError` if outputs are unknown, or would overwrite each other or an input."""
+        """Raise `UsageError` if outputs are unknown, or cannot be made of an input.
+
+        And if they would overwrite each other or an input.
+        """
         check_formats(self.formats)
         check_identify(self.formats, self.identify)
+        if any(WRITERS[each].reader for each in self.formats):
+            for path in filter(exists, volumes):
+                check_reader(self.formats, reader_of(path), path)
         if self.out is not None:
             check_folder(self.out)
         if len(volumes) > 1 and self.others:
@@ -176,7 +184,8 @@ class Job:
             bvalue=self.bvalue,
         )
         saved = result.save(folder, self.formats, overwrite=self.overwrite, identify=self.identify)
-        return CaseReport(path, Report.of(result), tuple(saved.paths.values()))
+        report = Report.of(replace(result, omitted=saved.omitted))
+        return CaseReport(path, report, tuple(saved.paths.values()))
 
     def _failure(self, volume: Path, error: Exception) -> Failure:
         """What went wrong, with the volume's name unless it is about another file of the case."""

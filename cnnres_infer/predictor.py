@@ -265,6 +265,7 @@ class Predictor:
             diffusion=verdict.check,
             rejected=verdict.rejected,
             rejected_mask=verdict.rejected_mask,
+            sources=tuple(volume.source for volume in case.volumes.values()),
             peak_memory_mb=peak_memory_mb(),
         )
 

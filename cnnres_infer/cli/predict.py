@@ -206,6 +206,8 @@ def print_report(
         console.print(f"  warning {warning.code}: {printable(text)}", markup=False)
     for path in outputs:
         console.print(f"  {printable(str(path))}", markup=False)
+    for name, reason in report.omitted.items():
+        console.print(f"  not written: {name}: {printable(reason)}", markup=False)
     if verbose:
         for stage, spent in report.timings_s.items():
             console.print(f"  {stage:>10} {spent:8.3f} s")

@@ -20,9 +20,12 @@ class Saved:
     ----------
     paths
         Paths by output format. The mask comes last: if it exists, so do all others.
+    omitted
+        See `Result.omitted`.
     """
 
     paths: dict[str, Path]
+    omitted: dict[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Path:
         return self.paths[name]
@@ -72,6 +75,13 @@ class Result:
         Mask of these; None if there are none.
     saver
         Writes the result to files.
+    sources
+        `Volume.source` of each input, that of `volume` first.
+    formats
+        Output formats that are written, while they are.
+    omitted
+        Output formats that were asked for but have nothing to be written, and why;
+        known once they are saved.
     peak_memory_mb
         Peak memory of the process in MB (10^6 bytes) by then; None where it is
         not known.
@@ -88,6 +98,9 @@ class Result:
     diffusion: DiffusionCheck
     rejected: tuple[Lesion, ...] = ()
     rejected_mask: Mask | None = None
+    sources: tuple[object, ...] = field(default=(), repr=False)
+    formats: tuple[str, ...] = ()
+    omitted: dict[str, str] = field(default_factory=dict)
     peak_memory_mb: float | None = None
 
     def save(
@@ -121,8 +134,8 @@ class Result:
         Raises
         ------
         UsageError
-            If a format is unknown, or `identify` is set and none of them names a
-            patient.
+            If a format is unknown or cannot be made of this input, or `identify` is set
+            and none of them names a patient.
         OutputExistsError
             If an output already exists and `overwrite` is False.
         OutputError

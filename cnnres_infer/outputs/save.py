@@ -3,6 +3,8 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
 
@@ -34,6 +36,32 @@ def check_identify(formats: Sequence[str], identify: bool) -> None:
     if identify and not any(WRITERS[each].identifies for each in formats):
         able = ", ".join(name for name, writer in WRITERS.items() if writer.identifies)
         raise UsageError(f"`identify` has no effect on these formats; add the format {able}")
+
+
+def check_reader(formats: Sequence[str], reader: str, name: object) -> None:
+    """Raise `UsageError` if a format cannot be made of what a reader reads, or not here.
+
+    Parameters
+    ----------
+    formats
+        Output formats.
+    reader
+        Name of the reader; empty for arrays.
+    name
+        The input, for messages.
+    """
+    for each in formats:
+        writer = WRITERS[each]
+        if writer.reader not in (None, reader):
+            raise UsageError(
+                f"{name}: {each} can only be written of a DICOM study, whose patient and frame of "
+                "reference it repeats; leave it out, or give the study"
+            )
+        if writer.library and find_spec(writer.library) is None:
+            raise UsageError(
+                f"{each} needs {writer.library}, which is not installed; run pip install "
+                "'cnnres-infer[dicom]'"
+            )
 
 
 def check_folder(folder: Path) -> None:
@@ -92,7 +120,8 @@ def save(
     Raises
     ------
     UsageError
-        If a format is unknown, or no format names the patient and `identify` is set.
+        If a format is unknown or cannot be made of this input, or no format names the
+        patient and `identify` is set.
     OutputExistsError
         If an output already exists and `overwrite` is False; nothing is written.
     OutputError
@@ -100,8 +129,13 @@ def save(
     """
     name = result.volume.name
     wanted = DEFAULT_FORMATS if formats is None else formats
-    outputs = make_room(folder, name, wanted, overwrite=overwrite)
+    check_formats(wanted)
     check_identify(wanted, identify)
+    check_reader(wanted, getattr(result.volume.source, "reader", ""), name)
+    planned = make_room(folder, name, wanted, overwrite=overwrite)
+    omitted = {each: reason for each in planned if (reason := WRITERS[each].omission(result))}
+    outputs = {each: path for each, path in planned.items() if each not in omitted}
+    result = replace(result, formats=tuple(outputs), omitted=omitted)
     contents = {
         path: WRITERS[each].render(result, identify=identify) for each, path in outputs.items()
     }
@@ -109,7 +143,7 @@ def save(
     with exclusive(folder, all_outputs.values()):
         _remove_leftovers(all_outputs)
         write_all(contents, overwrite, former=all_outputs.values())
-    return Saved(dict(outputs))
+    return Saved(outputs, omitted)
 
 
 def make_room(folder: Path, name: str, formats: Sequence[str], *, overwrite: bool) -> Paths:

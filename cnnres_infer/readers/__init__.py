@@ -129,13 +129,18 @@ def case_name(path: Path) -> str:
     return name
 
 
+def reader_of(path: Path) -> str:
+    """Name of the reader of a file or folder."""
+    head = _head(path)
+    for name, reader in READERS.items():
+        if reader.functions.recognises(path, head):
+            return name
+    return FOLDER_FALLBACK if path.is_dir() else FALLBACK
+
+
 def _functions(path: Path) -> Any:
     """Module of the reader for a path."""
-    head = _head(path)
-    for reader in READERS.values():
-        if reader.functions.recognises(path, head):
-            return reader.functions
-    return READERS[FOLDER_FALLBACK if path.is_dir() else FALLBACK].functions
+    return READERS[reader_of(path)].functions
 
 
 def _head(path: Path) -> bytes:

@@ -47,6 +47,8 @@ class Report:
         Seconds spent in each stage.
     peak_memory_mb
         Peak memory of the process in MB (10^6 bytes); None where it is not known.
+    omitted
+        Output formats that were asked for but not written, and why.
     """
 
     grid: Grid
@@ -59,6 +61,7 @@ class Report:
     provenance: Provenance
     timings_s: dict[str, float]
     peak_memory_mb: float | None
+    omitted: dict[str, str]
 
     @classmethod
     def of(cls, result: Result) -> Self:
@@ -74,6 +77,7 @@ class Report:
             provenance=result.provenance,
             timings_s={stage: round(spent, 4) for stage, spent in result.timings.items()},
             peak_memory_mb=result.peak_memory_mb,
+            omitted=result.omitted,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -109,6 +113,7 @@ class Report:
                 made.verification or {"skipped": "the engine was not checked before this run"}
             ),
             "brain": made.brain,
+            "not_written": self.omitted,
             "timings_s": self.timings_s,
             "peak_memory_mb": self.peak_memory_mb,
             "versions": _versions(),

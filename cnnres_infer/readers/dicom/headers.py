@@ -3,7 +3,7 @@
 import io
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import RLock
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,9 @@ def require_pydicom() -> None:
         ) from error
 
 
-def parse(file: StudyFile, limits: Limits, *, pixels: bool = False) -> "FileDataset":
+def parse(
+    file: StudyFile, limits: Limits, *, pixels: bool = False, only: Sequence[str] | None = None
+) -> "FileDataset":
     """Parse a file.
 
     Parameters
@@ -59,6 +61,8 @@ def parse(file: StudyFile, limits: Limits, *, pixels: bool = False) -> "FileData
         The largest size of the file, inflated.
     pixels
         Whether the pixel data are read as well.
+    only
+        Keywords of the attributes to read; None for all.
 
     Raises
     ------
@@ -69,13 +73,18 @@ def parse(file: StudyFile, limits: Limits, *, pixels: bool = False) -> "FileData
     """
     import pydicom
 
+    options: dict[str, Any] = {
+        "stop_before_pixels": not pixels,
+        "force": True,
+        "specific_tags": None if only is None else list(only),
+    }
     try:
         with file.open(limits) as stream:
             head = stream.read(_MAX_META_BYTES)
             stream.seek(0)
             if _DEFLATED in head:
-                return _inflated(stream, file, limits, pixels)
-            return pydicom.dcmread(stream, stop_before_pixels=not pixels, force=True)
+                return _inflated(stream, file, limits, options)
+            return pydicom.dcmread(stream, **options)
     except (VolumeError, LimitError):
         raise
     except Exception as error:
@@ -83,7 +92,7 @@ def parse(file: StudyFile, limits: Limits, *, pixels: bool = False) -> "FileData
 
 
 def _inflated(
-    stream: io.BufferedIOBase, file: StudyFile, limits: Limits, pixels: bool
+    stream: io.BufferedIOBase, file: StudyFile, limits: Limits, options: dict[str, Any]
 ) -> "FileDataset":
     """Parse a deflated file, whose content pydicom would inflate whatever its size."""
     import pydicom
@@ -100,7 +109,7 @@ def _inflated(
         )
     if not inflater.eof:
         raise damaged(file.name, "the deflated data are truncated")
-    dataset = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=not pixels, force=True)
+    dataset = pydicom.dcmread(io.BytesIO(content), **options)
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(_EXPLICIT_LITTLE_ENDIAN)
     return dataset

@@ -14,10 +14,11 @@ from cnnres_infer.readers.bvalues import unusual
 from cnnres_infer.readers.dicom.choose import Chosen, choose, choose_map
 from cnnres_infer.readers.dicom.files import ZIP, has_dicom, is_dicom
 from cnnres_infer.readers.dicom.geometry import Stack, stack
+from cnnres_infer.readers.dicom.headers import parse, quiet
 from cnnres_infer.readers.dicom.pixels import read_voxels
 from cnnres_infer.readers.dicom.second_opinion import check_mosaic
 from cnnres_infer.readers.dicom.selected import Selected, whole
-from cnnres_infer.readers.dicom.source import DicomSource, FrameReference
+from cnnres_infer.readers.dicom.source import HEADER, DicomSource, FrameReference, header_of
 from cnnres_infer.readers.dicom.study import Study, open_study
 from cnnres_infer.readers.pick import EVERYTHING, Pick
 
@@ -127,11 +128,11 @@ def _read(
         (),
         overflowed=overflowed,
         is_mask=is_mask,
-        source=_source(study, selected, stacked),
+        source=_source(study, selected, stacked, limits),
     )
 
 
-def _source(study: Study, selected: Selected, stacked: Stack) -> DicomSource:
+def _source(study: Study, selected: Selected, stacked: Stack, limits: Limits) -> DicomSource:
     image = selected.series.image
     slices = tuple(
         tuple(
@@ -145,7 +146,22 @@ def _source(study: Study, selected: Selected, stacked: Stack) -> DicomSource:
         )
         for layer in stacked.layers
     )
-    return DicomSource(study.path, image.study, image.series, image.frame_of_reference, slices)
+    with quiet():
+        header = header_of(parse(stacked.layers[0][0].image.file, limits, only=HEADER))
+    return DicomSource(
+        study.path,
+        image.study,
+        image.series,
+        image.frame_of_reference,
+        slices,
+        selected.series.label,
+        header,
+        tuple(
+            (each.image.series, each.image.number)
+            for each in study.series
+            if each.image.number is not None
+        ),
+    )
 
 
 def _notices(chosen: Chosen, others: list[str], notes: list[str]) -> tuple[Notice, ...]:
