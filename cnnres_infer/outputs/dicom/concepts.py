@@ -43,7 +43,7 @@ class Concept:
 BRAIN = Concept("12738006", "SCT", "Brain")
 ABNORMAL = Concept("49755003", "SCT", "Morphologically Abnormal Structure")
 INFARCT = Concept("55641003", "SCT", "Infarct")
-# Of a FLAIR alone, in which infarcts cannot be told from other lesions.
+# Of what is rejected, and of a FLAIR alone, in which infarcts cannot be told from other lesions.
 LESION = Concept("301766008", "SCT", "Lesion of Brain")
 MRI_OF_BRAIN = Concept("816077007", "SCT", "Magnetic resonance imaging of brain")
 

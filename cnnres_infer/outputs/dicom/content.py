@@ -41,23 +41,13 @@ def measurement_report(origin: Origin, segmentation: "Dataset | None") -> "Datas
     from highdicom import sr
     from highdicom.coding_schemes import CodingSchemeIdentificationItem
 
-    groups: list[Any] = [_whole(origin, segmentation)]
-    result = origin.result
-    for label, status, lesions in (
-        ("Lesion", concepts.ACCEPTED, result.lesions),
-        ("Rejected lesion", concepts.REJECTED, result.rejected),
-    ):
-        groups += [
-            _lesion(origin, f"{label} {number}", status, lesion)
-            for number, lesion in enumerate(lesions, 1)
-        ]
-    groups.append(_parity(origin))
+    groups = [_whole(origin, segmentation), *_lesions(origin), _parity(origin)]
     content = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=_observer(origin)),
         procedure_reported=concepts.MRI_OF_BRAIN.coded(),
         imaging_measurements=groups,
     )
-    evidence = [stand_in(origin, Planes.of(result.mask.grid))]
+    evidence = [stand_in(origin, Planes.of(origin.result.mask.grid))]
     if segmentation is not None:
         evidence.append(segmentation)
     with quiet():
@@ -101,7 +91,7 @@ def _whole(origin: Origin, segmentation: "Dataset | None") -> Any:
     result = origin.result
     found = bool(result.lesions)
     common: dict[str, Any] = {
-        **_common(origin, "Lesions"),
+        **_common(origin, "Lesions", finding(origin)),
         "measurements": [
             _measurement(concepts.VOLUME, result.mask.volume_ml, concepts.MILLILITRE),
             _measurement(concepts.COUNT, len(result.lesions), concepts.NO_UNIT),
@@ -126,7 +116,18 @@ def _whole(origin: Origin, segmentation: "Dataset | None") -> Any:
     return _commented(group, [*notes, result.diffusion.note, *origin.warnings])
 
 
-def _lesion(origin: Origin, name: str, status: Concept, lesion: Lesion) -> Any:
+def _lesions(origin: Origin) -> Iterator[Any]:
+    """The groups of lesions, and of those that were taken out of the mask."""
+    result = origin.result
+    for number, lesion in enumerate(result.lesions, 1):
+        common = _common(origin, f"Lesion {number}", finding(origin))
+        yield _lesion(origin, common, concepts.ACCEPTED, lesion)
+    for number, lesion in enumerate(result.rejected, 1):
+        common = _common(origin, f"Rejected lesion {number}", concepts.LESION)
+        yield _lesion(origin, common, concepts.REJECTED, lesion)
+
+
+def _lesion(origin: Origin, common: dict[str, Any], status: Concept, lesion: Lesion) -> Any:
     """The group of a lesion, at the point of its centre."""
     from highdicom import sr
 
@@ -139,7 +140,7 @@ def _lesion(origin: Origin, name: str, status: Concept, lesion: Lesion) -> Any:
         if value is not None:
             measurements.append(_measurement(name_of, value, unit, concepts.MEDIAN))
     return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
-        **_common(origin, name),
+        **common,
         referenced_region=sr.ImageRegion3D(
             graphic_type="POINT",
             graphic_data=centre,
@@ -180,14 +181,14 @@ def _parity(origin: Origin) -> Any:
     return _commented(group, [text])
 
 
-def _common(origin: Origin, name: str) -> dict[str, Any]:
-    """What groups about lesions have in common."""
+def _common(origin: Origin, name: str, what: Concept) -> dict[str, Any]:
+    """What groups about lesions have in common: their name, and what is found."""
     from highdicom import sr
 
     return {
         "tracking_identifier": sr.TrackingIdentifier(uid=origin.uid(name.lower()), identifier=name),
         "finding_category": concepts.ABNORMAL.coded(),
-        "finding_type": finding(origin).coded(),
+        "finding_type": what.coded(),
         "finding_sites": [sr.FindingSite(concepts.BRAIN.coded())],
         "algorithm_id": _algorithm(origin),
     }
@@ -211,7 +212,7 @@ def _measurement(
 
     return sr.Measurement(
         name=name.coded(),
-        value=float(f"{value:.{_DIGITS}g}"),
+        value=value if isinstance(value, int) else float(f"{value:.{_DIGITS}g}"),
         unit=unit.coded(),
         derivation=None if derivation is None else derivation.coded(),
     )

@@ -33,6 +33,12 @@ def source_images(frames: Iterable[FrameReference], *, preserved: bool) -> "list
     return items
 
 
+def all_source_images(origin: Origin) -> "list[Dataset]":
+    """Items of a Source Image Sequence with all that a result was computed from."""
+    frames = (frame for each in origin.sources for layer in each.slices for frame in layer)
+    return source_images(frames, preserved=False)
+
+
 def refer_to_sources(dataset: "Dataset", origin: Origin) -> None:
     """Refer to all source instances, as the Common Instance Reference module does."""
     ours, others = _studies(origin, "ReferencedInstanceSequence")

@@ -19,7 +19,11 @@ from cnnres_infer.outputs.dicom.concepts import (
 from cnnres_infer.outputs.dicom.geometry import Planes, frames_of
 from cnnres_infer.outputs.dicom.objects import PRODUCT, Product, identity, stand_in
 from cnnres_infer.outputs.dicom.origin import Origin
-from cnnres_infer.outputs.dicom.references import refer_to_sources, source_images
+from cnnres_infer.outputs.dicom.references import (
+    all_source_images,
+    refer_to_sources,
+    source_images,
+)
 from cnnres_infer.readers.dicom.headers import quiet
 
 if TYPE_CHECKING:
@@ -108,6 +112,7 @@ def segmentation(origin: Origin, kind: str) -> "Dataset":
         )
     dataset.BodyPartExamined = "BRAIN"
     _name_dimensions(dataset, origin.uid(PRODUCTS[kind].name, "dimensions"))
+    dataset.SourceImageSequence = all_source_images(origin)
     refer_to_sources(dataset, origin)
     for frame in dataset.PerFrameFunctionalGroupsSequence:
         _derive(frame, origin, planes)

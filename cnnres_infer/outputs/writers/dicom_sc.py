@@ -9,7 +9,7 @@ from cnnres_infer.core.result import Result
 from cnnres_infer.outputs.dicom.concepts import SEGMENTATION
 from cnnres_infer.outputs.dicom.objects import Product, finish, identity
 from cnnres_infer.outputs.dicom.origin import Origin, omission
-from cnnres_infer.outputs.dicom.references import source_images
+from cnnres_infer.outputs.dicom.references import all_source_images
 from cnnres_infer.outputs.writers.overlay import draw_overlay
 from cnnres_infer.readers.dicom.headers import quiet
 
@@ -46,8 +46,7 @@ def render(result: Result) -> bytes:
     dataset.BodyPartExamined, dataset.BurnedInAnnotation = "BRAIN", "YES"
     dataset.DerivationDescription = "Slices with outlined lesions"
     dataset.DerivationCodeSequence = [SEGMENTATION.item()]
-    frames = (frame for layer in origin.source.slices for frame in layer)
-    dataset.SourceImageSequence = source_images(frames, preserved=False)
+    dataset.SourceImageSequence = all_source_images(origin)
     return finish(dataset, origin)
 
 

@@ -1,7 +1,7 @@
 """What DICOM outputs need of the images that a volume was read from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -70,7 +70,7 @@ class DicomSource:
     frame_of_reference: str
     slices: tuple[tuple[FrameReference, ...], ...]
     label: str
-    header: Mapping[str, str]
+    header: Mapping[str, str] = field(repr=False)
     others: tuple[tuple[str, int], ...]
 
 
