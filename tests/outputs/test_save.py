@@ -17,7 +17,7 @@ from cnnres_infer.outputs.writers import WRITERS, Writer
 from cnnres_infer.outputs.writers.report import Refusal, Report
 from tests.conftest import blob_volume
 
-ALL = tuple(WRITERS)
+ALL = tuple(name for name, writer in WRITERS.items() if writer.reader is None)
 REFUSAL = Refusal(Path("blob.nii"), Failure.of(InputError("no brain")))
 
 

@@ -47,12 +47,10 @@ def measurement_report(origin: Origin, segmentation: "Dataset | None") -> "Datas
         procedure_reported=concepts.MRI_OF_BRAIN.coded(),
         imaging_measurements=groups,
     )
-    evidence = [stand_in(origin, Planes.of(origin.result.mask.grid))]
-    if segmentation is not None:
-        evidence.append(segmentation)
+    referred = [] if segmentation is None else [segmentation]
     with quiet():
         report = sr.Comprehensive3DSR(
-            evidence=evidence,
+            evidence=[stand_in(origin, Planes.of(origin.result.mask.grid)), *referred],
             content=content,
             is_complete=True,
             is_final=False,
@@ -62,7 +60,7 @@ def measurement_report(origin: Origin, segmentation: "Dataset | None") -> "Datas
                     OWN_SCHEME, name=f"Codes of {PRODUCT}", responsible_organization=PRODUCT
                 )
             ],
-            **identity(origin, _PRODUCT),
+            **identity(origin, _PRODUCT, *(each.SOPInstanceUID for each in referred)),
         )
     list_evidence(report, origin, segmentation)
     return report

@@ -62,15 +62,25 @@ def description(text: str) -> str:
     return f"{printable(text)[:room]}, {_NOTE}"
 
 
-def identity(origin: Origin, product: Product) -> dict[str, Any]:
-    """What highdicom's constructors take: UIDs, series, equipment and times."""
+def identity(origin: Origin, product: Product, *refers_to: str) -> dict[str, Any]:
+    """What highdicom's constructors take: UIDs, series, equipment and times.
+
+    Parameters
+    ----------
+    origin
+        What the object is derived from.
+    product
+        What it is.
+    refers_to
+        UIDs of the outputs that it refers to.
+    """
     made = origin.result.provenance
     series = origin.uid(product.name, "series")
     date, time = moment(origin)
     return {
         "series_instance_uid": series,
         "series_number": _free_number(origin, series, product.number),
-        "sop_instance_uid": origin.uid(product.name, "instance"),
+        "sop_instance_uid": origin.uid(product.name, "instance", *refers_to),
         "instance_number": 1,
         "manufacturer": PRODUCT,
         "manufacturer_model_name": made.model[:_LONGEST],

@@ -8,8 +8,11 @@ from uuid import UUID, uuid5
 from cnnres_infer import __version__
 from cnnres_infer.core.jsonable import dumps
 from cnnres_infer.core.result import Result
+from cnnres_infer.host.machine import versions
 from cnnres_infer.readers.dicom.source import DicomSource
 
+# What else decides on the bytes.
+_LIBRARIES = ("highdicom", "pydicom", "pillow")
 # The root of UIDs that are made of UUIDs, and the namespace of ours.
 _ROOT = "2.25"
 _NAMESPACE = UUID("6f0a3c52-7c1e-5b0b-9d53-1b6f5a7a2d11")
@@ -67,14 +70,15 @@ class Origin:
             for frames in each.slices
         ]
         computed = (
-            __version__,
+            *(__version__, [versions(each).get(each) for each in _LIBRARIES]),
             *(made.model, made.version, made.bundle_sha256, made.brain, sorted(made.inputs)),
             *(made.engine.backend, made.engine.provider, made.engine.precision),
             *(made.engine.variant, made.engine.versions),
             checked and (checked.passed, checked.slices, *figures(self)),
         )
+        masks = [each for each in (result.mask, result.rejected_mask) if each is not None]
         came_out = (
-            hashlib.sha256(result.mask.data.tobytes(order="C")).hexdigest(),
+            [hashlib.sha256(mask.data.tobytes(order="C")).hexdigest() for mask in masks],
             *(result.lesions, result.rejected, result.diffusion, self.warnings),
         )
         return hashlib.sha256(dumps((given, computed, came_out)).encode()).hexdigest()

@@ -1,7 +1,9 @@
 """Results of volumes that were read from DICOM, without a network."""
 
 import io
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,3 +94,10 @@ def world_of_frames(seg: FileDataset) -> NDArray[np.float64]:
 
 def in_order(points: NDArray[np.float64]) -> NDArray[np.float64]:
     return points[np.lexsort(points.round(2).T)]
+
+
+def complaints(path: Path) -> list[str]:
+    """The errors that dciodvfy finds in a file."""
+    done = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("Error")]
+    return lines or ([] if done.returncode == 0 else [done.stderr])
