@@ -10,7 +10,7 @@ from cnnres_infer.core.jsonable import to_json
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.host.atomic import check_free, write_all
 from cnnres_infer.outputs.save import plan_all
-from cnnres_infer.outputs.writers import WRITERS
+from cnnres_infer.outputs.writers import UNIVERSAL_FORMATS
 from cnnres_infer.outputs.writers.report import Report
 from cnnres_infer.phantom.head import make_phantom
 from cnnres_infer.predictor import Predictor
@@ -82,7 +82,7 @@ def run_demo(predictor: Predictor, folder: Path, *, overwrite: bool = False) -> 
     }
     write_all(contents, overwrite)
     result = predictor.predict(volume)
-    saved = result.save(folder, tuple(WRITERS), overwrite=overwrite)
+    saved = result.save(folder, UNIVERSAL_FORMATS, overwrite=overwrite)
     known = KnownLesion(
         volume,
         truth,

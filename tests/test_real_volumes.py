@@ -15,7 +15,7 @@ from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.mask import MaskSpec
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.volume import Probabilities, Volume
-from cnnres_infer.outputs.writers import WRITERS
+from cnnres_infer.outputs.writers import UNIVERSAL_FORMATS
 from cnnres_infer.pipeline.brain import find_brain
 from cnnres_infer.pipeline.deadline import Stopwatch
 from cnnres_infer.pipeline.mask import find_lesions
@@ -39,7 +39,7 @@ def predictor() -> Predictor:
 @pytest.mark.parametrize("path", VOLUMES or [Path("none")], ids=lambda path: path.name)
 def test_the_mask_lies_on_the_inputs_grid(predictor: Predictor, path: Path, tmp_path: Path) -> None:
     before = path.read_bytes()
-    saved = predictor.predict(path).save(tmp_path, tuple(WRITERS))
+    saved = predictor.predict(path).save(tmp_path, UNIVERSAL_FORMATS)
     source = nibabel.load(path)
     for output in (saved["mask"], saved["probabilities"]):
         image = nibabel.load(output)

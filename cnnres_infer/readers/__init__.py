@@ -36,9 +36,11 @@ class Reader:
         return import_module(self.module)
 
 
+# The first that recognises a path reads it. DICOM comes first: its files may start with anything,
+# such as the first bytes of a NIfTI header.
 READERS = {
-    "nifti": Reader("cnnres_infer.readers.nifti.read"),
     "dicom": Reader("cnnres_infer.readers.dicom.read"),
+    "nifti": Reader("cnnres_infer.readers.nifti.read"),
 }
 # What no reader recognises goes to these, whose errors say what is wrong with it.
 FALLBACK, FOLDER_FALLBACK = "nifti", "dicom"

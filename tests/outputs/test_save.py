@@ -13,11 +13,10 @@ from cnnres_infer.core.result import Result
 from cnnres_infer.engines import BACKENDS
 from cnnres_infer.errors import InputError, OutputError, OutputExistsError
 from cnnres_infer.outputs import save as outputs
-from cnnres_infer.outputs.writers import WRITERS, Writer
+from cnnres_infer.outputs.writers import UNIVERSAL_FORMATS, WRITERS, Writer
 from cnnres_infer.outputs.writers.report import Refusal, Report
 from tests.conftest import blob_volume
 
-ALL = tuple(name for name, writer in WRITERS.items() if writer.reader is None)
 REFUSAL = Refusal(Path("blob.nii"), Failure.of(InputError("no brain")))
 
 
@@ -28,7 +27,7 @@ def result(bright_bundle: Path) -> Result:
 
 
 def test_all_outputs_are_written(result: Result, tmp_path: Path) -> None:
-    saved = result.save(tmp_path / "new", ALL)
+    saved = result.save(tmp_path / "new", UNIVERSAL_FORMATS)
     assert [path.name for path in saved.paths.values()] == [
         "blob_report.json",
         "blob_lesion_prob.nii.gz",
@@ -69,7 +68,7 @@ def test_outputs_are_overwritten_only_on_request(
 def test_outputs_of_a_completed_run_without_its_mask_are_kept(
     result: Result, tmp_path: Path
 ) -> None:
-    saved = result.save(tmp_path, ALL)
+    saved = result.save(tmp_path, UNIVERSAL_FORMATS)
     saved["mask"].unlink()
     left = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert len(left) == len(ALL) - 1
@@ -84,7 +83,7 @@ def test_outputs_of_a_completed_run_without_its_mask_are_kept(
 def test_a_failed_overwrite_keeps_the_previous_outputs(
     result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saved = result.save(tmp_path, ALL)
+    saved = result.save(tmp_path, UNIVERSAL_FORMATS)
     saved["report"].write_text("former")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     replace = Path.replace
@@ -120,7 +119,7 @@ def test_a_file_instead_of_the_folder_is_refused(result: Result, tmp_path: Path)
 
 
 def test_overwriting_deletes_all_outputs_of_an_earlier_run(result: Result, tmp_path: Path) -> None:
-    result.save(tmp_path, ALL)
+    result.save(tmp_path, UNIVERSAL_FORMATS)
     result.save(tmp_path, ("mask", "report"), overwrite=True)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"blob_report.json", "blob_lesion_mask.nii.gz"}

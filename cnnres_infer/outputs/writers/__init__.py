@@ -73,3 +73,5 @@ WRITERS = {
 }
 MASK = "mask"
 DEFAULT_FORMATS = tuple(name for name, writer in WRITERS.items() if writer.default)
+# Those that can be made of any volume, wherever it comes from.
+UNIVERSAL_FORMATS = tuple(name for name, writer in WRITERS.items() if writer.reader is None)
