@@ -75,10 +75,7 @@ PASSED = Concept("PASSED", OWN_SCHEME, "Passed")
 FAILED = Concept("FAILED", OWN_SCHEME, "Failed")
 UNCHECKED = Concept("UNCHECKED", OWN_SCHEME, "Not checked")
 SLICES = Concept("PARITY-SLICES", OWN_SCHEME, "Slices compared with PyTorch")
-# In the order of `cnnres_infer.outputs.dicom.origin.figures`.
-FIGURES = (
-    Concept("DICE-MEAN", OWN_SCHEME, "Mean Dice with PyTorch"),
-    Concept("DICE-MIN", OWN_SCHEME, "Smallest Dice with PyTorch"),
-    Concept("DICE-POOLED", OWN_SCHEME, "Pooled Dice with PyTorch"),
-    Concept("PROB-DIFFERENCE", OWN_SCHEME, "Largest difference of probability"),
-)
+DICE_MEAN = Concept("DICE-MEAN", OWN_SCHEME, "Mean Dice with PyTorch")
+DICE_MIN = Concept("DICE-MIN", OWN_SCHEME, "Smallest Dice with PyTorch")
+DICE_POOLED = Concept("DICE-POOLED", OWN_SCHEME, "Pooled Dice with PyTorch")
+DIFFERENCE = Concept("PROB-DIFFERENCE", OWN_SCHEME, "Largest difference of probability")

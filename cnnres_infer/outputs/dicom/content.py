@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnnres_infer.core.mask import Lesion
+from cnnres_infer.core.provenance import Verification
 from cnnres_infer.outputs.dicom import concepts
 from cnnres_infer.outputs.dicom.concepts import OWN_SCHEME, Concept
 from cnnres_infer.outputs.dicom.geometry import Planes, to_lps
 from cnnres_infer.outputs.dicom.objects import PRODUCT, Product, identity, stand_in
-from cnnres_infer.outputs.dicom.origin import Origin, figures
+from cnnres_infer.outputs.dicom.origin import Origin
 from cnnres_infer.outputs.dicom.references import list_evidence
 from cnnres_infer.outputs.dicom.segmentation import finding
 from cnnres_infer.readers.dicom.headers import quiet
@@ -60,10 +61,30 @@ def measurement_report(origin: Origin, segmentation: "Dataset | None") -> "Datas
                     OWN_SCHEME, name=f"Codes of {PRODUCT}", responsible_organization=PRODUCT
                 )
             ],
-            **identity(origin, _PRODUCT, *(each.SOPInstanceUID for each in referred)),
+            **identity(
+                origin, _PRODUCT, *_content(origin), [each.SOPInstanceUID for each in referred]
+            ),
         )
     list_evidence(report, origin, segmentation)
     return report
+
+
+def _content(origin: Origin) -> tuple[object, ...]:
+    """What the SR holds beyond the mask."""
+    result = origin.result
+    checked = result.provenance.verification
+    figures = (
+        [] if checked is None else [checked.passed, *(value for _, value in _figures(checked))]
+    )
+    return result.lesions, result.rejected, result.diffusion, origin.warnings, figures
+
+
+def _figures(checked: Verification) -> Iterator[tuple[Concept, float]]:
+    yield concepts.DICE_MEAN, checked.dice_mean
+    yield concepts.DICE_MIN, checked.dice_min
+    yield concepts.DICE_POOLED, checked.dice_pooled
+    yield concepts.DIFFERENCE, checked.largest_difference
+    yield concepts.SLICES, checked.slices
 
 
 def _observer(origin: Origin) -> Any:
@@ -162,11 +183,7 @@ def _parity(origin: Origin) -> Any:
     else:
         verdict = concepts.PASSED if checked.passed else concepts.FAILED
         measurements = [
-            _measurement(name, value, concepts.NO_UNIT)
-            for name, value in (
-                *zip(concepts.FIGURES, figures(origin), strict=True),
-                (concepts.SLICES, checked.slices),
-            )
+            _measurement(name, value, concepts.NO_UNIT) for name, value in _figures(checked)
         ]
     name = "Agreement with PyTorch"
     group = sr.MeasurementsAndQualitativeEvaluations(

@@ -11,7 +11,7 @@ from cnnres_infer import __version__
 from cnnres_infer.core.text import printable
 from cnnres_infer.outputs.dicom.concepts import ACQUISITION, PROCESSING, Concept
 from cnnres_infer.outputs.dicom.geometry import Planes
-from cnnres_infer.outputs.dicom.origin import Origin
+from cnnres_infer.outputs.dicom.origin import Origin, fingerprint
 from cnnres_infer.readers.dicom.headers import quiet
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def description(text: str) -> str:
     return f"{printable(text)[:room]}, {_NOTE}"
 
 
-def identity(origin: Origin, product: Product, *refers_to: str) -> dict[str, Any]:
+def identity(origin: Origin, product: Product, *content: object) -> dict[str, Any]:
     """What highdicom's constructors take: UIDs, series, equipment and times.
 
     Parameters
@@ -71,8 +71,8 @@ def identity(origin: Origin, product: Product, *refers_to: str) -> dict[str, Any
         What the object is derived from.
     product
         What it is.
-    refers_to
-        UIDs of the outputs that it refers to.
+    content
+        What it holds beyond the mask: the UID of the object depends on it as well.
     """
     made = origin.result.provenance
     series = origin.uid(product.name, "series")
@@ -80,7 +80,7 @@ def identity(origin: Origin, product: Product, *refers_to: str) -> dict[str, Any
     return {
         "series_instance_uid": series,
         "series_number": _free_number(origin, series, product.number),
-        "sop_instance_uid": origin.uid(product.name, "instance", *refers_to),
+        "sop_instance_uid": origin.uid(product.name, fingerprint(*content)),
         "instance_number": 1,
         "manufacturer": PRODUCT,
         "manufacturer_model_name": made.model[:_LONGEST],

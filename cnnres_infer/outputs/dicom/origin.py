@@ -1,12 +1,15 @@
 """What the DICOM outputs of a result are derived from, and the UIDs that follow from that."""
 
 import hashlib
+import os
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 from uuid import UUID, uuid5
 
 from cnnres_infer import __version__
 from cnnres_infer.core.jsonable import dumps
+from cnnres_infer.core.mask import Mask
 from cnnres_infer.core.result import Result
 from cnnres_infer.host.machine import versions
 from cnnres_infer.readers.dicom.source import DicomSource
@@ -46,24 +49,23 @@ class Origin:
 
     @cached_property
     def warnings(self) -> tuple[str, ...]:
-        """The warnings, without the name of the case, which may be that of a patient."""
-        name = self.result.volume.name
+        """The warnings, without names of cases and folders, which may be those of patients."""
+        name, folder = self.result.volume.name, f"{self.source.path}{os.sep}"
         return tuple(
             f"{notice.code}: "
-            + notice.text.removeprefix(f"{name}: ").replace(f"grid of {name}", "grid of the DWI")
+            + notice.text.removeprefix(f"{name}: ")
+            .replace(f"grid of {name}", "grid of the DWI")
+            .replace(folder, "")
             for notice in self.result.warnings
         )
 
     @cached_property
     def digest(self) -> str:
-        """Hash of all that the outputs depend on.
+        """Hash of what was given, what computed it, and the mask that came out.
 
-        That is what was given, what computed it, and what came out: what differs
-        in anything has other UIDs, and the same again has the same. When, how
-        fast and by how many threads it was computed does not matter.
+        When, how fast and by how many threads it was computed does not matter.
         """
-        result = self.result
-        made, checked = result.provenance, result.provenance.verification
+        made = self.result.provenance
         given = [
             (each.study, each.series, [(frame.sop_instance, frame.frame) for frame in frames])
             for each in self.sources
@@ -74,14 +76,8 @@ class Origin:
             *(made.model, made.version, made.bundle_sha256, made.brain, sorted(made.inputs)),
             *(made.engine.backend, made.engine.provider, made.engine.precision),
             *(made.engine.variant, made.engine.versions),
-            checked and (checked.passed, checked.slices, *figures(self)),
         )
-        masks = [each for each in (result.mask, result.rejected_mask) if each is not None]
-        came_out = (
-            [hashlib.sha256(mask.data.tobytes(order="C")).hexdigest() for mask in masks],
-            *(result.lesions, result.rejected, result.diffusion, self.warnings),
-        )
-        return hashlib.sha256(dumps((given, computed, came_out)).encode()).hexdigest()
+        return fingerprint(given, computed, digest_of(self.result.mask))
 
     def uid(self, *parts: str) -> str:
         """A UID that is the same whenever the same is made of the same."""
@@ -97,12 +93,14 @@ def _uid(*parts: str) -> str:
     return f"{_ROOT}.{uuid5(_NAMESPACE, '/'.join(parts)).int}"
 
 
-def figures(origin: Origin) -> tuple[float, ...]:
-    """Figures of the comparison with PyTorch: Dice mean, worst and pooled; largest difference."""
-    checked = origin.result.provenance.verification
-    if checked is None:
-        return ()
-    return checked.dice_mean, checked.dice_min, checked.dice_pooled, checked.largest_difference
+def fingerprint(*values: Any) -> str:
+    """Hash of values that JSON can hold."""
+    return hashlib.sha256(dumps(values).encode()).hexdigest()
+
+
+def digest_of(mask: Mask | None) -> str:
+    """Hash of the voxels of a mask; empty if there is none."""
+    return "" if mask is None else hashlib.sha256(mask.data.tobytes(order="C")).hexdigest()
 
 
 def omission(result: Result) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from cnnres_infer.core.result import Result
 from cnnres_infer.outputs.dicom.concepts import SEGMENTATION
 from cnnres_infer.outputs.dicom.objects import Product, finish, identity
-from cnnres_infer.outputs.dicom.origin import Origin, omission
+from cnnres_infer.outputs.dicom.origin import Origin, digest_of, omission
 from cnnres_infer.outputs.dicom.references import all_source_images
 from cnnres_infer.outputs.writers.overlay import draw_overlay
 from cnnres_infer.readers.dicom.headers import quiet
@@ -39,7 +39,7 @@ def render(result: Result) -> bytes:
             # Of each tile: the patient's left is on the right, posterior is at the bottom.
             patient_orientation=("L", "P"),
             study_instance_uid=origin.source.study,
-            **identity(origin, _PRODUCT),
+            **identity(origin, _PRODUCT, digest_of(result.rejected_mask), origin.warnings),
         )
     del dataset.DateOfSecondaryCapture, dataset.TimeOfSecondaryCapture
     dataset.ConversionType = "WSD"

@@ -44,6 +44,7 @@ def study_of(folder: Path, *, empty: bool = False) -> Path:
     return save(folder, classic_images([b0_of(trace), trace]))
 
 
+@pytest.mark.slow
 def test_outputs_of_a_study_and_the_same_again(tmp_path: Path, bright_bundle: Path) -> None:
     study = study_of(tmp_path / "study")
     options = ("-o", tmp_path / "out", "--bundle", bright_bundle, "--backend", "ort")

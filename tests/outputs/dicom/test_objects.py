@@ -47,6 +47,18 @@ def test_the_same_again_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
 
 
 @EVERY
+def test_paths_in_warnings_are_left_out(name: str, tmp_path: Path) -> None:
+    (damaged,) = classic_images([TRACE.but(slices=[0])], number=8, description="other")
+    damaged.Rows = 0
+    study = save(tmp_path / "Doe^Jane", classic_images([B0, TRACE]), damaged)
+    result = result_of(read(study))
+    assert any(str(study) in notice.text for notice in result.warnings)
+    content = WRITERS[name].render(result)
+    assert b"Doe^Jane" not in content
+    assert WRITERS[name].render(result_of(read(study.rename(tmp_path / "x")))) == content
+
+
+@EVERY
 def test_when_and_how_fast_it_was_computed_changes_nothing(name: str, tmp_path: Path) -> None:
     result = made(tmp_path)
     later = replace(CHECKED, when="2027-01-01T00:00:00", cached=True, key="other")
@@ -61,27 +73,42 @@ def test_when_and_how_fast_it_was_computed_changes_nothing(name: str, tmp_path: 
     assert WRITERS[name].render(other) == WRITERS[name].render(result)
 
 
-@EVERY
-@pytest.mark.parametrize("what", ["mask", "bundle", "engine", "warning", "parity"])
-def test_what_differs_in_anything_is_another_object(name: str, what: str, tmp_path: Path) -> None:
-    result = made(tmp_path)
+def changed(result: Result, what: str) -> Result:
     mask = result.mask.data > 0
     mask[tuple(np.argwhere(mask)[0])] = False
     engine = replace(PROVENANCE.engine, backend="openvino")
-    other = {
-        "mask": lambda: result_of_mask(result, mask),
+    (lesion,) = result.lesions
+    return {
+        "mask": lambda: replace(result, mask=replace(result.mask, data=mask.astype(np.uint8))),
         "bundle": lambda: replace(result, provenance=replace(PROVENANCE, bundle_sha256="cd" * 32)),
         "engine": lambda: replace(result, provenance=replace(PROVENANCE, engine=engine)),
         "warning": lambda: replace(result, warnings=()),
+        "rejected": lambda: replace(result, rejected_mask=result.mask),
+        "adc": lambda: replace(result, lesions=(replace(lesion, relative_adc=0.5),)),
         "parity": lambda: replace(result, provenance=replace(PROVENANCE, verification=None)),
     }[what]()
-    first, second = rendered(result, name), rendered(other, name)
+
+
+@EVERY
+@pytest.mark.parametrize("what", ["mask", "bundle", "engine"])
+def test_another_result_has_other_series(name: str, what: str, tmp_path: Path) -> None:
+    result = made(tmp_path)
+    first, second = rendered(result, name), rendered(changed(result, what), name)
     assert first.SOPInstanceUID != second.SOPInstanceUID
     assert first.SeriesInstanceUID != second.SeriesInstanceUID
 
 
-def result_of_mask(result: Result, mask: Any) -> Result:
-    return replace(result, mask=replace(result.mask, data=mask.astype(np.uint8)))
+@EVERY
+@pytest.mark.parametrize("what", ["warning", "rejected", "adc", "parity"])
+def test_objects_are_the_same_if_and_only_if_their_bytes_are(
+    name: str, what: str, tmp_path: Path
+) -> None:
+    first = made(tmp_path)
+    second = changed(first, what)
+    same = rendered(first, name).SOPInstanceUID == rendered(second, name).SOPInstanceUID
+    assert same == (WRITERS[name].render(first) == WRITERS[name].render(second))
+    holders = {"rejected": ("dicom-sc",), "warning": ("dicom-sr", "dicom-sc")}
+    assert same == (name not in holders.get(what, ("dicom-sr",)))
 
 
 def test_uids_are_valid_and_all_different(tmp_path: Path) -> None:

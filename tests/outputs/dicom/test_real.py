@@ -90,6 +90,7 @@ def test_siemens_mosaic(tmp_path: Path) -> None:
     check(load_volume(siemens_mosaic(tmp_path)), tmp_path)
 
 
+@pytest.mark.slow
 def test_philips_enhanced(tmp_path: Path) -> None:
     check(load_volume(philips_enhanced(tmp_path)), tmp_path)
 
