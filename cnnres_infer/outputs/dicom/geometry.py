@@ -57,4 +57,5 @@ def frames_of(mask: Mask) -> NDArray[np.uint8]:
 
 def to_lps(mm: NDArray[np.float64]) -> NDArray[np.float64]:
     """Turn positions (..., 3) from RAS+ to LPS+."""
-    return mm * _RAS_TO_LPS
+    turned: NDArray[np.float64] = mm * _RAS_TO_LPS
+    return turned

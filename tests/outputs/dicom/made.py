@@ -21,6 +21,7 @@ from cnnres_infer.core.result import Result
 from cnnres_infer.core.volume import Probabilities
 from cnnres_infer.outputs.save import save
 from cnnres_infer.outputs.writers import WRITERS
+from cnnres_infer.readers.dicom.source import DicomSource
 
 ENGINE = EngineInfo("ort", "CPUExecutionProvider", Precision.FP32, "fp32", 2, {"onnxruntime": "1"})
 CHECKED = Verification("2026-01-01T00:00:00", True, 10, 0.9987, 0.995, 0.9991, 0.01, "key")
@@ -58,6 +59,11 @@ def result_of(case: Case, mask: NDArray[np.bool_] | None = None, **changes: Any)
         sources=tuple(each.source for each in case.volumes.values()),
     )
     return replace(whole, **changes)
+
+
+def source_of(result: Result) -> DicomSource:
+    assert isinstance(result.volume.source, DicomSource)
+    return result.volume.source
 
 
 def some_voxels(shape: tuple[int, int, int]) -> NDArray[np.bool_]:

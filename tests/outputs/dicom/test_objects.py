@@ -15,7 +15,7 @@ from cnnres_infer.core.result import Result
 from cnnres_infer.outputs.dicom.objects import description
 from cnnres_infer.outputs.writers import WRITERS
 from tests.fakes.dicom import classic_images, enhanced_image, save
-from tests.outputs.dicom.made import CHECKED, PROVENANCE, rendered, result_of
+from tests.outputs.dicom.made import CHECKED, PROVENANCE, rendered, result_of, source_of
 from tests.readers.dicom.scans import B0, TRACE, read
 
 NAMES = ("dicom-seg", "dicom-labelmap", "dicom-sr", "dicom-sc")
@@ -118,7 +118,7 @@ def test_uids_are_valid_and_all_different(tmp_path: Path) -> None:
     assert len(set(uids)) == 2 * len(NAMES)
     assert all(uid.is_valid and uid.startswith("2.25.") for uid in uids)
     for each in objects:
-        assert each.StudyInstanceUID == result.volume.source.study
+        assert each.StudyInstanceUID == source_of(result).study
         assert each.file_meta.MediaStorageSOPInstanceUID == each.SOPInstanceUID
 
 
@@ -317,7 +317,7 @@ def save_as(path: Path, image: FileDataset) -> Path:
 def test_no_object_is_made_of_another_study(name: str, tmp_path: Path) -> None:
     """Sources of other studies are listed as such."""
     result = made(tmp_path)
-    source = result.volume.source
+    source = source_of(result)
     elsewhere = replace(source, study="1.2.3", series="1.2.3.4")
     dataset = rendered(replace(result, sources=(source, elsewhere)), name)
     assert dataset.StudyInstanceUID == source.study

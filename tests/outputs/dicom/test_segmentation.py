@@ -32,6 +32,7 @@ from tests.outputs.dicom.made import (
     in_order,
     rendered,
     result_of,
+    source_of,
     world_of_frames,
 )
 from tests.readers.dicom.scans import ADC, B0, DIRECTIONS, FLAIR, SHAPE, TRACE, noise, oblique, read
@@ -85,7 +86,7 @@ def test_each_voxel_lies_where_that_of_the_mask_does(
         found = in_order(world_of_frames(seg))
         np.testing.assert_allclose(found, in_order(world), rtol=0, atol=1e-4)
         np.testing.assert_allclose(found, in_order(ours), rtol=0, atol=1e-6)
-        assert seg.FrameOfReferenceUID == result.volume.source.frame_of_reference
+        assert seg.FrameOfReferenceUID == source_of(result).frame_of_reference
         assert seg.SegmentationType == kind
         assert len(seg.PerFrameFunctionalGroupsSequence) == filled
 
