@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cnnres_infer import __version__
+from cnnres_infer.outputs.writers import WRITERS
 from cnnres_infer.readers.nifti.write import save_volume
 from tests.conftest import BundleMaker, blob_volume
 
@@ -254,8 +255,7 @@ def test_an_unknown_format_is_refused_before_any_work(
     done = run(volume, "-o", out, "--bundle", bright_bundle, "--format", "mask", "--format", "ps")
     assert done.returncode == 2
     assert done.stderr == (
-        "cnnres-infer: E-USAGE: no output format 'ps'; "
-        "choose from report, probabilities, overlay, html, mask\n"
+        f"cnnres-infer: E-USAGE: no output format 'ps'; choose from {', '.join(WRITERS)}\n"
     )
     assert not out.exists()
 

@@ -21,6 +21,7 @@ PRODUCT = "cnnres-infer"
 _NOTE = "RESEARCH USE ONLY"
 _CLASSIC_MR = "1.2.840.10008.5.1.4.1.1.4"
 _UTF_8 = "ISO_IR 192"
+_LOSSY = "01"
 # Of the patient and the study: what objects must have, if empty, and what they may have.
 _MANDATORY = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
@@ -107,8 +108,8 @@ def stand_in(origin: Origin, planes: Planes) -> "Dataset":
     image.Modality, image.SpecificCharacterSet = "MR", _UTF_8
     for keyword in _MANDATORY:
         setattr(image, keyword, "")
-    for keyword in header:
-        if keyword.startswith("LossyImageCompression"):
+    if header.get("LossyImageCompression") == _LOSSY:
+        for keyword in (each for each in header if each.startswith("LossyImageCompression")):
             setattr(image, keyword, header[keyword])
     image.FrameOfReferenceUID = source.frame_of_reference
     image.PositionReferenceIndicator = header.get("PositionReferenceIndicator", "")
@@ -212,13 +213,17 @@ def _free_number(origin: Origin, series: str, number: int) -> int:
 
 
 def _date(text: str) -> str:
+    """A date as DICOM writes it; empty if it is none."""
+    if len(text) != len(_NO_DATE) or not text.isdigit():
+        return ""
     try:
         datetime.strptime(text, "%Y%m%d")
     except ValueError:
         return ""
-    return text if len(text) == len(_NO_DATE) else ""
+    return text
 
 
 def _time(text: str) -> str:
+    """The time that a text starts with, as DICOM writes it; empty if it is none."""
     found = _TIME.match(text)
     return found[0] if found else ""

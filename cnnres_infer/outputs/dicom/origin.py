@@ -32,7 +32,8 @@ class Origin:
     source
         The series that was segmented.
     sources
-        This, and the other series that the result was computed from.
+        This, and the other series that the result was computed from, as far as their
+        images can be referred to.
     """
 
     result: Result
@@ -44,7 +45,8 @@ class Origin:
         """The origin of a result that has DICOM outputs; see `omission`."""
         source = result.volume.source
         assert isinstance(source, DicomSource)
-        others = [each for each in result.sources if isinstance(each, DicomSource)]
+        known = (each for each in result.sources if isinstance(each, DicomSource))
+        others = [each for each in known if _has_uids(each)]
         return cls(result, source, tuple(dict.fromkeys((source, *others))))
 
     @cached_property
@@ -110,7 +112,9 @@ def omission(result: Result) -> str:
         return "the volume was not read from DICOM"
     if not source.frame_of_reference:
         return "the series has no frame of reference, and none is invented"
+    return "" if _has_uids(source) else "the series has images without UIDs to refer to"
+
+
+def _has_uids(source: DicomSource) -> bool:
     frames = (frame for layer in source.slices for frame in layer)
-    if not source.study or not source.series or not all(frame.sop_instance for frame in frames):
-        return "the series has images without UIDs to refer to"
-    return ""
+    return all((source.study, source.series, *(frame.sop_instance for frame in frames)))

@@ -33,9 +33,9 @@ def source_images(frames: Iterable[FrameReference], *, preserved: bool) -> "list
     return items
 
 
-def all_source_images(origin: Origin) -> "list[Dataset]":
-    """Items of a Source Image Sequence with all that a result was computed from."""
-    frames = (frame for each in origin.sources for layer in each.slices for frame in layer)
+def segmented_images(origin: Origin) -> "list[Dataset]":
+    """Items of a Source Image Sequence with what was segmented, companions left out."""
+    frames = (frame for layer in origin.source.slices for frame in layer)
     return source_images(frames, preserved=False)
 
 

@@ -20,8 +20,8 @@ from cnnres_infer.outputs.dicom.geometry import Planes, frames_of
 from cnnres_infer.outputs.dicom.objects import PRODUCT, Product, identity, stand_in
 from cnnres_infer.outputs.dicom.origin import Origin
 from cnnres_infer.outputs.dicom.references import (
-    all_source_images,
     refer_to_sources,
+    segmented_images,
     source_images,
 )
 from cnnres_infer.readers.dicom.headers import quiet
@@ -112,7 +112,7 @@ def segmentation(origin: Origin, kind: str) -> "Dataset":
         )
     dataset.BodyPartExamined = "BRAIN"
     _name_dimensions(dataset, origin.uid(PRODUCTS[kind].name, "dimensions"))
-    dataset.SourceImageSequence = all_source_images(origin)
+    dataset.SourceImageSequence = segmented_images(origin)
     refer_to_sources(dataset, origin)
     for frame in dataset.PerFrameFunctionalGroupsSequence:
         _derive(frame, origin, planes)

@@ -9,7 +9,7 @@ from cnnres_infer.core.result import Result
 from cnnres_infer.outputs.dicom.concepts import SEGMENTATION
 from cnnres_infer.outputs.dicom.objects import Product, finish, identity
 from cnnres_infer.outputs.dicom.origin import Origin, digest_of, omission
-from cnnres_infer.outputs.dicom.references import all_source_images
+from cnnres_infer.outputs.dicom.references import segmented_images
 from cnnres_infer.outputs.writers.overlay import draw_overlay
 from cnnres_infer.readers.dicom.headers import quiet
 
@@ -46,7 +46,7 @@ def render(result: Result) -> bytes:
     dataset.BodyPartExamined, dataset.BurnedInAnnotation = "BRAIN", "YES"
     dataset.DerivationDescription = "Slices with outlined lesions"
     dataset.DerivationCodeSequence = [SEGMENTATION.item()]
-    dataset.SourceImageSequence = all_source_images(origin)
+    dataset.SourceImageSequence = segmented_images(origin)
     return finish(dataset, origin)
 
 

@@ -314,6 +314,15 @@ def save_as(path: Path, image: FileDataset) -> Path:
 
 
 @EVERY
+def test_a_companion_that_cannot_be_referred_to_is_left_out(name: str, tmp_path: Path) -> None:
+    result = made(tmp_path)
+    source = source_of(result)
+    nameless = replace(source, study="", series="1.2.3.4")
+    dataset = rendered(replace(result, sources=(source, nameless)), name)
+    assert "1.2.3.4" not in str(dataset)
+
+
+@EVERY
 def test_no_object_is_made_of_another_study(name: str, tmp_path: Path) -> None:
     """Sources of other studies are listed as such."""
     result = made(tmp_path)

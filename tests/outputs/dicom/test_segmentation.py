@@ -143,8 +143,27 @@ def test_every_source_instance_is_referred_to(tmp_path: Path) -> None:
     used = [image for image in (*dwi, *flair) if not is_b0(image)]
     assert found == {(image.SeriesInstanceUID, image.SOPInstanceUID) for image in used}
     assert {each.ReferencedSOPInstanceUID for each in seg.SourceImageSequence} == {
-        uid for _, uid in found
+        image.SOPInstanceUID for image in dwi if "ADC" not in image.ImageType and not is_b0(image)
     }
+
+
+def test_of_several_b_values_only_what_was_segmented_is_referred_to(tmp_path: Path) -> None:
+    image = enhanced_image([B0, TRACE, ADC])
+    seg = rendered(result_of(read(save(tmp_path, image))), "dicom-seg")
+    numbers = {
+        int(number)
+        for element in seg.iterall()
+        if element.keyword == "ReferencedFrameNumber"
+        for number in np.atleast_1d(element.value)
+    }
+    groups = enumerate(image.PerFrameFunctionalGroupsSequence, 1)
+    traces = {
+        number
+        for number, group in groups
+        if "MRDiffusionSequence" in group
+        and group.MRDiffusionSequence[0].DiffusionDirectionality == "ISOTROPIC"
+    }
+    assert numbers == traces
 
 
 def is_b0(image: FileDataset) -> bool:
