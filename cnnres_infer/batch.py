@@ -109,10 +109,7 @@ class Job:
         return volume.parent if self.out is None else self.out
 
     def check(self, volumes: list[Path]) -> None:
-        """Raise `UsageError` if outputs are unknown, or cannot be made of an input.
-
-        And if they would overwrite each other or an input.
-        """
+        """Raise `UsageError` if outputs are impossible, or would overwrite each other or inputs."""
         check_formats(self.formats)
         check_identify(self.formats, self.identify)
         if any(WRITERS[each].reader for each in self.formats):

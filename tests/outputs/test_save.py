@@ -71,7 +71,7 @@ def test_outputs_of_a_completed_run_without_its_mask_are_kept(
     saved = result.save(tmp_path, UNIVERSAL_FORMATS)
     saved["mask"].unlink()
     left = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    assert len(left) == len(ALL) - 1
+    assert len(left) == len(UNIVERSAL_FORMATS) - 1
     with pytest.raises(OutputExistsError, match="overwrite=True"):
         result.save(tmp_path)
     outputs.save_refusal(tmp_path, "blob", REFUSAL)
