@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cnnres_infer.cli.console import phase_bars, show
-from cnnres_infer.cli.options import BackendOption, BundleOption, JsonOption, VerboseOption
+from cnnres_infer.cli.options import (
+    BackendOption,
+    BundleOption,
+    DeviceOption,
+    JsonOption,
+    VerboseOption,
+)
 from cnnres_infer.core.text import printable
 
 if TYPE_CHECKING:
@@ -26,6 +32,7 @@ def build(
     batch: Annotated[str, typer.Option(help="Slices per batch: MIN,OPT,MAX.")] = "1,8,16",
     bundle: BundleOption = None,
     backend: BackendOption = "auto",
+    device: DeviceOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:

@@ -9,6 +9,7 @@ from cnnres_infer.cli.console import show
 from cnnres_infer.cli.options import (
     BackendOption,
     BundleOption,
+    DeviceOption,
     JsonOption,
     MaxMemoryOption,
     OverwriteOption,
@@ -36,6 +37,7 @@ def demo(
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
+    device: DeviceOption = None,
     self_check: SelfCheckOption = True,
     strict_backend: StrictOption = False,
     max_memory: MaxMemoryOption = None,

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from cnnres_infer.cli.console import show
 from cnnres_infer.cli.flags import with_flags
-from cnnres_infer.cli.options import BundleOption, JsonOption, VerboseOption
+from cnnres_infer.cli.options import BundleOption, DeviceOption, JsonOption, VerboseOption
 from cnnres_infer.core.grouping import group_names
 from cnnres_infer.core.text import printable
 
@@ -17,7 +17,10 @@ _COLOURS = {"OK": "green", "NONE": "dim", "WARN": "yellow", "FAIL": "red"}
 
 
 def doctor(
-    bundle: BundleOption = None, as_json: JsonOption = False, verbose: VerboseOption = False
+    bundle: BundleOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Try every backend on this machine, and report what is wrong and how to fix it."""
 

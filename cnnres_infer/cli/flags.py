@@ -13,6 +13,7 @@ FLAGS = {
     "brain_mask": "--brain-mask",
     "bundle": "--bundle",
     "bvalue": "--bvalue",
+    "device": "--device",
     "flair": "--flair",
     "identify": "--identify",
     "max_bytes": "--max-bytes",

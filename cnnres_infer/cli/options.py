@@ -1,9 +1,21 @@
 """Options shared by several commands."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+# As in `cnnres_infer.engines.nvidia.device`, which is too slow to import for every command.
+_DEVICE = "CNNRES_INFER_DEVICE"
+
+
+def _select_device(number: int | None) -> int | None:
+    """Tell the engines of this process which GPU to use."""
+    if number is not None:
+        os.environ[_DEVICE] = str(number)
+    return number
+
 
 BundleOption = Annotated[
     Path | None, typer.Option(help="Folder of a model bundle; defaults to the built-in one.")
@@ -14,6 +26,16 @@ PrecisionOption = Annotated[
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="Number of threads; defaults to one per usable core.")
+]
+DeviceOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="N",
+        envvar=_DEVICE,
+        callback=_select_device,
+        help="GPU to use, as doctor numbers them; defaults to the first that CUDA lists.",
+    ),
 ]
 SelfCheckOption = Annotated[
     bool, typer.Option(help="Verify an engine before its first use on this machine.")

@@ -21,6 +21,7 @@ from cnnres_infer.cli.options import (
     BackendOption,
     BundleOption,
     BValueOption,
+    DeviceOption,
     JsonOption,
     OverwriteOption,
     PrecisionOption,
@@ -92,6 +93,7 @@ def predict(
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
+    device: DeviceOption = None,
     self_check: SelfCheckOption = True,
     strict_backend: StrictOption = False,
     max_voxels: Annotated[

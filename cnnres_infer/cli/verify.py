@@ -9,6 +9,7 @@ from cnnres_infer.cli.console import attempt, present, warn
 from cnnres_infer.cli.options import (
     BackendOption,
     BundleOption,
+    DeviceOption,
     JsonOption,
     MaxMemoryOption,
     OverwriteOption,
@@ -51,6 +52,7 @@ def verify(
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
+    device: DeviceOption = None,
     max_memory: MaxMemoryOption = None,
     timeout: TimeoutOption = None,
     require_signature: SignatureOption = None,

@@ -33,10 +33,10 @@ BACKENDS = {
         "cnnres_infer.engines.tensorrt.engine:TensorRtRtxEngine", needs_gpu=True
     ),
     "ort-tensorrt": Backend(
-        "cnnres_infer.engines.onnxruntime.gpu:OrtTensorRtEngine", needs_gpu=True
+        "cnnres_infer.engines.onnxruntime.tensorrt:OrtTensorRtEngine", needs_gpu=True
     ),
     "ort-tensorrt-rtx": Backend(
-        "cnnres_infer.engines.onnxruntime.gpu:OrtTensorRtRtxEngine", needs_gpu=True
+        "cnnres_infer.engines.onnxruntime.tensorrt:OrtTensorRtRtxEngine", needs_gpu=True
     ),
     "ort-cuda": Backend("cnnres_infer.engines.onnxruntime.gpu:OrtCudaEngine", needs_gpu=True),
     "openvino": Backend("cnnres_infer.engines.openvino:OpenVinoEngine"),

@@ -1,15 +1,19 @@
 """Building engines ahead of time, for the GPU of this machine or of another one."""
 
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines import AUTO
-from cnnres_infer.engines.base import Probe
+from cnnres_infer.engines.base import ModelFile, Probe
 from cnnres_infer.engines.nvidia.device import Gpu, find_gpu
+from cnnres_infer.engines.nvidia.worker import Worker
 from cnnres_infer.engines.tensorrt.api import FLAVOURS, LICENCE, TENSORRT, TENSORRT_RTX, Flavour
 from cnnres_infer.engines.tensorrt.build import BatchRange, Progress
+from cnnres_infer.engines.tensorrt.cuda import Cuda, load_runtime
 from cnnres_infer.engines.tensorrt.plan import load_or_build
 from cnnres_infer.engines.tensorrt.store import Plan
 from cnnres_infer.errors import BackendUnavailableError, UsageError
@@ -25,7 +29,7 @@ class BuiltPlan:
     path
         Path of its file.
     sm
-        Compute capability that it was built for (``"86"`` for 8.6), or ``"portable"``.
+        Compute capability that it was built for: ``"86"`` for 8.6.
     bytes
         Size in bytes.
     seconds
@@ -126,9 +130,30 @@ def build_plans(
     wanted = Precision(precision)
     variant = offered[wanted]
     model = model_file(bundle, variant)
-    plans = [load_or_build(flavour, model, wanted, each, batch, progress) for each in devices]
+    build_one = partial(_build, flavour, model, wanted, batch, progress)
+    plans = [build_one(device) for device in devices]
     built = tuple(BuiltPlan.of(plan) for plan in plans)
     return BuildReport(flavour.backend, wanted, variant, str(batch), LICENCE, built)
+
+
+def _build(
+    flavour: Flavour,
+    model: ModelFile,
+    precision: Precision,
+    batch: BatchRange,
+    progress: Progress | None,
+    device: Gpu | int,
+) -> Plan:
+    """Build one engine; TensorRT builds for the GPU that is current on the thread that calls it."""
+    work = partial(load_or_build, flavour, model, precision, device, batch, progress)
+    if isinstance(device, int) or flavour.portable:
+        return work()
+    worker = Worker("build")
+    try:
+        with closing(worker.submit(partial(Cuda, load_runtime(), device.index)).result()):
+            return worker.submit(work).result()
+    finally:
+        worker.stop(wait=False)
 
 
 def _devices(sms: list[int]) -> list[Gpu | int]:

@@ -13,10 +13,9 @@ from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines import BACKENDS, backend, probe
 from cnnres_infer.engines.base import Probe, run_all
-from cnnres_infer.engines.nvidia.device import find_gpu
+from cnnres_infer.engines.nvidia.device import find_gpu, find_gpus
 from cnnres_infer.engines.nvidia.elf import needed_libraries
-from cnnres_infer.engines.tensorrt.api import FLAVOURS, LICENCE, TENSORRT
-from cnnres_infer.engines.tensorrt.build import capabilities
+from cnnres_infer.engines.tensorrt.api import FLAVOURS, LICENCE, TENSORRT, capabilities
 from cnnres_infer.errors import CnnresError
 from cnnres_infer.host import machine
 from cnnres_infer.maintenance import cache as cache_contents
@@ -26,7 +25,7 @@ from cnnres_infer.selection.select import select
 from cnnres_infer.verification.agreement import GATES, dice, load_reference
 
 # Versions that a probe reports although they are not part of the backend itself.
-_ENVIRONMENT = {"python", "driver", "cuda", "cuda-bindings", "cuda-python"}
+_ENVIRONMENT = {"python", "driver", "cuda", "cuda-runtime", "cuda-bindings", "cuda-python"}
 
 
 class Status(StrEnum):
@@ -167,7 +166,13 @@ def _gpu() -> Finding:
     if isinstance(gpu, Probe):
         return Finding("GPU", Status.NONE if gpu.absent else Status.WARN, gpu.reason, gpu.remedy)
     driver = f"driver {gpu.driver or '(unknown version)'}, CUDA up to {gpu.cuda}"
-    return Finding("GPU", Status.OK, f"{gpu}, {driver}")
+    others = find_gpus()
+    listed = "".join(
+        f"; `device={each.index}` is {each}"
+        for each in (() if isinstance(others, Probe) else others)
+        if each != gpu
+    )
+    return Finding("GPU", Status.OK, f"{gpu}, {driver}{listed}")
 
 
 def _backend(bundle: Bundle, name: str) -> Finding:

@@ -6,6 +6,7 @@ so no precision is assumed to be fast.
 """
 
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -16,7 +17,7 @@ from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines import backend, probe
 from cnnres_infer.engines.base import bounds
-from cnnres_infer.errors import EngineError, PrecisionUnavailableError
+from cnnres_infer.errors import EngineError
 from cnnres_infer.host.machine import usable_cores
 from cnnres_infer.host.result_cache import ResultCache
 from cnnres_infer.selection.offers import offers, open_engine
@@ -45,7 +46,7 @@ def fastest_first(bundle: Bundle, name: str, threads: int | None = None) -> tupl
     if len(contenders) < 2:
         return offered
     seconds = measured(bundle, name, contenders, threads)
-    by_speed = iter(sorted(contenders, key=lambda precision: seconds.get(precision, np.inf)))
+    by_speed = iter(sorted(contenders, key=lambda precision: seconds[precision]))
     return tuple(next(by_speed) if each in contenders else each for each in offered)
 
 
@@ -54,22 +55,20 @@ def measured(
 ) -> dict[Precision, float]:
     """Seconds per slice, from the cache if they were measured under the same conditions before.
 
-    Precisions that fail are missing; those that the processor lacks take infinitely long.
+    Those that the machine lacks or that fail take infinitely long. That is remembered too:
+    building an engine again at every start, to see it fail, could take minutes.
     """
     cores = threads or usable_cores()
     conditions = [__version__, bundle.digest, name, contenders, cores, asdict(probe(name))]
     if earlier := _seconds(_SPEEDS.get(conditions), contenders):
         return earlier
-    seconds = {}
+    seconds = dict.fromkeys(contenders, np.inf)
     for precision in contenders:
-        try:
+        # The reason is reported when the engine is opened for use.
+        with suppress(EngineError):
             seconds[precision] = _time(bundle, name, precision, threads)
-        except PrecisionUnavailableError:
-            seconds[precision] = np.inf
-        except EngineError:
-            # The reason is reported when the engine is opened for use.
-            continue
-    if len(seconds) == len(contenders):
+    # If all fail, the machine may be at fault, and recover.
+    if any(map(np.isfinite, seconds.values())):
         # JSON has no infinity. If the cache cannot be written, the next start measures again.
         finite = {p: spent if np.isfinite(spent) else None for p, spent in seconds.items()}
         _SPEEDS.put(conditions, finite)

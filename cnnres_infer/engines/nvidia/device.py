@@ -1,6 +1,12 @@
-"""The NVIDIA GPU of this machine, queried through the driver alone."""
+"""The NVIDIA GPU that this process uses, queried through the driver alone.
+
+All engines of a process use the same GPU. Libraries count GPUs in different
+orders (CUDA by speed, ONNX Runtime's plug-ins by PCI address), so a GPU is
+identified by its PCI address, and by its number only where CUDA is asked.
+"""
 
 import ctypes
+import os
 import platform
 import sys
 from dataclasses import dataclass
@@ -17,6 +23,8 @@ _PCI, _NVIDIA, _DISPLAY = Path("/sys/bus/pci/devices"), "0x10de", "0x03"
 # A Jetson's GPU is part of its chip, and WSL passes one through, so neither is on the PCI bus.
 _OFF_THE_BUS = (Path("/etc/nv_tegra_release"), Path("/dev/dxg"))
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
+# Number of the GPU to use, as CUDA counts those that CUDA_VISIBLE_DEVICES leaves.
+DEVICE = "CNNRES_INFER_DEVICE"
 _INSTALL_DRIVER = (
     'install the driver of an NVIDIA GPU (https://www.nvidia.com/drivers), or use `backend="ort"`'
 )
@@ -29,10 +37,14 @@ _REMEDIES = {
 
 @dataclass(frozen=True)
 class Gpu:
-    """The first GPU that CUDA lists.
+    """A GPU.
 
     Attributes
     ----------
+    index
+        Number in CUDA, among the GPUs that ``CUDA_VISIBLE_DEVICES`` leaves visible.
+    pci
+        PCI address, such as ``"0000:01:00.0"``; empty if the driver does not report one.
     name
         Name in the driver.
     sm
@@ -45,6 +57,8 @@ class Gpu:
         Newest CUDA version that the driver supports.
     """
 
+    index: int
+    pci: str
     name: str
     sm: int
     memory: int
@@ -52,15 +66,45 @@ class Gpu:
     cuda: str
 
     def __str__(self) -> str:
-        return f"{self.name} (SM {self.sm}, {self.memory / 1e9:.0f} GB)"
+        address = f", PCI {self.pci}" if self.pci else ""
+        return f"{self.name} (SM {self.sm}, {self.memory / 1e9:.0f} GB{address})"
+
+    @property
+    def capability(self) -> str:
+        """Compute capability as NVIDIA writes it, such as ``"8.6"``."""
+        return f"{self.sm // 10}.{self.sm % 10}"
+
+    @property
+    def cuda_major(self) -> int:
+        """Major version of `cuda`."""
+        return int(self.cuda.partition(".")[0])
+
+
+def find_gpu() -> Gpu | Probe:
+    """Find the GPU to use, or return a probe that says why there is none.
+
+    It is the one whose number is in the environment variable
+    ``CNNRES_INFER_DEVICE``, and otherwise the first that CUDA lists. Takes well
+    under a millisecond if no driver is installed.
+    """
+    found = find_gpus()
+    if isinstance(found, Probe):
+        return found
+    wanted = os.environ.get(DEVICE) or "0"
+    for gpu in found:
+        if wanted == str(gpu.index):
+            return gpu
+    listed = "; ".join(f"{gpu.index}: {gpu}" for gpu in found)
+    return Probe(
+        False,
+        f"there is no GPU {wanted} among those visible to CUDA ({listed})",
+        f"choose another `device`, or check {DEVICE} and CUDA_VISIBLE_DEVICES",
+    )
 
 
 @cache
-def find_gpu() -> Gpu | Probe:
-    """Find the GPU, or return a probe that says why there is none.
-
-    Takes well under a millisecond if no driver is installed.
-    """
+def find_gpus() -> tuple[Gpu, ...] | Probe:
+    """List the GPUs that CUDA lists, or return a probe that says why there are none."""
     try:
         driver = _load(_DRIVER)
     except OSError:
@@ -72,7 +116,7 @@ def find_gpu() -> Gpu | Probe:
         return Probe(False, reason, _REMEDIES.get(status, "run nvidia-smi and fix what it reports"))
     if not count.value:
         return Probe(False, "the NVIDIA driver finds no GPU", _REMEDIES[100])
-    return _describe(driver)
+    return tuple(_describe(driver, index) for index in range(count.value))
 
 
 def system() -> tuple[str, str]:
@@ -115,11 +159,12 @@ def _is_on_bus() -> bool:
     return False
 
 
-def _describe(driver: Any) -> Gpu:
+def _describe(driver: Any, index: int) -> Gpu:
     device, memory, version = ctypes.c_int(), ctypes.c_size_t(), ctypes.c_int()
-    name = ctypes.create_string_buffer(256)
-    driver.cuDeviceGet(ctypes.byref(device), 0)
+    name, pci = ctypes.create_string_buffer(256), ctypes.create_string_buffer(32)
+    driver.cuDeviceGet(ctypes.byref(device), index)
     driver.cuDeviceGetName(name, len(name), device)
+    driver.cuDeviceGetPCIBusId(pci, len(pci), device)
     driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
     driver.cuDriverGetVersion(ctypes.byref(version))
     capability = []
@@ -128,6 +173,8 @@ def _describe(driver: Any) -> Gpu:
         driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
         capability.append(value.value)
     return Gpu(
+        index,
+        pci.value.decode().lower(),
         name.value.decode(),
         10 * capability[0] + capability[1],
         memory.value,

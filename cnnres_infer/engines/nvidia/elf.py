@@ -1,8 +1,6 @@
 """The libraries that a shared library needs, read from its file without loading it."""
 
-import ctypes
 import struct
-import sys
 from pathlib import Path
 
 from cnnres_infer.host.files import open_regular
@@ -10,16 +8,6 @@ from cnnres_infer.host.files import open_regular
 _MAGIC = b"\x7fELF\x02\x01"
 _SECTION_DYNAMIC = 6
 _TAG_NEEDED = 1
-
-
-def missing_libraries(path: Path) -> tuple[str, ...]:
-    """Names of the libraries that a shared library needs but the loader cannot find.
-
-    Always empty except on Linux. The libraries that are found are loaded.
-    """
-    if not sys.platform.startswith("linux"):
-        return ()
-    return tuple(name for name in needed_libraries(path) if not _can_load(name))
 
 
 def needed_libraries(path: Path) -> tuple[str, ...]:
@@ -52,11 +40,3 @@ def needed_libraries(path: Path) -> tuple[str, ...]:
                     if tag == _TAG_NEEDED
                 )
     return ()
-
-
-def _can_load(name: str) -> bool:
-    try:
-        ctypes.CDLL(name)
-    except OSError:
-        return False
-    return True

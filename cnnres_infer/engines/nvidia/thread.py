@@ -3,9 +3,9 @@
 CUDA's current device is a setting of each thread, and the caller may have
 selected another one on its threads. ONNX Runtime ties CUDA graphs and the
 streams that they are captured on to the thread of the first run, so even threads
-that take turns break them (microsoft/onnxruntime#28002). A new thread starts on
-the first GPU, which is the one that `find_gpu` describes, and is isolated from
-whatever the caller does with CUDA.
+that take turns break them (microsoft/onnxruntime#28002). The engine's own thread
+selects the GPU that `find_gpu` describes, and is isolated from whatever the caller
+does with CUDA.
 """
 
 import sys
@@ -13,13 +13,20 @@ from abc import abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
+from itertools import product
 from typing import ClassVar, Self
+
+import numpy as np
 
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.provenance import EngineInfo
 from cnnres_infer.engines.base import Handle, ImageShape, ModelFile, SharedEngine, T
+from cnnres_infer.engines.nvidia.batches import LADDER
 from cnnres_infer.engines.nvidia.worker import Worker, WorkerStoppedError
-from cnnres_infer.errors import EngineRunError
+from cnnres_infer.errors import BackendUnavailableError, EngineRunError
+
+# Graphs are captured on the second run.
+_WARM_RUNS = 2
 
 
 class GpuEngine(SharedEngine[Handle]):
@@ -34,6 +41,10 @@ class GpuEngine(SharedEngine[Handle]):
     """
 
     RIVALS: ClassVar[tuple[Precision, ...]] = (Precision.FP16, Precision.INT8)
+    # More at once are no faster, and with fewer the CPU prepares the next ones meanwhile.
+    BATCH: ClassVar[int] = LADDER[-1]
+    # Activations are in the GPU's memory.
+    LEAST: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -48,7 +59,7 @@ class GpuEngine(SharedEngine[Handle]):
     @classmethod
     def open(cls, model: ModelFile, precision: Precision, threads: int) -> Self:
         worker = Worker(cls.__name__)
-        opening = worker.submit(partial(cls._open, model, precision, worker))
+        opening = worker.submit(partial(cls._open_warm, model, precision, worker))
         try:
             return opening.result()
         except BaseException:
@@ -57,6 +68,32 @@ class GpuEngine(SharedEngine[Handle]):
             worker.submit(partial(cls._close_late, opening))
             worker.stop(wait=opening.done())
             raise
+
+    @classmethod
+    def _open_warm(cls, model: ModelFile, precision: Precision, worker: Worker) -> Self:
+        """Open the engine and compute an image of each size, so that no volume waits for that."""
+        engine = cls._open(model, precision, worker)
+        try:
+            engine._warm_up()
+        except BaseException as error:
+            engine._close()
+            if isinstance(error, EngineRunError):
+                raise BackendUnavailableError(f"the engine does not run here: {error}") from error
+            raise
+        return engine
+
+    def _warm_up(self) -> None:
+        """Run batches of every shape that occurs; called on the worker's thread."""
+        extents = [each if isinstance(each, tuple) else (each,) for each in self._shape]
+        for shape in product(self._batch_sizes(), *map(reversed, extents)):
+            if None in shape:
+                return
+            for _ in range(_WARM_RUNS):
+                self._run(np.zeros(shape, np.float32))
+
+    def _batch_sizes(self) -> tuple[int, ...]:
+        """The sizes that batches are padded to, the largest first."""
+        return (self.BATCH,)
 
     @classmethod
     @abstractmethod

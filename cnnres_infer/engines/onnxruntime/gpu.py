@@ -1,13 +1,13 @@
-"""ONNX Runtime's providers for NVIDIA GPUs: TensorRT, TensorRT-RTX and CUDA."""
+"""ONNX Runtime's provider for CUDA, and what its other providers for GPUs share with it."""
 
 import io
-import itertools
 import logging
-import threading
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -16,12 +16,19 @@ import numpy as np
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.provenance import EngineInfo
-from cnnres_infer.engines.base import ImageShape, ModelFile, Probe, Variants, bounds
+from cnnres_infer.engines.base import ImageShape, ModelFile, Probe, Variants
 from cnnres_infer.engines.compiled import SealedFolder
-from cnnres_infer.engines.nvidia.device import find_gpu
-from cnnres_infer.engines.nvidia.elf import missing_libraries
+from cnnres_infer.engines.nvidia.batches import split
+from cnnres_infer.engines.nvidia.device import Gpu, find_gpu
+from cnnres_infer.engines.nvidia.libraries import (
+    check_driver,
+    cuda_of_library,
+    load_library,
+    missing_libraries,
+)
 from cnnres_infer.engines.nvidia.thread import GpuEngine
 from cnnres_infer.engines.nvidia.worker import Worker
+from cnnres_infer.engines.onnxruntime.bound import Bound
 from cnnres_infer.engines.onnxruntime.cpu import (
     DISABLED_OPTIMIZERS,
     DISTRIBUTIONS,
@@ -34,12 +41,13 @@ from cnnres_infer.host.cache import cache_folder
 from cnnres_infer.host.digest import json_digest
 
 _log = logging.getLogger(__name__)
-_FOLDER = "ort-engines"
-_CPU = "CPUExecutionProvider"
-_SLICES = 16
-_GRAPHS = itertools.count(1)
-_REGISTERING = threading.Lock()
+FOLDER = "ort-engines"
+_FLAGS = "no-tf32"
 _OUT_OF_MEMORY = ("allocat", "out of memory")
+# The provider opens it by itself from 1.31 on, so it is in no list of what it links to.
+_CUDNN = "libcudnn.so.9"
+# 1.27 and later are made for CUDA 13.
+_FOR_CUDA_12 = "pip install 'onnxruntime-gpu[cuda,cudnn]<1.27'"
 
 
 class OrtCudaEngine(GpuEngine[Any]):
@@ -55,8 +63,8 @@ class OrtCudaEngine(GpuEngine[Any]):
         provider and its memory.
     LIBRARY
         File name of the provider's library, next to ONNX Runtime's own.
-    INSTALL, LIBRARIES_HINT
-        How to fix a missing provider, and one with missing libraries.
+    LIBRARIES_HINT
+        How to fix missing libraries.
     """
 
     RUNTIME: ClassVar[str] = "ONNX Runtime"
@@ -64,7 +72,6 @@ class OrtCudaEngine(GpuEngine[Any]):
     PROVIDER: ClassVar[str] = "CUDAExecutionProvider"
     DEVICE: ClassVar[str] = "cuda"
     LIBRARY: ClassVar[str] = "libonnxruntime_providers_cuda.so"
-    INSTALL: ClassVar[str] = "pip uninstall -y onnxruntime; pip install 'cnnres-infer[gpu]'"
     LIBRARIES_HINT: ClassVar[str] = (
         "pip install 'onnxruntime-gpu[cuda,cudnn]', or CUDA and cuDNN in the versions that it names"
     )
@@ -72,14 +79,14 @@ class OrtCudaEngine(GpuEngine[Any]):
         Precision.FP16: ("fp16",),
         Precision.FP32: ("fp32",),
     }
-    BATCH: ClassVar[int] = 64
-    # Activations are in the GPU's memory.
-    LEAST: ClassVar[int] = 1
 
-    def __init__(self, handle: Any, info: EngineInfo, shape: ImageShape, worker: Worker) -> None:
+    def __init__(
+        self, handle: Any, info: EngineInfo, shape: ImageShape, worker: Worker, gpu: Gpu
+    ) -> None:
         super().__init__(handle, info, shape, worker)
-        self._slices = _SLICES
-        self._bound: dict[tuple[int, ...], _Bound] = {}
+        self._gpu = gpu
+        self._slices = self.BATCH
+        self._bound: dict[tuple[int, ...], Bound] = {}
 
     @classmethod
     def probe(cls) -> Probe:
@@ -89,7 +96,7 @@ class OrtCudaEngine(GpuEngine[Any]):
         versions = machine.versions(*DISTRIBUTIONS, *cls._extra_distributions())
         versions |= {"driver": gpu.driver, "cuda": gpu.cuda}
         try:
-            cls._check_installed(versions)
+            cls._check_installed(versions, gpu)
         except BackendUnavailableError as error:
             return Probe(False, error.reason, error.remedy, versions, (str(gpu),))
         reason = f"onnxruntime {import_onnxruntime().__version__}, {cls.PROVIDER}"
@@ -99,6 +106,8 @@ class OrtCudaEngine(GpuEngine[Any]):
     def _open(cls, model: ModelFile, precision: Precision, worker: Worker) -> Self:
         probe = cls.probe()
         probe.require()
+        gpu = find_gpu()
+        assert isinstance(gpu, Gpu)
         onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         # cuDNN's front end logs every fusion that it cannot plan as an error and then uses
@@ -108,7 +117,7 @@ class OrtCudaEngine(GpuEngine[Any]):
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
             with cls._sealed(model, precision, probe) as folder:
-                session = cls._session_of(onnxruntime, model, options, precision, folder)
+                session = cls._session_of(onnxruntime, model, options, precision, folder, gpu)
         except Exception as error:
             raise BackendUnavailableError(
                 f"{cls.PROVIDER} of ONNX Runtime rejected the model: {error}"
@@ -118,35 +127,45 @@ class OrtCudaEngine(GpuEngine[Any]):
             raise BackendUnavailableError(f"ONNX Runtime selected {provider}, not {cls.PROVIDER}")
         device = f"{provider} on {probe.devices[0]}"
         info = EngineInfo(cls.BACKEND, device, precision, model.variant, 1, probe.versions)
-        return cls(session, info, model.image_shape(declared_shape(session)), worker)
+        return cls(session, info, model.image_shape(declared_shape(session)), worker, gpu)
 
     @classmethod
     def _extra_distributions(cls) -> tuple[str, ...]:
         return ()
 
     @classmethod
-    def _check_installed(cls, versions: dict[str, str]) -> None:
-        """Raise if the provider is not installed or lacks a library."""
+    def _check_installed(cls, versions: dict[str, str], gpu: Gpu) -> None:
+        """Raise if the provider is not installed, lacks a library or needs a newer driver.
+
+        Everything that can be read from files is checked before anything is loaded.
+        """
+        if all(name in versions for name in DISTRIBUTIONS):
+            raise BackendUnavailableError(
+                "onnxruntime and onnxruntime-gpu are both installed and overwrite each other",
+                f"pip uninstall -y {' '.join(DISTRIBUTIONS)}; {_install_for(gpu)}",
+            )
+        library = _native_folder() / cls.LIBRARY
+        if library.exists():
+            name = f"onnxruntime-gpu {versions.get('onnxruntime-gpu', '')}".rstrip()
+            check_driver(gpu, cuda_of_library(library), name, _FOR_CUDA_12)
+            missing = _missing(library)
+            if missing:
+                raise BackendUnavailableError(
+                    f"{cls.PROVIDER} lacks {', '.join(missing)}", cls.LIBRARIES_HINT
+                )
         try:
             onnxruntime = import_onnxruntime()
         except ImportError as error:
             raise BackendUnavailableError(
-                f"onnxruntime cannot be imported ({error})", cls.INSTALL
+                f"onnxruntime cannot be imported ({error})", _install_for(gpu)
             ) from error
-        if all(name in versions for name in DISTRIBUTIONS):
-            raise BackendUnavailableError(
-                "onnxruntime and onnxruntime-gpu are both installed and overwrite each other",
-                f"pip uninstall -y {' '.join(DISTRIBUTIONS)}; pip install 'cnnres-infer[gpu]'",
-            )
         if cls.PROVIDER not in onnxruntime.get_available_providers():
-            raise BackendUnavailableError(f"this onnxruntime has no {cls.PROVIDER}", cls.INSTALL)
-        _preload(onnxruntime)
-        library = Path(onnxruntime.__file__).parent / "capi" / cls.LIBRARY
-        missing = missing_libraries(library) if library.exists() else ()
-        if missing:
             raise BackendUnavailableError(
-                f"{cls.PROVIDER} lacks {', '.join(missing)}", cls.LIBRARIES_HINT
+                f"this onnxruntime has no {cls.PROVIDER}",
+                f"pip uninstall -y onnxruntime; {_install_for(gpu)}",
             )
+        if sys.platform == "win32":
+            _preload(onnxruntime)
 
     @classmethod
     @contextmanager
@@ -179,13 +198,16 @@ class OrtCudaEngine(GpuEngine[Any]):
         options: Any,
         precision: Precision,
         folder: Path | None,
+        gpu: Gpu,
     ) -> Any:
         settings = cls._settings(onnxruntime, model, precision, folder)
         return onnxruntime.InferenceSession(
             model.content,
             options,
-            providers=[(cls.PROVIDER, settings)],
+            providers=[(cls.PROVIDER, {"device_id": str(gpu.index), **settings})],
             disabled_optimizers=list(DISABLED_OPTIMIZERS),
+            # Otherwise it prints the reason, and runs on the CPU.
+            enable_fallback=0,
         )
 
     @classmethod
@@ -193,6 +215,10 @@ class OrtCudaEngine(GpuEngine[Any]):
         cls, _onnxruntime: Any, _model: ModelFile, _precision: Precision, _folder: Path | None
     ) -> dict[str, str]:
         return {"use_tf32": "0", "enable_cuda_graph": "1", "cudnn_conv_algo_search": "HEURISTIC"}
+
+    def _batch_sizes(self) -> tuple[int, ...]:
+        # Nothing that it compiles is kept for the next start, so there is one size only.
+        return (self._slices,)
 
     def _compute(self, handle: Any, images: FloatArray) -> FloatArray:
         while True:
@@ -213,191 +239,47 @@ class OrtCudaEngine(GpuEngine[Any]):
     def _batches(self, session: Any, images: FloatArray) -> Iterator[FloatArray]:
         shape = (self._slices, *images.shape[1:])
         if shape not in self._bound:
-            self._bound[shape] = _Bound(import_onnxruntime(), session, self.DEVICE, shape)
-        for first in range(0, len(images), self._slices):
-            yield self._bound[shape].run(images[first : first + self._slices])
+            device = (self.DEVICE, self._gpu.index)
+            self._bound[shape] = Bound(import_onnxruntime(), session, device, shape)
+        for part in split(len(images), self._batch_sizes()):
+            yield self._bound[shape].run(images[part.rows])
 
     def _release(self, handle: Any) -> None:
         self._bound.clear()
 
 
-class OrtTensorRtEngine(OrtCudaEngine):
-    """CNN-Res in ONNX Runtime's TensorRT provider; see `Engine`."""
-
-    BACKEND: ClassVar[str] = "ort-tensorrt"
-    PROVIDER: ClassVar[str] = "TensorrtExecutionProvider"
-    LIBRARY: ClassVar[str] = "libonnxruntime_providers_tensorrt.so"
-    LIBRARIES_HINT: ClassVar[str] = (
-        "install the major version of TensorRT that libnvinfer's name ends with, and CUDA and "
-        "cuDNN in the versions named"
-    )
-    CACHE_FOLDER: ClassVar[str | None] = _FOLDER
-    VARIANTS: ClassVar[Variants] = {
-        Precision.FP16: ("fp16",),
-        Precision.INT8: ("int8-trt",),
-        Precision.FP32: ("fp32",),
-    }
-
-    @classmethod
-    def _settings(
-        cls, onnxruntime: Any, model: ModelFile, precision: Precision, folder: Path | None
-    ) -> dict[str, str]:
-        return {
-            "trt_fp16_enable": str(int(precision == Precision.FP16)),
-            "trt_int8_enable": str(int(precision == Precision.INT8)),
-            **({} if folder is None else _caches(folder)),
-            # A graph is captured for one size of image only.
-            "trt_cuda_graph_enable": str(int(len(model.sides) < 2)),
-            **_shapes("trt_profile_{}_shapes", onnxruntime, model),
-        }
-
-
-class OrtTensorRtRtxEngine(OrtCudaEngine):
-    """CNN-Res in the TensorRT-RTX provider, a plug-in of ONNX Runtime; see `Engine`."""
-
-    BACKEND: ClassVar[str] = "ort-tensorrt-rtx"
-    PROVIDER: ClassVar[str] = "NvTensorRTRTXExecutionProvider"
-    INSTALL: ClassVar[str] = "pip install onnxruntime-ep-nv-tensorrt-rtx 'onnxruntime>=1.24'"
-    CACHE_FOLDER: ClassVar[str | None] = _FOLDER
-    VARIANTS: ClassVar[Variants] = {
-        Precision.FP16: ("fp16",),
-        Precision.INT8: ("int8-trt",),
-        Precision.FP32: ("fp32",),
-    }
-
-    @classmethod
-    def _extra_distributions(cls) -> tuple[str, ...]:
-        stem = "onnxruntime-ep-nv-tensorrt-rtx"
-        return (f"{stem}-cu12", f"{stem}-cu13")
-
-    @classmethod
-    def _check_installed(cls, versions: dict[str, str]) -> None:
-        try:
-            devices = _plug_in_devices()
-        except ImportError as error:
-            raise BackendUnavailableError(
-                f"the TensorRT-RTX provider is not installed ({error})", cls.INSTALL
-            ) from error
-        except Exception as error:
-            raise BackendUnavailableError(
-                f"the TensorRT-RTX provider cannot be registered: {error}", cls.INSTALL
-            ) from error
-        if not devices:
-            raise BackendUnavailableError(
-                "the TensorRT-RTX provider does not support the GPU of this machine",
-                "use another `backend`; TensorRT-RTX is for GeForce and RTX cards",
-            )
-
-    @classmethod
-    def _session_of(
-        cls,
-        onnxruntime: Any,
-        model: ModelFile,
-        options: Any,
-        _precision: Precision,
-        folder: Path | None,
-    ) -> Any:
-        settings = {
-            **({} if folder is None else {"nv_runtime_cache_path": str(folder)}),
-            **_shapes("nv_profile_{}_shapes", onnxruntime, model),
-        }
-        options.add_provider_for_devices(_plug_in_devices()[:1], settings)
-        return onnxruntime.InferenceSession(
-            model.content, options, disabled_optimizers=list(DISABLED_OPTIMIZERS)
-        )
-
-    def _batches(self, session: Any, images: FloatArray) -> Iterator[FloatArray]:
-        # ONNX Runtime built without CUDA cannot bind the plug-in's memory.
-        name = session.get_inputs()[0].name
-        for first in range(0, len(images), self._slices):
-            part = images[first : first + self._slices]
-            padding = [(0, self._slices - len(part)), (0, 0), (0, 0), (0, 0)]
-            yield session.run(None, {name: np.pad(part, padding)})[0][: len(part)]
-
-
-class _Bound:
-    """A session with its input and output bound to fixed GPU memory, as CUDA graphs require."""
-
-    def __init__(self, onnxruntime: Any, session: Any, device: str, shape: tuple[int, ...]) -> None:
-        image, probabilities = session.get_inputs()[0], session.get_outputs()[0]
-        self._session = session
-        self._images = np.zeros(shape, np.float32)
-        self._input = onnxruntime.OrtValue.ortvalue_from_numpy(self._images, device, 0)
-        result = (shape[0], 1, *shape[2:])
-        self._output = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
-            result, np.float32, device, 0
-        )
-        # A graph contains the addresses that it was captured with, so none may be shared.
-        self._options = onnxruntime.RunOptions()
-        self._options.add_run_config_entry("gpu_graph_id", str(next(_GRAPHS)))
-        self._binding = session.io_binding()
-        self._binding.bind_ortvalue_input(image.name, self._input)
-        self._binding.bind_ortvalue_output(probabilities.name, self._output)
-
-    def run(self, images: FloatArray) -> FloatArray:
-        count = len(images)
-        self._images[:count] = images
-        self._input.update_inplace(self._images)
-        self._session.run_with_iobinding(self._binding, self._options)
-        return np.array(self._output.numpy()[:count])
+def _install_for(gpu: Gpu) -> str:
+    """The command that installs what goes with the driver's version of CUDA."""
+    return f"pip install 'cnnres-infer[{'gpu-cuda12' if gpu.cuda_major < 13 else 'gpu'}]'"
 
 
 @cache
 def _preload(onnxruntime: Any) -> None:
-    """Let ONNX Runtime find CUDA packages installed by pip, hiding what it prints.
-
-    Called once per process, because this also hides what other threads print meanwhile.
-    """
-    if hasattr(onnxruntime, "preload_dlls"):
-        with redirect_stdout(io.StringIO()):
-            onnxruntime.preload_dlls()
+    """Let Windows find CUDA packages installed by pip, hiding what ONNX Runtime prints."""
+    # Once per process, because this also hides what other threads print meanwhile.
+    with redirect_stdout(io.StringIO()):
+        onnxruntime.preload_dlls()
 
 
-def _plug_in_devices() -> list[Any]:
-    """The devices that the TensorRT-RTX plug-in supports."""
-    # `cache` alone would let two threads register it at the same time.
-    with _REGISTERING:
-        return _registered_devices()
+def _native_folder() -> Path:
+    """The folder of ONNX Runtime's libraries, without importing it."""
+    spec = find_spec("onnxruntime")
+    origin = spec.origin if spec is not None else None
+    return Path(origin or "").parent / "capi"
 
 
-@cache
-def _registered_devices() -> list[Any]:
-    """Register the plug-in, which works only once per process, and list its devices."""
-    import onnxruntime_ep_nv_tensorrt_rtx as plug_in
-
-    onnxruntime = import_onnxruntime()
-    name = plug_in.get_ep_name()
-    onnxruntime.register_execution_provider_library(name, plug_in.get_library_path())
-    return [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
+def _missing(library: Path) -> tuple[str, ...]:
+    """Names of missing libraries among those of a provider, of ONNX Runtime itself and cuDNN."""
+    # Some versions cannot even be imported without CUDA (1.27).
+    own = library.parent.glob("onnxruntime_pybind11_state*.so")
+    linked = (name for each in (*own, library) for name in missing_libraries(each))
+    cudnn = () if load_library(_CUDNN) else (_CUDNN,)
+    return tuple(dict.fromkeys((*linked, *cudnn)))
 
 
 def _engine_folder(backend: str, model: ModelFile, precision: Precision, probe: Probe) -> Path:
     """The folder for engines that were built from exactly these inputs."""
-    inputs: list[Any] = [backend, model.sha256, precision, probe.versions, probe.devices]
+    inputs: list[Any] = [backend, model.sha256, precision, probe.versions, probe.devices, _FLAGS]
     if len(model.sides) > 1:
         inputs.append(model.sides)
-    return cache_folder(_FOLDER, f"{backend}-{precision}-{json_digest(inputs)[:16]}")
-
-
-def _caches(folder: Path) -> dict[str, str]:
-    """Settings for what the TensorRT provider keeps; without them it keeps nothing."""
-    return {
-        "trt_engine_cache_enable": "1",
-        "trt_engine_cache_path": str(folder),
-        "trt_timing_cache_enable": "1",
-        "trt_timing_cache_path": str(folder),
-    }
-
-
-def _shapes(name: str, onnxruntime: Any, model: ModelFile) -> dict[str, str]:
-    """Minimum, optimum and maximum input shape in the format of the TensorRT providers."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.content, options, providers=[_CPU])
-    (image,) = session.get_inputs()
-    image_bounds = zip(*map(bounds, model.image_shape(declared_shape(session))), strict=True)
-    counts = {"min": 1, "opt": _SLICES, "max": _SLICES}
-    return {
-        name.format(which): f"{image.name}:{'x'.join(map(str, (count, *size)))}"
-        for (which, count), size in zip(counts.items(), image_bounds, strict=True)
-    }
+    return cache_folder(FOLDER, f"{backend}-{precision}-{json_digest(inputs)[:16]}")

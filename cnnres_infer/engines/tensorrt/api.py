@@ -5,11 +5,15 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from cnnres_infer.engines.nvidia.device import Gpu
+from cnnres_infer.engines.nvidia.libraries import check_driver, cuda_of_packages
 from cnnres_infer.errors import BackendUnavailableError
 from cnnres_infer.host import machine
 
 # Logged by every build on a machine without a GPU, where it is harmless.
 NO_DEVICE = "cudaError 35"
+# Turing has 8-bit tensor cores, but TensorRT-RTX builds float layers for it (seen in 1.7).
+RTX_FLOAT_ONLY = (75,)
 LICENCE = (
     "NVIDIA's licence for TensorRT excludes medical and other critical use without a separate "
     "agreement; this package neither contains nor installs it unasked"
@@ -67,6 +71,33 @@ class Flavour:
         del found["python"]
         return found
 
+    def check(self, trt: Any, gpu: Gpu) -> None:
+        """Refuse a GPU or driver that the installed version does not support.
+
+        Raises
+        ------
+        BackendUnavailableError
+            If it does not support this one.
+        """
+        cuda = cuda_of_packages(self.installed())
+        what = f"{self.module} {trt.__version__}"
+        check_driver(gpu, cuda, what, f"pip install {self.backend}-cu{gpu.cuda_major}")
+        known = capabilities(trt)
+        if self.portable and gpu.sm not in known:
+            listed = ", ".join(f"{sm / 10:.1f}" for sm in known)
+            raise BackendUnavailableError(
+                f"{what} does not exist for compute capability {gpu.capability} ({gpu.name}); "
+                f"it supports {listed}",
+                "use another `backend`",
+            )
+
+
+def capabilities(trt: Any) -> tuple[int, ...]:
+    """The compute capabilities (86 for 8.6) for which engines can be built without that GPU."""
+    members = getattr(trt, "ComputeCapability", None)
+    names = members.__members__ if members else ()
+    return tuple(int(name[2:]) for name in names if name.startswith("SM"))
+
 
 TENSORRT = Flavour(
     "tensorrt",
@@ -85,7 +116,15 @@ TENSORRT_RTX = Flavour(
 FLAVOURS = {flavour.backend: flavour for flavour in (TENSORRT, TENSORRT_RTX)}
 
 
-def make_logger(trt: Any, log: Callable[[str], None] | None = None) -> Any:
+def reasons(trt: Any, diagnostics: int) -> list[str]:
+    """Names of TensorRT-RTX's reasons why an engine is invalid, from their bit mask."""
+    members = trt.EngineInvalidityDiagnostics.__members__
+    return [name for name, bit in members.items() if int(bit) & diagnostics]
+
+
+def make_logger(
+    trt: Any, log: Callable[[str], None] | None = None, *, needs_device: bool = True
+) -> Any:
     """A logger that prints nothing; its ``summary()`` lists the errors since the last call.
 
     Parameters
@@ -94,6 +133,8 @@ def make_logger(trt: Any, log: Callable[[str], None] | None = None) -> Any:
         The module.
     log
         Called with every message.
+    needs_device
+        Whether it is an error if there is no GPU.
     """
     severities = trt.ILogger.Severity
     failures = (severities.ERROR, severities.INTERNAL_ERROR)
@@ -104,7 +145,7 @@ def make_logger(trt: Any, log: Callable[[str], None] | None = None) -> Any:
             self._errors: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
-            if severity in failures and NO_DEVICE not in message:
+            if severity in failures and (needs_device or NO_DEVICE not in message):
                 self._errors.append(message)
             if log is not None:
                 log(message)

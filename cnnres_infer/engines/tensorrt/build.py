@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cnnres_infer.engines.base import bounds
-from cnnres_infer.engines.tensorrt.api import NO_DEVICE, make_logger
+from cnnres_infer.engines.tensorrt.api import NO_DEVICE, capabilities, make_logger
 from cnnres_infer.errors import BackendUnavailableError, UsageError
 
 Progress = Callable[[str, int, int], None]
@@ -13,6 +13,8 @@ _INT8_ADVICE = (
     "TensorRT accepts INT8 only with zero-points of 0 and biases in float: give it the bundle's "
     "int8-trt variant, not int8-cpu"
 )
+# Without it, small batches need as much scratch memory as the largest. 10.3 does not have it.
+_RESIZE = "RUNTIME_ACTIVATION_RESIZE_10_10"
 _QUANTISATION = ("QuantizeLinear", "DequantizeLinear")
 
 
@@ -45,13 +47,6 @@ class BatchRange:
 
     def __str__(self) -> str:
         return f"{self.smallest},{self.usual},{self.largest}"
-
-
-def capabilities(trt: Any) -> tuple[int, ...]:
-    """The compute capabilities (86 for 8.6) for which engines can be built without that GPU."""
-    members = getattr(trt, "ComputeCapability", None)
-    names = members.__members__ if members else ()
-    return tuple(int(name[2:]) for name in names if name.startswith("SM"))
 
 
 def build(
@@ -98,7 +93,7 @@ def build(
     BackendUnavailableError
         If TensorRT rejects the model or cannot build for `sm`.
     """
-    logger = make_logger(trt, log)
+    logger = make_logger(trt, log, needs_device=False)
     try:
         builder = trt.Builder(logger)
         network = _network(trt, builder, logger, model)
@@ -151,6 +146,9 @@ def _concerns_int8(error: Any) -> bool:
 def _config(trt: Any, builder: Any, detailed: bool) -> Any:
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)
+    resize = getattr(trt.PreviewFeature, _RESIZE, None)
+    if resize is not None:
+        config.set_preview_feature(resize, True)
     if detailed:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     return config
@@ -180,9 +178,12 @@ def _target(trt: Any, config: Any, sm: int) -> None:
 def _timing_cache(config: Any, content: bytes | None) -> Any:
     if content is None:
         return None
-    cache = config.create_timing_cache(content)
-    config.set_timing_cache(cache, ignore_mismatch=False)
-    return cache
+    for measurements in (content, b""):
+        cache = config.create_timing_cache(measurements)
+        # It refuses those of another GPU or version.
+        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+            return cache
+    return None
 
 
 def _monitor(trt: Any, progress: Progress) -> Any:

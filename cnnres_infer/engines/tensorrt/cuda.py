@@ -9,9 +9,14 @@ from typing import Any
 import numpy as np
 
 from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.engines.nvidia.device import Gpu, find_gpu
+from cnnres_infer.engines.nvidia.libraries import check_driver
 from cnnres_infer.errors import BackendUnavailableError, EngineRunError
 
 INSTALL = "pip install cuda-bindings"
+_INSTALL_FOR_DRIVER = "pip install 'cuda-bindings=={}.*'"
+# The last of each major version of CUDA that is no longer continued.
+_LAST = {11: "11.8", 12: "12.9"}
 
 
 class DeviceMemoryError(EngineRunError):
@@ -32,10 +37,41 @@ def load_runtime() -> Any:
         try:
             from cuda import cudart as runtime
         except ImportError as error:
+            gpu = find_gpu()
+            install = remedy(gpu.cuda_major) if isinstance(gpu, Gpu) else INSTALL
             raise BackendUnavailableError(
-                f"cuda-python is not installed ({error})", INSTALL
+                f"cuda-python is not installed ({error})", install
             ) from error
     return runtime
+
+
+def check_bindings(runtime: Any, gpu: Gpu) -> str:
+    """Refuse bindings for a newer major version of CUDA than the driver supports.
+
+    They contain the CUDA runtime, so they must not be newer than the driver. They
+    tell their version without a driver.
+
+    Returns
+    -------
+    str
+        Their version of CUDA.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If the driver is too old.
+    """
+    status, number = runtime.cudaRuntimeGetVersion()
+    if status != runtime.cudaError_t.cudaSuccess:
+        raise BackendUnavailableError(f"the CUDA runtime does not tell its version ({int(status)})")
+    major, version = number // 1000, f"{number // 1000}.{number % 1000 // 10}"
+    check_driver(gpu, major, f"cuda-bindings {version}", remedy(gpu.cuda_major))
+    return version
+
+
+def remedy(driver_major: int) -> str:
+    """The command that installs bindings for a driver's major version of CUDA."""
+    return _INSTALL_FOR_DRIVER.format(_LAST.get(driver_major, driver_major))
 
 
 @dataclass(frozen=True)
@@ -69,18 +105,34 @@ class PinnedArray:
 
 
 class Cuda:
-    """A stream of the GPU and its resources.
+    """A stream of a GPU, which becomes the current one of this thread, and its resources.
+
+    The stream does not wait for the legacy default stream, which other code of the
+    process may use: CUDA forbids that during a capture (error 906).
 
     Parameters
     ----------
     runtime
         What `load_runtime` returns.
+    device
+        Number of the GPU in CUDA.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If CUDA cannot be used at all: the driver is too old, or has lost the GPU.
     """
 
-    def __init__(self, runtime: Any) -> None:
+    def __init__(self, runtime: Any, device: int = 0) -> None:
         self._runtime = runtime
         self._resources = ExitStack()
-        self._stream = self._check(runtime.cudaStreamCreate())
+        try:
+            self._check(runtime.cudaSetDevice(device))
+            self._stream = self._check(
+                runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking)
+            )
+        except EngineRunError as error:
+            raise BackendUnavailableError(str(error)) from error
 
     @property
     def stream_handle(self) -> int:
@@ -171,6 +223,7 @@ class Cuda:
         """
         self._runtime.cudaStreamSynchronize(self._stream)
         self._resources.close()
+        # Clears the stored error, which would otherwise surface in a later call.
         self._runtime.cudaGetLastError()
 
     def close(self) -> None:
@@ -191,6 +244,8 @@ class Cuda:
         self._runtime.cudaGetLastError()
         _, text = self._runtime.cudaGetErrorString(status)
         message = f"CUDA: {text.decode() if isinstance(text, bytes) else text}"
+        if status == codes.cudaErrorInsufficientDriver:
+            raise BackendUnavailableError(message, f"{remedy(12)}, or update the driver")
         if status == codes.cudaErrorMemoryAllocation:
             raise DeviceMemoryError(f"{message}; close other programs that use the GPU")
         raise EngineRunError(

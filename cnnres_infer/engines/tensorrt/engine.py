@@ -13,13 +13,13 @@ from cnnres_infer.engines.compiled import CompiledCache
 from cnnres_infer.engines.nvidia.device import Gpu, find_gpu
 from cnnres_infer.engines.nvidia.thread import GpuEngine
 from cnnres_infer.engines.nvidia.worker import Worker
-from cnnres_infer.engines.tensorrt.api import TENSORRT, TENSORRT_RTX, Flavour
+from cnnres_infer.engines.tensorrt.api import RTX_FLOAT_ONLY, TENSORRT, TENSORRT_RTX, Flavour
 from cnnres_infer.engines.tensorrt.build import BatchRange
-from cnnres_infer.engines.tensorrt.cuda import Cuda, load_runtime
+from cnnres_infer.engines.tensorrt.cuda import Cuda, check_bindings, load_runtime
 from cnnres_infer.engines.tensorrt.plan import load_or_build
 from cnnres_infer.engines.tensorrt.runner import PlanRunner
 from cnnres_infer.engines.tensorrt.store import FOLDER
-from cnnres_infer.errors import BackendUnavailableError, EngineError
+from cnnres_infer.errors import BackendUnavailableError, EngineError, PrecisionUnavailableError
 from cnnres_infer.host import machine
 
 _KERNELS = CompiledCache(FOLDER)
@@ -36,9 +36,6 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
         Precision.FP32: ("fp32",),
     }
     CACHE_FOLDER: ClassVar[str | None] = FOLDER
-    BATCH: ClassVar[int] = 64
-    # Activations are in the GPU's memory.
-    LEAST: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -59,12 +56,14 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
         if isinstance(gpu, Probe):
             return gpu
         versions = machine.versions(*cls.FLAVOUR.distributions, "cuda-bindings", "cuda-python")
+        versions |= {"driver": gpu.driver, "cuda": gpu.cuda}
         try:
             trt = cls.FLAVOUR.load()
-            load_runtime()
+            versions[cls.FLAVOUR.module] = trt.__version__
+            cls.FLAVOUR.check(trt, gpu)
+            versions["cuda-runtime"] = check_bindings(load_runtime(), gpu)
         except BackendUnavailableError as error:
             return Probe(False, error.reason, error.remedy, versions, (str(gpu),))
-        versions |= {cls.FLAVOUR.module: trt.__version__, "driver": gpu.driver, "cuda": gpu.cuda}
         return Probe(True, f"{cls.FLAVOUR.module} {trt.__version__}", "", versions, (str(gpu),))
 
     @classmethod
@@ -73,13 +72,15 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
         probe.require()
         gpu = find_gpu()
         assert isinstance(gpu, Gpu)
-        plan = load_or_build(cls.FLAVOUR, model, precision, gpu)
-        sha256 = hashlib.sha256(plan.content).hexdigest()
-        # What TensorRT-RTX compiled for this GPU and driver.
-        kernels = {"plan": sha256, "gpu": gpu.name, "driver": gpu.driver}
-        found = _KERNELS.get(kernels) if model.use_cache else None
-        cuda = Cuda(load_runtime())
+        cls._check_precision(precision, gpu)
+        # Before the plan, since TensorRT builds for the GPU that is current.
+        cuda = Cuda(load_runtime(), gpu.index)
         try:
+            plan = load_or_build(cls.FLAVOUR, model, precision, gpu)
+            sha256 = hashlib.sha256(plan.content).hexdigest()
+            # What TensorRT-RTX compiled for this GPU and driver.
+            kernels = {"plan": sha256, "gpu": gpu.name, "driver": gpu.driver}
+            found = _KERNELS.get(kernels) if model.use_cache else None
             runner = PlanRunner(
                 cls.FLAVOUR.load(),
                 cuda,
@@ -113,6 +114,19 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
             kernels if model.use_cache else None,
         )
 
+    @classmethod
+    def _check_precision(cls, precision: Precision, gpu: Gpu) -> None:
+        """Raise `PrecisionUnavailableError` if it would be computed in another one."""
+
+    def _batch_sizes(self) -> tuple[int, ...]:
+        return self._handle.sizes[::-1] if self._handle is not None else ()
+
+    def _warm_up(self) -> None:
+        super()._warm_up()
+        if self._handle is not None:
+            # Not only at the end, which a process that is killed does not reach.
+            self._save_kernels(self._handle)
+
     def describe(self) -> EngineInfo:
         return replace(self._info, warnings=(*self._info.warnings, *self._warnings))
 
@@ -120,17 +134,27 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
         return handle.run(images)
 
     def _release(self, handle: PlanRunner) -> None:
-        # Kernels only speed up the next start: a lost GPU or a full disk must not prevent closing.
-        with suppress(Exception):
-            self._save_kernels(handle.runtime_cache())
+        self._save_kernels(handle)
         handle.close()
 
-    def _save_kernels(self, compiled: bytes) -> None:
-        if self._kernels is not None and compiled != self._compiled:
-            _KERNELS.put(self._kernels, compiled)
+    def _save_kernels(self, handle: PlanRunner) -> None:
+        # They only speed up the next start: a lost GPU or a full disk must not stop anything.
+        with suppress(Exception):
+            compiled = handle.runtime_cache()
+            if self._kernels is not None and compiled != self._compiled:
+                _KERNELS.put(self._kernels, compiled)
+                self._compiled = compiled
 
 
 class TensorRtRtxEngine(TensorRtEngine):
     """CNN-Res in a TensorRT-RTX engine, completed on this GPU; see `Engine`."""
 
     FLAVOUR: ClassVar[Flavour] = TENSORRT_RTX
+
+    @classmethod
+    def _check_precision(cls, precision: Precision, gpu: Gpu) -> None:
+        if precision == Precision.INT8 and gpu.sm in RTX_FLOAT_ONLY:
+            raise PrecisionUnavailableError(
+                f"TensorRT-RTX has no INT8 kernels for compute capability {gpu.capability}: it "
+                "would compute the int8 file in float"
+            )

@@ -1,6 +1,7 @@
 """Load the plan for a variant and a device from the cache, or build and cache it."""
 
 import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,7 +11,7 @@ from cnnres_infer.engines.base import ModelFile, Probe
 from cnnres_infer.engines.nvidia.device import Gpu, find_gpu, system
 from cnnres_infer.engines.tensorrt import store as plans
 from cnnres_infer.engines.tensorrt.api import FLAVOURS, Flavour
-from cnnres_infer.engines.tensorrt.build import BatchRange, Progress, build, capabilities
+from cnnres_infer.engines.tensorrt.build import BatchRange, Progress, build
 from cnnres_infer.engines.tensorrt.store import ANY, Plan, PlanKey, PlanStore
 from cnnres_infer.errors import BackendUnavailableError
 from cnnres_infer.host.atomic import write_all
@@ -18,8 +19,7 @@ from cnnres_infer.host.cache import cache_folder
 from cnnres_infer.host.files import read_regular
 
 _log = logging.getLogger(__name__)
-_FLAGS = "strongly-typed,no-tf32"
-_PORTABLE = "portable"
+_FLAGS = "strongly-typed,no-tf32,activation-resize"
 _MAX_TIMING_BYTES = 1 << 28
 
 
@@ -52,15 +52,13 @@ def key_for(
     device
         The GPU of this machine, or the compute capability (86 for 8.6) of another.
     """
-    sm = target_sm(trt, device)
-    default = _PORTABLE if flavour.portable else str(_sm(device))
     return PlanKey(
         backend=flavour.backend,
         onnx_sha256=model.sha256,
         precision=precision,
         batch=str(batch),
         sides=",".join(map(str, model.sides)) if len(model.sides) > 1 else "",
-        sm=default if sm is None else str(sm),
+        sm=str(_sm(device)),
         **_environment(flavour, trt, device),
     )
 
@@ -81,17 +79,6 @@ def staleness(key: PlanKey) -> str:
     return ", ".join(key.differences(now))
 
 
-def target_sm(trt: Any, device: Gpu | int) -> int | None:
-    """The compute capability to build for; None if the builder decides.
-
-    TensorRT always builds for the GPU of this machine. TensorRT-RTX builds for all
-    the GPUs that it supports if it does not know this one.
-    """
-    if isinstance(device, int):
-        return device
-    return device.sm if device.sm in capabilities(trt) else None
-
-
 def _environment(flavour: Flavour, trt: Any, device: Gpu | int) -> dict[str, str]:
     """What a plan depends on besides the request; a portable one is independent of the GPU."""
     operating_system, architecture = system()
@@ -107,6 +94,11 @@ def _environment(flavour: Flavour, trt: Any, device: Gpu | int) -> dict[str, str
         "system": operating_system,
         "architecture": architecture,
     }
+
+
+def _slug(name: str) -> str:
+    """A name as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
 
 
 def _sm(device: Gpu | int) -> int:
@@ -169,7 +161,7 @@ def _load_or_build(
                 if model.use_cache
                 else "at every start, since a signature is required and the cache has none",
             )
-        timing = store.folder / f"timing-{flavour.backend}-{key.version}-sm{key.sm}.cache"
+        timing = store.folder / f"timing-{flavour.backend}-{key.version}-{_slug(key.gpu)}.cache"
         earlier = (
             None
             if flavour.portable
@@ -177,7 +169,8 @@ def _load_or_build(
             if timing.exists()
             else b""
         )
-        sm = target_sm(trt, device)
+        # TensorRT builds for the current GPU only.
+        sm = _sm(device) if flavour.portable else None
         plan, measured = build(
             trt, model.content, batch_range, sm, earlier, progress, sides=model.sides
         )

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from cnnres_infer.core.arrays import FloatArray
-from cnnres_infer.engines.tensorrt.api import make_logger
+from cnnres_infer.engines.nvidia.batches import Part, ladder, split
+from cnnres_infer.engines.tensorrt.api import make_logger, reasons
 from cnnres_infer.engines.tensorrt.cuda import Cuda, DeviceBuffer, DeviceMemoryError, PinnedArray
 from cnnres_infer.errors import BackendUnavailableError, EngineError, EngineRunError
 
@@ -94,7 +95,8 @@ class PlanRunner:
         self._engine = self._deserialize(plan)
         self._input, self._output = self._names()
         self.image: tuple[int, ...] = tuple(self._engine.get_tensor_shape(self._input))[1:]
-        *_, largest = self._engine.get_tensor_profile_shape(self._input, 0)
+        smallest, _, largest = self._engine.get_tensor_profile_shape(self._input, 0)
+        self._least = int(next(iter(smallest)))
         self._largest: tuple[int, ...] = tuple(largest)[1:]
         # TensorRT-RTX compiles kernels at run time and captures graphs by itself.
         self._captures = not hasattr(trt, "CudaGraphStrategy")
@@ -103,6 +105,11 @@ class PlanRunner:
         self._lanes: list[_Lane] = []
         self._programs: dict[tuple[int, ...], _Program] = {}
         self._scratch: list[DeviceBuffer] = []
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sizes that batches are padded to, in ascending order."""
+        return ladder(self._least, self.batch)
 
     def run(self, images: FloatArray) -> FloatArray:
         """Turn images (N, C, H, W) into probabilities (N, 1, H, W), both float32.
@@ -117,9 +124,9 @@ class PlanRunner:
                 return self._run(images)
             except DeviceMemoryError as error:
                 self._release()
-                if self.batch == 1:
+                if self.batch == self._least:
                     raise
-                self.batch //= 2
+                self.batch = max(self.batch // 2, self._least)
                 self.warnings.append(f"{error}: continuing with batches of {self.batch} slices")
             except BaseException as error:
                 self._release()
@@ -141,10 +148,10 @@ class PlanRunner:
         output = np.empty((len(images), 1, *images.shape[2:]), np.float32)
         self._prepare(images.shape[1:])
         turns = itertools.cycle(enumerate(self._lanes))
-        for first in range(0, len(images), self.batch):
+        for part in split(len(images), self.sizes):
             index, lane = next(turns)
             self._collect(lane, output)
-            self._queue(index, lane, images, slice(first, min(first + self.batch, len(images))))
+            self._queue(index, lane, images, part)
         for lane in self._lanes:
             self._collect(lane, output)
         return output
@@ -157,11 +164,12 @@ class PlanRunner:
         rows, lane.pending = lane.pending, None
         output[rows] = _shaped(lane.host_out, (rows.stop - rows.start, *output.shape[1:]))
 
-    def _queue(self, index: int, lane: _Lane, images: FloatArray, rows: slice) -> None:
-        """Start a batch in a lane."""
-        shape = (rows.stop - rows.start, *images.shape[1:])
+    def _queue(self, index: int, lane: _Lane, images: FloatArray, part: Part) -> None:
+        """Start a batch in a lane; what pads it is whatever the buffer holds."""
+        shape = (part.padded, *images.shape[1:])
         program = self._program(shape)
-        _shaped(lane.host_in, shape)[:] = images[rows]
+        batch = images[part.rows]
+        _shaped(lane.host_in, batch.shape)[:] = batch
         if index in program.graphs:
             self._cuda.launch(program.graphs[index])
         elif self._captures and index in program.lanes_used:
@@ -172,7 +180,7 @@ class PlanRunner:
             self._enqueue(program, lane, shape)
             program.lanes_used.add(index)
         self._cuda.record(lane.done)
-        lane.pending = rows
+        lane.pending = part.rows
 
     def _enqueue(self, program: _Program, lane: _Lane, shape: tuple[int, ...]) -> None:
         """Queue the copy to the GPU, the network and the copy back."""
@@ -242,7 +250,8 @@ class PlanRunner:
             validity, diagnostics = self._runtime.get_engine_validity(plan)
             if validity == self._trt.EngineValidity.INVALID:
                 raise BackendUnavailableError(
-                    f"TensorRT reports that the engine cannot run on this GPU ({diagnostics})"
+                    "TensorRT reports that the engine cannot run on this GPU "
+                    f"({', '.join(reasons(self._trt, int(diagnostics)))})"
                 )
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
@@ -267,8 +276,14 @@ class PlanRunner:
             self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         )
         config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        # Lazily, a shape would first run other kernels than those that are compiled meanwhile,
+        # and a self-check would see only the former.
+        config.dynamic_shapes_kernel_specialization_strategy = (
+            self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        )
         self._runtime_cache = config.create_runtime_cache()
         if runtime_cache:
+            # Kernels that it does not accept are compiled again.
             self._runtime_cache.deserialize(runtime_cache)
         config.set_runtime_cache(self._runtime_cache)
         return config

@@ -1,0 +1,249 @@
+"""ONNX Runtime's providers for TensorRT, and for TensorRT-RTX, which is a plug-in."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.engines.base import ModelFile, Variants, bounds
+from cnnres_infer.engines.nvidia.batches import LADDER, split
+from cnnres_infer.engines.nvidia.device import Gpu
+from cnnres_infer.engines.nvidia.libraries import check_driver, cuda_of_library, missing_libraries
+from cnnres_infer.engines.onnxruntime.cpu import (
+    DISABLED_OPTIMIZERS,
+    PROVIDER,
+    declared_shape,
+    import_onnxruntime,
+)
+from cnnres_infer.engines.onnxruntime.gpu import FOLDER, OrtCudaEngine
+from cnnres_infer.errors import BackendUnavailableError
+
+_REGISTERING = threading.Lock()
+_TF32 = "NVIDIA_TF32_OVERRIDE"
+# The compute capabilities in the plug-in's header (0.5).
+_PLUG_IN_SMS, _PLUG_IN_ALL_FROM = (86, 89), 120
+
+
+class OrtTensorRtEngine(OrtCudaEngine):
+    """CNN-Res in ONNX Runtime's TensorRT provider; see `Engine`."""
+
+    BACKEND: ClassVar[str] = "ort-tensorrt"
+    PROVIDER: ClassVar[str] = "TensorrtExecutionProvider"
+    LIBRARY: ClassVar[str] = "libonnxruntime_providers_tensorrt.so"
+    LIBRARIES_HINT: ClassVar[str] = (
+        "install the major version of TensorRT that libnvinfer's name ends with, and CUDA and "
+        "cuDNN in the versions named"
+    )
+    CACHE_FOLDER: ClassVar[str | None] = FOLDER
+    VARIANTS: ClassVar[Variants] = {
+        Precision.FP16: ("fp16",),
+        Precision.INT8: ("int8-trt",),
+        Precision.FP32: ("fp32",),
+    }
+
+    @classmethod
+    def _session_of(
+        cls,
+        onnxruntime: Any,
+        model: ModelFile,
+        options: Any,
+        precision: Precision,
+        folder: Path | None,
+        gpu: Gpu,
+    ) -> Any:
+        with _without_tf32() if precision == Precision.FP32 else nullcontext():
+            return super()._session_of(onnxruntime, model, options, precision, folder, gpu)
+
+    @classmethod
+    def _settings(
+        cls, onnxruntime: Any, model: ModelFile, precision: Precision, folder: Path | None
+    ) -> dict[str, str]:
+        return {
+            "trt_fp16_enable": str(int(precision == Precision.FP16)),
+            "trt_int8_enable": str(int(precision == Precision.INT8)),
+            **({} if folder is None else _caches(folder)),
+            # A graph is captured for one size of image only.
+            "trt_cuda_graph_enable": str(int(len(model.sides) < 2)),
+            **_shapes("trt_profile_{}_shapes", onnxruntime, model),
+        }
+
+
+class OrtTensorRtRtxEngine(OrtCudaEngine):
+    """CNN-Res in the TensorRT-RTX provider, a plug-in of ONNX Runtime; see `Engine`."""
+
+    BACKEND: ClassVar[str] = "ort-tensorrt-rtx"
+    PROVIDER: ClassVar[str] = "NvTensorRTRTXExecutionProvider"
+    CACHE_FOLDER: ClassVar[str | None] = FOLDER
+    VARIANTS: ClassVar[Variants] = {
+        Precision.FP16: ("fp16",),
+        Precision.INT8: ("int8-trt",),
+        Precision.FP32: ("fp32",),
+    }
+
+    @classmethod
+    def _extra_distributions(cls) -> tuple[str, ...]:
+        stem = "onnxruntime-ep-nv-tensorrt-rtx"
+        return (f"{stem}-cu12", f"{stem}-cu13")
+
+    @classmethod
+    def _check_installed(cls, versions: dict[str, str], gpu: Gpu) -> None:
+        if gpu.sm not in _PLUG_IN_SMS and gpu.sm < _PLUG_IN_ALL_FROM:
+            raise BackendUnavailableError(
+                f"the TensorRT-RTX provider does not exist for compute capability "
+                f"{gpu.capability} ({gpu.name})",
+                "use another `backend`; this one is for RTX 30 and later",
+            )
+        try:
+            _check_plug_in(gpu)
+            devices = _plug_in_devices()
+        except ImportError as error:
+            raise BackendUnavailableError(
+                f"the TensorRT-RTX provider is not installed ({error})", _install_for(gpu)
+            ) from error
+        except BackendUnavailableError:
+            raise
+        except Exception as error:
+            raise BackendUnavailableError(
+                f"the TensorRT-RTX provider cannot be registered: {error}", _install_for(gpu)
+            ) from error
+        if not _on_gpu(devices, gpu):
+            raise BackendUnavailableError(
+                f"the TensorRT-RTX provider does not support this GPU, {gpu}",
+                "use another `backend`",
+            )
+
+    @classmethod
+    def _session_of(
+        cls,
+        onnxruntime: Any,
+        model: ModelFile,
+        options: Any,
+        _precision: Precision,
+        folder: Path | None,
+        gpu: Gpu,
+    ) -> Any:
+        settings = {
+            **({} if folder is None else {"nv_runtime_cache_path": str(folder)}),
+            **_shapes("nv_profile_{}_shapes", onnxruntime, model),
+        }
+        options.add_provider_for_devices(_on_gpu(_plug_in_devices(), gpu), settings)
+        return onnxruntime.InferenceSession(
+            model.content,
+            options,
+            disabled_optimizers=list(DISABLED_OPTIMIZERS),
+            enable_fallback=0,
+        )
+
+    def _batches(self, session: Any, images: FloatArray) -> Iterator[FloatArray]:
+        # ONNX Runtime built without CUDA cannot bind the plug-in's memory.
+        name = session.get_inputs()[0].name
+        for part in split(len(images), self._batch_sizes()):
+            batch = images[part.rows]
+            padding = [(0, part.padded - len(batch)), (0, 0), (0, 0), (0, 0)]
+            yield session.run(None, {name: np.pad(batch, padding)})[0][: len(batch)]
+
+
+def _install_for(gpu: Gpu) -> str:
+    """The command that installs the plug-in for the driver's version of CUDA."""
+    cuda = 12 if gpu.cuda_major < 13 else 13
+    return f"pip install onnxruntime-ep-nv-tensorrt-rtx-cu{cuda} 'onnxruntime>=1.24'"
+
+
+def _check_plug_in(gpu: Gpu) -> None:
+    """Load what the plug-in needs, or say what is missing; its wheel has parts of that.
+
+    Raises
+    ------
+    ImportError
+        If it is not installed.
+    BackendUnavailableError
+        If a library is missing or the driver is too old.
+    """
+    import onnxruntime_ep_nv_tensorrt_rtx as plug_in
+
+    library = Path(plug_in.get_library_path())
+    if not library.exists():
+        return
+    name = f"onnxruntime-ep-nv-tensorrt-rtx {plug_in.__version__}"
+    check_driver(gpu, cuda_of_library(library), name, _install_for(gpu))
+    missing = missing_libraries(library, [library.parent])
+    if missing:
+        raise BackendUnavailableError(
+            f"the TensorRT-RTX provider lacks {', '.join(missing)}", _install_for(gpu)
+        )
+
+
+def _on_gpu(devices: list[Any], gpu: Gpu) -> list[Any]:
+    """Those of the plug-in's devices that are on a GPU, by its PCI address.
+
+    ONNX Runtime does not know the addresses in every system; then it must be the only one.
+    """
+    addresses = [str(each.device.metadata.get("pci_bus_id", "")).lower() for each in devices]
+    found = [each for each, pci in zip(devices, addresses, strict=True) if pci and pci == gpu.pci]
+    return found or (devices if addresses == [""] else [])
+
+
+def _plug_in_devices() -> list[Any]:
+    """The devices that the TensorRT-RTX plug-in supports."""
+    # `cache` alone would let two threads register it at the same time.
+    with _REGISTERING:
+        return _registered_devices()
+
+
+@cache
+def _registered_devices() -> list[Any]:
+    """Register the plug-in, which works only once per process, and list its devices."""
+    import onnxruntime_ep_nv_tensorrt_rtx as plug_in
+
+    onnxruntime = import_onnxruntime()
+    name = plug_in.get_ep_name()
+    onnxruntime.register_execution_provider_library(name, plug_in.get_library_path())
+    return [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
+
+
+def _caches(folder: Path) -> dict[str, str]:
+    """Settings for what the TensorRT provider keeps; without them it keeps nothing."""
+    return {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(folder),
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(folder),
+    }
+
+
+def _shapes(name: str, onnxruntime: Any, model: ModelFile) -> dict[str, str]:
+    """Minimum, optimum and maximum input shape in the format of the TensorRT providers."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.content, options, providers=[PROVIDER])
+    (image,) = session.get_inputs()
+    image_bounds = zip(*map(bounds, model.image_shape(declared_shape(session))), strict=True)
+    counts = {"min": 1, "opt": LADDER[-1], "max": LADDER[-1]}
+    return {
+        name.format(which): f"{image.name}:{'x'.join(map(str, (count, *size)))}"
+        for (which, count), size in zip(counts.items(), image_bounds, strict=True)
+    }
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Keep NVIDIA's libraries from computing float32 in TF32; the provider has no option for that.
+
+    They read the variable when an engine is built.
+    """
+    before = os.environ.get(_TF32)
+    os.environ[_TF32] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_TF32]
+        else:
+            os.environ[_TF32] = before
