@@ -117,6 +117,7 @@ def build_plans(
         If the bundle cannot be opened or trusted.
     BackendUnavailableError
         If there is no GPU to build for, TensorRT is missing, or it cannot build this.
+        `PrecisionUnavailableError` if it has no kernels of this precision for one of `sms`.
     """
     bundle = Bundle.open(folder)
     devices = _devices(sms)
@@ -129,6 +130,8 @@ def build_plans(
         )
     wanted = Precision(precision)
     variant = offered[wanted]
+    for device in devices:
+        flavour.check_precision(wanted, device if isinstance(device, int) else device.sm)
     model = model_file(bundle, variant)
     build_one = partial(_build, flavour, model, wanted, batch, progress)
     plans = [build_one(device) for device in devices]

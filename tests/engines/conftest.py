@@ -9,6 +9,7 @@ import pytest
 
 from cnnres_infer.engines.nvidia import device as gpu
 from cnnres_infer.engines.onnxruntime import gpu as ort_gpu
+from cnnres_infer.engines.onnxruntime import tensorrt as ort_trt
 from cnnres_infer.engines.tensorrt import engine as trt
 from cnnres_infer.engines.tensorrt import plan as trt_plan
 from cnnres_infer.engines.tensorrt.api import Flavour
@@ -26,10 +27,10 @@ def install_driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[FakeDr
 
     def install(driver: FakeDriver) -> None:
         monkeypatch.setattr(gpu, "_load", driver.load)
-        gpu.find_gpu.cache_clear()
+        gpu.find_gpus.cache_clear()
 
     yield install
-    gpu.find_gpu.cache_clear()
+    gpu.find_gpus.cache_clear()
 
 
 @pytest.fixture
@@ -95,8 +96,9 @@ def fake_providers(
     """ONNX Runtime with the providers for the GPU of the fake machine."""
     onnxruntime = FakeOnnxRuntime()
     plug_in = fake_plug_in()
-    monkeypatch.setattr(ort_gpu, "import_onnxruntime", lambda: onnxruntime)
+    for module in (ort_gpu, ort_trt):
+        monkeypatch.setattr(module, "import_onnxruntime", lambda: onnxruntime)
     monkeypatch.setitem(sys.modules, plug_in.__name__, plug_in)
-    ort_gpu._registered_devices.cache_clear()
+    ort_trt._registered_devices.cache_clear()
     yield onnxruntime
-    ort_gpu._registered_devices.cache_clear()
+    ort_trt._registered_devices.cache_clear()

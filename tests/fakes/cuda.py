@@ -5,23 +5,39 @@ that takes results too early gets none. Memory that was not reserved cannot be
 copied from or to. What happened is in `deeds`, and how much was queued at each
 wait in `waiting`.
 
-As in CUDA, each thread has a current device, at first 0, and a stream is good
-for nothing on a thread whose current device is another.
+It is as strict as CUDA:
+
+- Each thread has a current device, at first 0, and a stream is good for nothing
+  on a thread whose current device is another.
+- During a capture, allocating, freeing and waiting fail with error 900, and the
+  capture with 901. A stream that waits for the legacy stream cannot be captured
+  if others use that (906).
+- An error of the device is sticky: from then on all calls fail with it, those
+  that clear errors included.
+- With a driver that is too old, all calls fail with error 35, but those that
+  need no driver.
 """
 
 import ctypes
+import functools
 import threading
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any
+from typing import Any, TypeVar
+
+ALIGNMENT = 256
 
 
 class Error(IntEnum):
     cudaSuccess = 0
     cudaErrorInvalidValue = 1
     cudaErrorMemoryAllocation = 2
+    cudaErrorInsufficientDriver = 35
+    cudaErrorInvalidDevice = 101
     cudaErrorInvalidResourceHandle = 400
     cudaErrorStreamCaptureUnsupported = 900
+    cudaErrorStreamCaptureInvalidated = 901
+    cudaErrorStreamCaptureImplicit = 906
     cudaErrorDeviceLost = 999
 
 
@@ -35,29 +51,76 @@ class CaptureMode(IntEnum):
 
 
 Deed = tuple[str, Callable[[], None]]
+Call = TypeVar("Call", bound=Callable[..., tuple[Any, ...]])
+
+
+def needs_driver(values: int = 0, *, captures: bool = True) -> Callable[[Call], Call]:
+    """Let a call fail as it does in CUDA if it cannot work.
+
+    Parameters
+    ----------
+    values
+        How many values it returns beside the status; they are None if it fails.
+    captures
+        Whether it is allowed during a capture.
+    """
+
+    def decorated(call: Call) -> Call:
+        @functools.wraps(call)
+        def checked(self: "FakeCudaRuntime", *arguments: Any) -> tuple[Any, ...]:
+            error = self._standing_error()
+            if error == Error.cudaSuccess and self._captured is not None and not captures:
+                error, self._invalidated = Error.cudaErrorStreamCaptureUnsupported, True
+            if error != Error.cudaSuccess:
+                self._forget(call.__name__, *arguments)
+                return (error, *[None] * values)
+            return call(self, *arguments)
+
+        return checked  # type: ignore[return-value]
+
+    return decorated
 
 
 class FakeCudaRuntime:
-    """The module; `limit` bytes of memory, and a device that is lost once `lost` is set."""
+    """The module.
+
+    Attributes
+    ----------
+    limit
+        Bytes of memory that the device has.
+    version, gpus
+        CUDA's version (12090 for 12.9), and the number of GPUs.
+    lost, too_old
+        Whether the device was lost, and whether the driver is too old.
+    legacy_in_use
+        Whether other code of the process uses the legacy stream.
+    """
 
     cudaError_t = Error
     cudaMemcpyKind = CopyKind
     cudaStreamCaptureMode = CaptureMode
     cudaHostAllocDefault = 0
     cudaEventDisableTiming = 2
+    cudaStreamNonBlocking = 1
 
     def __init__(self, limit: int = 1 << 30) -> None:
         self.limit = limit
+        self.version = 13000
+        self.gpus = 4
         self.lost = False
+        self.too_old = False
+        self.legacy_in_use = False
         self.deeds: list[str] = []
         self.waiting: list[int] = []
         self.device: dict[int, Any] = {}
         self.host: dict[int, Any] = {}
         self.streams: dict[int, int] = {}
-        self.events: set[int] = set()
+        self.blocking: set[int] = set()
+        self.events: dict[int, None] = {}
         self.graphs: dict[int, list[Deed]] = {}
         self._queue: list[Deed] = []
         self._captured: list[Deed] | None = None
+        self._invalidated = False
         self._handles = iter(range(1, 1_000_000))
         self._current = threading.local()
 
@@ -66,9 +129,14 @@ class FakeCudaRuntime:
         kinds = (self.device, self.host, self.streams, self.events, self.graphs)
         return sum(len(kind) for kind in kinds)
 
+    @property
+    def current(self) -> int:
+        """Current device of this thread."""
+        return int(getattr(self._current, "device", 0))
+
     def is_reserved(self, address: int, nbytes: int) -> bool:
         return any(
-            start <= address and address + nbytes <= start + ctypes.sizeof(memory)
+            start <= address and address + nbytes <= start + len(memory) - ALIGNMENT
             for kind in (self.device, self.host)
             for start, memory in kind.items()
         )
@@ -76,36 +144,63 @@ class FakeCudaRuntime:
     def enqueue(self, name: str, deed: Callable[[], None]) -> None:
         (self._queue if self._captured is None else self._captured).append((name, deed))
 
+    def cudaRuntimeGetVersion(self) -> tuple[Error, int]:
+        return Error.cudaSuccess, self.version
+
+    def cudaGetErrorString(self, error: Error) -> tuple[Error, bytes]:
+        return Error.cudaSuccess, error.name.encode()
+
+    def cudaGetLastError(self) -> tuple[Error]:
+        return (self._standing_error(),)
+
+    @needs_driver()
     def cudaSetDevice(self, device: int) -> tuple[Error]:
+        if device >= self.gpus:
+            return (Error.cudaErrorInvalidDevice,)
         self._current.device = device
         return (Error.cudaSuccess,)
 
+    @needs_driver(1)
     def cudaGetDevice(self) -> tuple[Error, int]:
-        return Error.cudaSuccess, getattr(self._current, "device", 0)
+        return Error.cudaSuccess, self.current
 
+    @needs_driver(1)
     def cudaStreamCreate(self) -> tuple[Error, int]:
-        handle = next(self._handles)
-        _, self.streams[handle] = self.cudaGetDevice()
+        _, handle = self.cudaStreamCreateWithFlags(0)
         return Error.cudaSuccess, handle
 
+    @needs_driver(1)
+    def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Error, int]:
+        handle = next(self._handles)
+        self.streams[handle] = self.current
+        if not flags & self.cudaStreamNonBlocking:
+            self.blocking.add(handle)
+        return Error.cudaSuccess, handle
+
+    @needs_driver()
     def cudaStreamDestroy(self, stream: int) -> tuple[Error]:
         del self.streams[stream]
         return (Error.cudaSuccess,)
 
+    @needs_driver(1, captures=False)
     def cudaMalloc(self, nbytes: int) -> tuple[Error, int | None]:
         return self._reserve(self.device, nbytes)
 
+    @needs_driver(1, captures=False)
     def cudaHostAlloc(self, nbytes: int, _flags: int) -> tuple[Error, int | None]:
         return self._reserve(self.host, nbytes)
 
+    @needs_driver(captures=False)
     def cudaFree(self, address: int) -> tuple[Error]:
         del self.device[address]
         return (Error.cudaSuccess,)
 
+    @needs_driver(captures=False)
     def cudaFreeHost(self, address: int) -> tuple[Error]:
         del self.host[address]
         return (Error.cudaSuccess,)
 
+    @needs_driver()
     def cudaMemcpyAsync(
         self, target: int, source: int, nbytes: int, kind: CopyKind, stream: int
     ) -> tuple[Error]:
@@ -117,20 +212,24 @@ class FakeCudaRuntime:
         self.enqueue(name, lambda: self._move(target, source, nbytes))
         return self._status(stream)
 
+    @needs_driver(1)
     def cudaEventCreateWithFlags(self, _flags: int) -> tuple[Error, int]:
         handle = next(self._handles)
-        self.events.add(handle)
+        self.events[handle] = None
         return Error.cudaSuccess, handle
 
+    @needs_driver()
     def cudaEventDestroy(self, event: int) -> tuple[Error]:
-        self.events.remove(event)
+        del self.events[event]
         return (Error.cudaSuccess,)
 
+    @needs_driver()
     def cudaEventRecord(self, event: int, stream: int) -> tuple[Error]:
         assert event in self.events
         self.enqueue(f"event {event}", lambda: None)
         return self._status(stream)
 
+    @needs_driver(captures=False)
     def cudaEventSynchronize(self, event: int) -> tuple[Error]:
         self.waiting.append(len(self._queue))
         mark = f"event {event}"
@@ -138,53 +237,78 @@ class FakeCudaRuntime:
             self._next()
         return self._status()
 
+    @needs_driver(captures=False)
     def cudaStreamSynchronize(self, _stream: int) -> tuple[Error]:
         while self._queue:
             self._next()
         return self._status()
 
-    def cudaStreamBeginCapture(self, _stream: int, _mode: CaptureMode) -> tuple[Error]:
+    @needs_driver()
+    def cudaStreamBeginCapture(self, stream: int, _mode: CaptureMode) -> tuple[Error]:
         assert self._captured is None
-        self._captured = []
+        if self.legacy_in_use and stream in self.blocking:
+            return (Error.cudaErrorStreamCaptureImplicit,)
+        self._captured, self._invalidated = [], False
         return self._status()
 
-    def cudaStreamEndCapture(self, _stream: int) -> tuple[Error, int]:
+    @needs_driver(1)
+    def cudaStreamEndCapture(self, _stream: int) -> tuple[Error, int | None]:
         assert self._captured is not None
+        captured, self._captured = self._captured, None
+        if self._invalidated:
+            return Error.cudaErrorStreamCaptureInvalidated, None
         handle = next(self._handles)
-        self.graphs[handle], self._captured = self._captured, None
+        self.graphs[handle] = captured
         return Error.cudaSuccess, handle
 
+    @needs_driver(1)
     def cudaGraphInstantiate(self, graph: int, _flags: int) -> tuple[Error, int]:
         handle = next(self._handles)
         self.graphs[handle] = list(self.graphs[graph])
         self.deeds.append("capture")
         return Error.cudaSuccess, handle
 
+    @needs_driver()
     def cudaGraphDestroy(self, graph: int) -> tuple[Error]:
         del self.graphs[graph]
         return (Error.cudaSuccess,)
 
-    cudaGraphExecDestroy = cudaGraphDestroy
+    @needs_driver()
+    def cudaGraphExecDestroy(self, graph: int) -> tuple[Error]:
+        return self.cudaGraphDestroy(graph)
 
+    @needs_driver()
     def cudaGraphLaunch(self, graph: int, stream: int) -> tuple[Error]:
         deeds = self.graphs[graph]
         self._queue += [("launch", lambda: None), *deeds]
         return self._status(stream)
 
-    def cudaGetLastError(self) -> tuple[Error]:
-        return (Error.cudaSuccess,)
+    def _standing_error(self) -> Error:
+        if self.too_old:
+            return Error.cudaErrorInsufficientDriver
+        return Error.cudaErrorDeviceLost if self.lost else Error.cudaSuccess
 
-    def cudaGetErrorString(self, error: Error) -> tuple[Error, bytes]:
-        return Error.cudaSuccess, error.name.encode()
+    def _forget(self, call: str, *arguments: Any) -> None:
+        """Count what was to be released as released: after a sticky error nothing can be."""
+        if self.lost and call == "cudaStreamEndCapture":
+            self._captured = None
+        owners: dict[str, Any] = {
+            "cudaFree": self.device,
+            "cudaFreeHost": self.host,
+            "cudaStreamDestroy": self.streams,
+            "cudaEventDestroy": self.events,
+            "cudaGraphDestroy": self.graphs,
+            "cudaGraphExecDestroy": self.graphs,
+        }
+        if self.lost and call in owners:
+            del owners[call][arguments[0]]
 
     def _reserve(self, space: dict[int, Any], nbytes: int) -> tuple[Error, int | None]:
-        if self.lost:
-            return Error.cudaErrorDeviceLost, None
-        used = sum(map(ctypes.sizeof, self.device.values()))
+        used = sum(len(memory) - ALIGNMENT for memory in self.device.values())
         if space is self.device and used + nbytes > self.limit:
             return Error.cudaErrorMemoryAllocation, None
-        memory = (ctypes.c_char * nbytes)()
-        address = ctypes.addressof(memory)
+        memory = (ctypes.c_char * (nbytes + ALIGNMENT))()
+        address = -(-ctypes.addressof(memory) // ALIGNMENT) * ALIGNMENT
         space[address] = memory
         return Error.cudaSuccess, address
 
@@ -196,11 +320,9 @@ class FakeCudaRuntime:
     def _next(self) -> None:
         name, deed = self._queue.pop(0)
         self.deeds.append(name.partition(" ")[0])
-        if not self.lost:
-            deed()
+        deed()
 
     def _status(self, stream: int | None = None) -> tuple[Error]:
-        _, current = self.cudaGetDevice()
-        if stream is not None and self.streams.get(stream) != current:
+        if stream is not None and self.streams.get(stream) != self.current:
             return (Error.cudaErrorInvalidResourceHandle,)
-        return (Error.cudaErrorDeviceLost if self.lost else Error.cudaSuccess,)
+        return (Error.cudaSuccess,)

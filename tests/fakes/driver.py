@@ -6,12 +6,19 @@ ATTRIBUTES = {75: "major", 76: "minor"}
 
 
 class FakeDriver:
-    """Both libraries at once; `status` is what cuInit returns."""
+    """Both libraries at once; `status` is what cuInit returns.
 
-    def __init__(self, version: str = "580.1", status: int = 0, gpus: int = 1) -> None:
+    The GPUs are numbered against the order of their PCI addresses, as CUDA does
+    where the fastest has the highest.
+    """
+
+    def __init__(
+        self, version: str = "580.1", status: int = 0, gpus: int = 1, cuda: int = 13010
+    ) -> None:
         self.version = version
         self.status = status
         self.gpus = gpus
+        self.cuda = cuda
         self.capability = {"major": 8, "minor": 6}
 
     def load(self, _name: str) -> "FakeDriver":
@@ -28,6 +35,10 @@ class FakeDriver:
         device._obj.value = index
         return 0
 
+    def cuDeviceGetPCIBusId(self, pci: Any, _size: int, device: Any) -> int:
+        pci.value = f"0000:{0x1A + self.gpus - device.value:02X}:00.0".encode()
+        return 0
+
     def cuDeviceGetName(self, name: Any, _size: int, _device: Any) -> int:
         name.value = b"NVIDIA Fake 3060"
         return 0
@@ -37,7 +48,7 @@ class FakeDriver:
         return 0
 
     def cuDriverGetVersion(self, version: Any) -> int:
-        version._obj.value = 13010
+        version._obj.value = self.cuda
         return 0
 
     def cuDeviceGetAttribute(self, value: Any, attribute: int, _device: Any) -> int:

@@ -12,6 +12,8 @@ import onnxruntime
 
 CPU = "CPUExecutionProvider"
 PLUG_IN = "NvTensorRTRTXExecutionProvider"
+# Of two GPUs of `tests.fakes.driver`.
+PCI_ADDRESSES = ("0000:1b:00.0", "0000:1c:00.0")
 
 
 class FakeOrtValue:
@@ -19,12 +21,12 @@ class FakeOrtValue:
 
     @staticmethod
     def ortvalue_from_numpy(array: Any, device: str, index: int) -> Any:
-        assert (device, index) == ("cuda", 0)
+        assert (device, index) == ("cuda", FakeOnnxRuntime.device)
         return onnxruntime.OrtValue.ortvalue_from_numpy(array, "cpu", 0)
 
     @staticmethod
     def ortvalue_from_shape_and_type(shape: Any, kind: Any, device: str, index: int) -> Any:
-        assert (device, index) == ("cuda", 0)
+        assert (device, index) == ("cuda", FakeOnnxRuntime.device)
         return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, kind, "cpu", 0)
 
 
@@ -35,13 +37,16 @@ class FakeSessionOptions:
         self.log_severity_level = 2
         self.graph_optimization_level: Any = None
         self.provider: str | None = None
+        self.pci = ""
         self.entries: dict[str, str] = {}
 
     def add_session_config_entry(self, name: str, value: str) -> None:
         self.entries[name] = value
 
     def add_provider_for_devices(self, devices: list[Any], _settings: dict[str, str]) -> None:
-        (self.provider,) = {device.ep_name for device in devices}
+        (device,) = devices
+        self.provider = device.ep_name
+        self.pci = device.device.metadata["pci_bus_id"]
 
 
 class FakeSession(onnxruntime.InferenceSession):  # type: ignore[misc]
@@ -53,8 +58,13 @@ class FakeSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         options: FakeSessionOptions,
         providers: list[Any] | None = None,
         disabled_optimizers: list[str] | None = None,
+        enable_fallback: int = 1,
     ) -> None:
         super().__init__(model, providers=[CPU])
+        assert not enable_fallback or providers == [CPU], "it would run on the CPU unasked"
+        if providers and providers != [CPU]:
+            assert providers[0][1]["device_id"] == str(FakeOnnxRuntime.device)
+        self.pci = options.pci
         self._claimed = providers[0][0] if providers else options.provider
         self._thread: int | None = None
 
@@ -76,8 +86,12 @@ class FakeSession(onnxruntime.InferenceSession):  # type: ignore[misc]
 
 
 class FakeOnnxRuntime:
-    """The module."""
+    """The module; `device` is the GPU that sessions must use, as CUDA counts.
 
+    Its devices are in the order of their PCI addresses, which is not CUDA's.
+    """
+
+    device = 0
     __version__ = onnxruntime.__version__
     __file__ = onnxruntime.__file__
     GraphOptimizationLevel = onnxruntime.GraphOptimizationLevel
@@ -97,7 +111,12 @@ class FakeOnnxRuntime:
         self.registered.append(name)
 
     def get_ep_devices(self) -> list[Any]:
-        return [SimpleNamespace(ep_name=name) for name in (CPU, *self.registered)]
+        cpu = SimpleNamespace(ep_name=CPU, device=SimpleNamespace(metadata={}))
+        return [cpu, *(_on_gpu(name, pci) for name in self.registered for pci in PCI_ADDRESSES)]
+
+
+def _on_gpu(name: str, pci: str) -> Any:
+    return SimpleNamespace(ep_name=name, device=SimpleNamespace(metadata={"pci_bus_id": pci}))
 
 
 def fake_plug_in() -> ModuleType:

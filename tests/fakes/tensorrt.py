@@ -1,18 +1,34 @@
-"""A fake of TensorRT's runtime: a plan is an ONNX file, and ONNX Runtime computes it."""
+"""A fake of TensorRT's runtime: a plan is an ONNX file, and ONNX Runtime computes it.
+
+It is as strict as TensorRT:
+
+- The first run of a context allocates memory, which a capture does not allow.
+- A context takes shapes within the profile only, and keeps the first.
+- Scratch memory must be aligned and large enough. It is as large as for the
+  largest shape, unless the plan was built to resize it.
+- TensorRT-RTX compiles kernels for each shape. Unless told to do so at once, it
+  runs others meanwhile, whose results differ.
+"""
 
 import ctypes
+import json
 import math
-from enum import Enum
+from collections import Counter
+from enum import Enum, IntEnum
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from tests.fakes.cuda import FakeCudaRuntime
+from tests.fakes.cuda import ALIGNMENT, Error, FakeCudaRuntime
 
 SCRATCH_EACH = 1000
-# Of the optimisation profile, where the model leaves height and width open.
+# Of the optimisation profile: slices, and heights and widths where the model leaves them open.
+COUNTS = (1, 8, 64)
 SIDES = (96, 128, 160)
+# How far off the kernels are that TensorRT-RTX runs until others are compiled.
+FALLBACK_ERROR = 1e-3
+_COMPILED_AFTER = 2
 
 
 class Level(Enum):
@@ -40,7 +56,15 @@ class Allocation(Enum):
 
 
 class FakeTensorRT:
-    """The module."""
+    """The module.
+
+    Attributes
+    ----------
+    contexts
+        How many contexts were created.
+    resizes
+        Whether plans were built with the preview feature for that.
+    """
 
     __name__ = "tensorrt"
     __version__ = "10.16.1.11"
@@ -51,6 +75,7 @@ class FakeTensorRT:
     def __init__(self, cuda: FakeCudaRuntime) -> None:
         self.cuda = cuda
         self.contexts = 0
+        self.resizes = True
         self.refuses_plans = False
         self.fails_to_run = False
         self.comes_out_black = False
@@ -61,8 +86,9 @@ class FakeTensorRT:
     def check_strategy(self, strategy: Any) -> None:
         assert strategy == Allocation.USER_MANAGED
 
-    def compile(self, count: int) -> None:
-        """TensorRT has compiled everything when it built the plan."""
+    def compile(self, _shape: tuple[int, ...], _strategy: Any) -> float:
+        """TensorRT has compiled everything when it built the plan, so results are exact."""
+        return 0.0
 
 
 class FakeRuntime:
@@ -73,12 +99,13 @@ class FakeRuntime:
         if self._trt.refuses_plans:
             self._logger.log(Level.ERROR, "the plan was made by another version")
             return None
-        return FakeEngine(self._trt, plan)
+        return FakeEngine(self._trt, plan, self._logger)
 
 
 class FakeEngine:
-    def __init__(self, trt: FakeTensorRT, plan: bytes) -> None:
+    def __init__(self, trt: FakeTensorRT, plan: bytes, logger: FakeLogger) -> None:
         self.trt = trt
+        self.logger = logger
         self.session = onnxruntime.InferenceSession(plan, providers=["CPUExecutionProvider"])
         (self.image,), (self.answer,) = self.session.get_inputs(), self.session.get_outputs()
         self.num_io_tensors = 2
@@ -98,34 +125,41 @@ class FakeEngine:
         channels, *extents = self.get_tensor_shape(name)[1:]
         return [
             (count, channels, *(side if n < 0 else n for n in extents))
-            for count, side in ((1, SIDES[0]), (8, SIDES[1]), (64, SIDES[-1]))
+            for count, side in zip(COUNTS, SIDES, strict=True)
         ]
 
     def create_execution_context(self, strategy: Any) -> "FakeContext":
         self.trt.check_strategy(strategy)
         self.trt.contexts += 1
-        return FakeContext(self)
+        return FakeContext(self, strategy)
 
 
 class FakeContext:
-    def __init__(self, engine: FakeEngine) -> None:
+    def __init__(self, engine: FakeEngine, strategy: Any) -> None:
         self._engine = engine
+        self._strategy = strategy
         self._shape: tuple[int, ...] = ()
         self._addresses: dict[str, int] = {}
         self._scratch = (0, 0)
+        self._ran = False
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         assert name == self._engine.image.name
         assert not self._shape, "a graph of the former shape would be void"
+        least, _, most = self._engine.get_tensor_profile_shape(name, 0)
+        if not all(a <= n <= b for a, n, b in zip(least, shape, most, strict=True)):
+            return self._fail("the shape is outside of the profile")
         self._shape = shape
         return True
 
     def update_device_memory_size_for_shapes(self) -> int:
-        return SCRATCH_EACH * self._shape[0]
+        return SCRATCH_EACH * (self._shape[0] if self._engine.trt.resizes else COUNTS[-1])
 
     def set_device_memory(self, address: int, nbytes: int) -> None:
-        assert nbytes >= SCRATCH_EACH * self._shape[0]
-        self._scratch = (address, nbytes)
+        if address % ALIGNMENT or nbytes < self.update_device_memory_size_for_shapes():
+            self._fail("the memory is not aligned to 256 bytes, or too small")
+        else:
+            self._scratch = (address, nbytes)
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self._addresses[name] = address
@@ -133,10 +167,10 @@ class FakeContext:
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         trt = self._engine.trt
-        assert stream_handle in trt.cuda.streams
-        if trt.fails_to_run:
+        assert trt.cuda.streams[stream_handle] == trt.cuda.current
+        if trt.fails_to_run or not (self._scratch[0] and self._set_up()):
             return False
-        trt.compile(self._shape[0])
+        off = trt.compile(self._shape, self._strategy)
         source = self._addresses[self._engine.image.name]
         target = self._addresses[self._engine.answer.name]
         scratch, shape = self._scratch, self._shape
@@ -145,10 +179,25 @@ class FakeContext:
             assert trt.cuda.is_reserved(*scratch)
             images = _view(trt.cuda, source, shape)
             (answer,) = self._engine.session.run(None, {self._engine.image.name: images})
-            _view(trt.cuda, target, answer.shape)[:] = 0 if trt.comes_out_black else answer
+            _view(trt.cuda, target, answer.shape)[:] = 0 if trt.comes_out_black else answer + off
 
         trt.cuda.enqueue("run", run)
         return True
+
+    def _set_up(self) -> bool:
+        """What the first run allocates."""
+        cuda = self._engine.trt.cuda
+        if not self._ran:
+            status, address = cuda.cudaMalloc(0)
+            if status != Error.cudaSuccess or address is None:
+                return self._fail(f"cudaMalloc: {status.name}")
+            cuda.cudaFree(address)
+            self._ran = True
+        return True
+
+    def _fail(self, message: str) -> bool:
+        self._engine.logger.log(Level.ERROR, message)
+        return False
 
 
 class GraphStrategy(Enum):
@@ -156,29 +205,53 @@ class GraphStrategy(Enum):
     WHOLE_GRAPH_CAPTURE = 1
 
 
+class Specialization(Enum):
+    LAZY = 0
+    EAGER = 1
+
+
 class Validity(Enum):
     VALID = 0
     INVALID = 2
 
 
+class Diagnostics(IntEnum):
+    VERSION_MISMATCH = 1
+    UNSUPPORTED_CC = 2
+    OLD_CUDA_DRIVER = 4
+
+
 class Capability(Enum):
+    NONE = 0
+    CURRENT = 1
     SM75 = 75
     SM86 = 86
 
 
 class FakeTensorRtRtx(FakeTensorRT):
-    """The module of the other flavour: it captures graphs itself and compiles as it runs."""
+    """The module of the other flavour: it captures graphs itself and compiles as it runs.
+
+    Attributes
+    ----------
+    kernels
+        The shapes that there are kernels for.
+    compiled
+        The numbers of slices of the shapes that were compiled, in this order.
+    """
 
     __name__ = "tensorrt_rtx"
     __version__ = "1.7.1.116"
     CudaGraphStrategy = GraphStrategy
+    DynamicShapesKernelSpecializationStrategy = Specialization
     EngineValidity = Validity
+    EngineInvalidityDiagnostics = Diagnostics
     ComputeCapability = Capability
 
     def __init__(self, cuda: FakeCudaRuntime) -> None:
         super().__init__(cuda)
-        self.kernels: set[int] = set()
+        self.kernels: set[tuple[int, ...]] = set()
         self.compiled: list[int] = []
+        self._uses: Counter[tuple[int, ...]] = Counter()
 
     def Runtime(self, logger: FakeLogger) -> "FakeRtxRuntime":
         return FakeRtxRuntime(self, logger)
@@ -189,25 +262,32 @@ class FakeTensorRtRtx(FakeTensorRT):
         assert strategy.cuda_graph_strategy == GraphStrategy.WHOLE_GRAPH_CAPTURE
         assert strategy.cache is not None
 
-    def compile(self, count: int) -> None:
-        if count not in self.kernels:
-            self.kernels.add(count)
-            self.compiled.append(count)
+    def compile(self, shape: tuple[int, ...], strategy: Any) -> float:
+        """Compile kernels for a shape, and return how far off those are that run meanwhile."""
+        self._uses[shape] += 1
+        lazy = strategy.dynamic_shapes_kernel_specialization_strategy == Specialization.LAZY
+        if shape not in self.kernels:
+            if lazy and self._uses[shape] <= _COMPILED_AFTER:
+                return FALLBACK_ERROR
+            self.kernels.add(shape)
+            self.compiled.append(shape[0])
+        return 0.0
 
 
 class FakeRtxRuntime(FakeRuntime):
-    def get_engine_validity(self, _plan: bytes) -> tuple[Validity, str]:
-        invalid = self._trt.refuses_plans
-        return (Validity.INVALID, "UNSUPPORTED_CC") if invalid else (Validity.VALID, "")
+    def get_engine_validity(self, _plan: bytes) -> tuple[Validity, int]:
+        if self._trt.refuses_plans:
+            return Validity.INVALID, Diagnostics.UNSUPPORTED_CC | Diagnostics.OLD_CUDA_DRIVER
+        return Validity.VALID, 0
 
     def deserialize_cuda_engine(self, plan: bytes) -> "FakeEngine | None":
         assert isinstance(self._trt, FakeTensorRtRtx)
-        return FakeRtxEngine(self._trt, plan)
+        return FakeRtxEngine(self._trt, plan, self._logger)
 
 
 class FakeRtxEngine(FakeEngine):
-    def __init__(self, trt: FakeTensorRtRtx, plan: bytes) -> None:
-        super().__init__(trt, plan)
+    def __init__(self, trt: FakeTensorRtRtx, plan: bytes, logger: FakeLogger) -> None:
+        super().__init__(trt, plan, logger)
         self._rtx = trt
 
     def create_runtime_config(self) -> "FakeRuntimeConfig":
@@ -219,6 +299,7 @@ class FakeRuntimeConfig:
         self._trt = trt
         self.strategy: Allocation | None = None
         self.cuda_graph_strategy = GraphStrategy.DISABLED
+        self.dynamic_shapes_kernel_specialization_strategy = Specialization.LAZY
         self.cache: FakeRuntimeCache | None = None
 
     def set_execution_context_allocation_strategy(self, strategy: Allocation) -> None:
@@ -238,10 +319,10 @@ class FakeRuntimeCache:
         trt.kernels = set()
 
     def serialize(self) -> bytes:
-        return bytes(sorted(self._trt.kernels))
+        return json.dumps(sorted(self._trt.kernels)).encode()
 
     def deserialize(self, content: bytes) -> bool:
-        self._trt.kernels = set(content)
+        self._trt.kernels = {tuple(shape) for shape in json.loads(content)}
         return True
 
 

@@ -13,7 +13,7 @@ from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.cli.doctor import render
 from cnnres_infer.engines import BACKENDS, NVIDIA
 from cnnres_infer.engines.nvidia import device as gpu
-from cnnres_infer.engines.nvidia.device import find_gpu
+from cnnres_infer.engines.nvidia.device import find_gpus
 from cnnres_infer.engines.tensorrt.api import Flavour
 from cnnres_infer.host import cache, machine
 from cnnres_infer.host.machine import versions
@@ -57,9 +57,9 @@ def no_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place
     monkeypatch.setattr(gpu, "_PCI", tmp_path / "pci")
     monkeypatch.setattr(gpu, "_OFF_THE_BUS", (tmp_path / "dxg",))
     monkeypatch.setattr(Flavour, "installed", lambda _self: {})
-    find_gpu.cache_clear()
+    find_gpus.cache_clear()
     yield place
-    find_gpu.cache_clear()
+    find_gpus.cache_clear()
 
 
 def by_name(report: DoctorReport) -> dict[str, Finding]:

@@ -5,15 +5,16 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines.nvidia.device import Gpu
 from cnnres_infer.engines.nvidia.libraries import check_driver, cuda_of_packages
-from cnnres_infer.errors import BackendUnavailableError
+from cnnres_infer.errors import BackendUnavailableError, PrecisionUnavailableError
 from cnnres_infer.host import machine
 
 # Logged by every build on a machine without a GPU, where it is harmless.
 NO_DEVICE = "cudaError 35"
 # Turing has 8-bit tensor cores, but TensorRT-RTX builds float layers for it (seen in 1.7).
-RTX_FLOAT_ONLY = (75,)
+_RTX_FLOAT_ONLY = (75,)
 LICENCE = (
     "NVIDIA's licence for TensorRT excludes medical and other critical use without a separate "
     "agreement; this package neither contains nor installs it unasked"
@@ -70,6 +71,25 @@ class Flavour:
         found = machine.versions(*self.distributions)
         del found["python"]
         return found
+
+    def check_precision(self, precision: Precision, sm: int) -> None:
+        """Refuse a precision that would be computed in another one.
+
+        Parameters
+        ----------
+        sm
+            Compute capability: 86 for 8.6.
+
+        Raises
+        ------
+        PrecisionUnavailableError
+            If there are no kernels for it.
+        """
+        if self.portable and precision == Precision.INT8 and sm in _RTX_FLOAT_ONLY:
+            raise PrecisionUnavailableError(
+                f"TensorRT-RTX has no INT8 kernels for compute capability {sm / 10:.1f}: it would "
+                "compute the int8 file in float; use fp16 as `precision`"
+            )
 
     def check(self, trt: Any, gpu: Gpu) -> None:
         """Refuse a GPU or driver that the installed version does not support.

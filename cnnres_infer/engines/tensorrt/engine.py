@@ -13,13 +13,13 @@ from cnnres_infer.engines.compiled import CompiledCache
 from cnnres_infer.engines.nvidia.device import Gpu, find_gpu
 from cnnres_infer.engines.nvidia.thread import GpuEngine
 from cnnres_infer.engines.nvidia.worker import Worker
-from cnnres_infer.engines.tensorrt.api import RTX_FLOAT_ONLY, TENSORRT, TENSORRT_RTX, Flavour
+from cnnres_infer.engines.tensorrt.api import TENSORRT, TENSORRT_RTX, Flavour
 from cnnres_infer.engines.tensorrt.build import BatchRange
 from cnnres_infer.engines.tensorrt.cuda import Cuda, check_bindings, load_runtime
 from cnnres_infer.engines.tensorrt.plan import load_or_build
 from cnnres_infer.engines.tensorrt.runner import PlanRunner
 from cnnres_infer.engines.tensorrt.store import FOLDER
-from cnnres_infer.errors import BackendUnavailableError, EngineError, PrecisionUnavailableError
+from cnnres_infer.errors import BackendUnavailableError, EngineError
 from cnnres_infer.host import machine
 
 _KERNELS = CompiledCache(FOLDER)
@@ -72,7 +72,7 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
         probe.require()
         gpu = find_gpu()
         assert isinstance(gpu, Gpu)
-        cls._check_precision(precision, gpu)
+        cls.FLAVOUR.check_precision(precision, gpu.sm)
         # Before the plan, since TensorRT builds for the GPU that is current.
         cuda = Cuda(load_runtime(), gpu.index)
         try:
@@ -114,10 +114,6 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
             kernels if model.use_cache else None,
         )
 
-    @classmethod
-    def _check_precision(cls, precision: Precision, gpu: Gpu) -> None:
-        """Raise `PrecisionUnavailableError` if it would be computed in another one."""
-
     def _batch_sizes(self) -> tuple[int, ...]:
         return self._handle.sizes[::-1] if self._handle is not None else ()
 
@@ -150,11 +146,3 @@ class TensorRtRtxEngine(TensorRtEngine):
     """CNN-Res in a TensorRT-RTX engine, completed on this GPU; see `Engine`."""
 
     FLAVOUR: ClassVar[Flavour] = TENSORRT_RTX
-
-    @classmethod
-    def _check_precision(cls, precision: Precision, gpu: Gpu) -> None:
-        if precision == Precision.INT8 and gpu.sm in RTX_FLOAT_ONLY:
-            raise PrecisionUnavailableError(
-                f"TensorRT-RTX has no INT8 kernels for compute capability {gpu.capability}: it "
-                "would compute the int8 file in float"
-            )

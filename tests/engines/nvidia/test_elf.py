@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnnres_infer.engines.nvidia.elf import missing_libraries, needed_libraries
+from cnnres_infer.engines.nvidia.elf import needed_libraries
+from cnnres_infer.engines.nvidia.libraries import missing_libraries
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ELF is Linux's")
 

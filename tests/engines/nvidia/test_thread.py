@@ -14,7 +14,7 @@ import pytest
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines import NVIDIA, backend
 from cnnres_infer.engines.base import Engine, ModelFile
-from cnnres_infer.engines.onnxruntime import gpu as ort_gpu
+from cnnres_infer.engines.onnxruntime import tensorrt as ort_trt
 from cnnres_infer.engines.tensorrt import plan
 from cnnres_infer.engines.tensorrt.engine import TensorRtEngine
 from cnnres_infer.errors import BackendUnavailableError, EngineRunError
@@ -172,6 +172,6 @@ def test_the_interpreter_does_not_wait_for_its_work() -> None:
 
 
 def test_the_plug_in_is_registered_once(fake_providers: FakeOnnxRuntime) -> None:
-    found = in_threads(8, lambda _: len(ort_gpu._plug_in_devices()))
-    assert found == [1] * 8
+    found = in_threads(8, lambda _: len(ort_trt._plug_in_devices()))
+    assert found == [2] * 8
     assert fake_providers.registered == ["NvTensorRTRTXExecutionProvider"]

@@ -11,11 +11,9 @@ import pytest
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines.base import ModelFile, Probe
 from cnnres_infer.engines.onnxruntime import gpu as ort_gpu
-from cnnres_infer.engines.onnxruntime.gpu import (
-    OrtCudaEngine,
-    OrtTensorRtEngine,
-    OrtTensorRtRtxEngine,
-)
+from cnnres_infer.engines.onnxruntime.bound import Bound
+from cnnres_infer.engines.onnxruntime.gpu import OrtCudaEngine
+from cnnres_infer.engines.onnxruntime.tensorrt import OrtTensorRtEngine, OrtTensorRtRtxEngine
 from cnnres_infer.errors import BackendUnavailableError
 from tests.conftest import bright_model
 from tests.fakes.driver import FakeDriver
@@ -41,6 +39,7 @@ class OnTheCpu(OrtCudaEngine):
         _options: Any,
         _precision: str,
         _folder: Path | None,
+        _gpu: Any,
     ) -> Any:
         return onnxruntime.InferenceSession(model.content, providers=[cls.PROVIDER])
 
@@ -61,19 +60,21 @@ def test_bound_memory_gives_every_slice_its_own_answer(engine: OnTheCpu, count: 
     for _ in range(2):
         np.testing.assert_allclose(engine.run(IMAGES[:count]), EXPECTED[:count], atol=1e-5)
     info = engine.describe()
-    assert info.provider == "CPUExecutionProvider on NVIDIA Fake 3060 (SM 86, 12 GB)"
+    assert info.provider == (
+        "CPUExecutionProvider on NVIDIA Fake 3060 (SM 86, 12 GB, PCI 0000:1b:00.0)"
+    )
     assert info.versions["driver"] == "580.1"
 
 
 def test_full_memory_halves_the_batch(engine: OnTheCpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = ort_gpu._Bound.run
+    run = Bound.run
 
     def limited(self: Any, images: Any) -> Any:
         if len(self._images) > 4:
             raise RuntimeError("BFCArena: Failed to allocate memory for requested buffer")
         return run(self, images)
 
-    monkeypatch.setattr(ort_gpu._Bound, "run", limited)
+    monkeypatch.setattr(Bound, "run", limited)
     np.testing.assert_allclose(engine.run(IMAGES), EXPECTED, atol=1e-5)
     assert [text.partition(": ")[2] for text in engine.describe().warnings] == [
         "continuing with batches of 8 slices",
@@ -106,6 +107,7 @@ def test_missing_libraries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("libnvinfer.so.10", "libcudnn.so.9")
     monkeypatch.setattr(OnTheCpu, "LIBRARY", Path(onnxruntime.__file__).name)
     monkeypatch.setattr(Path, "exists", lambda _self: True)
+    monkeypatch.setattr(ort_gpu, "cuda_of_library", lambda _path: 13)
     monkeypatch.setattr(ort_gpu, "missing_libraries", lambda _path: names)
     found = OnTheCpu.probe()
     assert found.reason == "CPUExecutionProvider lacks libnvinfer.so.10, libcudnn.so.9"
@@ -173,9 +175,9 @@ def test_no_engine_is_kept_where_a_signature_is_required(
     folders: list[Path | None] = []
     session_of = engine_class._session_of
 
-    def noted(runtime: Any, model: ModelFile, options: Any, precision: Any, folder: Any) -> Any:
-        folders.append(folder)
-        return session_of(runtime, model, options, precision, folder)
+    def noted(*arguments: Any) -> Any:
+        folders.append(arguments[4])
+        return session_of(*arguments)
 
     monkeypatch.setattr(engine_class, "_session_of", noted)
     for use_cache in (False, True):
