@@ -4,18 +4,52 @@ from collections.abc import Callable
 
 import pytest
 
+from cnnres_infer.cli import options
 from cnnres_infer.engines import NVIDIA, probe
 from cnnres_infer.engines.base import Probe
-from cnnres_infer.engines.nvidia.device import Gpu, find_gpu
+from cnnres_infer.engines.nvidia.device import DEVICE, Gpu, find_gpu
 from tests.fakes.driver import FakeDriver
 
 Install = Callable[[FakeDriver], None]
+DESCRIBED = "NVIDIA Fake 3060 (SM 86, 12 GB, PCI 0000:1b:00.0)"
 
 
 def test_the_driver_describes_the_gpu(install_driver: Install) -> None:
     install_driver(FakeDriver())
-    assert find_gpu() == Gpu("NVIDIA Fake 3060", 86, 12_000_000_000, "580.1", "13.1")
-    assert str(find_gpu()) == "NVIDIA Fake 3060 (SM 86, 12 GB)"
+    found = find_gpu()
+    assert found == Gpu(0, "0000:1b:00.0", "NVIDIA Fake 3060", 86, 12_000_000_000, "580.1", "13.1")
+    assert str(found) == DESCRIBED
+    assert (found.capability, found.cuda_major) == ("8.6", 13)
+
+
+def test_the_gpu_is_chosen_by_its_number_in_cuda(
+    install_driver: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_driver(FakeDriver(gpus=2))
+    addresses = {}
+    for number in ("", "0", "1"):
+        monkeypatch.setenv(DEVICE, number)
+        found = find_gpu()
+        assert isinstance(found, Gpu)
+        addresses[number] = found.pci
+    assert addresses == {"": "0000:1c:00.0", "0": "0000:1c:00.0", "1": "0000:1b:00.0"}
+
+
+@pytest.mark.parametrize("number", ["2", "-1", "first"])
+def test_a_gpu_that_is_not_there(
+    install_driver: Install, monkeypatch: pytest.MonkeyPatch, number: str
+) -> None:
+    install_driver(FakeDriver(gpus=2))
+    monkeypatch.setenv(DEVICE, number)
+    found = probe("tensorrt")
+    assert not found.usable
+    assert f"there is no GPU {number}" in found.reason
+    assert "1: NVIDIA Fake 3060 (SM 86, 12 GB, PCI 0000:1b:00.0)" in found.reason
+    assert "CUDA_VISIBLE_DEVICES" in found.remedy
+
+
+def test_the_command_line_uses_the_same_variable() -> None:
+    assert options._DEVICE == DEVICE
 
 
 @pytest.mark.parametrize(
@@ -64,5 +98,5 @@ def test_backends_say_what_is_missing_beside_a_gpu(install_driver: Install, name
     found = probe(name)
     if found.usable:
         pytest.skip("it is installed here")
-    assert found.devices == ("NVIDIA Fake 3060 (SM 86, 12 GB)",)
+    assert found.devices == (DESCRIBED,)
     assert found.remedy

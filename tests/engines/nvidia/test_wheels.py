@@ -168,7 +168,9 @@ def test_the_plug_in_registers_without_a_gpu(tmp_path: Path) -> None:
         pytest.skip("needs a C compiler, and no GPU")
     names = set(re.findall(rb"\0(\w+)(?=\0)", Path(plug_in.get_library_path()).read_bytes()))
     for name, prefix in STUBS.items():
-        calls = sorted(each.decode() for each in names if re.match(rf"{prefix}[A-Z]".encode(), each))
+        calls = sorted(
+            each.decode() for each in names if re.match(rf"{prefix}[A-Z]".encode(), each)
+        )
         source = "".join(f"int {call}(void) {{ return 100; }}\n" for call in calls)
         command = [compiler, "-shared", "-fPIC", "-w", f"-Wl,-soname,{name}", "-xc", "-"]
         subprocess.run([*command, "-o", tmp_path / name], input=source, text=True, check=True)

@@ -101,7 +101,7 @@ def _of_bindings(folder: str) -> Facts:
 def _of_libraries(folder: Path) -> Facts:
     libraries = sorted(path for path in folder.rglob("*.so") if _LIBRARY.search(path.name))
     return {
-        "needed": {re.sub(r"\.cpython.*", "", p.name): list(needed_libraries(p)) for p in libraries},
+        "needed": {p.name.partition(".cpython")[0]: list(needed_libraries(p)) for p in libraries},
         "options": {p.name: _options(p) for p in libraries if p.name in OPTIONS},
         "shipped": sorted(
             path.name for path in folder.rglob("libcudart*") if ".so" in path.name

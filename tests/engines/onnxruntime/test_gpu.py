@@ -1,7 +1,9 @@
 """ONNX Runtime's GPU providers where there is no GPU: what can be shown with the CPU's memory."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,14 +12,17 @@ import pytest
 
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines.base import ModelFile, Probe
+from cnnres_infer.engines.nvidia.device import DEVICE, Gpu
 from cnnres_infer.engines.onnxruntime import gpu as ort_gpu
+from cnnres_infer.engines.onnxruntime import tensorrt as ort_trt
 from cnnres_infer.engines.onnxruntime.bound import Bound
 from cnnres_infer.engines.onnxruntime.gpu import OrtCudaEngine
 from cnnres_infer.engines.onnxruntime.tensorrt import OrtTensorRtEngine, OrtTensorRtRtxEngine
 from cnnres_infer.errors import BackendUnavailableError
 from tests.conftest import bright_model
+from tests.engines.native import compiled, make_library
 from tests.fakes.driver import FakeDriver
-from tests.fakes.onnxruntime import FakeOnnxRuntime
+from tests.fakes.onnxruntime import FakeOnnxRuntime, FakeSession
 
 Install = Callable[[FakeDriver], None]
 IMAGES = np.random.default_rng(0).random((40, 1, 160, 160), np.float32)
@@ -103,14 +108,69 @@ def test_an_onnxruntime_for_cpus_has_no_gpu_provider(engine_class: type[OrtCudaE
         engine_class.open(ModelFile("fp32", bright_model()), Precision.FP32, 1)
 
 
-def test_missing_libraries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("libnvinfer.so.10", "libcudnn.so.9")
-    monkeypatch.setattr(OnTheCpu, "LIBRARY", Path(onnxruntime.__file__).name)
-    monkeypatch.setattr(Path, "exists", lambda _self: True)
-    monkeypatch.setattr(ort_gpu, "cuda_of_library", lambda _path: 13)
-    monkeypatch.setattr(ort_gpu, "missing_libraries", lambda _path: names)
-    found = OnTheCpu.probe()
-    assert found.reason == "CPUExecutionProvider lacks libnvinfer.so.10, libcudnn.so.9"
+@pytest.fixture
+def native(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in the place of that of ONNX Runtime's libraries; only what is there is found."""
+    folder = tmp_path / "capi"
+    folder.mkdir()
+    monkeypatch.setattr(ort_gpu, "_native_folder", lambda: folder)
+    monkeypatch.syspath_prepend(tmp_path)
+    return folder
+
+
+def refuse() -> None:
+    pytest.fail("onnxruntime is imported before its libraries were checked")
+
+
+@compiled
+@pytest.mark.parametrize("engine_class", [OrtCudaEngine, OrtTensorRtEngine])
+def test_a_provider_for_a_newer_cuda_names_the_version_to_install(
+    native: Path,
+    tmp_path: Path,
+    install_driver: Install,
+    monkeypatch: pytest.MonkeyPatch,
+    engine_class: type[OrtCudaEngine],
+) -> None:
+    runtime = make_library(tmp_path / "libcudart.so.13", "libcudart.so.13")
+    make_library(native / engine_class.LIBRARY, engine_class.LIBRARY, runtime)
+    install_driver(FakeDriver("550.1", cuda=12040))
+    monkeypatch.setattr(ort_gpu, "import_onnxruntime", refuse)
+    found = engine_class.probe()
+    assert not found.usable
+    assert "needs CUDA 13, but driver 550.1 supports CUDA up to 12.4" in found.reason
+    assert found.remedy == (
+        "pip install 'onnxruntime-gpu[cuda,cudnn]<1.27', or update the driver to 580 or newer"
+    )
+
+
+@compiled
+def test_libraries_are_found_in_wheels_or_named(
+    native: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = "libonnxruntime_providers_tensorrt.so"
+    missing = "libcnnrestestinfer.so.10"
+    needed = make_library(tmp_path / "elsewhere" / missing, missing)
+    make_library(native / library, library, needed)
+    cudnn = "libcnnrestestcudnn.so.9"
+    monkeypatch.setattr(ort_gpu, "_CUDNN", cudnn)
+    found = OrtTensorRtEngine.probe()
+    assert found.reason == f"TensorrtExecutionProvider lacks {missing}, {cudnn}"
+    assert "TensorRT" in found.remedy
+    make_library(tmp_path / "tensorrt_libs" / missing, missing)
+    assert OrtTensorRtEngine.probe().reason == f"TensorrtExecutionProvider lacks {cudnn}"
+    make_library(tmp_path / "nvidia" / "cudnn" / "lib" / cudnn, cudnn)
+    assert "lacks" not in OrtTensorRtEngine.probe().reason
+
+
+@compiled
+def test_what_onnxruntime_itself_needs_is_loaded_before_it_is_imported(
+    native: Path, tmp_path: Path
+) -> None:
+    name = "libcnnrestestcudart.so.13"
+    needed = make_library(tmp_path / "elsewhere" / name, name)
+    make_library(native / "onnxruntime_pybind11_state.cpython-311.so", "state.so", needed)
+    make_library(native / OrtCudaEngine.LIBRARY, OrtCudaEngine.LIBRARY)
+    assert name in OrtCudaEngine.probe().reason
 
 
 def test_the_plug_in_is_asked_for_by_its_name() -> None:
@@ -119,6 +179,69 @@ def test_the_plug_in_is_asked_for_by_its_name() -> None:
         pytest.skip("it is installed here")
     assert "TensorRT-RTX provider" in found.reason
     assert found.remedy
+
+
+def plug_in_device(pci: str | None) -> Any:
+    return SimpleNamespace(
+        device=SimpleNamespace(metadata={} if pci is None else {"pci_bus_id": pci})
+    )
+
+
+@pytest.mark.parametrize(
+    ("addresses", "chosen"),
+    [
+        (["0000:1A:00.0", "0000:1B:00.0"], [1]),
+        (["0000:1a:00.0"], []),
+        ([None], [0]),
+        ([None, None], []),
+        ([], []),
+    ],
+)
+def test_the_plug_ins_device_is_chosen_by_its_pci_address(
+    addresses: list[str | None], chosen: list[int]
+) -> None:
+    gpu = Gpu(0, "0000:1b:00.0", "GPU", 86, 0, "580.1", "13.1")
+    devices = [plug_in_device(pci) for pci in addresses]
+    assert ort_trt._on_gpu(devices, gpu) == [devices[i] for i in chosen]
+
+
+@pytest.mark.parametrize("engine_class", [OrtCudaEngine, OrtTensorRtEngine, OrtTensorRtRtxEngine])
+def test_sessions_are_on_the_gpu_that_was_chosen(
+    fake_providers: FakeOnnxRuntime,
+    install_driver: Install,
+    monkeypatch: pytest.MonkeyPatch,
+    engine_class: type[OrtCudaEngine],
+) -> None:
+    install_driver(FakeDriver(gpus=2))
+    monkeypatch.setenv(DEVICE, "1")
+    monkeypatch.setattr(FakeOnnxRuntime, "device", 1)
+    with engine_class.open(ModelFile("fp32", bright_model()), Precision.FP32, 1) as engine:
+        np.testing.assert_allclose(engine.run(IMAGES), EXPECTED, atol=1e-5)
+        assert "PCI 0000:1b:00.0" in engine.describe().provider
+        if engine_class is OrtTensorRtRtxEngine:
+            assert engine._handle.pci == "0000:1b:00.0"
+
+
+@pytest.mark.parametrize("before", [None, "1"])
+def test_fp32_of_tensorrt_is_not_tf32(
+    fake_providers: FakeOnnxRuntime, monkeypatch: pytest.MonkeyPatch, before: str | None
+) -> None:
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    if before is not None:
+        monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", before)
+    seen = []
+    session = FakeSession.__init__
+
+    def noted(*arguments: Any, **options: Any) -> None:
+        if options.get("providers") != ["CPUExecutionProvider"]:
+            seen.append(os.environ.get("NVIDIA_TF32_OVERRIDE"))
+        session(*arguments, **options)
+
+    monkeypatch.setattr(FakeSession, "__init__", noted)
+    for precision in (Precision.FP32, Precision.FP16):
+        OrtTensorRtEngine.open(ModelFile(str(precision), bright_model()), precision, 1).close()
+    assert seen == ["0", before]
+    assert os.environ.get("NVIDIA_TF32_OVERRIDE") == before
 
 
 def test_settings_of_the_tensorrt_provider(own_cache: Path) -> None:

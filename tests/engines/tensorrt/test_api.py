@@ -42,6 +42,7 @@ OPTIONAL = {
     "set_runtime_cache",
     "set_execution_context_allocation_strategy",
     "cuda_graph_strategy",
+    "dynamic_shapes_kernel_specialization_strategy",
 }
 
 

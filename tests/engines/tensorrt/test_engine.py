@@ -4,6 +4,7 @@ import os
 import stat
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,19 +12,24 @@ import pytest
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.jsonable import to_json
 from cnnres_infer.engines import probe
+from cnnres_infer.engines.nvidia.device import DEVICE
+from cnnres_infer.engines.tensorrt import plan
 from cnnres_infer.engines.tensorrt import store as plans
+from cnnres_infer.engines.tensorrt.api import Flavour
 from cnnres_infer.engines.tensorrt.plan import open_store
 from cnnres_infer.errors import (
     BackendUnavailableError,
     EngineRunError,
     OutputError,
+    PrecisionUnavailableError,
     VerificationError,
 )
 from cnnres_infer.outputs.writers.report import Report
 from cnnres_infer.predictor import Predictor
+from cnnres_infer.selection.autotune import fastest_first
 from cnnres_infer.selection.offers import open_engine
 from cnnres_infer.selection.select import Selection
-from tests.conftest import blob_volume
+from tests.conftest import BundleMaker, blob_volume
 from tests.engines.conftest import FakeMachine
 from tests.fakes.driver import FakeDriver
 from tests.fakes.tensorrt import FakeRuntime, FakeTensorRT, FakeTensorRtRtx
@@ -42,7 +48,9 @@ def test_auto_takes_it_and_checks_it(fake_machine: FakeMachine, bright_bundle: P
     with Predictor.load(bright_bundle) as predictor:
         result = predictor.predict(volume)
     assert result.provenance.engine.backend == "tensorrt"
-    assert result.provenance.engine.provider == "tensorrt on NVIDIA Fake 3060 (SM 86, 12 GB)"
+    assert result.provenance.engine.provider == (
+        "tensorrt on NVIDIA Fake 3060 (SM 86, 12 GB, PCI 0000:1b:00.0)"
+    )
     assert result.provenance.verification is not None
     assert result.provenance.verification.passed
     assert not any("rebuilt" in str(each) for each in result.warnings)
@@ -146,7 +154,10 @@ def test_a_build_that_takes_long_is_announced(
     for _ in range(2):
         open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32").close()
     (record,) = caplog.records
-    assert "for NVIDIA Fake 3060 (SM 86, 12 GB): this takes minutes" in record.getMessage()
+    assert (
+        "for NVIDIA Fake 3060 (SM 86, 12 GB, PCI 0000:1b:00.0): this takes minutes"
+        in record.getMessage()
+    )
 
 
 def test_threads_share_a_predictor(fake_machine: FakeMachine, bright_bundle: Path) -> None:
@@ -240,12 +251,12 @@ def test_rtx_keeps_its_kernels_but_no_plan_for_each_driver(
     for _ in range(2):
         with open_engine(Bundle.open(bright_bundle), "tensorrt-rtx", "fp32") as engine:
             engine.run(images)
-    assert rtx.compiled == [16, 4]
+    assert rtx.compiled == [16, 8, 4]
     fake_machine.install_driver(FakeDriver(version="590.2"))
     with open_engine(Bundle.open(bright_bundle), "tensorrt-rtx", "fp32") as engine:
         engine.run(images)
         assert engine.describe().warnings == ()
-    assert rtx.compiled == [16, 4] * 2
+    assert rtx.compiled == [16, 8, 4] * 2
     assert fake_machine.built == ["1,8,16"]
     (entry,) = open_store().entries()
     assert (entry.key.sm, entry.key.driver) == ("86", "any")
@@ -275,24 +286,138 @@ def test_the_cache_is_not_used_where_a_signature_is_required(
     assert caplog.text.count("at every start") == 2
     assert files == {path: path.read_bytes() for path in own_cache.rglob("*") if path.is_file()}
     if fake_machine.rtx is not None:
-        assert fake_machine.rtx.compiled == [16, 4] * 3
+        assert fake_machine.rtx.compiled == [16, 8, 4] * 3
 
 
-def test_rtx_builds_what_fits_all_for_a_gpu_without_a_name(
-    fake_machine: FakeMachine, rtx: FakeTensorRtRtx, bright_bundle: Path
+@pytest.mark.parametrize(
+    ("capability", "name"), [((9, 0), "tensorrt-rtx"), ((8, 7), "tensorrt-rtx"),
+                             ((9, 0), "ort-tensorrt-rtx"), ((8, 0), "ort-tensorrt-rtx"),
+                             ((7, 5), "ort-tensorrt-rtx")],
+)  # fmt: skip
+def test_rtx_does_not_exist_for_other_gpus(
+    fake_machine: FakeMachine,
+    rtx: FakeTensorRtRtx,
+    fake_providers: object,
+    capability: tuple[int, int],
+    name: str,
 ) -> None:
     driver = FakeDriver()
-    driver.capability = {"major": 9, "minor": 0}
+    driver.capability = dict(zip(("major", "minor"), capability, strict=True))
     fake_machine.install_driver(driver)
-    open_engine(Bundle.open(bright_bundle), "tensorrt-rtx", "fp32").close()
-    (entry,) = open_store().entries()
-    assert entry.key.sm == "portable"
+    found = probe(name)
+    assert not found.usable
+    written = ".".join(map(str, capability))
+    assert f"does not exist for compute capability {written} (NVIDIA Fake 3060)" in found.reason
+    assert "use another `backend`" in found.remedy
+
+
+def test_rtx_has_no_int8_for_turing_and_does_not_try(
+    fake_machine: FakeMachine, rtx: FakeTensorRtRtx, make_bundle: BundleMaker
+) -> None:
+    driver = FakeDriver()
+    driver.capability = {"major": 7, "minor": 5}
+    fake_machine.install_driver(driver)
+    variants = dict.fromkeys(("fp16", "int8-trt"), "model.fp32.onnx")
+    bundle = Bundle.open(make_bundle(variants=variants))
+    with pytest.raises(PrecisionUnavailableError, match=r"no INT8 kernels .* 7\.5"):
+        open_engine(bundle, "tensorrt-rtx", "int8")
+    assert fake_machine.built == []
+    assert fastest_first(bundle, "tensorrt-rtx") == ("fp16", "int8")
+    assert fake_machine.built == ["1,8,16"]
+
+
+@pytest.mark.parametrize(
+    ("driver", "runtime", "usable"),
+    [(12040, 12090, True), (12040, 13050, False), (13000, 12090, True), (13000, 13050, True)],
+)
+def test_bindings_must_not_be_newer_than_the_driver(
+    fake_machine: FakeMachine, driver: int, runtime: int, usable: bool
+) -> None:
+    fake_machine.install_driver(FakeDriver("550.1", cuda=driver))
+    fake_machine.cuda.version = runtime
+    found = probe("tensorrt")
+    assert found.usable == usable
+    if not usable:
+        assert "cuda-bindings 13.5 needs CUDA 13, but driver 550.1" in found.reason
+        assert found.remedy.startswith("pip install 'cuda-bindings==12.9.*', or update")
+    assert fake_machine.cuda.streams == {}
+
+
+def test_a_package_for_a_newer_cuda_is_no_use(
+    fake_machine: FakeMachine, rtx: FakeTensorRtRtx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Flavour, "installed", lambda _self: {"tensorrt-rtx-cu13": "1.7.1.116"})
+    fake_machine.install_driver(FakeDriver("550.1", cuda=12040))
+    fake_machine.cuda.version = 12090
+    found = probe("tensorrt-rtx")
+    assert "tensorrt_rtx 1.7.1.116 needs CUDA 13" in found.reason
+    assert "pip install tensorrt-rtx-cu12" in found.remedy
+
+
+def test_a_driver_that_is_too_old_in_the_end_is_skipped(
+    fake_machine: FakeMachine, bright_bundle: Path
+) -> None:
+    fake_machine.cuda.too_old = True
+    with pytest.raises(BackendUnavailableError, match="InsufficientDriver"):
+        open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32")
+    assert fake_machine.built == []
+    with Predictor.load(bright_bundle) as predictor:
+        assert predictor.engine.describe().backend in ("openvino", "ort")
+
+
+def test_the_gpu_that_was_chosen_builds_and_runs(
+    fake_machine: FakeMachine, bright_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_machine.install_driver(FakeDriver(gpus=2))
+    monkeypatch.setenv(DEVICE, "1")
+    built_on = []
+    build = plan.build
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        built_on.append(fake_machine.cuda.current)
+        return build(*arguments, **options)
+
+    monkeypatch.setattr(plan, "build", noted)
+    with open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32") as engine:
+        assert "PCI 0000:1b:00.0" in engine.describe().provider
+        assert set(fake_machine.cuda.streams.values()) == {1}
+    assert built_on == [1]
+    assert fake_machine.cuda.current == 0
+
+
+def test_everything_is_warm_once_it_is_open(fake_machine: FakeMachine, bright_bundle: Path) -> None:
+    assert fake_machine.tensorrt is not None
+    with open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32") as engine:
+        contexts = fake_machine.tensorrt.contexts
+        captured = fake_machine.cuda.deeds.count("capture")
+        assert contexts == captured == 3
+        for count in (1, 4, 5, 9, 16):
+            engine.run(np.zeros((count, 1, 160, 160), np.float32))
+        assert fake_machine.tensorrt.contexts == contexts
+        assert fake_machine.cuda.deeds.count("capture") == captured
+
+
+def test_an_engine_that_does_not_run_is_not_opened(
+    fake_machine: FakeMachine, bright_bundle: Path
+) -> None:
+    assert fake_machine.tensorrt is not None
+    fake_machine.tensorrt.fails_to_run = True
+    with pytest.raises(BackendUnavailableError, match="does not run here: TensorRT failed to run"):
+        open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32")
+    assert fake_machine.cuda.leaks == 0
+
+
+def test_kernels_survive_a_process_that_is_killed(
+    fake_machine: FakeMachine, rtx: FakeTensorRtRtx, bright_bundle: Path
+) -> None:
+    with open_engine(Bundle.open(bright_bundle), "tensorrt-rtx", "fp32"):
+        assert len(list(open_store().folder.glob("*.blob"))) == 1
 
 
 def test_rtx_says_why_an_engine_cannot_run(
     fake_machine: FakeMachine, rtx: FakeTensorRtRtx, bright_bundle: Path
 ) -> None:
     rtx.refuses_plans = True
-    with pytest.raises(BackendUnavailableError, match="UNSUPPORTED_CC"):
+    with pytest.raises(BackendUnavailableError, match=r"\(UNSUPPORTED_CC, OLD_CUDA_DRIVER\)"):
         open_engine(Bundle.open(bright_bundle), "tensorrt-rtx", "fp32")
     assert fake_machine.cuda.leaks == 0

@@ -1,6 +1,7 @@
 """The runner against fakes of CUDA and TensorRT; `tests/gpu` has the real ones."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from cnnres_infer.engines.tensorrt.cuda import Cuda, DeviceMemoryError
 from cnnres_infer.engines.tensorrt.runner import PlanRunner
 from cnnres_infer.errors import BackendUnavailableError, EngineRunError
 from tests.conftest import bright_model
-from tests.fakes.cuda import FakeCudaRuntime
-from tests.fakes.tensorrt import SCRATCH_EACH, FakeTensorRT
+from tests.fakes.cuda import ALIGNMENT, CaptureMode, Error, FakeCudaRuntime
+from tests.fakes.tensorrt import COUNTS, SCRATCH_EACH, FakeTensorRT, FakeTensorRtRtx
 
 PLAN = bright_model()
 SLICE_BYTES = 4 * 160 * 160
@@ -73,20 +74,20 @@ def test_graphs_are_captured_on_the_second_run_and_launched_after(
     assert runtime.deeds.count("launch") == 4
 
 
-def test_a_new_shape_gets_its_own_context_and_graphs(
-    runner: PlanRunner, runtime: FakeCudaRuntime, trt: FakeTensorRT
+def test_rests_are_padded_and_share_contexts_and_graphs(
+    runtime: FakeCudaRuntime, trt: FakeTensorRT
 ) -> None:
-    for _ in range(3):
-        runner.run(images(4))
-    captured, contexts = runtime.deeds.count("capture"), trt.contexts
-    for seed in range(3):
-        inputs = images(3, seed)
-        np.testing.assert_allclose(runner.run(inputs), expected(inputs), atol=1e-5)
-    assert trt.contexts == contexts + 1
-    assert runtime.deeds.count("capture") == captured + 1
-    inputs = images(4, 9)
-    np.testing.assert_allclose(runner.run(inputs), expected(inputs), atol=1e-5)
-    assert runtime.deeds.count("capture") == captured + 1
+    runner = PlanRunner(trt, Cuda(runtime), PLAN, batch=16)
+    assert runner.sizes == (4, 8, 16)
+    for turn in range(3):
+        for count in (73, 9, 5, 8, 3, 1, 4):
+            inputs = images(count, turn)
+            np.testing.assert_allclose(runner.run(inputs), expected(inputs), atol=1e-5)
+    assert trt.contexts == 3
+    # Two lanes for full batches, and the first lane for the rests.
+    assert runtime.deeds.count("capture") == 4
+    runner.close()
+    assert runtime.leaks == 0
 
 
 def test_sizes_of_images_share_the_buffers_of_the_largest(
@@ -99,10 +100,85 @@ def test_sizes_of_images_share_the_buffers_of_the_largest(
         for extents in ((96, 128), (160, 160), (128, 96)):
             inputs = np.random.default_rng(turn).random((6, 1, *extents), np.float32)
             np.testing.assert_allclose(runner.run(inputs), expected(inputs), atol=1e-5)
-    assert trt.contexts == 6
+    assert trt.contexts == 3
     assert runtime.deeds.count("capture") == 6
     runner.close()
     assert runtime.leaks == 0
+
+
+def test_it_is_captured_beside_code_that_uses_the_legacy_stream(
+    runner: PlanRunner, runtime: FakeCudaRuntime
+) -> None:
+    runtime.legacy_in_use = True
+    for seed in range(3):
+        inputs = images(4, seed)
+        np.testing.assert_allclose(runner.run(inputs), expected(inputs), atol=1e-5)
+    assert runtime.deeds.count("capture") == 1
+    assert not runtime.blocking
+
+
+@pytest.mark.parametrize("resizes", [True, False])
+def test_scratch_memory_is_for_the_batch_if_the_plan_resizes_it(
+    trt: FakeTensorRT, runtime: FakeCudaRuntime, resizes: bool
+) -> None:
+    trt.resizes = resizes
+    runner = PlanRunner(trt, Cuda(runtime), PLAN, batch=4)
+    inputs = images(4)
+    np.testing.assert_allclose(runner.run(inputs), expected(inputs), atol=1e-5)
+    sizes = [len(memory) - ALIGNMENT for memory in runtime.device.values()]
+    assert SCRATCH_EACH * (4 if resizes else COUNTS[-1]) in sizes
+    runner.close()
+
+
+def test_the_stream_is_on_the_gpu_that_was_chosen(runtime: FakeCudaRuntime) -> None:
+    def open_on_second() -> None:
+        Cuda(runtime, 1).close()
+        assert runtime.current == 1
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(open_on_second).result()
+    assert runtime.current == 0
+    with pytest.raises(BackendUnavailableError, match="cudaErrorInvalidDevice"):
+        Cuda(runtime, 9)
+
+
+def test_a_driver_that_is_too_old_is_no_failure_of_a_run(runtime: FakeCudaRuntime) -> None:
+    runtime.too_old = True
+    with pytest.raises(
+        BackendUnavailableError, match=r"InsufficientDriver.*'cuda-bindings==12\.9\.\*'"
+    ):
+        Cuda(runtime)
+
+
+def test_the_fakes_refuse_what_cuda_does(trt: FakeTensorRT, runtime: FakeCudaRuntime) -> None:
+    cuda = Cuda(runtime)
+    for forbidden in (lambda: cuda.allocate(8), lambda: cuda.wait(cuda.event())):
+        with pytest.raises(EngineRunError, match="CaptureUnsupported"):
+            cuda.capture(forbidden)
+    # The first run of a context allocates.
+    runner = PlanRunner(trt, cuda, PLAN, batch=4)
+    runner._prepare((1, 160, 160))
+    program, lane = runner._program((4, 1, 160, 160)), runner._lanes[0]
+    with pytest.raises(EngineRunError, match="CaptureUnsupported"):
+        cuda.capture(lambda: runner._enqueue(program, lane, (4, 1, 160, 160)))
+    program.context.set_device_memory(runner._scratch[0].address + 4, 1 << 20)
+    assert "not aligned" in runner._logger.summary()
+    blocking = FakeCudaRuntime()
+    blocking.legacy_in_use = True
+    _, stream = blocking.cudaStreamCreate()
+    (status,) = blocking.cudaStreamBeginCapture(stream, CaptureMode(1))
+    assert status == Error.cudaErrorStreamCaptureImplicit
+    runner.close()
+    assert runtime.leaks == 0
+
+
+def test_kernels_that_were_checked_are_those_that_run(runtime: FakeCudaRuntime) -> None:
+    rtx = FakeTensorRtRtx(runtime)
+    runner = PlanRunner(rtx, Cuda(runtime), PLAN, batch=4)
+    first, *later = [runner.run(images(4)) for _ in range(5)]
+    assert all(np.array_equal(first, each) for each in later)
+    assert rtx.compiled == [4]
+    runner.close()
 
 
 def test_full_memory_halves_the_batch_and_goes_on(
@@ -161,7 +237,7 @@ def test_a_run_that_tensorrt_refuses(runner: PlanRunner, trt: FakeTensorRT) -> N
 def test_an_exception_of_tensorrt_is_our_error(
     runner: PlanRunner, trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_count: int) -> None:
+    def fail(*_arguments: object) -> None:
         raise ValueError("pybind11 says no")
 
     monkeypatch.setattr(trt, "compile", fail)
