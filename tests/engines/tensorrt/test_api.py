@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from cnnres_infer.engines.tensorrt.api import make_logger, reasons
+from tests.fakes.builder import FakeBuilderModule
+
 ENGINES = Path(__file__).resolve().parents[3] / "cnnres_infer" / "engines"
 VERSIONS = {
     path.stem: json.loads(path.read_text())
@@ -138,3 +141,18 @@ def test_both_flavours_have_their_module_name() -> None:
         "tensorrt": "tensorrt",
         "tensorrt-rtx": "tensorrt_rtx",
     }
+
+
+@pytest.mark.parametrize("needs_device", [True, False])
+def test_a_missing_gpu_is_no_error_of_a_build(needs_device: bool) -> None:
+    module = FakeBuilderModule()
+    logger = make_logger(module, needs_device=needs_device)
+    logger.log(logger.Severity.ERROR, "[cudaResources.cpp] cudaError 35")
+    assert ("cudaError 35" in logger.summary()) == needs_device
+    assert logger.summary() == ""
+
+
+def test_reasons_are_read_from_a_bit_mask() -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx-cu12")
+    assert reasons(trt, 0) == []
+    assert reasons(trt, 2 | 16) == ["UNSUPPORTED_CC", "INSUFFICIENT_GPU_MEMORY"]

@@ -2,6 +2,8 @@
 
 import re
 from collections import Counter
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +15,25 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from cnnres_infer.bundle.bundle import Bundle
-from cnnres_infer.engines.tensorrt.build import BatchRange, build, capabilities
-from cnnres_infer.errors import BackendUnavailableError, UsageError
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.engines.tensorrt import build as building
+from cnnres_infer.engines.tensorrt.api import TENSORRT_RTX, capabilities
+from cnnres_infer.engines.tensorrt.build import BatchRange, build
+from cnnres_infer.errors import BackendUnavailableError, PrecisionUnavailableError, UsageError
 from cnnres_infer.verification.agreement import load_reference
 from tests.conftest import bright_model
+from tests.engines.tensorrt.layer_table import Layer, layers
+from tests.fakes.builder import FakeBuilderModule
 
 CONVOLUTIONS = 22
-LAYER = re.compile(
-    r"^Name: (?P<name>[^,]*), LayerType: (?P<kind>\w+), Inputs: \[ \{ Name: [^,]*, "
-    r"Dimensions: [^]]*\], Strides: [^]]*\], StrideOrder: [^]]*\], Datatype: (?P<type>\w+)",
-    re.MULTILINE,
-)
+SMS = (75, 80, 86, 89, 120, 121)
+# The others of the same generation are as good for a quick test.
+EACH_SM = [pytest.param(sm, marks=[pytest.mark.slow] if sm in (80, 89, 121) else []) for sm in SMS]
+Compile = Callable[[str, int], tuple[bytes, list[Layer]]]
+# Of compiled layers; more means that less was fused.
+MOST_ROWS = {"fp32": 44, "fp16": 44, "int8": 56}
+# Size of a plan in that of its ONNX file; the layers that stay in float grow.
+SIZES = {"fp32": (1.0, 1.2), "fp16": (1.0, 1.25), "int8": (1.0, 1.6)}
 
 
 @pytest.fixture(scope="module")
@@ -79,36 +89,121 @@ def in_int8(model: bytes) -> int:
     return sum(n.op_type == "Conv" and n.input[1] in dequantised for n in graph.node)
 
 
-def layers(log: list[str]) -> Counter[tuple[str, str]]:
-    """How many compiled layers of a kind take a type, from the table in the build's log."""
-    return Counter((found["kind"], found["type"]) for found in LAYER.finditer("\n".join(log)))
+def float_type(model: bytes) -> str:
+    """TensorRT's name for the type of a file's float weights, but for a few."""
+    tensors = onnx.load_from_string(model).graph.initializer
+    halves = sum(len(t.raw_data) for t in tensors if t.data_type == TensorProto.FLOAT16)
+    floats = sum(len(t.raw_data) for t in tensors if t.data_type == TensorProto.FLOAT)
+    return "Half" if halves > floats else "Float"
 
 
-@pytest.mark.parametrize("sm", [75, 80, 86, 89, 120])
+@pytest.fixture(scope="module")
+def compiled(trt: Any, variants: dict[str, bytes]) -> Compile:
+    """Gives the plan and the layers of a precision for a compute capability."""
+    sides = Bundle.open().spec.slices.sides
+
+    @cache
+    def compile_it(precision: str, sm: int) -> tuple[bytes, list[Layer]]:
+        log: list[str] = []
+        plan, timing_cache = build(
+            trt, variants[precision], BatchRange(), sm, log=log.append, sides=sides
+        )
+        assert timing_cache is None
+        return plan, layers(log)
+
+    return compile_it
+
+
+def convolutions(table: list[Layer]) -> Counter[tuple[str, str, str]]:
+    """How many convolutions there are by the types of images, weights and results."""
+    found = (each for each in table if each.kind == "correlation")
+    return Counter((each.inputs[0], each.constants[0], *each.outputs) for each in found)
+
+
+@pytest.mark.parametrize("sm", EACH_SM)
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_engines_build_for_a_gpu_that_is_not_here(
-    trt: Any, variants: dict[str, bytes], precision: str, sm: int
+    compiled: Compile, variants: dict[str, bytes], precision: str, sm: int
 ) -> None:
-    log: list[str] = []
-    sides = Bundle.open().spec.slices.sides
-    plan, timing_cache = build(
-        trt, variants[precision], BatchRange(), sm, log=log.append, sides=sides
-    )
-    assert len(plan) > 5_000_000
-    assert timing_cache is None
-    table = layers(log)
-    convolutions = sum(n for (kind, _), n in table.items() if kind == "correlation")
-    fused = sum(n for (kind, _), n in table.items() if kind == "runtime_fusion")
-    assert CONVOLUTIONS - fused <= convolutions <= CONVOLUTIONS
+    model = variants[precision]
+    plan, table = compiled(precision, sm)
+    if (precision, sm) != ("int8", 75):
+        smallest, largest = SIZES[precision]
+        assert smallest * len(model) < len(plan) < largest * len(model)
+        assert len(table) <= MOST_ROWS[precision]
+    # The images are float32 and so are the probabilities, whatever is between them.
+    (images, *_), (*_, probabilities) = (each for each in table if each.inputs), table
+    assert images.inputs[0] == "Float"
+    assert probabilities.outputs == ("Float",)
+    found = convolutions(table)
+    fused = sum(each.kind == "runtime_fusion" for each in table)
+    assert CONVOLUTIONS - fused <= found.total() <= CONVOLUTIONS
     if precision == "fp32":
-        assert table["correlation", "Float"] == convolutions
+        assert set(found) == {("Float", "Float", "Float")}
     if precision == "fp16":
-        assert table["correlation", "Float"] == 1  # the first block
-        assert table["correlation", "Half"] == convolutions - 1
-    if precision == "int8" and sm in (86, 120):
-        planned = in_int8(variants["int8"])
-        assert planned - fused <= table["correlation", "Int8"] <= planned
-        assert planned >= CONVOLUTIONS // 3
+        assert found["Float", "Float", "Float"] == 1  # the first block
+        assert found["Half", "Half", "Half"] == found.total() - 1
+
+
+@pytest.mark.parametrize("sm", EACH_SM)
+def test_convolutions_of_int8_are_in_int8_but_on_turing(
+    compiled: Compile, variants: dict[str, bytes], sm: int
+) -> None:
+    planned, other = in_int8(variants["int8"]), float_type(variants["int8"])
+    assert planned >= CONVOLUTIONS // 3
+    _, table = compiled("int8", sm)
+    found = convolutions(table)
+    eight = Counter({types: n for types, n in found.items() if "Int8" in types})
+    if sm == 75:
+        assert not eight
+        assert found.total() == CONVOLUTIONS
+        TENSORRT_RTX.check_precision(Precision.FP16, sm)
+        with pytest.raises(PrecisionUnavailableError):
+            TENSORRT_RTX.check_precision(Precision.INT8, sm)
+        return
+    TENSORRT_RTX.check_precision(Precision.INT8, sm)
+    fused = sum(each.kind == "runtime_fusion" for each in table)
+    assert planned - fused <= eight.total() <= planned
+    # Images and weights in 8 bits, and the results in the file's float type or 8 bits.
+    assert {types[:2] for types in eight} == {("Int8", "Int8")}
+    assert {types[2] for types in eight} <= {other, "Int8"}
+
+
+def test_all_compute_capabilities_are_tested(trt: Any) -> None:
+    assert capabilities(trt) == SMS
+
+
+@pytest.mark.parametrize("features", [(), ("RUNTIME_ACTIVATION_RESIZE_10_10",)])
+def test_scratch_memory_is_resized_where_tensorrt_can(features: tuple[str, ...]) -> None:
+    module = FakeBuilderModule(*features)
+    build(module, b"model", BatchRange())
+    (config,) = module.configs
+    assert {each.name: on for each, on in config.preview.items()} == dict.fromkeys(features, True)
+    assert config.flags == set()
+
+
+def test_real_builders_resize_scratch_memory(trt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    feature, seen = trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10, []
+    original = building._profile
+
+    def noted(builder: Any, *arguments: Any) -> Any:
+        config = building._config(trt, builder, False)
+        seen.append(config.get_preview_feature(feature))
+        return original(builder, *arguments)
+
+    monkeypatch.setattr(building, "_profile", noted)
+    build(trt, bright_model(), BatchRange(), 86)
+    assert seen == [True]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "used"),
+    [(b"", b""), (b"RTX 3060;", b"RTX 3060;"), (b"H100;", b"")],
+    ids=["none", "own", "of another GPU"],
+)
+def test_a_timing_cache_of_another_gpu_is_replaced(earlier: bytes, used: bytes) -> None:
+    plan, measured = build(FakeBuilderModule(), b"model", BatchRange(), None, earlier)
+    assert (plan, measured) == (b"plan", used + b"measured;")
 
 
 def test_the_batch_range_is_the_engines(trt: Any) -> None:
