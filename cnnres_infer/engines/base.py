@@ -144,6 +144,14 @@ class Engine(Protocol):
         """Heights and widths that images may have, in ascending order, if there are several."""
         ...
 
+    @property
+    def padded_sizes(self) -> tuple[int, ...]:
+        """The sizes that batches are padded to, each of which may run kernels of its own.
+
+        Empty if batches are not padded.
+        """
+        ...
+
     @classmethod
     def probe(cls) -> Probe:
         """Check what is installed, without opening anything."""
@@ -231,6 +239,10 @@ class SharedEngine(ABC, Generic[Handle]):
     def sides(self) -> tuple[int, ...]:
         height = self._shape[1]
         return height if isinstance(height, tuple) else ()
+
+    @property
+    def padded_sizes(self) -> tuple[int, ...]:
+        return ()
 
     def run(self, images: FloatArray) -> FloatArray:
         return self._call(partial(self._run, images))

@@ -46,6 +46,7 @@ class Engine:
     VARIANTS = {Precision.FP32: ("fp32",)}  # noqa: RUF012
     BATCH = 4
     LEAST = 1
+    padded_sizes = ()
 
     def __init__(self, answer: float | Exception, info: Any) -> None:
         self.answer = answer

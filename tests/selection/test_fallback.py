@@ -36,6 +36,7 @@ class Named:
     RIVALS: ClassVar[tuple[Precision, ...]] = ()
     CACHE_FOLDER: ClassVar[str | None] = None
     sides: tuple[int, ...] = ()
+    padded_sizes: tuple[int, ...] = ()
 
     def __init__(self, name: str, story: list[str]) -> None:
         self.name, self._story = name, story

@@ -54,6 +54,7 @@ class Replay:
     RIVALS: ClassVar[tuple[Precision, ...]] = ()
     CACHE_FOLDER: ClassVar[str | None] = None
     sides: tuple[int, ...] = ()
+    padded_sizes: tuple[int, ...] = ()
 
     def __init__(self, bundle: Bundle) -> None:
         images, self.answers = load_reference(bundle)
@@ -97,6 +98,35 @@ def shipped(default_bundle: Path) -> Bundle:
 @pytest.fixture
 def replay(shipped: Bundle) -> Replay:
     return Replay(shipped)
+
+
+class Padding(Replay):
+    """An engine that pads batches, and whose kernels for one size are off."""
+
+    padded_sizes = (4, 8)
+
+    def __init__(self, bundle: Bundle, broken: int | None) -> None:
+        super().__init__(bundle)
+        self.broken = broken
+        self.sizes: set[int] = set()
+
+    def run(self, images: FloatArray) -> FloatArray:
+        self.sizes.add(len(images))
+        output = super().run(images)
+        return output * np.float32(0) if len(images) == self.broken else output
+
+
+@pytest.mark.parametrize("broken", [None, 4, 8])
+def test_kernels_of_every_size_of_batch_are_checked(
+    shipped: Bundle, cache: Path, broken: int | None
+) -> None:
+    engine = Padding(shipped, broken)
+    if broken is None:
+        assert self_check(engine, shipped).passed
+    else:
+        with pytest.raises(VerificationError, match="disagrees"):
+            self_check(engine, shipped)
+    assert engine.sizes == {4, 8}
 
 
 def stored(cache: Path) -> Path:

@@ -85,14 +85,15 @@ class GpuEngine(SharedEngine[Handle]):
     def _warm_up(self) -> None:
         """Run batches of every shape that occurs; called on the worker's thread."""
         extents = [each if isinstance(each, tuple) else (each,) for each in self._shape]
-        for shape in product(self._batch_sizes(), *map(reversed, extents)):
+        # The largest first, whose memory the others share.
+        for shape in product(reversed(self.padded_sizes), *map(reversed, extents)):
             if None in shape:
                 return
             for _ in range(_WARM_RUNS):
                 self._run(np.zeros(shape, np.float32))
 
-    def _batch_sizes(self) -> tuple[int, ...]:
-        """The sizes that batches are padded to, the largest first."""
+    @property
+    def padded_sizes(self) -> tuple[int, ...]:
         return (self.BATCH,)
 
     @classmethod

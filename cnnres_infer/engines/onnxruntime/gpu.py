@@ -216,7 +216,8 @@ class OrtCudaEngine(GpuEngine[Any]):
     ) -> dict[str, str]:
         return {"use_tf32": "0", "enable_cuda_graph": "1", "cudnn_conv_algo_search": "HEURISTIC"}
 
-    def _batch_sizes(self) -> tuple[int, ...]:
+    @property
+    def padded_sizes(self) -> tuple[int, ...]:
         # Nothing that it compiles is kept for the next start, so there is one size only.
         return (self._slices,)
 
@@ -241,7 +242,7 @@ class OrtCudaEngine(GpuEngine[Any]):
         if shape not in self._bound:
             device = (self.DEVICE, self._gpu.index)
             self._bound[shape] = Bound(import_onnxruntime(), session, device, shape)
-        for part in split(len(images), self._batch_sizes()):
+        for part in split(len(images), self.padded_sizes):
             yield self._bound[shape].run(images[part.rows])
 
     def _release(self, handle: Any) -> None:

@@ -144,7 +144,7 @@ class OrtTensorRtRtxEngine(OrtCudaEngine):
     def _batches(self, session: Any, images: FloatArray) -> Iterator[FloatArray]:
         # ONNX Runtime built without CUDA cannot bind the plug-in's memory.
         name = session.get_inputs()[0].name
-        for part in split(len(images), self._batch_sizes()):
+        for part in split(len(images), self.padded_sizes):
             batch = images[part.rows]
             padding = [(0, part.padded - len(batch)), (0, 0), (0, 0), (0, 0)]
             yield session.run(None, {name: np.pad(batch, padding)})[0][: len(batch)]

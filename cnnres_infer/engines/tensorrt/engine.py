@@ -114,8 +114,10 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
             kernels if model.use_cache else None,
         )
 
-    def _batch_sizes(self) -> tuple[int, ...]:
-        return self._handle.sizes[::-1] if self._handle is not None else ()
+    @property
+    def padded_sizes(self) -> tuple[int, ...]:
+        handle = self._handle
+        return () if handle is None else handle.sizes
 
     def _warm_up(self) -> None:
         super()._warm_up()
