@@ -9,6 +9,7 @@ from rich.table import Table
 
 from benchmarks import compare as comparison
 from benchmarks import end_to_end as whole
+from benchmarks import gpu as on_gpu
 from benchmarks import images as image_kinds
 from benchmarks import scale as scaling
 from benchmarks.charts import bar_chart
@@ -17,6 +18,7 @@ from benchmarks.rewritings import rewritings
 from benchmarks.steps import steps
 from cnnres_infer.cli.console import wide_console
 from cnnres_infer.cli.default_command import run_tool
+from cnnres_infer.cli.options import DeviceOption
 from cnnres_infer.host.atomic import write_all
 from export.parity import print_not_usable
 
@@ -135,6 +137,30 @@ def scale_command(
     _write(json_file, figures)
     if chart is not None:
         bar_chart(chart, f"a whole volume, {backend} {precision}", bars, "s")
+
+
+@app.command("gpu")
+def gpu_command(
+    bundle: BundleOption = None,
+    device: DeviceOption = None,
+    runs: Annotated[int, typer.Option(min=1, help="Runs; figures are medians.")] = 15,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure every GPU backend and precision: starts, speed, and agreement with PyTorch."""
+    figures = on_gpu.gpu(bundle, runs)
+    columns = ("start, s", "next, s", f"{on_gpu.BATCH}, ms", f"{on_gpu.VOLUME}, ms", "slices/s")
+    table = Table("engine", *columns, "Dice", "gate", title=figures["gpu"])
+    measured = {name: row for name, row in figures["rows"].items() if "passes" in row}
+    for name, row in measured.items():
+        starts = (f"{row[key]:.2f}" for key in ("first_start_s", "next_start_s"))
+        times = (f"{row[f'{what} ms']:.2f}" for what in (on_gpu.BATCH, on_gpu.VOLUME))
+        speed, dice = f"{row['slices_per_s']:.0f}", f"{row['dice_mean']:.4f}"
+        table.add_row(name, *starts, *times, speed, dice, "pass" if row["passes"] else "FAIL")
+    console = wide_console()
+    if measured:
+        console.print(table)
+    print_not_usable(figures["rows"], console)
+    _write(json_file, figures)
 
 
 @app.command("images")
