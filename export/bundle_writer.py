@@ -24,6 +24,8 @@ from cnnres_infer.host.atomic import check_free, write_all
 from export.model_card import CARD, model_card
 from export.onnx_model import PASSES_OF, variants
 from export.reference import reference_file, reference_slices
+from export.tensorrt_rules import VARIANTS as TENSORRT_VARIANTS
+from export.tensorrt_rules import check_for_tensorrt
 from network.cnnres import CNNRes
 
 LARGEST_DIFFERENCE = {"fp32": 1e-5, "fp32-cpu": 1e-5, "fp16": 3e-2}
@@ -102,7 +104,16 @@ def seal(
         New and changed files, by name.
     removed
         Names of the files to remove.
+
+    Raises
+    ------
+    VerificationError
+        If TensorRT would refuse one of the files that are for it; nothing is written.
     """
+    for variant in sorted(TENSORRT_VARIANTS & manifest["variants"].keys()):
+        content = (files or {}).get(manifest["variants"][variant])
+        if content is not None:
+            check_for_tensorrt(variant, content)
     written = {**(files or {}), CARD: model_card(manifest).encode()}
     outside = {MANIFEST, SIGNATURE, *removed, *written}
     kept = {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in outside}
