@@ -111,9 +111,9 @@ def seal(
         If TensorRT would refuse one of the files that are for it; nothing is written.
     """
     for variant in sorted(TENSORRT_VARIANTS & manifest["variants"].keys()):
-        content = (files or {}).get(manifest["variants"][variant])
-        if content is not None:
-            check_for_tensorrt(variant, content)
+        name = manifest["variants"][variant]
+        if files and name in files:
+            check_for_tensorrt(variant, files[name])
     written = {**(files or {}), CARD: model_card(manifest).encode()}
     outside = {MANIFEST, SIGNATURE, *removed, *written}
     kept = {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in outside}

@@ -90,7 +90,7 @@ class _Graph:
 
     def type_name(self, tensor: str) -> str:
         kind = self.types.get(tensor, TensorProto.UNDEFINED)
-        return TensorProto.DataType.Name(kind).lower()
+        return str(TensorProto.DataType.Name(kind)).lower()
 
 
 _Check = Callable[[onnx.NodeProto, _Graph], Iterator[str]]

@@ -34,7 +34,7 @@ class FakeConfig:
         self.flags.remove(flag)
 
     def set_preview_feature(self, feature: Any, enable: bool) -> None:
-        assert feature in self._trt.PreviewFeature
+        assert feature in vars(self._trt.PreviewFeature)
         self.preview[feature] = enable
 
     def add_optimization_profile(self, _profile: Any) -> int:
@@ -67,7 +67,8 @@ class FakeBuilderModule:
     NetworkDefinitionCreationFlag = NETWORK_FLAGS
 
     def __init__(self, *features: str) -> None:
-        self.PreviewFeature: Any = Enum("PreviewFeature", ["ALIASED_PLUGIN_IO_10_03", *features])
+        names = ("ALIASED_PLUGIN_IO_10_03", *features)
+        self.PreviewFeature = type("PreviewFeature", (), {name: name for name in names})
         self.gpu = b"RTX 3060;"
         self.configs: list[FakeConfig] = []
 

@@ -111,7 +111,7 @@ def _load_file(path: Path, folders: Iterable[Path]) -> bool:
 
 def _candidates(name: str, folders: Iterable[Path]) -> Iterator[Path]:
     for site in map(Path, sys.path):
-        for folder in _FOLDERS:
-            yield from site.glob(f"{folder}/{name}")
+        for pattern in _FOLDERS:
+            yield from site.glob(f"{pattern}/{name}")
     for folder in folders:
         yield from sorted(folder.glob(f"{name}*"))

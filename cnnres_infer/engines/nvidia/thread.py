@@ -84,10 +84,10 @@ class GpuEngine(SharedEngine[Handle]):
 
     def _warm_up(self) -> None:
         """Run batches of every shape that occurs; called on the worker's thread."""
-        extents = [each if isinstance(each, tuple) else (each,) for each in self._shape]
+        extents = [each if isinstance(each, tuple) else (each or 0,) for each in self._shape]
         # The largest first, whose memory the others share.
         for shape in product(reversed(self.padded_sizes), *map(reversed, extents)):
-            if None in shape:
+            if 0 in shape:
                 return
             for _ in range(_WARM_RUNS):
                 self._run(np.zeros(shape, np.float32))

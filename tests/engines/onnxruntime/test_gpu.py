@@ -219,7 +219,8 @@ def test_sessions_are_on_the_gpu_that_was_chosen(
         np.testing.assert_allclose(engine.run(IMAGES), EXPECTED, atol=1e-5)
         assert "PCI 0000:1b:00.0" in engine.describe().provider
         if engine_class is OrtTensorRtRtxEngine:
-            assert engine._handle.pci == "0000:1b:00.0"
+            session: Any = engine._handle
+            assert session.pci == "0000:1b:00.0"
 
 
 @pytest.mark.parametrize("before", [None, "1"])

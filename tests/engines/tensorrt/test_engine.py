@@ -371,7 +371,7 @@ def test_the_gpu_that_was_chosen_builds_and_runs(
     fake_machine.install_driver(FakeDriver(gpus=2))
     monkeypatch.setenv(DEVICE, "1")
     built_on = []
-    build = plan.build
+    build = vars(plan)["build"]
 
     def noted(*arguments: Any, **options: Any) -> Any:
         built_on.append(fake_machine.cuda.current)

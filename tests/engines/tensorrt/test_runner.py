@@ -1,7 +1,8 @@
 """The runner against fakes of CUDA and TensorRT; `tests/gpu` has the real ones."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,9 +153,11 @@ def test_a_driver_that_is_too_old_is_no_failure_of_a_run(runtime: FakeCudaRuntim
 
 def test_the_fakes_refuse_what_cuda_does(trt: FakeTensorRT, runtime: FakeCudaRuntime) -> None:
     cuda = Cuda(runtime)
-    for forbidden in (lambda: cuda.allocate(8), lambda: cuda.wait(cuda.event())):
+    event = cuda.event()
+    forbidden: list[Callable[[], Any]] = [lambda: cuda.allocate(8), lambda: cuda.wait(event)]
+    for call in forbidden:
         with pytest.raises(EngineRunError, match="CaptureUnsupported"):
-            cuda.capture(forbidden)
+            cuda.capture(call)
     # The first run of a context allocates.
     runner = PlanRunner(trt, cuda, PLAN, batch=4)
     runner._prepare((1, 160, 160))
