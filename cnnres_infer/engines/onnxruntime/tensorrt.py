@@ -183,11 +183,12 @@ def _check_plug_in(gpu: Gpu) -> None:
 def _on_gpu(devices: list[Any], gpu: Gpu) -> list[Any]:
     """Those of the plug-in's devices that are on a GPU, by its PCI address.
 
-    ONNX Runtime does not know the addresses in every system; then it must be the only one.
+    Where an address is unknown, as in some virtual machines, there must be one device only.
     """
     addresses = [str(each.device.metadata.get("pci_bus_id", "")).lower() for each in devices]
-    found = [each for each, pci in zip(devices, addresses, strict=True) if pci and pci == gpu.pci]
-    return found or (devices if addresses == [""] else [])
+    if not (gpu.pci and all(addresses)):
+        return devices if len(devices) == 1 else []
+    return [each for each, pci in zip(devices, addresses, strict=True) if pci == gpu.pci]
 
 
 def _plug_in_devices() -> list[Any]:

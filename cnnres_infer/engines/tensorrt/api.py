@@ -123,7 +123,7 @@ TENSORRT = Flavour(
     "tensorrt",
     "tensorrt",
     ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
-    "pip install tensorrt (from NVIDIA's index; part of JetPack on a Jetson)",
+    "pip install tensorrt (from NVIDIA's index; tensorrt-cu12 with a driver for CUDA 12)",
     portable=False,
 )
 TENSORRT_RTX = Flavour(

@@ -194,6 +194,7 @@ def plug_in_device(pci: str | None) -> Any:
         (["0000:1a:00.0"], []),
         ([None], [0]),
         ([None, None], []),
+        (["0000:1b:00.0", None], []),
         ([], []),
     ],
 )
