@@ -54,7 +54,8 @@ def gpu(folder: Path | None, runs: int) -> dict[str, Any]:
     """
     found = find_gpu()
     if isinstance(found, Probe):
-        raise BackendUnavailableError(f"no GPU to measure: {found.reason}", found.remedy)
+        remedy = "run it on a machine with an NVIDIA GPU" if found.absent else found.remedy
+        raise BackendUnavailableError(f"no GPU to measure: {found.reason}", remedy)
     bundle = Bundle.open(folder)
     images = phantom_slices(bundle)
     rows = {name: row for each in NVIDIA for name, row in _backend(bundle, each, images, runs)}

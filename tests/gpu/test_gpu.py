@@ -96,7 +96,8 @@ def test_auto_takes_the_gpu(gpu: Gpu) -> None:
         info = predictor.engine.describe()
     print(info, predictor.selection.skipped)  # noqa: T201
     assert info.backend in NVIDIA
-    assert gpu.name in info.provider
+    assert str(gpu) in info.provider
+    assert gpu.pci
 
 
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])

@@ -171,6 +171,10 @@ def test_the_fakes_refuse_what_cuda_does(trt: FakeTensorRT, runtime: FakeCudaRun
     _, stream = blocking.cudaStreamCreate()
     (status,) = blocking.cudaStreamBeginCapture(stream, CaptureMode(1))
     assert status == Error.cudaErrorStreamCaptureImplicit
+    _, stream = blocking.cudaStreamCreateWithFlags(1)
+    blocking.cudaStreamBeginCapture(stream, CaptureMode(1))
+    assert blocking.cudaStreamSynchronize(stream) == (Error.cudaErrorStreamCaptureUnsupported,)
+    assert blocking.cudaStreamEndCapture(stream) == (Error.cudaErrorStreamCaptureInvalidated, None)
     runner.close()
     assert runtime.leaks == 0
 
