@@ -90,6 +90,13 @@ def fake_machine(
 
 
 @pytest.fixture
+def rtx(fake_machine: FakeMachine) -> FakeTensorRtRtx:
+    """TensorRT-RTX in TensorRT's place."""
+    fake_machine.tensorrt, fake_machine.rtx = None, FakeTensorRtRtx(fake_machine.cuda)
+    return fake_machine.rtx
+
+
+@pytest.fixture
 def fake_providers(
     monkeypatch: pytest.MonkeyPatch, fake_machine: FakeMachine
 ) -> Iterator[FakeOnnxRuntime]:

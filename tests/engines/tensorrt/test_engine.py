@@ -4,7 +4,6 @@ import os
 import stat
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,24 +11,19 @@ import pytest
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.jsonable import to_json
 from cnnres_infer.engines import probe
-from cnnres_infer.engines.nvidia.device import DEVICE
-from cnnres_infer.engines.tensorrt import plan
 from cnnres_infer.engines.tensorrt import store as plans
-from cnnres_infer.engines.tensorrt.api import Flavour
 from cnnres_infer.engines.tensorrt.plan import open_store
 from cnnres_infer.errors import (
     BackendUnavailableError,
     EngineRunError,
     OutputError,
-    PrecisionUnavailableError,
     VerificationError,
 )
 from cnnres_infer.outputs.writers.report import Report
 from cnnres_infer.predictor import Predictor
-from cnnres_infer.selection.autotune import fastest_first
 from cnnres_infer.selection.offers import open_engine
 from cnnres_infer.selection.select import Selection
-from tests.conftest import BundleMaker, blob_volume
+from tests.conftest import blob_volume
 from tests.engines.conftest import FakeMachine
 from tests.fakes.driver import FakeDriver
 from tests.fakes.tensorrt import FakeRuntime, FakeTensorRT, FakeTensorRtRtx
@@ -224,13 +218,6 @@ def test_a_timing_cache_is_kept_beside_the_plans(
     assert names == [".cache", ".json", ".lock", ".plan"]
 
 
-@pytest.fixture
-def rtx(fake_machine: FakeMachine) -> FakeTensorRtRtx:
-    """TensorRT-RTX in TensorRT's place."""
-    fake_machine.tensorrt, fake_machine.rtx = None, FakeTensorRtRtx(fake_machine.cuda)
-    return fake_machine.rtx
-
-
 def test_rtx_is_taken_where_tensorrt_is_missing(
     fake_machine: FakeMachine, rtx: FakeTensorRtRtx, bright_bundle: Path
 ) -> None:
@@ -287,102 +274,6 @@ def test_the_cache_is_not_used_where_a_signature_is_required(
     assert files == {path: path.read_bytes() for path in own_cache.rglob("*") if path.is_file()}
     if fake_machine.rtx is not None:
         assert fake_machine.rtx.compiled == [16, 8, 4] * 3
-
-
-@pytest.mark.parametrize(
-    ("capability", "name"), [((9, 0), "tensorrt-rtx"), ((8, 7), "tensorrt-rtx"),
-                             ((9, 0), "ort-tensorrt-rtx"), ((8, 0), "ort-tensorrt-rtx"),
-                             ((7, 5), "ort-tensorrt-rtx")],
-)  # fmt: skip
-def test_rtx_does_not_exist_for_other_gpus(
-    fake_machine: FakeMachine,
-    rtx: FakeTensorRtRtx,
-    fake_providers: object,
-    capability: tuple[int, int],
-    name: str,
-) -> None:
-    driver = FakeDriver()
-    driver.capability = dict(zip(("major", "minor"), capability, strict=True))
-    fake_machine.install_driver(driver)
-    found = probe(name)
-    assert not found.usable
-    written = ".".join(map(str, capability))
-    assert f"does not exist for compute capability {written} (NVIDIA Fake 3060)" in found.reason
-    assert "use another `backend`" in found.remedy
-
-
-def test_rtx_has_no_int8_for_turing_and_does_not_try(
-    fake_machine: FakeMachine, rtx: FakeTensorRtRtx, make_bundle: BundleMaker
-) -> None:
-    driver = FakeDriver()
-    driver.capability = {"major": 7, "minor": 5}
-    fake_machine.install_driver(driver)
-    variants = dict.fromkeys(("fp16", "int8-trt"), "model.fp32.onnx")
-    bundle = Bundle.open(make_bundle(variants=variants))
-    with pytest.raises(PrecisionUnavailableError, match=r"no INT8 kernels .* 7\.5"):
-        open_engine(bundle, "tensorrt-rtx", "int8")
-    assert fake_machine.built == []
-    assert fastest_first(bundle, "tensorrt-rtx") == ("fp16", "int8")
-    assert fake_machine.built == ["1,8,16"]
-
-
-@pytest.mark.parametrize(
-    ("driver", "runtime", "usable"),
-    [(12040, 12090, True), (12040, 13050, False), (13000, 12090, True), (13000, 13050, True)],
-)
-def test_bindings_must_not_be_newer_than_the_driver(
-    fake_machine: FakeMachine, driver: int, runtime: int, usable: bool
-) -> None:
-    fake_machine.install_driver(FakeDriver("550.1", cuda=driver))
-    fake_machine.cuda.version = runtime
-    found = probe("tensorrt")
-    assert found.usable == usable
-    if not usable:
-        assert "cuda-bindings 13.5 needs CUDA 13, but driver 550.1" in found.reason
-        assert found.remedy.startswith("pip install 'cuda-bindings==12.9.*', or update")
-    assert fake_machine.cuda.streams == {}
-
-
-def test_a_package_for_a_newer_cuda_is_no_use(
-    fake_machine: FakeMachine, rtx: FakeTensorRtRtx, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Flavour, "installed", lambda _self: {"tensorrt-rtx-cu13": "1.7.1.116"})
-    fake_machine.install_driver(FakeDriver("550.1", cuda=12040))
-    fake_machine.cuda.version = 12090
-    found = probe("tensorrt-rtx")
-    assert "tensorrt_rtx 1.7.1.116 needs CUDA 13" in found.reason
-    assert "pip install tensorrt-rtx-cu12" in found.remedy
-
-
-def test_a_driver_that_is_too_old_in_the_end_is_skipped(
-    fake_machine: FakeMachine, bright_bundle: Path
-) -> None:
-    fake_machine.cuda.too_old = True
-    with pytest.raises(BackendUnavailableError, match="InsufficientDriver"):
-        open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32")
-    assert fake_machine.built == []
-    with Predictor.load(bright_bundle) as predictor:
-        assert predictor.engine.describe().backend in ("openvino", "ort")
-
-
-def test_the_gpu_that_was_chosen_builds_and_runs(
-    fake_machine: FakeMachine, bright_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake_machine.install_driver(FakeDriver(gpus=2))
-    monkeypatch.setenv(DEVICE, "1")
-    built_on = []
-    build = vars(plan)["build"]
-
-    def noted(*arguments: Any, **options: Any) -> Any:
-        built_on.append(fake_machine.cuda.current)
-        return build(*arguments, **options)
-
-    monkeypatch.setattr(plan, "build", noted)
-    with open_engine(Bundle.open(bright_bundle), "tensorrt", "fp32") as engine:
-        assert "PCI 0000:1b:00.0" in engine.describe().provider
-        assert set(fake_machine.cuda.streams.values()) == {1}
-    assert built_on == [1]
-    assert fake_machine.cuda.current == 0
 
 
 def test_everything_is_warm_once_it_is_open(fake_machine: FakeMachine, bright_bundle: Path) -> None:
