@@ -91,12 +91,17 @@ def measure_one(
 
 
 def _write(path: Path, slices: int, size: int) -> None:
-    """Write a synthetic brain with slices and pixels repeated to the given numbers."""
+    """Write a synthetic brain with slices and pixels repeated to the given numbers.
+
+    Noise makes repeated voxels differ, as a parcellation's do not.
+    """
     small = make_phantom(shape=SHAPE).data
     columns = np.arange(size) * SHAPE[0] // size
     rows = np.arange(size) * SHAPE[1] // size
     middle = np.arange(slices) * SHAPE[2] // slices
     data = small.astype(np.int16)[columns][:, rows][:, :, middle]
+    noise = np.random.default_rng(0).integers(-4, 5, data.shape, np.int8)
+    data += np.where(data > 4, noise, np.int8(0))
     step = _FIELD_MM / size
     affine = np.diag([-step, step, 2.0 * SHAPE[2] / slices, 1.0])
     save_volume(path, data, Grid((size, size, slices), affine))
