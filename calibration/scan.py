@@ -11,7 +11,7 @@ from cnnres_infer.core.case import Case
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.spec import ModelSpec
 from cnnres_infer.pipeline.mask import binarize
-from cnnres_infer.pipeline.slices.back import VolumeAssembler
+from cnnres_infer.pipeline.slices.back import SliceOutputs
 from cnnres_infer.pipeline.slices.geometry import SliceGeometry
 from export.slices import slices_of
 
@@ -39,9 +39,9 @@ class WholeVolume:
 
     def mask(self, output: FloatArray, spec: ModelSpec) -> BoolArray:
         """Mask (X, Y, Z) from the output (N, 1, H, W) for all slices."""
-        assembler = VolumeAssembler(self.grid, self.geometry)
-        assembler.put(self.batch, output)
-        mask: BoolArray = binarize(assembler.finish(), spec.mask)[0].data > 0
+        found = SliceOutputs(self.grid, self.geometry)
+        found.put(self.batch, output)
+        mask: BoolArray = binarize(found, spec.mask)[0].data > 0
         return mask
 
 

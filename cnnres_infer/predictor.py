@@ -11,7 +11,6 @@ from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.case import Case, Modality
 from cnnres_infer.core.provenance import Provenance
 from cnnres_infer.core.result import Result
-from cnnres_infer.core.volume import Probabilities
 from cnnres_infer.engines import AUTO
 from cnnres_infer.engines.base import Engine, run_checked
 from cnnres_infer.errors import UsageError
@@ -26,6 +25,7 @@ from cnnres_infer.pipeline.mask import find_lesions
 from cnnres_infer.pipeline.prepare import Prepared, prepare
 from cnnres_infer.pipeline.quality import output_notices
 from cnnres_infer.pipeline.restriction import judge, known_adc
+from cnnres_infer.pipeline.slices.back import LesionMap
 from cnnres_infer.readers.case import Source, check_size, read_case
 from cnnres_infer.readers.pick import Pick
 from cnnres_infer.selection.fallback import EngineChain
@@ -235,14 +235,14 @@ class Predictor:
         prepared = prepare(case, spec, clock)
         adc = known_adc(case, prepared.brain, clock)
         answer = partial(self._infer, prepared, clock)
-        probabilities, selection = self._engines.run(answer, clock)
+        lesion_map, selection = self._engines.run(answer, clock)
         with clock("mask"):
-            found = find_lesions(probabilities, spec.mask)
+            found = find_lesions(lesion_map, spec.mask)
             verdict = judge(found, adc, spec.relative_adc_below)
         return Result(
             volume=case.volume,
             mask=verdict.mask,
-            probabilities=probabilities,
+            on_demand=lesion_map,
             lesions=verdict.lesions,
             timings=clock.seconds,
             provenance=Provenance(
@@ -269,7 +269,7 @@ class Predictor:
             peak_memory_mb=peak_memory_mb(),
         )
 
-    def _infer(self, prepared: Prepared, clock: Stopwatch, engine: Engine) -> Probabilities:
+    def _infer(self, prepared: Prepared, clock: Stopwatch, engine: Engine) -> LesionMap:
         spec, volume = self.bundle.spec, prepared.volumes[0]
         batch_size = self.limits.batch_size(
             volume.name,

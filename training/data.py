@@ -19,7 +19,6 @@ from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.spec import SliceSpec
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.pipeline.brain import find_brain, stripped_brain
-from cnnres_infer.pipeline.shading import corrected
 from cnnres_infer.pipeline.slices.batches import all_slices
 from cnnres_infer.readers import load_volume
 from training.lesion_free import Series, find_series
@@ -285,10 +284,11 @@ def _plane(image: NDArray[np.uint8], steps: tuple[float, float], name: str) -> V
 
 
 def _images(case: Labelled, spec: SliceSpec) -> Images:
-    volume = corrected(case.volume, case.brain, spec)
-    geometry, batch = all_slices((volume,), case.brain, spec)
+    geometry, batch = all_slices((case.volume,), case.brain, spec)
     lesion = geometry.planes(case.truth)[batch.z].astype(np.float32).clip(0, 1)
-    return Images(batch.images[:, 0], geometry.to_pixels(lesion), (volume.name,) * len(batch.z))
+    return Images(
+        batch.images[:, 0], geometry.to_pixels(lesion), (case.volume.name,) * len(batch.z)
+    )
 
 
 def _mirrored(images: Images) -> Images:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -45,6 +46,13 @@ class Saver(Protocol):
     ) -> Saved: ...
 
 
+class OnDemand(Protocol):
+    """Computes lesion probabilities when they are asked for."""
+
+    def probabilities(self) -> Probabilities:
+        """Compute them."""
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
     """The segmentation of a case.
@@ -53,8 +61,10 @@ class Result:
     ----------
     volume
         The segmented volume (the DWI if there is also a FLAIR).
-    mask, probabilities
-        Lesion mask and lesion probabilities on the volume's own grid.
+    mask
+        Lesion mask on the volume's own grid.
+    on_demand
+        Computes the `probabilities`.
     lesions
         The lesions of the mask in descending order of size.
     timings
@@ -65,9 +75,8 @@ class Result:
     warnings
         What anyone who uses the mask should know, each with a stable code.
     diffusion
-        How the lesions were checked for restricted diffusion. The probabilities
-        are as they were computed; the mask and its volume are without what was
-        rejected.
+        How the lesions were checked for restricted diffusion. The mask and its
+        volume are without what was rejected.
     rejected
         Lesions that were taken out of the mask since their diffusion is not
         restricted, in descending order of size.
@@ -89,7 +98,7 @@ class Result:
 
     volume: Volume
     mask: Mask
-    probabilities: Probabilities
+    on_demand: OnDemand = field(repr=False)
     lesions: tuple[Lesion, ...]
     timings: dict[str, float]
     provenance: Provenance
@@ -102,6 +111,14 @@ class Result:
     formats: tuple[str, ...] = ()
     omitted: dict[str, str] = field(default_factory=dict)
     peak_memory_mb: float | None = None
+
+    @cached_property
+    def probabilities(self) -> Probabilities:
+        """Lesion probabilities on the volume's own grid, without any rejection.
+
+        They are computed when they are first asked for, and then kept.
+        """
+        return self.on_demand.probabilities()
 
     def save(
         self,

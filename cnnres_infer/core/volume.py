@@ -1,6 +1,7 @@
 """Image intensities and lesion probabilities on a grid."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnres_infer.codes import ErrorCode, Notice, WarningCode
-from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.errors import GeometryError, VolumeError
 
@@ -190,6 +191,10 @@ class Probabilities:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", read_only(self.data))
+
+    def above(self, rule: Callable[[FloatArray], BoolArray]) -> BoolArray:
+        """Apply a rule such as a threshold, bool (X, Y, Z)."""
+        return rule(self.data)
 
 
 def read_only(data: NDArray[Any]) -> NDArray[Any]:

@@ -1,17 +1,17 @@
-"""Inference over all slices of a case, overlapped with pre- and postprocessing."""
+"""Inference over all slices of a case, overlapped with preprocessing."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.batch import SliceBatch
 from cnnres_infer.core.spec import ModelSpec
-from cnnres_infer.core.volume import Probabilities, Volume
+from cnnres_infer.core.volume import Volume
 from cnnres_infer.pipeline.deadline import Stopwatch
-from cnnres_infer.pipeline.fusion import fuse
+from cnnres_infer.pipeline.fusion import Fused
 from cnnres_infer.pipeline.prepare import Prepared
-from cnnres_infer.pipeline.slices.back import VolumeAssembler
+from cnnres_infer.pipeline.slices.back import LesionMap, SliceOutputs
 from cnnres_infer.pipeline.slices.batches import to_batches
 
 # Maps images (N, C, H, W) in [0, 1] to probabilities (N, 1, H, W), both float32.
@@ -27,7 +27,7 @@ def infer(
     batch_size: int,
     clock: Stopwatch,
     observer: Observer | None = None,
-) -> Probabilities:
+) -> LesionMap:
     """Run the network on all slices of a case.
 
     Parameters
@@ -48,7 +48,7 @@ def infer(
 
     Returns
     -------
-    Probabilities
+    LesionMap
         On the grid of the case's volume.
 
     Raises
@@ -59,52 +59,35 @@ def infer(
         If the network fails.
     """
 
-    def run_channels(channels: tuple[Volume, ...]) -> Probabilities:
+    def run_channels(channels: tuple[Volume, ...]) -> SliceOutputs:
         batches = to_batches(
             channels, prepared.brain.mask, prepared.geometry, spec.slices, batch_size
         )
-        assembler = VolumeAssembler(channels[0].grid, prepared.geometry)
-        _run_batches(batches, network, assembler, clock, observer)
-        return assembler.finish()
+        found = SliceOutputs(channels[0].grid, prepared.geometry)
+        for batch, output in _outputs(batches, network, clock):
+            if observer is not None:
+                observer(batch, output)
+            found.put(batch, output)
+        return found
 
     if prepared.covered is None or spec.channels == 2:
         return run_channels(prepared.volumes)
     dwi, flair = (run_channels((volume,)) for volume in prepared.volumes)
-    with clock("fuse"):
-        return fuse(dwi, flair, prepared.covered, spec.fusion)
-
-
-def _run_batches(
-    batches: Iterator[SliceBatch],
-    network: Network,
-    assembler: VolumeAssembler,
-    clock: Stopwatch,
-    observer: Observer | None,
-) -> None:
-    """Run all batches, while a worker extracts the next one and reassembles the previous one."""
-    with clock("restore"), ThreadPoolExecutor(1) as worker:
-        pending: Future[None] | None = None
-        for batch, output in _outputs(batches, network, worker, clock):
-            if observer is not None:
-                observer(batch, output)
-            if pending is not None:
-                pending.result()
-            pending = worker.submit(assembler.put, batch, output)
-    if pending is not None:
-        pending.result()
+    return Fused(dwi, flair, prepared.geometry, prepared.covered, spec.fusion)
 
 
 def _outputs(
-    batches: Iterator[SliceBatch], network: Network, worker: Executor, clock: Stopwatch
+    batches: Iterator[SliceBatch], network: Network, clock: Stopwatch
 ) -> Iterator[tuple[SliceBatch, FloatArray]]:
-    """Yield each batch, extracted by the worker, with the network's output."""
-    upcoming = worker.submit(next, batches, None)
-    while True:
-        with clock("slices"):
-            batch = upcoming.result()
-        if batch is None:
-            return
+    """Yield each batch with the network's output, while a worker extracts the next one."""
+    with ThreadPoolExecutor(1) as worker:
         upcoming = worker.submit(next, batches, None)
-        with clock("engine"):
-            output = network(batch.images)
-        yield batch, output
+        while True:
+            with clock("slices"):
+                batch = upcoming.result()
+            if batch is None:
+                return
+            upcoming = worker.submit(next, batches, None)
+            with clock("engine"):
+                output = network(batch.images)
+            yield batch, output

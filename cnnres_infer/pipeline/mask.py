@@ -10,6 +10,7 @@ from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.mask import Lesion, Mask, MaskSpec
 from cnnres_infer.core.volume import Probabilities
 from cnnres_infer.pipeline.box import bounding_box
+from cnnres_infer.pipeline.slices.back import LesionMap
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +42,12 @@ class Lesions:
         return Mask(data, self.grid)
 
 
-def find_lesions(probabilities: Probabilities, spec: MaskSpec) -> Lesions:
+def find_lesions(probabilities: Probabilities | LesionMap, spec: MaskSpec) -> Lesions:
     """Threshold probabilities, leave out small lesions and measure the others."""
     import cc3d
 
     grid = probabilities.grid
-    above = spec.apply(probabilities.data)
+    above = probabilities.above(spec.apply)
     box = bounding_box(above)
     if not above.any():
         return Lesions(np.zeros((0, 0, 0), np.uint32), box, grid, ())
@@ -75,7 +76,9 @@ def find_lesions(probabilities: Probabilities, spec: MaskSpec) -> Lesions:
     return Lesions(number[labels[1:-1, 1:-1, 1:-1]], box, grid, tuple(lesions))
 
 
-def binarize(probabilities: Probabilities, spec: MaskSpec) -> tuple[Mask, tuple[Lesion, ...]]:
+def binarize(
+    probabilities: Probabilities | LesionMap, spec: MaskSpec
+) -> tuple[Mask, tuple[Lesion, ...]]:
     """Threshold probabilities, remove small lesions and measure the others.
 
     Returns

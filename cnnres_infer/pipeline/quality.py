@@ -17,7 +17,7 @@ from cnnres_infer.core.volume import Volume
 from cnnres_infer.pipeline.appearance import Appearance, slice_shape
 from cnnres_infer.pipeline.brain import Brain
 from cnnres_infer.pipeline.diffusion import ADC_TISSUE
-from cnnres_infer.pipeline.slices.normalisation import saturation
+from cnnres_infer.pipeline.slices.normalisation import median_of_tissue
 
 # The range of the training data, extended by a quarter, in mm.
 _PIXEL_SPACING_MM = (0.18, 2.5)
@@ -105,11 +105,12 @@ def input_notices(
     sorted_values = volume.data[brain.mask]
     sorted_values.sort()
     median = _positive_median(sorted_values)
+    ceiling = spec.ceiling * median_of_tissue(sorted_values[sorted_values != 0], volume.name)
     notices = (
         *_check_spacing(volume),
         *_check_brain_size(volume, brain),
         *_check_contrast(volume, brain.mask, median, modality),
-        *_check_saturation(sorted_values, saturation(volume, brain.mask, spec)),
+        *_check_saturation(sorted_values, ceiling),
         *_check_negative(volume, brain, median),
     )
     return _named(volume, notices)

@@ -1,13 +1,12 @@
 """Coil shading: the smooth field that makes one side of a head brighter, estimated and removed."""
 
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnnres_infer.core.arrays import BoolArray, FloatArray
-from cnnres_infer.core.spec import SliceSpec
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.pipeline.banded import Banded
 from cnnres_infer.pipeline.box import bounding_box
@@ -35,9 +34,11 @@ _OCCUPIED = 0.5
 # Of the Gaussian's weight: where less is brain, the field tends to its smooth trend.
 _FLOOR = 1e-3
 
+_CHUNK_SLICES = 16
+
 
 class _Axis(NamedTuple):
-    """One voxel axis: its coarse positions in mm, and the matrices to them, along them and back."""
+    """One image axis: its coarse positions in mm, and the matrices to them, along them and back."""
 
     positions: NDArray[np.float64]
     shrink: Banded
@@ -45,26 +46,81 @@ class _Axis(NamedTuple):
     grow: Banded
 
 
-def corrected(volume: Volume, brain: BoolArray, spec: SliceSpec) -> Volume:
-    """The volume as the network's images are cut from it: without shading if `spec` says so."""
-    return remove_shading(volume, brain) if spec.shading == "removed" else volume
+@dataclass(frozen=True, eq=False)
+class Shading:
+    """The smooth field that lies over the brain of a volume, as slices need it.
+
+    Attributes
+    ----------
+    box
+        The slices, rows and columns that hold the brain; the field ends there.
+    gain
+        float32 (slices of the box, coarse rows, coarse columns): the inverse of
+        the field, which has a geometric mean of one over the brain.
+    rows, columns
+        From coarse positions to the rows and columns of the box.
+    """
+
+    box: tuple[slice, slice, slice]
+    gain: FloatArray
+    rows: Banded
+    columns: Banded
+
+    @classmethod
+    def of(cls, volume: Volume, brain: BoolArray) -> Self | None:
+        """Estimate the field of a volume.
+
+        It is a quadratic trend of log intensities in the brain, fitted on all
+        of it, and what a normalised convolution with a Gaussian of 15 mm finds
+        besides. The darkest and the brightest tissue is left out, and chosen
+        anew several times as the trend gets known, so that neither lesions nor
+        the shading itself decide what counts.
+
+        Parameters
+        ----------
+        volume
+            In any orientation, and in any unit; a single slice is a volume of one.
+        brain
+            bool (X, Y, Z).
+
+        Returns
+        -------
+        Shading
+            None if the brain holds no positive intensities.
+        """
+        orientation = volume.grid.orientation
+        rows, columns, slices = orientation.axes
+        inside = orientation.planes(brain)
+        box = bounding_box(inside)
+        spacing = np.take(volume.grid.spacing, (slices, rows, columns)).tolist()
+        extents = [extent.stop - extent.start for extent in box]
+        if not all(extents):
+            return None
+        axes = [_axis(n, mm) for n, mm in zip(extents, spacing, strict=True)]
+        total, share = _coarse(orientation.planes(volume.data)[box], inside[box], axes)
+        if not share.any():
+            return None
+        gain = axes[0].grow.along_first(np.exp(-_log_field(total, share, axes)))
+        return cls(box, gain, axes[1].grow, axes[2].grow)
+
+    def remove(self, planes: FloatArray, z: NDArray[np.intp]) -> None:
+        """Divide slices by the field, in place.
+
+        Parameters
+        ----------
+        planes
+            float32 (N, rows, columns): slices of the volume. What lies beyond the
+            box is left as it is.
+        z
+            (N,), the index of each, counted from inferior; all in the box.
+        """
+        slices, rows, columns = self.box
+        coarse = self.gain[z - slices.start]
+        planes[:, rows, columns] *= self.columns.along_columns(self.rows.along_rows(coarse))
 
 
 def remove_shading(volume: Volume, brain: BoolArray) -> Volume:
-    """Divide a volume by the smooth field that lies over its brain.
-
-    The field is a quadratic trend of log intensities in the brain, fitted on all
-    of it, and what a normalised convolution with a Gaussian of 15 mm finds
-    besides. The darkest and the brightest tissue is left out, and chosen anew
-    several times as the trend gets known, so that neither lesions nor the
-    shading itself decide what counts.
-
-    Parameters
-    ----------
-    volume
-        In any orientation, and in any unit; a single slice is a volume of one.
-    brain
-        bool (X, Y, Z).
+    """Divide a volume by the smooth field that lies over its brain; see `Shading`.
 
     Returns
     -------
@@ -73,27 +129,40 @@ def remove_shading(volume: Volume, brain: BoolArray) -> Volume:
         Voxels far from the brain are left as they are, and so is a volume whose
         brain holds no positive intensities.
     """
-    # Neighbours in memory last, as numpy's products need them.
-    order = np.argsort([-abs(step) for step in volume.data.strides], kind="stable")
-    flat = volume.data.copy(order="K")
-    data, brain = flat.transpose(order), brain.transpose(order)
-    box = bounding_box(brain)
-    data = data[box]
-    inside = brain[box] & (data > 0)
-    if not inside.any():
+    shading = Shading.of(volume, brain)
+    if shading is None:
         return volume
-    spacing = np.take(volume.grid.spacing, order).tolist()
-    axes = [_axis(n, mm) for n, mm in zip(data.shape, spacing, strict=True)]
-    field = _log_field(np.where(inside, data, np.float32(0)), inside.astype(np.float32), axes)
-    data *= _along_axes(np.exp(-field), [axis.grow for axis in axes])
+    flat = volume.data.copy(order="K")
+    planes = volume.grid.orientation.planes(flat)
+    shading.remove(planes[shading.box[0]], np.arange(len(planes))[shading.box[0]])
     return replace(volume, data=flat)
 
 
-def _log_field(signal: FloatArray, weight: FloatArray, axes: list[_Axis]) -> FloatArray:
+def _coarse(
+    planes: FloatArray, brain: BoolArray, axes: list[_Axis]
+) -> tuple[FloatArray, FloatArray]:
+    """Sum of positive intensities of the brain, and their share, in each coarse voxel.
+
+    In chunks of slices, since temporary arrays of the whole volume would be large.
+    """
+    slices, rows, columns = axes
+    parts = []
+    for first in range(0, len(planes), _CHUNK_SLICES):
+        chunk = slice(first, first + _CHUNK_SLICES)
+        data = np.ascontiguousarray(planes[chunk])
+        inside = (data > 0) & brain[chunk]
+        parts.append(
+            [
+                columns.shrink.along_columns(rows.shrink.along_rows(each))
+                for each in (np.where(inside, data, np.float32(0)), inside.astype(np.float32))
+            ]
+        )
+    total, share = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return slices.shrink.along_first(total), slices.shrink.along_first(share)
+
+
+def _log_field(total: FloatArray, share: FloatArray, axes: list[_Axis]) -> FloatArray:
     """Logarithm of the field at the coarse positions, zero on average over the brain."""
-    shrink = [axis.shrink for axis in axes]
-    share = _along_axes(weight, shrink)
-    total = _along_axes(signal, shrink)
     seen = (share > min(_OCCUPIED, 0.5 * float(share.max()))) & (total > 0)
     level = np.log(total[seen] / share[seen])
     level -= level.mean()

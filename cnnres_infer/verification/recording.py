@@ -72,8 +72,8 @@ def record_case(bundle: Bundle, engine: Engine, case: Case) -> Recording:
     clock = Stopwatch()
     with single_blas_thread():
         prepared = prepare(case, bundle.spec, clock)
-        probabilities = infer(prepared, bundle.spec, engine.run, engine.BATCH, clock, observe)
-        mask, _ = binarize(probabilities, bundle.spec.mask)
+        found = infer(prepared, bundle.spec, engine.run, engine.BATCH, clock, observe)
+        mask, _ = binarize(found, bundle.spec.mask)
     z = np.concatenate([batch.z for batch, _ in recorded])
     passes = len(z) // len(np.unique(z))
     order = _in_order(z, passes)

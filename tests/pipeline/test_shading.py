@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.grid import Grid
-from cnnres_infer.core.spec import SliceSpec
 from cnnres_infer.core.volume import Volume
-from cnnres_infer.pipeline.shading import corrected, remove_shading
+from cnnres_infer.pipeline.shading import remove_shading
 
 Shape = tuple[int, int, int]
 
@@ -124,9 +123,3 @@ def test_nothing_to_go_by() -> None:
     one = np.zeros_like(brain)
     one[20, 24, 5] = True
     assert np.isfinite(remove_shading(volume, one).data).all()
-
-
-def test_only_bundles_that_want_it_get_it() -> None:
-    volume, brain = head()
-    assert corrected(volume, brain, SliceSpec(160, 1.25, 2.0)) is volume
-    assert corrected(volume, brain, SliceSpec(160, 1.25, 2.0, "removed")) is not volume

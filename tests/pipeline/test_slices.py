@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,8 @@ from cnnres_infer.core.spec import SliceSpec
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import GeometryError, VolumeError
 from cnnres_infer.pipeline.resample import resampling_matrix
-from cnnres_infer.pipeline.slices.back import VolumeAssembler
+from cnnres_infer.pipeline.shading import remove_shading
+from cnnres_infer.pipeline.slices.back import SliceOutputs
 from cnnres_infer.pipeline.slices.batches import to_batches, whole_slices
 from cnnres_infer.pipeline.slices.geometry import SliceGeometry
 from cnnres_infer.pipeline.slices.normalisation import tissue_median
@@ -154,11 +157,11 @@ def test_slices_in_no_batch_are_exactly_zero() -> None:
     brain = volume.data > 0
     geometry = SliceGeometry.of(volume.grid, brain, SPEC)
     batches = to_batches((volume,), brain, geometry, SPEC, 5)
-    assembler = VolumeAssembler(volume.grid, geometry)
+    output = SliceOutputs(volume.grid, geometry)
     for batch in batches:
         if batch.z[0] != 5:
-            assembler.put(batch, np.ones_like(batch.images))
-    probabilities = assembler.finish().data
+            output.put(batch, np.ones_like(batch.images))
+    probabilities = output.probabilities().data
     filled = np.asarray(probabilities.any(axis=(0, 1)))
     assert filled.any()
     assert not probabilities[:, :, ~brain.any(axis=(0, 1))].any()
@@ -172,10 +175,10 @@ def test_odd_sizes_keep_their_shape(shape: tuple[int, int, int]) -> None:
     volume = Volume(np.full(shape, 7.0, np.float32), grid)
     brain = np.ones(shape, np.bool_)
     geometry = SliceGeometry.of(grid, brain, SPEC)
-    assembler = VolumeAssembler(grid, geometry)
+    output = SliceOutputs(grid, geometry)
     for batch in to_batches((volume,), brain, geometry, SPEC, 2):
-        assembler.put(batch, batch.images)
-    probabilities = assembler.finish()
+        output.put(batch, batch.images)
+    probabilities = output.probabilities()
     assert probabilities.data.shape == shape
     assert 0.1 < float(np.median(probabilities.data)) <= 0.5
 
@@ -223,11 +226,11 @@ def test_crops_land_where_whole_slices_do(seed: int, batch_size: int) -> None:
     """What is computed from crops is at the voxels that it was computed from."""
     volume, brain = brain_of((80, 100, 6), seed)
     geometry = SliceGeometry.of(volume.grid, brain, BRAINS)
-    assemblers = [VolumeAssembler(volume.grid, geometry) for _ in range(2)]
-    for batches, assembler in zip((to_batches, whole_slices), assemblers, strict=True):
+    outputs = [SliceOutputs(volume.grid, geometry) for _ in range(2)]
+    for batches, output in zip((to_batches, whole_slices), outputs, strict=True):
         for batch in batches((volume,), brain, geometry, BRAINS, batch_size):
-            assembler.put(batch, batch.images)
-    from_crops, from_slices = (assembler.finish().data for assembler in assemblers)
+            output.put(batch, batch.images)
+    from_crops, from_slices = (output.probabilities().data for output in outputs)
     # Pixels that are nearly black may be cut off.
     np.testing.assert_allclose(from_crops, from_slices, atol=0.02)
     assert from_crops.max() > 0.3
@@ -244,3 +247,16 @@ def test_a_grid_with_the_networks_spacing_is_not_interpolated() -> None:
         geometry = SliceGeometry.of(Grid(shape, affine), brain, BRAINS)
         planes = geometry.planes(values)
         assert np.array_equal(geometry.to_voxels(geometry.to_pixels(planes)), planes)
+
+
+def test_shading_is_removed_as_from_the_whole_volume() -> None:
+    volume, brain = brain_of((40, 48, 12), 1)
+    bright = np.linspace(0.7, 1.4, 40, dtype=np.float32)[:, None, None]
+    shaded = Volume(volume.data * bright, volume.grid)
+    geometry = SliceGeometry.of(volume.grid, brain, SPEC)
+    removed = replace(SPEC, shading="removed")
+    (found,) = to_batches((shaded,), brain, geometry, removed, 99)
+    (expected,) = to_batches((remove_shading(shaded, brain),), brain, geometry, SPEC, 99)
+    (untouched,) = to_batches((shaded,), brain, geometry, SPEC, 99)
+    np.testing.assert_allclose(found.images, expected.images, atol=1e-6)
+    assert np.abs(found.images - untouched.images).max() > 0.05

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from cnnres_infer.pipeline.brain import find_brain
-from cnnres_infer.pipeline.shading import remove_shading
 from cnnres_infer.pipeline.slices.batches import to_batches
 from cnnres_infer.pipeline.slices.geometry import SliceGeometry
 from cnnres_infer.readers import load_volume
@@ -79,7 +78,7 @@ def test_training_and_inference_see_the_same_images(shared_data: Path) -> None:
     volume = load_volume(volume_paths(shared_data, TRAINING_VOLUME)[0])
     brain = find_brain(volume).mask
     geometry = SliceGeometry.of(volume.grid, brain, SPEC)
-    batches = to_batches((remove_shading(volume, brain),), brain, geometry, SPEC, 4)
+    batches = to_batches((volume,), brain, geometry, SPEC, 4)
     assert np.array_equal(trained.pixels, np.concatenate([b.images[:, 0] for b in batches]))
 
 

@@ -1,36 +1,92 @@
-"""Reassembly of the network's outputs on the volume's own grid."""
+"""The network's outputs on the volume's own grid, where and when they are asked for."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.batch import SliceBatch
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.volume import Probabilities
+from cnnres_infer.host.deadline import check_time
 from cnnres_infer.pipeline.slices.geometry import SliceGeometry
 
+_CHUNK_SLICES = 16
 
-class VolumeAssembler:
-    """Assembles the network's outputs, batch by batch, on a volume's own grid.
+
+class LesionMap(ABC):
+    """Lesion probabilities of a volume, computed slice by slice from what the network returned.
+
+    That takes a fraction of the memory of probabilities on the volume's grid.
 
     Parameters
     ----------
     grid
-        The grid of the volume that the batches were extracted from.
+        The grid of the volume that the network's images were extracted from.
     geometry
         The geometry that they were extracted with.
     """
 
     def __init__(self, grid: Grid, geometry: SliceGeometry) -> None:
-        self._grid, self._geometry = grid, geometry
+        self.grid, self._geometry = grid, geometry
+
+    @property
+    @abstractmethod
+    def z(self) -> NDArray[np.intp]:
+        """(N,): the slices that were computed, counted from inferior, in ascending order."""
+
+    @abstractmethod
+    def planes(self, z: NDArray[np.intp]) -> FloatArray:
+        """Probabilities (N, rows, columns) of slices that were computed."""
+
+    def above(self, rule: Callable[[FloatArray], BoolArray]) -> BoolArray:
+        """Apply a rule such as a threshold to the probabilities.
+
+        Returns
+        -------
+        bool (X, Y, Z)
+            False in slices that were not computed.
+        """
         # In NIfTI's order, in which most volumes store slices contiguously.
-        self._data = np.zeros(grid.shape, np.float32, order="F")
-        self._planes = geometry.planes(self._data)
+        found = np.zeros(self.grid.shape, np.bool_, order="F")
+        planes = self._geometry.planes(found)
+        for z in self._chunks():
+            planes[z] = rule(self.planes(z))
+        return found
+
+    def probabilities(self) -> Probabilities:
+        """Compute all probabilities; zero in slices never computed, and outside the images."""
+        data = np.zeros(self.grid.shape, np.float32, order="F")
+        planes = self._geometry.planes(data)
+        for z in self._chunks():
+            planes[z] = self.planes(z)
+        return Probabilities(data, self.grid)
+
+    def _chunks(self) -> Iterator[NDArray[np.intp]]:
+        z = self.z
+        for first in range(0, len(z), _CHUNK_SLICES):
+            check_time()
+            yield z[first : first + _CHUNK_SLICES]
+
+
+class SliceOutputs(LesionMap):
+    """The network's outputs for the slices of one volume."""
+
+    def __init__(self, grid: Grid, geometry: SliceGeometry) -> None:
+        super().__init__(grid, geometry)
+        self._pixels: dict[int, FloatArray] = {}
 
     def put(self, batch: SliceBatch, output: FloatArray) -> None:
         """Add the network's output for a batch, float32 (N, 1, H, W)."""
-        voxels = self._geometry.to_voxels(batch.framed(output)[:, 0])
-        self._planes[batch.z] = np.clip(voxels, 0.0, 1.0, out=voxels)
+        self._pixels.update(zip(batch.z.tolist(), batch.framed(output)[:, 0], strict=True))
 
-    def finish(self) -> Probabilities:
-        """Return the probabilities; zero in slices never put, and outside the images."""
-        return Probabilities(self._data, self._grid)
+    @property
+    def z(self) -> NDArray[np.intp]:
+        return np.array(sorted(self._pixels), np.intp)
+
+    def planes(self, z: NDArray[np.intp]) -> FloatArray:
+        voxels = self._geometry.to_voxels(np.stack([self._pixels[index] for index in z.tolist()]))
+        clipped: FloatArray = np.clip(voxels, 0.0, 1.0, out=voxels)
+        return clipped

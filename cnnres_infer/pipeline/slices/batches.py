@@ -9,9 +9,8 @@ from cnnres_infer.core.batch import SliceBatch
 from cnnres_infer.core.crops import cropped
 from cnnres_infer.core.spec import SliceSpec
 from cnnres_infer.core.volume import Volume
-from cnnres_infer.pipeline.shading import corrected
 from cnnres_infer.pipeline.slices.geometry import SliceGeometry
-from cnnres_infer.pipeline.slices.normalisation import saturation
+from cnnres_infer.pipeline.slices.source import SliceSource
 
 
 def to_batches(
@@ -57,15 +56,15 @@ def whole_slices(
     batch_size: int,
 ) -> Iterator[SliceBatch]:
     """Extract batches of images that are not cut, from inferior to superior; see `to_batches`."""
-    channels = tuple(corrected(volume, brain, spec) for volume in channels)
     occupied = np.flatnonzero(geometry.orientation.view(brain).any(axis=(0, 1)))
-    scales = [1.0 / saturation(volume, brain, spec) for volume in channels]
+    sources = [SliceSource.of(volume, brain, geometry, spec) for volume in channels]
+    scales = [1.0 / source.saturation(brain, occupied, spec) for source in sources]
     for first in range(0, len(occupied), batch_size):
         z = occupied[first : first + batch_size]
         images = np.empty((len(z), len(channels), spec.size, spec.size), np.float32)
         outside = ~geometry.planes(brain)[z]
-        for channel, (volume, scale) in enumerate(zip(channels, scales, strict=True)):
-            planes = geometry.planes(volume.data)[z]
+        for channel, (source, scale) in enumerate(zip(sources, scales, strict=True)):
+            planes = source.planes(z)
             # Values that overflow are above the ceiling, and clipped there.
             with np.errstate(over="ignore"):
                 planes *= np.float32(scale)

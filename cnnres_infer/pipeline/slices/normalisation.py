@@ -4,7 +4,6 @@ import numpy as np
 
 from cnnres_infer.codes import ErrorCode
 from cnnres_infer.core.arrays import BoolArray, FloatArray
-from cnnres_infer.core.spec import SliceSpec
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import VolumeError
 
@@ -31,15 +30,19 @@ def tissue_median(volume: Volume, brain: BoolArray) -> float:
     VolumeError
         If most of the brain is not positive.
     """
-    # Vectorised sorting is fast, and quantiles of sorted values cost nothing. In the order of
-    # memory, voxels are selected several times as fast.
+    # In the order of memory, voxels are selected several times as fast.
     data, inside = (volume.data.T, brain.T) if brain.flags.f_contiguous else (volume.data, brain)
-    values = data[inside]
+    return median_of_tissue(data[inside], volume.name)
+
+
+def median_of_tissue(values: FloatArray, name: str) -> float:
+    """The `tissue_median` of a brain's voxels (N,), which it sorts."""
+    # Vectorised sorting is fast, and quantiles of sorted values cost nothing.
     values.sort()
     upper_quartile = _quantile(values, 0.75) if values.size else 0.0
     if not upper_quartile > 0:
         raise VolumeError(
-            f"{volume.name}: the brain is dark: most of its voxels are not positive; give an image "
+            f"{name}: the brain is dark: most of its voxels are not positive; give an image "
             "with positive intensities",
             code=ErrorCode.BRAIN_NONE,
         )
@@ -53,28 +56,3 @@ def _quantile(ordered: FloatArray, part: float) -> np.float32:
     around = ordered[int(place) : int(place) + 2]
     quantile: np.float32 = np.quantile(around, place - int(place)) if len(around) > 1 else around[0]
     return quantile
-
-
-def saturation(volume: Volume, brain: BoolArray, spec: SliceSpec) -> float:
-    """Intensity that is mapped to 1.0.
-
-    Voxels of zero are ignored, since skull stripping may leave some inside the
-    brain mask.
-
-    Parameters
-    ----------
-    volume
-        The volume.
-    brain
-        bool (X, Y, Z), True in the brain.
-    spec
-        Normalisation of the network's images.
-
-    Raises
-    ------
-    VolumeError
-        If most of the brain is not positive.
-    """
-    nonzero = volume.data != 0
-    nonzero &= brain
-    return spec.ceiling * tissue_median(volume, nonzero)

@@ -1,0 +1,75 @@
+"""A volume's slices as the network's images are cut from them, without a copy of the volume."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnres_infer.core.arrays import BoolArray, FloatArray
+from cnnres_infer.core.spec import SliceSpec
+from cnnres_infer.core.volume import Volume
+from cnnres_infer.pipeline.shading import Shading
+from cnnres_infer.pipeline.slices.geometry import SliceGeometry
+from cnnres_infer.pipeline.slices.normalisation import median_of_tissue
+
+_CHUNK_SLICES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class SliceSource:
+    """The slices of a volume, without shading if the model wants that.
+
+    Attributes
+    ----------
+    volume
+        The volume.
+    geometry
+        The slice geometry of its grid.
+    shading
+        What is removed; None to leave the slices as they are.
+    """
+
+    volume: Volume
+    geometry: SliceGeometry
+    shading: Shading | None
+
+    @classmethod
+    def of(cls, volume: Volume, brain: BoolArray, geometry: SliceGeometry, spec: SliceSpec) -> Self:
+        """Estimate the shading of a volume if `spec` has it removed."""
+        shading = Shading.of(volume, brain) if spec.shading == "removed" else None
+        return cls(volume, geometry, shading)
+
+    def planes(self, z: NDArray[np.intp]) -> FloatArray:
+        """A copy of slices (N, rows, columns); `z` (N,) are among those with brain."""
+        planes: FloatArray = self.geometry.planes(self.volume.data)[z]
+        if self.shading is not None:
+            self.shading.remove(planes, z)
+        return planes
+
+    def saturation(self, brain: BoolArray, z: NDArray[np.intp], spec: SliceSpec) -> float:
+        """Intensity that is mapped to 1.0.
+
+        Voxels of zero are ignored, since skull stripping may leave some inside
+        the brain mask.
+
+        Parameters
+        ----------
+        brain
+            bool (X, Y, Z), True in the brain.
+        z
+            (N,), the slices with brain.
+        spec
+            Normalisation of the network's images.
+
+        Raises
+        ------
+        VolumeError
+            If most of the brain is not positive.
+        """
+        values = []
+        for first in range(0, len(z), _CHUNK_SLICES):
+            chunk = z[first : first + _CHUNK_SLICES]
+            planes = self.planes(chunk)
+            values.append(planes[self.geometry.planes(brain)[chunk] & (planes != 0)])
+        return spec.ceiling * median_of_tissue(np.concatenate(values), self.volume.name)
