@@ -35,7 +35,7 @@ from tests.faults.files import INF, NAN, extension, nifti
 
 LIMITS = Limits(max_voxels=1 << 14, max_bytes=1 << 18)
 PLAIN, PACKED, GZIP, ONNX, BUNDLE, SIDECARS, ARRAYS, DICOM = range(8)
-MINIMAL = {
+MINIMAL: dict[str, Any] = {
     "format": 1,
     "name": "a",
     "version": "1",
