@@ -2,7 +2,7 @@
 
 import io
 import subprocess
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,16 @@ PROVENANCE = Provenance("bright", "1.0", "ab" * 32, ENGINE, CHECKED, (), {"dwi":
 REJECTED = Lesion(9, 0.2, (1.0, 1.0, 1.0), (-3.0, 4.0, 5.0), 1.1, 0.0009)
 
 
+@dataclass(frozen=True)
+class Known:
+    """Probabilities that are there already."""
+
+    found: Probabilities
+
+    def probabilities(self) -> Probabilities:
+        return self.found
+
+
 def result_of(case: Case, mask: NDArray[np.bool_] | None = None, **changes: Any) -> Result:
     """A result with a mask (default: some voxels of every other slice)."""
     volume = case.volume
@@ -48,7 +58,7 @@ def result_of(case: Case, mask: NDArray[np.bool_] | None = None, **changes: Any)
     whole = Result(
         volume=volume,
         mask=Mask(mask.astype(np.uint8), volume.grid),
-        probabilities=Probabilities(mask.astype(np.float32), volume.grid),
+        on_demand=Known(Probabilities(mask.astype(np.float32), volume.grid)),
         lesions=(lesion,) if count else (),
         timings={},
         provenance=PROVENANCE,
