@@ -111,6 +111,9 @@ class ErrorCode(_Code):
     BACKEND = "E-BACKEND", "a backend that cannot be used"
     ENGINE_RUN = "E-ENGINE-RUN", "a backend that failed while running"
     ENGINE_OUTPUT = "E-ENGINE-OUTPUT", "a backend whose output is not a probability map"
+    SERVICE_EXTRA = "E-SERVICE-EXTRA", "a listener without what it takes to speak DICOM"
+    SERVICE_PORT = "E-SERVICE-PORT", "an address or port that cannot be listened on"
+    SERVICE_ENDED = "E-SERVICE-ENDED", "a case during which the process ended again and again"
 
 
 class WarningCode(_Code):

@@ -19,18 +19,24 @@ from cnnres_infer.errors import InputError
 # Made beforehand, for when there is no memory left to word it.
 _NO_MEMORY = b"cnnres-infer: E-SYSTEM: not enough memory; raise its limit, or free some\n"
 
-# In the order of the help. Each command is a function in a module of the same name;
-# the first one is the default.
+# In the order of the help. Each command is a function in a module of the same name, but for
+# those whose module would be this one; the first one is the default.
 COMMANDS = (
     "predict",
     "demo",
     "verify",
     "inspect",
+    "watch",
+    "listen",
+    "container",
+    "status",
     "info",
     "doctor",
     "build",
     "cache",
 )
+
+_NAMES = {"container": "app"}
 
 app = typer.Typer(
     cls=DefaultCommandGroup,
@@ -46,7 +52,7 @@ app = typer.Typer(
     "4 verification failed, 5 backend not usable.",
 )
 for _name in COMMANDS:
-    app.command()(getattr(import_module(f"cnnres_infer.cli.{_name}"), _name))
+    app.command(_NAMES.get(_name))(getattr(import_module(f"cnnres_infer.cli.{_name}"), _name))
 
 
 def run() -> None:

@@ -62,6 +62,14 @@ BValueOption = Annotated[
         "--bvalue", metavar="N", help="b-value to segment in s/mm²; defaults to that nearest 1000."
     ),
 ]
+FormatsOption = Annotated[
+    list[str] | None,
+    typer.Option("--format", metavar="NAME", help="Output to write; may be repeated."),
+]
+MaxBytesOption = Annotated[
+    str,
+    typer.Option(metavar="SIZE", help="Largest file size, decompressed, such as 1G or 500M."),
+]
 MaxMemoryOption = Annotated[
     str | None,
     typer.Option(
@@ -71,6 +79,33 @@ MaxMemoryOption = Annotated[
 ]
 TimeoutOption = Annotated[
     float | None, typer.Option(metavar="SECONDS", help="Time limit for the whole command.")
+]
+VolumeMemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--max-memory",
+        metavar="SIZE",
+        help="Memory that the process may use, such as 2G, GPU memory not included. "
+        "Batches shrink to fit.",
+    ),
+]
+VolumeTimeoutOption = Annotated[
+    float | None, typer.Option("--timeout", metavar="SECONDS", help="Time limit for each volume.")
+]
+SettleOption = Annotated[
+    float,
+    typer.Option(metavar="SECONDS", help="A study is complete when it has been quiet this long."),
+]
+SendToOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--send-to", metavar="HOST:PORT/AET", help="Push DICOM results there; may be repeated."
+    ),
+]
+TitleOption = Annotated[str, typer.Option("--ae-title", metavar="AET", help="Own AE title.")]
+MetricsOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Where figures for Prometheus go; default: metrics.prom."),
 ]
 OverwriteOption = Annotated[
     bool,

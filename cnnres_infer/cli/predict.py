@@ -22,7 +22,9 @@ from cnnres_infer.cli.options import (
     BundleOption,
     BValueOption,
     DeviceOption,
+    FormatsOption,
     JsonOption,
+    MaxBytesOption,
     OverwriteOption,
     PrecisionOption,
     QuietOption,
@@ -32,6 +34,8 @@ from cnnres_infer.cli.options import (
     StrictOption,
     ThreadsOption,
     VerboseOption,
+    VolumeMemoryOption,
+    VolumeTimeoutOption,
 )
 from cnnres_infer.core.failure import Failure
 from cnnres_infer.core.text import printable
@@ -80,10 +84,7 @@ def predict(
     bvalue: BValueOption = None,
     prob: Annotated[bool, typer.Option("--prob", help="Also write the probability map.")] = False,
     overlay: Annotated[bool, typer.Option(help="Write the overlay image.")] = True,
-    formats: Annotated[
-        list[str] | None,
-        typer.Option("--format", metavar="NAME", help="Output to write; may be repeated."),
-    ] = None,
+    formats: FormatsOption = None,
     identify: Annotated[
         bool,
         typer.Option("--identify", help="Name the patient of a DICOM study in the HTML report."),
@@ -99,21 +100,9 @@ def predict(
     max_voxels: Annotated[
         int, typer.Option(min=1, help="Largest number of voxels in a volume.")
     ] = DEFAULT_LIMITS.max_voxels,
-    max_bytes: Annotated[
-        str,
-        typer.Option(metavar="SIZE", help="Largest file size, decompressed, such as 1G or 500M."),
-    ] = "1G",
-    max_memory: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="Memory that the process may use, such as 2G, GPU memory not included. "
-            "Batches shrink to fit.",
-        ),
-    ] = None,
-    timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Time limit for each volume.")
-    ] = None,
+    max_bytes: MaxBytesOption = "1G",
+    max_memory: VolumeMemoryOption = None,
+    timeout: VolumeTimeoutOption = None,
     require_signature: SignatureOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,

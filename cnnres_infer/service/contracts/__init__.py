@@ -1,0 +1,1 @@
+"""What platforms agree on with the containers that they start."""

@@ -1,0 +1,81 @@
+"""MONAI Deploy's contract with application packages.
+
+``HOLOSCAN_INPUT_PATH`` and ``HOLOSCAN_OUTPUT_PATH`` name the folders of the study
+and of the results; packages of older versions have ``MONAI_INPUTPATH`` and
+``MONAI_OUTPUTPATH``. Without them, the manifest ``/etc/monai/app.json`` has
+``input.path`` and ``output.path``, which a relative path of its
+``working-directory`` completes. Source: the MONAI Application Package
+specification.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from cnnres_infer.batch import CaseReport
+from cnnres_infer.errors import UsageError
+from cnnres_infer.outputs.writers.report import Refusal
+from cnnres_infer.service.contracts.contract import Task, check_folders
+from cnnres_infer.service.settings import AppSettings
+
+MANIFEST = Path("/etc/monai/app.json")
+_INPUTS = ("HOLOSCAN_INPUT_PATH", "MONAI_INPUTPATH")
+_OUTPUTS = ("HOLOSCAN_OUTPUT_PATH", "MONAI_OUTPUTPATH")
+_WORKING, _INPUT, _OUTPUT = "/var/monai/", "input/", "output/"
+
+
+class Monai:
+    """A MONAI application.
+
+    Parameters
+    ----------
+    source, target
+        The folders of the contract.
+    """
+
+    def __init__(self, source: Path, target: Path) -> None:
+        self._source = source
+        self._target = target
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str], manifest: Path = MANIFEST) -> Self | None:
+        """The contract in an environment or manifest; None if there is none."""
+        source, target = _first(environment, _INPUTS), _first(environment, _OUTPUTS)
+        if not manifest.is_file():
+            if not source and not target:
+                return None
+            if not source or not target:
+                raise UsageError(f"{_INPUTS[0]} and {_OUTPUTS[0]} belong together: set both")
+            return cls(Path(source), Path(target))
+        content = _read(manifest)
+        folder = Path(content.get("working-directory") or _WORKING)
+        stated = [(content.get(name) or {}).get("path") for name in ("input", "output")]
+        return cls(
+            Path(source or folder / (stated[0] or _INPUT)),
+            Path(target or folder / (stated[1] or _OUTPUT)),
+        )
+
+    def task(self) -> Task:
+        """The study."""
+        check_folders(self._source, self._target)
+        return Task(self._source, self._target, AppSettings())
+
+    def deliver(self, task: Task, entry: CaseReport | Refusal) -> tuple[Path, ...]:
+        """All results stay as they are."""
+        del task
+        return () if isinstance(entry, Refusal) else entry.outputs
+
+
+def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> str | None:
+    return next((environment[name] for name in names if environment.get(name)), None)
+
+
+def _read(manifest: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(manifest.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{manifest}: cannot be read ({error}); build the image again") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{manifest}: no manifest; build the image again")
+    return content

@@ -1,0 +1,113 @@
+"""The loop of a service: complete cases are claimed and computed, the longest waiting first."""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from cnnres_infer.errors import CnnresError
+from cnnres_infer.readers import case_name
+from cnnres_infer.service.health import Health, Waiting
+from cnnres_infer.service.hot_folder import Arrival, HotFolder
+from cnnres_infer.service.retry_queue import RetryQueue
+from cnnres_infer.service.state import ClaimedCase, WorkArea
+from cnnres_infer.service.store import Store
+from cnnres_infer.service.worker import Worker
+
+_PUBLISH_S = 5.0
+
+
+@dataclass(frozen=True)
+class Service:
+    """What runs in a work area.
+
+    Attributes
+    ----------
+    area
+        The work area.
+    folder
+        Where cases arrive.
+    worker
+        What computes them.
+    health
+        The log and the figures.
+    queue
+        What is to be pushed.
+    store
+        Where received studies are kept; None in a hot folder.
+    """
+
+    area: WorkArea
+    folder: HotFolder
+    worker: Worker
+    health: Health
+    queue: RetryQueue
+    store: Store | None = None
+
+    def recover(self) -> None:
+        """Go on with the cases that an earlier process left behind."""
+        for case in list(self.area.claimed()):
+            self.worker.process(case)
+
+    def run(self, is_over: Callable[[], bool] = lambda: False) -> None:
+        """Compute cases until it is over."""
+        threading.Thread(target=self._publish, name="figures", daemon=True).start()
+        self.recover()
+        while not is_over():
+            for arrival in self.folder.complete():
+                self._handle(arrival)
+                # Meanwhile, others have gone on: those are looked at again.
+            time.sleep(self.folder.poll_s)
+
+    def _handle(self, arrival: Arrival) -> None:
+        now = time.time()
+        if self.store is not None:
+            if self.folder.is_unchanged(arrival):
+                self.worker.process(self.store.claim(arrival.main, arrival.arrived, now))
+            return
+        name = _name(arrival)
+        if not self.folder.is_unchanged(arrival) or (self.area.working / name).exists():
+            return
+        refusal = self.worker.refusal(arrival.main)
+        case = self._claim(name, arrival, now)
+        if case is None:
+            return
+        if refusal is None:
+            self.worker.process(case)
+        else:
+            self.worker.fail(case, refusal)
+
+    def _claim(self, name: str, arrival: Arrival, now: float) -> ClaimedCase | None:
+        # It may have been moved away since it was looked at.
+        with suppress(FileNotFoundError):
+            main = arrival.main
+            return self.area.claim(name, arrival.paths, main.name, arrival.arrived, now)
+        return None
+
+    def waiting(self) -> Waiting:
+        """What has not been computed yet."""
+        return waiting(self.area, self.folder, self.queue)
+
+    def _publish(self) -> None:
+        while True:
+            # The disk may be full; figures are not worth ending for.
+            with suppress(OSError):
+                self.health.publish(self.waiting(), time.time())
+            time.sleep(_PUBLISH_S)
+
+
+def waiting(area: WorkArea, folder: HotFolder, queue: RetryQueue) -> Waiting:
+    """What has not been computed yet in a work area."""
+    arriving = folder.waiting()
+    working = [path for path in area.working.iterdir() if path.is_dir()]
+    times = arriving + [path.stat().st_mtime for path in working]
+    return Waiting(len(arriving), len(working), len(queue.pending()), min(times, default=None))
+
+
+def _name(arrival: Arrival) -> str:
+    """Name of a case, from which its outputs are named; of no valid one, that of its file."""
+    try:
+        return case_name(arrival.main)
+    except CnnresError:
+        return arrival.main.name

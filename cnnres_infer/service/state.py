@@ -1,0 +1,376 @@
+"""The work area of a service: folders and files that a person can read, and no database.
+
+```text
+ROOT/working/CASE/     claimed: originals/ as they arrived, and record.json
+ROOT/done/CASE/        computed
+ROOT/failed/CASE/      refused; reason.txt says why
+```
+
+A case is in one of these folders or still where it arrived, and goes from one to
+the next by a single rename. So whenever the process ends, the next one finds
+each case once.
+"""
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from cnnres_infer.core.jsonable import to_json
+from cnnres_infer.errors import OutputError, UsageError
+from cnnres_infer.host.durable import move_durably, remove_temporary, sync_folder, write_durably
+from cnnres_infer.host.lock import wait_for
+
+RECORD, ORIGINALS, REASON = "record.json", "originals", "reason.txt"
+LOG, METRICS = "log.jsonl", "metrics.prom"
+_WORKING, _DONE, _FAILED = "working", "done", "failed"
+INCOMING, OUTBOX = "incoming", "outbox"
+_LOCK, _SALT, _README = "service.lock", "service.salt", "README.txt"
+
+# What a hot folder holds besides cases.
+RESERVED = frozenset(
+    (_WORKING, _DONE, _FAILED, OUTBOX, INCOMING, LOG, METRICS, _LOCK, _SALT, _README)
+)
+_EXPLANATION = """\
+This folder belongs to the service of cnnres-infer.
+
+working/CASE/   being computed; after a restart, it is computed again
+done/CASE/      computed; originals/ has what arrived
+failed/CASE/    refused; reason.txt says why, and originals/ has what arrived
+outbox/         results that are to be pushed (pending/), or were (sent/)
+log.jsonl       one line for each study
+metrics.prom    figures for Prometheus
+
+To try a failed case again, move what is in its originals/ to the folder that is watched.
+Originals are never deleted by the service: remove folders in done/ when you no longer need them.
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case.
+
+    Attributes
+    ----------
+    status
+        ``"done"`` or ``"failed"``.
+    ended
+        When, in seconds since 1970.
+    computed_s
+        Seconds that computing took, and writing.
+    code, message
+        Why it failed; None if it did not.
+    outputs
+        Names of the files that were written.
+    lesions, volume_ml
+        Number of lesions, and their volume.
+    warnings
+        Codes of the warnings.
+    """
+
+    status: str
+    ended: float
+    computed_s: float = 0.0
+    code: str | None = None
+    message: str | None = None
+    outputs: tuple[str, ...] = ()
+    lesions: int | None = None
+    volume_ml: float | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a claimed case; ``record.json``.
+
+    Attributes
+    ----------
+    study
+        Hashed identifier, the same for the same name in a work area.
+    name
+        Name of the file or folder in ``originals`` that is segmented.
+    arrived, claimed
+        When the last of it arrived and when it was claimed, in seconds since 1970.
+    attempts
+        How often it was tried to compute it.
+    outcome
+        What became of it; None before.
+    """
+
+    study: str
+    name: str
+    arrived: float
+    claimed: float
+    attempts: int = 0
+    outcome: Outcome | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of the file, with times that can be read."""
+        outcome = None
+        if self.outcome is not None:
+            outcome = {**vars(self.outcome), "ended": to_time(self.outcome.ended)}
+        return {
+            **vars(self),
+            "arrived": to_time(self.arrived),
+            "claimed": to_time(self.claimed),
+            "outcome": outcome,
+        }
+
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> Self:
+        """The record in a file."""
+        found = content["outcome"]
+        outcome = None
+        if found is not None:
+            lists = {name: tuple(found[name]) for name in ("outputs", "warnings")}
+            outcome = Outcome(**{**found, **lists, "ended": from_time(found["ended"])})
+        times = {name: from_time(content[name]) for name in ("arrived", "claimed")}
+        return cls(**{**content, **times, "outcome": outcome})
+
+
+@dataclass(frozen=True)
+class ClaimedCase:
+    """A case in the folder ``working``.
+
+    Attributes
+    ----------
+    folder
+        Its own folder there.
+    record
+        What is known of it.
+    """
+
+    folder: Path
+    record: Record
+
+    @property
+    def path(self) -> Path:
+        """What is segmented."""
+        return self.folder / ORIGINALS / self.record.name
+
+    def write(self, record: Record) -> Self:
+        """Replace the record."""
+        content = json.dumps(to_json(record), indent=2)
+        write_durably(self.folder / RECORD, content.encode(), b"\n")
+        return replace(self, record=record)
+
+
+@dataclass(frozen=True)
+class WorkArea:
+    """The folders of a service; see `open_area`.
+
+    Attributes
+    ----------
+    root
+        The folder that holds the others.
+    incoming
+        Where cases arrive.
+    """
+
+    root: Path
+    incoming: Path
+    _salt: bytes = field(repr=False, default=b"")
+
+    @property
+    def working(self) -> Path:
+        """Claimed cases."""
+        return self.root / _WORKING
+
+    @property
+    def done(self) -> Path:
+        """Computed cases."""
+        return self.root / _DONE
+
+    @property
+    def failed(self) -> Path:
+        """Refused cases."""
+        return self.root / _FAILED
+
+    def study(self, name: str) -> str:
+        """Hash of a name, which the log may show; without the salt, it cannot be looked up."""
+        return hmac.new(self._salt, os.fsencode(name), hashlib.sha256).hexdigest()[:16]
+
+    def claim(
+        self, case: str, paths: Sequence[Path], name: str, arrived: float, now: float
+    ) -> ClaimedCase:
+        """Move a case to ``working``.
+
+        Parameters
+        ----------
+        case
+            Name of its folder there, which nothing else has.
+        paths
+            Files and folders of the case; what is segmented comes last.
+        name
+            What the last one is called from then on.
+        arrived, now
+            Seconds since 1970.
+
+        Raises
+        ------
+        OSError
+            If it cannot be moved.
+        """
+        record = Record(self.study(case), name, arrived, now)
+        claimed = ClaimedCase(self.working / case, record)
+        (claimed.folder / ORIGINALS).mkdir(parents=True)
+        try:
+            sync_folder(self.working)
+            claimed.write(record)
+            for path in paths[:-1]:
+                move_durably(path, claimed.folder / ORIGINALS / path.name)
+            move_durably(paths[-1], claimed.path)
+        except OSError:
+            self._put_back(claimed.folder)
+            raise
+        return claimed
+
+    def claimed(self) -> Iterator[ClaimedCase]:
+        """Cases that an earlier process claimed; what it did not claim whole is put back."""
+        for folder in sorted(self.working.iterdir()):
+            if not folder.is_dir():
+                continue
+            remove_temporary(folder)
+            record = _read_record(folder)
+            if record is not None and os.path.lexists(folder / ORIGINALS / record.name):
+                yield ClaimedCase(folder, record)
+            else:
+                self._put_back(folder)
+
+    def finish(self, case: ClaimedCase) -> Path:
+        """Move a case with an outcome to ``done`` or ``failed``, and return its folder there."""
+        outcome = case.record.outcome
+        assert outcome is not None
+        if outcome.status != _DONE:
+            reason = f"{outcome.code}: {outcome.message}\n"
+            write_durably(case.folder / REASON, reason.encode(errors="backslashreplace"))
+        target = free_name(self.root / outcome.status / case.folder.name)
+        move_durably(case.folder, target)
+        return target
+
+    def _put_back(self, folder: Path) -> None:
+        """Return a case of which not everything was moved to where it arrived."""
+        originals = folder / ORIGINALS
+        for path in sorted(originals.iterdir()) if originals.is_dir() else ():
+            if os.path.lexists(self.incoming / path.name):
+                # Nothing is overwritten: both are kept, for a person to look at.
+                text = "its record is missing, and another of its name has arrived"
+                write_durably(folder / REASON, text.encode(), b"\n")
+                move_durably(folder, free_name(self.failed / folder.name))
+                return
+            move_durably(path, self.incoming / path.name)
+        (folder / RECORD).unlink(missing_ok=True)
+        for empty in (originals, folder):
+            with suppress(OSError):
+                empty.rmdir()
+
+
+@contextmanager
+def open_area(root: Path, incoming: Path | None = None) -> Iterator[WorkArea]:
+    """Create the folders of a work area, and hold its lock inside the context.
+
+    Parameters
+    ----------
+    root
+        The folder of the area.
+    incoming
+        Where cases arrive, on the same file system; by default the area itself.
+
+    Raises
+    ------
+    UsageError
+        If another process works there.
+    OutputError
+        If the folder cannot be written to.
+    """
+    area = WorkArea(root, root if incoming is None else incoming)
+    try:
+        for folder in (area.working, area.done, area.failed, area.incoming):
+            folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise _cannot_write(root, error) from error
+    try:
+        try:
+            wait_for(descriptor, 0.0)
+        except TimeoutError as error:
+            raise UsageError(
+                f"{root}: another process works in this folder; end it, or give another folder"
+            ) from error
+        try:
+            remove_temporary(root)
+            (root / _README).write_text(_EXPLANATION, encoding="utf-8")
+            yield replace(area, _salt=_salt(root / _SALT))
+        except PermissionError as error:
+            raise _cannot_write(root, error) from error
+    finally:
+        os.close(descriptor)
+
+
+def read_area(root: Path) -> WorkArea:
+    """The folders of a work area to look at, whoever works there.
+
+    Raises
+    ------
+    UsageError
+        If the folder is no work area.
+    """
+    if not (root / _LOCK).is_file():
+        raise UsageError(f"{root}: no service has worked in this folder; give that of one")
+    incoming = root / INCOMING
+    return WorkArea(root, incoming if incoming.is_dir() else root)
+
+
+def is_running(area: WorkArea) -> bool:
+    """Whether a process works in an area."""
+    with (area.root / _LOCK).open("rb") as file:
+        try:
+            wait_for(file.fileno(), 0.0)
+        except TimeoutError:
+            return True
+        return False
+
+
+def free_name(path: Path) -> Path:
+    """The path itself, or with the first number that nothing there has."""
+    number, found = 1, path
+    while os.path.lexists(found):
+        number += 1
+        found = path.with_name(f"{path.name}-{number}")
+    return found
+
+
+def to_time(seconds: float) -> str:
+    """Seconds since 1970 as a time of UTC."""
+    text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
+def from_time(text: str) -> float:
+    """The inverse of `to_time`."""
+    return datetime.fromisoformat(text).timestamp()
+
+
+def _read_record(folder: Path) -> Record | None:
+    try:
+        return Record.of(json.loads((folder / RECORD).read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _salt(path: Path) -> bytes:
+    if not path.exists():
+        write_durably(path, secrets.token_hex(32).encode(), mode=0o600)
+    return path.read_bytes()
+
+
+def _cannot_write(root: Path, error: OSError) -> OutputError:
+    reason = error.strerror or error
+    return OutputError(f"{root}: cannot be written ({reason}); give a folder that can")

@@ -1,0 +1,177 @@
+"""Where received instances are kept: a folder for each study, named by hashes of their UIDs.
+
+An instance is looked for in the study's folder in ``incoming``, and wherever an
+earlier part of the study went. A study that grows after it was computed is
+computed again, whole, as ``STUDY-2`` and so on: what came first is linked to it.
+"""
+
+import hashlib
+import io
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cnnres_infer.host.durable import sync_folder, write_durably
+from cnnres_infer.service.state import ORIGINALS, ClaimedCase, WorkArea
+
+# What is answered to C-STORE; PS3.4, table B.2-1.
+SUCCESS, NO_SPACE, MISMATCH, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000
+_SUFFIX = ".dcm"
+
+
+@dataclass(frozen=True)
+class Instance:
+    """An object that was received.
+
+    Attributes
+    ----------
+    sop_class, sop_instance
+        Its UIDs, as the sender states them.
+    meta
+        The preamble and the file meta information.
+    data
+        The data set, as it was sent.
+    """
+
+    sop_class: str
+    sop_instance: str
+    meta: bytes
+    data: bytes
+
+
+class Store:
+    """Keeps instances; several threads may receive at the same time.
+
+    Parameters
+    ----------
+    area
+        The work area.
+    min_free
+        Bytes that must stay free on the disk.
+    """
+
+    def __init__(self, area: WorkArea, min_free: int) -> None:
+        self._area = area
+        self._min_free = min_free
+        self._lock = threading.Lock()
+
+    def put(self, instance: Instance) -> tuple[int, bool]:
+        """Keep an instance.
+
+        Returns
+        -------
+        tuple
+            The status to answer, and whether the instance is new. Once it is
+            success, the instance is on the disk.
+        """
+        try:
+            identifiers = _identifiers(instance)
+        except Exception:  # whatever pydicom finds wrong with bytes from elsewhere
+            return NOT_UNDERSTOOD, False
+        study, sop_class, sop_instance = identifiers
+        if not study or not sop_instance:
+            return NOT_UNDERSTOOD, False
+        if (sop_class, sop_instance) != (instance.sop_class, instance.sop_instance):
+            return MISMATCH, False
+        try:
+            return self._keep(hashed(study), hashed(sop_instance) + _SUFFIX, instance)
+        except OSError:
+            return NO_SPACE, False
+
+    def claim(self, folder: Path, arrived: float, now: float) -> ClaimedCase:
+        """Claim a study with all that belongs to it.
+
+        Raises
+        ------
+        OSError
+            If it cannot be moved.
+        """
+        with self._lock:
+            rounds = list(self._rounds(folder.name))
+            for earlier in rounds:
+                _link_all(earlier, folder)
+            taken = len(rounds)
+            name = folder.name if not taken else f"{folder.name}-{taken + 1}"
+            return self._area.claim(name, (folder,), name, arrived, now)
+
+    def is_known(self, study: str, name: str) -> bool:
+        """Whether an instance has arrived before."""
+        folders = (self._area.incoming / study, *self._rounds(study))
+        return any((folder / name).exists() for folder in folders)
+
+    def _keep(self, study: str, name: str, instance: Instance) -> tuple[int, bool]:
+        with self._lock:
+            if self.is_known(study, name):
+                return SUCCESS, False
+        needed = self._min_free + len(instance.data)
+        if shutil.disk_usage(self._area.incoming).free < needed:
+            return NO_SPACE, False
+        # Outside of the folders that are watched, and without the lock: the disk may be slow.
+        arriving = self._area.incoming / f".{study}-{name}-{threading.get_ident()}"
+        write_durably(arriving, instance.meta, instance.data)
+        try:
+            with self._lock:
+                if self.is_known(study, name):
+                    return SUCCESS, False
+                folder = self._area.incoming / study
+                if not folder.exists():
+                    folder.mkdir()
+                    sync_folder(self._area.incoming)
+                arriving.replace(folder / name)
+                sync_folder(folder)
+            return SUCCESS, True
+        finally:
+            arriving.unlink(missing_ok=True)
+
+    def clean(self) -> None:
+        """Remove what was being received when an earlier process ended; it was not answered."""
+        for path in self._area.incoming.glob(".*"):
+            if path.is_file():
+                path.unlink()
+
+    def _rounds(self, study: str) -> Iterator[Path]:
+        """Folders with the instances of a study that were claimed, the first ones first."""
+        number = 1
+        while True:
+            name = study if number == 1 else f"{study}-{number}"
+            places = (self._area.working, self._area.done, self._area.failed)
+            found = [place / name / ORIGINALS / name for place in places]
+            existing = [folder for folder in found if folder.is_dir()]
+            if not existing:
+                return
+            yield existing[0]
+            number += 1
+
+
+def hashed(uid: str) -> str:
+    """Name of a file or folder for a UID."""
+    return hashlib.sha256(uid.encode()).hexdigest()[:32]
+
+
+def _identifiers(instance: Instance) -> tuple[str, str, str]:
+    """UIDs of the study, the class and the instance in the data set, up to which it is parsed."""
+    from pydicom import dcmread
+
+    found = dcmread(
+        io.BytesIO(instance.meta + instance.data),
+        stop_before_pixels=True,
+        specific_tags=["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID"],
+    )
+    names = ("StudyInstanceUID", "SOPClassUID", "SOPInstanceUID")
+    study, sop_class, sop_instance = (str(found.get(name, "") or "") for name in names)
+    return study, sop_class, sop_instance
+
+
+def _link_all(source: Path, target: Path) -> None:
+    """Give all files of a folder a name in another as well, where they have none."""
+    for path in source.iterdir():
+        if not (target / path.name).exists():
+            try:
+                os.link(path, target / path.name)
+            except OSError:
+                # Not every file system has several names for a file.
+                write_durably(target / path.name, path.read_bytes())
+    sync_folder(target)
