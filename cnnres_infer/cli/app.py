@@ -19,8 +19,8 @@ from cnnres_infer.errors import InputError
 # Made beforehand, for when there is no memory left to word it.
 _NO_MEMORY = b"cnnres-infer: E-SYSTEM: not enough memory; raise its limit, or free some\n"
 
-# In the order of the help. Each command is a function in a module of the same name, but for
-# those whose module would be this one; the first one is the default.
+# In the order of the help. Each command is a function in a module of the same name, unless that
+# would be this one; the first one is the default.
 COMMANDS = (
     "predict",
     "demo",
@@ -28,7 +28,7 @@ COMMANDS = (
     "inspect",
     "watch",
     "listen",
-    "container",
+    "app",
     "status",
     "info",
     "doctor",
@@ -36,7 +36,7 @@ COMMANDS = (
     "cache",
 )
 
-_NAMES = {"container": "app"}
+_MODULES = {"app": "container"}
 
 app = typer.Typer(
     cls=DefaultCommandGroup,
@@ -52,7 +52,8 @@ app = typer.Typer(
     "4 verification failed, 5 backend not usable.",
 )
 for _name in COMMANDS:
-    app.command(_NAMES.get(_name))(getattr(import_module(f"cnnres_infer.cli.{_name}"), _name))
+    _module = _MODULES.get(_name, _name)
+    app.command(_name)(getattr(import_module(f"cnnres_infer.cli.{_module}"), _module))
 
 
 def run() -> None:
