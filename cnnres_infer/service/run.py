@@ -57,7 +57,7 @@ class Service:
         while not is_over():
             for arrival in self.folder.complete():
                 self._handle(arrival)
-                # Meanwhile, others have gone on: those are looked at again.
+                self._publish_now()
             time.sleep(self.folder.poll_s)
 
     def _handle(self, arrival: Arrival) -> None:
@@ -91,10 +91,13 @@ class Service:
 
     def _publish(self) -> None:
         while True:
-            # The disk may be full; figures are not worth ending for.
-            with suppress(OSError):
-                self.health.publish(self.waiting(), time.time())
+            self._publish_now()
             time.sleep(_PUBLISH_S)
+
+    def _publish_now(self) -> None:
+        # The disk may be full; figures are not worth ending for.
+        with suppress(OSError):
+            self.health.publish(self.waiting(), time.time())
 
 
 def waiting(area: WorkArea, folder: HotFolder, queue: RetryQueue) -> Waiting:

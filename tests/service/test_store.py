@@ -1,0 +1,108 @@
+"""What is kept of what is received, and what is answered."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pydicom.dataset import FileDataset
+
+from cnnres_infer.service.state import ORIGINALS, Outcome, WorkArea, open_area
+from cnnres_infer.service.store import (
+    MISMATCH,
+    NO_SPACE,
+    NOT_UNDERSTOOD,
+    SUCCESS,
+    Instance,
+    Store,
+    hashed,
+)
+from tests.fakes.dicom import encode
+from tests.service.studies import images
+
+
+def instance(image: FileDataset) -> Instance:
+    content = encode(image)
+    group = 132 + 12 + int.from_bytes(content[140:144], "little")
+    return Instance(
+        str(image.SOPClassUID), str(image.SOPInstanceUID), content[:group], content[group:]
+    )
+
+
+@pytest.fixture
+def made() -> list[FileDataset]:
+    return images()[:3]
+
+
+def store_in(folder: Path, min_free: int = 0) -> tuple[WorkArea, Store]:
+    with open_area(folder, folder / "incoming") as area:
+        return area, Store(area, min_free)
+
+
+def finish(area: WorkArea, store: Store, study: str, status: str) -> Path:
+    case = store.claim(area.incoming / study, 1.0, 2.0)
+    case = case.write(replace(case.record, outcome=Outcome(status, 3.0, code="E-X", message="no")))
+    return area.finish(case)
+
+
+def test_raw_bytes_are_kept_under_hashes(tmp_path: Path, made: list[FileDataset]) -> None:
+    area, store = store_in(tmp_path)
+    for image in made:
+        assert store.put(instance(image)) == (SUCCESS, True)
+    study = area.incoming / hashed(made[0].StudyInstanceUID)
+    files = {each.name: each.read_bytes() for each in study.iterdir()}
+    assert files == {f"{hashed(each.SOPInstanceUID)}.dcm": encode(each) for each in made}
+    assert list(area.incoming.iterdir()) == [study]
+
+
+@pytest.mark.parametrize("status", ["", "working", "done", "failed"])
+def test_sent_again_it_is_answered_and_not_kept(
+    tmp_path: Path, made: list[FileDataset], status: str
+) -> None:
+    area, store = store_in(tmp_path)
+    for image in made:
+        store.put(instance(image))
+    name = hashed(made[0].StudyInstanceUID)
+    if status == "working":
+        store.claim(area.incoming / name, 1.0, 2.0)
+    elif status:
+        finish(area, store, name, status)
+    assert [store.put(instance(image)) for image in made] == [(SUCCESS, False)] * 3
+    assert len(list(tmp_path.rglob("*.dcm"))) == 3
+
+
+def test_a_study_that_grows_is_claimed_whole_again(tmp_path: Path, made: list[FileDataset]) -> None:
+    area, store = store_in(tmp_path)
+    name = hashed(made[0].StudyInstanceUID)
+    for number, image in enumerate(made, 1):
+        assert store.put(instance(image)) == (SUCCESS, True)
+        folder = finish(area, store, name, "failed" if number == 1 else "done")
+        assert folder.name == (name if number == 1 else f"{name}-{number}")
+        assert len(list((folder / ORIGINALS / folder.name).iterdir())) == number
+
+
+def test_what_cannot_be_understood_or_is_another_object(
+    tmp_path: Path, made: list[FileDataset]
+) -> None:
+    area, store = store_in(tmp_path)
+    good = instance(made[0])
+    assert store.put(replace(good, data=b"nothing of the kind"))[0] == NOT_UNDERSTOOD
+    assert store.put(replace(good, data=b""))[0] == NOT_UNDERSTOOD
+    assert store.put(replace(good, sop_instance="1.2.3"))[0] == MISMATCH
+    assert store.put(replace(good, sop_class="1.2.3"))[0] == MISMATCH
+    del made[0].StudyInstanceUID
+    assert store.put(instance(made[0]))[0] == NOT_UNDERSTOOD
+    assert list(area.incoming.iterdir()) == []
+
+
+def test_a_full_disk_is_answered(tmp_path: Path, made: list[FileDataset]) -> None:
+    area, store = store_in(tmp_path, 1 << 60)
+    assert store.put(instance(made[0])) == (NO_SPACE, False)
+    area.incoming.rmdir()
+    assert store_in(tmp_path)[1].put(instance(made[0])) == (SUCCESS, True)
+
+
+def test_what_was_being_written_is_removed(tmp_path: Path) -> None:
+    area, store = store_in(tmp_path)
+    (area.incoming / ".left").write_text("")
+    store.clean()
+    assert list(area.incoming.iterdir()) == []
