@@ -1,7 +1,8 @@
 """Computes claimed cases with one model, each once."""
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from cnnres_infer.batch import CaseReport, Job
 from cnnres_infer.codes import ErrorCode
 from cnnres_infer.core.failure import Failure
 from cnnres_infer.errors import CnnresError, InputError, OutputExistsError
+from cnnres_infer.host.atomic import exclusive
 from cnnres_infer.host.durable import sync_files
 from cnnres_infer.outputs.save import make_room, plan
 from cnnres_infer.outputs.writers import WRITERS
@@ -126,7 +128,7 @@ class Worker:
         # When it was claimed, it had no outputs: what exists now is of an attempt at it.
         job = replace(self._job, formats=formats, overwrite=self._job.overwrite or again)
         if again and not self._job.overwrite and (outputs := _complete(self._out, path, formats)):
-            return Outcome("done", time.time(), outputs=tuple(each.name for each in outputs))
+            return _found(outputs)
         (entry,) = job.run(self._predictor, [path], self._watch)
         spent = round(time.monotonic() - started, 3)
         if isinstance(entry, Refusal):
@@ -165,6 +167,25 @@ def _computed(entry: CaseReport, spent: float) -> Outcome:
     )
 
 
+def _found(outputs: Mapping[str, Path]) -> Outcome:
+    """The outcome of a case whose outputs were written just before the process ended."""
+    paths = tuple(outputs.values())
+    with exclusive(paths[0].parent, paths):
+        # On leaving, it removes what the killed process had not named yet.
+        sync_files(paths)
+    done = Outcome("done", time.time(), outputs=tuple(path.name for path in paths))
+    if "report" not in outputs:
+        return done
+    report = json.loads(outputs["report"].read_bytes())
+    return replace(
+        done,
+        computed_s=round(sum(report["timings_s"].values()), 3),
+        lesions=report["lesions"]["count"],
+        volume_ml=round(report["lesions"]["volume_ml"], 3),
+        warnings=tuple(warning["code"] for warning in report["warnings"]),
+    )
+
+
 def _ended(record: Record) -> InputError:
     return InputError(
         f"{record.name}: the process ended {record.attempts} times while this case was computed; "
@@ -173,8 +194,7 @@ def _ended(record: Record) -> InputError:
     )
 
 
-def _complete(out: Path, path: Path, formats: tuple[str, ...]) -> tuple[Path, ...]:
+def _complete(out: Path, path: Path, formats: tuple[str, ...]) -> Mapping[str, Path]:
     """All outputs of a case if all exist; none if one is missing."""
-    name = case_name(path)
-    outputs = tuple(plan(out, name, formats).values())
-    return outputs if all(each.exists() for each in outputs) else ()
+    outputs = plan(out, case_name(path), formats)
+    return outputs if all(each.exists() for each in outputs.values()) else {}

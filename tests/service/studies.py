@@ -16,8 +16,9 @@ from pydicom.uid import generate_uid
 
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.readers.nifti.write import save_volume
+from cnnres_infer.service.store import Instance
 from tests.conftest import blob_volume
-from tests.fakes.dicom import Scan, classic_images, save, siemens
+from tests.fakes.dicom import Scan, classic_images, encode, save, siemens
 
 SETTLE = "0.4"
 SCU = "storescu"
@@ -37,6 +38,15 @@ def images(name: str = "one") -> list[FileDataset]:
         image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = uid
         image.PatientName, image.PatientID = "Secret^Person", "SECRET-ID"
     return made
+
+
+def instance(image: FileDataset) -> Instance:
+    """What a sender of an image sends."""
+    content = encode(image)
+    group = 132 + 12 + int.from_bytes(content[140:144], "little")
+    return Instance(
+        str(image.SOPClassUID), str(image.SOPInstanceUID), content[:group], content[group:]
+    )
 
 
 def write_study(folder: Path, name: str = "one") -> Path:

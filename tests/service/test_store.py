@@ -12,20 +12,11 @@ from cnnres_infer.service.store import (
     NO_SPACE,
     NOT_UNDERSTOOD,
     SUCCESS,
-    Instance,
     Store,
     hashed,
 )
 from tests.fakes.dicom import encode
-from tests.service.studies import images
-
-
-def instance(image: FileDataset) -> Instance:
-    content = encode(image)
-    group = 132 + 12 + int.from_bytes(content[140:144], "little")
-    return Instance(
-        str(image.SOPClassUID), str(image.SOPInstanceUID), content[:group], content[group:]
-    )
+from tests.service.studies import images, instance
 
 
 @pytest.fixture

@@ -1,0 +1,317 @@
+"""The listener, with real senders on loopback: what it takes, from whom, and how much."""
+
+import datetime
+import ipaddress
+import socket
+import ssl
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydicom.dataset import FileDataset
+from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, RLELossless
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import (
+    ComprehensiveSRStorage,
+    EnhancedMRImageStorage,
+    MRImageStorage,
+    SecondaryCaptureImageStorage,
+    Verification,
+)
+
+from cnnres_infer.errors import OutputError, UsageError
+from cnnres_infer.service.health import Health
+from cnnres_infer.service.receiver import Listening, Peer, Receiver
+from cnnres_infer.service.state import open_area
+from cnnres_infer.service.store import Store
+from tests.service.studies import images
+
+Listen = Callable[..., Any]
+
+
+@pytest.fixture
+def listen(tmp_path: Path) -> Listen:
+    """Listens on a free port; yields the port and what was counted."""
+
+    @contextmanager
+    def listening(min_free: int = 0, **settings: Any) -> Iterator[tuple[int, Health]]:
+        root = tmp_path / "area"
+        with open_area(root, root / "incoming") as area:
+            health = Health(root)
+            how = Listening(**{"port": 0, **settings})
+            receiver = Receiver(how, Store(area, min_free), health)
+            with receiver.listen() as port:
+                yield port, health
+
+    return listening
+
+
+def associate(
+    port: int, *kinds: str, title: str = "SCANNER", called: str = "CNNRES", **options: Any
+) -> Any:
+    entity = AE(ae_title=title)
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 5
+    for kind in kinds or (MRImageStorage, Verification):
+        entity.add_requested_context(kind)
+    return entity.associate("127.0.0.1", port, ae_title=called, **options)
+
+
+def send(port: int, *sent: FileDataset, **options: Any) -> list[int | None]:
+    association = associate(port, **options)
+    assert association.is_established
+    statuses = [getattr(association.send_c_store(image), "Status", None) for image in sent]
+    association.release()
+    return statuses
+
+
+def test_objects_are_kept_and_answered_once_kept(tmp_path: Path, listen: Listen) -> None:
+    sent = images()[:3]
+    with listen() as (port, health):
+        association = associate(port)
+        assert association.send_c_echo().Status == 0
+        association.release()
+        assert send(port, *sent) == [0, 0, 0]
+        assert len(list((tmp_path / "area" / "incoming").rglob("*.dcm"))) == 3
+        assert send(port, *sent) == [0, 0, 0]
+    assert health.events == {"object received": 3, "object received again": 3}
+    assert len(list((tmp_path / "area").rglob("*.dcm"))) == 3
+    (folder,) = (tmp_path / "area" / "incoming").iterdir()
+    assert b"DICM" in next(folder.iterdir()).read_bytes()[:132]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        MRImageStorage,
+        EnhancedMRImageStorage,
+        ComprehensiveSRStorage,
+        SecondaryCaptureImageStorage,
+        "1.3.12.2.1107.5.9.1",
+    ],
+)
+def test_compressed_syntaxes_of_all_classes_are_taken(listen: Listen, kind: str) -> None:
+    entity = AE()
+    syntaxes = (RLELossless, JPEGLosslessSV1, JPEG2000Lossless)
+    for syntax in syntaxes:
+        entity.add_requested_context(kind, syntax)
+    with listen() as (port, _):
+        association = entity.associate("127.0.0.1", port)
+        accepted = {context.transfer_syntax[0] for context in association.accepted_contexts}
+        association.release()
+    assert accepted == set(syntaxes)
+
+
+@pytest.mark.parametrize(
+    ("allow", "title", "is_allowed"),
+    [
+        ("SCANNER", "SCANNER", True),
+        ("SCANNER", "OTHER", False),
+        ("SCANNER@127.0.0.1", "SCANNER", True),
+        ("SCANNER@10.1.2.3", "SCANNER", False),
+    ],
+)
+def test_only_peers_that_are_allowed_may_send(
+    listen: Listen, allow: str, title: str, is_allowed: bool
+) -> None:
+    with listen(allow=(Peer.parse(allow),)) as (port, health):
+        association = associate(port, title=title)
+        assert association.is_established is is_allowed
+        assert association.is_rejected is not is_allowed
+        if is_allowed:
+            association.release()
+    assert health.events["association not allowed"] == (not is_allowed)
+
+
+def test_the_called_title_is_checked_if_asked_for(listen: Listen) -> None:
+    with listen(require_title=True) as (port, _):
+        assert associate(port, called="ANY-SCP").is_rejected
+        assert send(port, images()[0]) == [0]
+    with listen() as (port, _):
+        assert send(port, images()[0], called="ANY-SCP") == [0]
+
+
+def test_a_full_disk_is_answered(tmp_path: Path, listen: Listen) -> None:
+    with listen(min_free=1 << 60) as (port, health):
+        assert send(port, images()[0]) == [0xA700]
+    assert health.events["object refused"] == 1
+    assert list((tmp_path / "area" / "incoming").iterdir()) == []
+
+
+def test_larger_objects_than_allowed_close_the_connection(tmp_path: Path, listen: Listen) -> None:
+    small, large = images()[:2]
+    large.add_new(0x00204000, "LT", "x" * 50000)
+    with listen(max_bytes=20000, max_pdu=4096) as (port, health):
+        assert send(port, small, small, small) == [0, 0, 0], "each object counts by itself"
+        assert send(port, large) == [None]
+        assert send(port, small) == [0]
+    assert health.events["connection over a limit"] == 1
+    assert len(list((tmp_path / "area").rglob("*.dcm"))) == 1
+
+
+def test_larger_pdus_than_announced_close_the_connection(listen: Listen) -> None:
+    with listen(max_pdu=4096) as (port, health):
+        association = associate(port)
+        # A PDU of 4 GB would be read into memory as it comes.
+        association.dul.socket.socket.sendall(struct.pack(">BBL", 4, 0, 0xFFFFFFF0))
+        with socket.create_connection(("127.0.0.1", port), 5) as plain:
+            plain.sendall(struct.pack(">BBL", 1, 0, 0xFFFFFFF0))
+            assert plain.recv(1) == b""
+        association.join(5)
+        assert not association.is_established
+        assert send(port, images()[0]) == [0]
+    assert health.events["connection over a limit"] == 2
+
+
+def test_more_associations_than_allowed_are_rejected(listen: Listen) -> None:
+    with listen(max_associations=1) as (port, _):
+        first = associate(port)
+        assert first.is_established
+        assert associate(port).is_rejected
+        first.release()
+
+
+def test_a_silent_connection_is_closed(listen: Listen) -> None:
+    with (
+        listen(timeout=0.5) as (port, _),
+        socket.create_connection(("127.0.0.1", port), 5) as silent,
+        socket.create_connection(("127.0.0.1", port), 5) as stopped,
+    ):
+        stopped.sendall(b"\x01\x00\x00")
+        assert silent.recv(100) in (b"", struct.pack(">BBLBBBB", 7, 0, 4, 0, 0, 0, 0))
+        assert stopped.recv(1) in (b"", b"\x07")
+
+
+def test_what_is_no_dicom_does_no_harm(listen: Listen) -> None:
+    with listen() as (port, _):
+        with socket.create_connection(("127.0.0.1", port), 5) as stranger:
+            stranger.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            stranger.recv(100)
+        assert send(port, images()[0]) == [0]
+
+
+def test_nothing_about_a_patient_is_logged(
+    listen: Listen, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    image = images()[0]
+    image.add_new(0x00080012, "DA", "no date: SECRET")
+    with caplog.at_level(0), listen() as (port, _):
+        send(port, image)
+    said = caplog.text + "".join(capfd.readouterr())
+    assert "SECRET" not in said.upper()
+
+
+def certificates(folder: Path) -> tuple[Path, Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "listener")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(1))
+        .not_valid_after(now + datetime.timedelta(1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
+        )
+        .add_extension(x509.BasicConstraints(True, None), True)
+        .sign(key, hashes.SHA256())
+    )
+    paths = folder / "own.crt", folder / "own.key"
+    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    paths[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return paths
+
+
+@pytest.mark.parametrize("mutual", [False, True])
+def test_tls(tmp_path: Path, listen: Listen, mutual: bool) -> None:
+    certificate, key = certificates(tmp_path)
+    context = ssl.create_default_context(cafile=str(certificate))
+    if mutual:
+        context.load_cert_chain(certificate, key)
+    settings = {"certificate": certificate, "key": key, "timeout": 2.0}
+    settings |= {"client_ca": certificate} if mutual else {}
+    with listen(**settings) as (port, _):
+        # It says nothing, and keeps nobody out.
+        with socket.create_connection(("127.0.0.1", port)):
+            assert send(port, images()[0], tls_args=(context, "127.0.0.1")) == [0]
+        assert not associate(port).is_established, "without TLS"
+        if mutual:
+            anyone = ssl.create_default_context(cafile=str(certificate))
+            assert not associate(port, tls_args=(anyone, "127.0.0.1")).is_established
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"port": 70000}, "port"),
+        ({"port": -1}, "port"),
+        ({"title": ""}, "AE title"),
+        ({"title": "longer than sixteen"}, "AE title"),
+        ({"title": "back\\slash"}, "AE title"),
+        ({"max_pdu": 0}, "max_pdu"),
+        ({"max_pdu": 1 << 30}, "max_pdu"),
+        ({"max_bytes": 0}, "max_bytes"),
+        ({"max_associations": 0}, "max_associations"),
+        ({"timeout": 0.0}, "timeout"),
+        ({"host": "0.0.0.0"}, "allow"),
+        ({"host": "::"}, "allow"),
+        ({"host": "somewhere"}, "host"),
+        ({"certificate": Path("a")}, "key"),
+        ({"client_ca": Path("a")}, "TLS"),
+    ],
+)
+def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Listening(**settings)
+
+
+def test_other_machines_may_send_if_they_are_named() -> None:
+    assert Listening(host="0.0.0.0", allow=(Peer.parse("SCANNER@10.0.0.7"),)).host == "0.0.0.0"
+
+
+@pytest.mark.parametrize("text", ["", "@1.2.3.4", "AET@", "AET@host.name", "A\\B"])
+def test_a_bad_peer_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        Peer.parse(text)
+
+
+def test_files_for_tls_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("nothing")
+    with pytest.raises(UsageError, match="TLS"):
+        Listening(certificate=tmp_path / "a", key=tmp_path / "a").tls()
+
+
+def test_a_port_in_use_is_refused(listen: Listen, tmp_path: Path) -> None:
+    with listen() as (port, health), open_area(tmp_path / "other") as area:
+        second = Receiver(Listening(port=port), Store(area, 0), health)
+        with pytest.raises(OutputError, match="cannot be listened on") as caught, second.listen():
+            pass
+    assert caught.value.code == "E-SERVICE-PORT"
+
+
+def test_without_pynetdicom_it_says_what_to_install(
+    listen: Listen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pynetdicom", None)
+    with pytest.raises(UsageError, match="service") as caught, listen():
+        pass
+    assert caught.value.code == "E-SERVICE-EXTRA"
+
+
+def test_events_of_pynetdicom_that_are_used_exist() -> None:
+    for name in ("EVT_CONN_OPEN", "EVT_REQUESTED", "EVT_REJECTED", "EVT_ABORTED", "EVT_C_STORE"):
+        assert hasattr(evt, name)
