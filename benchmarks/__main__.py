@@ -163,6 +163,25 @@ def gpu_command(
     _write(json_file, figures)
 
 
+@app.command("service")
+def service_command(
+    folder: Annotated[Path, typer.Argument(help="Empty folder for the listener.")],
+    studies: Annotated[int, typer.Option(min=1, help="Studies to send.")] = 200,
+    bundle: BundleOption = None,
+    settle: Annotated[float, typer.Option(help="Seconds that a study must be quiet for.")] = 2.0,
+    seed: Annotated[int, typer.Option(help="Of the moments of the kills.")] = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Send studies to a listener that is killed again and again; count lost and doubled ones."""
+    from benchmarks.service import soak
+
+    figures = soak(folder, studies, bundle, settle, seed)
+    console = wide_console()
+    for name, value in figures.items():
+        console.print(f"{name}: {value}", markup=False)
+    _write(json_file, figures)
+
+
 @app.command("images")
 def images_command(
     data: Annotated[Path, typer.Option(help="Folder of the collections of real MRI.")],
