@@ -1,0 +1,164 @@
+"""Results pushed to an archive on loopback, through the queue on disk."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import MRImageStorage, Verification
+
+from cnnres_infer.errors import UsageError
+from cnnres_infer.service.health import Health
+from cnnres_infer.service.retry_queue import RetryQueue
+from cnnres_infer.service.sender import Destination, Sender
+from tests.fakes.dicom import encode
+from tests.service.studies import images
+
+
+@contextmanager
+def archive(
+    answers: list[int], kind: str = MRImageStorage, port: int = 0
+) -> Iterator[tuple[int, list[str]]]:
+    """An archive that gives these answers, and success from then on."""
+    stored: list[str] = []
+
+    def store(event: Any) -> int:
+        answer = answers.pop(0) if answers else 0
+        if answer in (0, 0xB000):
+            stored.append(event.request.AffectedSOPInstanceUID)
+        return answer
+
+    entity = AE(ae_title="PACS")
+    entity.add_supported_context(kind)
+    entity.add_supported_context(Verification)
+    server = entity.start_server(
+        ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)]
+    )
+    try:
+        yield server.server_address[1], stored
+    finally:
+        server.shutdown()
+
+
+class Pushing:
+    def __init__(self, root: Path, *ports: int) -> None:
+        self.queue = RetryQueue(root, [f"127.0.0.1:{port}/PACS" for port in ports])
+        self.queue.open()
+        self.health = Health(root)
+        self.sender = Sender(self.queue, "CNNRES", self.health)
+        self.files = []
+        for number, image in enumerate(images()[:2]):
+            self.files.append(root / f"{number}_seg.dcm")
+            self.files[-1].write_bytes(encode(image))
+        self.files.append(root / "report.json")
+        self.files[-1].write_text("{}")
+
+    def add(self) -> None:
+        self.queue.add_all(self.files, "study")
+
+    def make_due(self) -> None:
+        for path in (self.queue._pending).glob("*.json"):
+            content = json.loads(path.read_text())
+            path.write_text(json.dumps({**content, "next_try": "2020-01-01T00:00:00Z"}))
+
+
+def test_an_object_that_was_answered_is_not_pushed_again(tmp_path: Path) -> None:
+    with archive([0, 0xB000]) as (port, stored):
+        pushing = Pushing(tmp_path, port)
+        for _ in range(2):
+            pushing.add()
+            pushing.sender.push_due()
+            assert len(stored) == 2, "the report is no DICOM"
+    assert pushing.queue.pending() == []
+    assert pushing.queue.sent_count() == 2
+    assert pushing.health.events == {"object pushed": 2}
+
+
+def test_a_refused_object_is_pushed_later(tmp_path: Path) -> None:
+    with archive([0xA700, 0]) as (port, stored):
+        pushing = Pushing(tmp_path, port)
+        pushing.add()
+        pushing.sender.push_due()
+        (push,) = pushing.queue.pending()
+        assert push.error == "the other side has answered 0xA700"
+        assert push.attempts == 1
+        pushing.sender.push_due()
+        assert len(stored) == 1, "it is not due yet"
+        pushing.make_due()
+        pushing.sender.push_due()
+        assert len(stored) == 2
+    assert pushing.queue.pending() == []
+
+
+def test_an_archive_that_is_away_is_tried_less_and_less_often(tmp_path: Path) -> None:
+    with archive([]) as (port, _):
+        pass
+    pushing = Pushing(tmp_path, port)
+    pushing.add()
+    pauses = []
+    for _ in range(10):
+        pushing.make_due()
+        pushing.sender.push_due()
+        pauses.append(pushing.queue.pending()[0].next_try - time.time())
+    assert [round(each) for each in pauses] == [5, 10, 20, 40, 80, 160, 320, 640, 900, 900]
+    with archive([], port=port) as (_, stored):
+        pushing.make_due()
+        pushing.sender.push_due()
+        assert len(stored) == 2
+
+
+def test_an_archive_without_this_class_says_so(tmp_path: Path) -> None:
+    with archive([], kind="1.2.840.10008.5.1.4.1.1.2") as (port, _):
+        pushing = Pushing(tmp_path, port)
+        pushing.add()
+        pushing.sender.push_due()
+    errors = [push.error for push in pushing.queue.pending()]
+    assert len(errors) == 2
+    assert all(error and ("class" in error or "association" in error) for error in errors)
+
+
+def test_every_archive_gets_every_object(tmp_path: Path) -> None:
+    with archive([]) as (one, first), archive([0xC000]) as (two, second):
+        pushing = Pushing(tmp_path, one, two)
+        pushing.add()
+        pushing.sender.push_due()
+    assert (len(first), len(second)) == (2, 1)
+    assert len(pushing.queue.pending()) == 1
+
+
+def test_a_file_that_was_removed_keeps_nothing_else_back(tmp_path: Path) -> None:
+    with archive([]) as (port, stored):
+        pushing = Pushing(tmp_path, port)
+        pushing.add()
+        pushing.files[0].unlink()
+        pushing.sender.push_due()
+    assert len(stored) == 1
+    (push,) = pushing.queue.pending()
+    assert push.error is not None
+    assert "cannot be read" in push.error
+
+
+def test_what_a_person_has_broken_is_skipped(tmp_path: Path) -> None:
+    queue = RetryQueue(tmp_path)
+    queue.open()
+    (tmp_path / "outbox" / "pending" / "a.json").write_text("{")
+    assert queue.pending() == []
+
+
+@pytest.mark.parametrize("text", ["pacs:104/PACS", "10.0.0.1:11112/A B", "[::1]:104/PACS"])
+def test_destinations(text: str) -> None:
+    assert str(Destination.parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "pacs", "pacs:104", "pacs/PACS", "pacs:0/PACS", "pacs:99999/PACS", "pacs:104/", ":1/A",
+     "pacs:104/longer than sixteen", "PACS@pacs:104"],
+)  # fmt: skip
+def test_bad_destinations_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        Destination.parse(text)
