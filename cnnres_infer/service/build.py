@@ -150,8 +150,8 @@ def listener(
     listening.tls()
     root = settings.root
     with open_area(root, root / INCOMING) as area, load() as predictor:
-        store = Store(area, min_free)
-        store.clean()
+        store = Store(area, min_free, settings.settle)
+        store.recover()
         service = _service(area, settings, predictor, watch, store)
         receiver = Receiver(listening, store, service.health)
         with receiver.listen() as port:
@@ -179,5 +179,5 @@ def _service(
     )
     if settings.peers:
         Sender(queue, settings.title, health).start()
-    folder = HotFolder(area.incoming, settings.settle)
+    folder = HotFolder(area.incoming, settings.settle, None if store is None else store.wait_s)
     return Service(area, folder, worker, health, queue, store)

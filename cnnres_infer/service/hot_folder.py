@@ -3,7 +3,7 @@
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +56,8 @@ class HotFolder:
         The folder.
     settle
         Seconds that a case must not have changed for.
+    wait_s
+        Tells that of a case by its name; by default `settle`.
 
     Raises
     ------
@@ -63,11 +65,14 @@ class HotFolder:
         If `settle` is negative or longer than a day.
     """
 
-    def __init__(self, folder: Path, settle: float) -> None:
+    def __init__(
+        self, folder: Path, settle: float, wait_s: Callable[[str], float] | None = None
+    ) -> None:
         if not 0 <= settle <= _LONGEST_SETTLE_S:
             raise UsageError(f"`settle` is {settle}; give 0 to {_LONGEST_SETTLE_S:g} seconds")
         self.folder = folder
         self.settle = settle
+        self._wait_s = wait_s or (lambda _: settle)
         self._seen: dict[str, tuple[_Snapshot, float]] = {}
 
     @property
@@ -86,7 +91,7 @@ class HotFolder:
             before, since = self._seen.get(key, ((), now))
             since = since if snapshot == before else now
             seen[key] = (snapshot, since)
-            if snapshot and now - since >= self.settle:
+            if snapshot and now - since >= self._wait_s(key):
                 found.append(Arrival(paths, _newest(snapshot)))
         self._seen = seen
         return sorted(found, key=lambda arrival: arrival.arrived)

@@ -239,6 +239,7 @@ class Receiver:
             (evt.EVT_REQUESTED, self._check_peer),
             (evt.EVT_REJECTED, lambda _: self._health.count("association rejected")),
             (evt.EVT_ABORTED, lambda _: self._health.count("association aborted")),
+            (evt.EVT_CONN_CLOSE, lambda event: self._store.end(id(event.assoc))),
             (evt.EVT_C_ECHO, lambda _: SUCCESS),
             (evt.EVT_C_STORE, self._receive),
         ]
@@ -272,7 +273,7 @@ class Receiver:
             meta[: len(meta) - len(data)],
             data,
         )
-        status, is_new = self._store.put(instance)
+        status, is_new = self._store.put(instance, id(event.assoc))
         if status == SUCCESS:
             self._health.count("object received" if is_new else "object received again")
         else:

@@ -31,7 +31,7 @@ from cnnres_infer.host.lock import wait_for
 RECORD, ORIGINALS, REASON = "record.json", "originals", "reason.txt"
 LOG, METRICS = "log.jsonl", "metrics.prom"
 _WORKING, _DONE, _FAILED = "working", "done", "failed"
-INCOMING, OUTBOX = "incoming", "outbox"
+INCOMING, RECEIVING, OUTBOX = "incoming", "receiving", "outbox"
 _LOCK, _SALT, _README = "service.lock", "service.salt", "README.txt"
 
 # What a hot folder holds besides cases.
@@ -44,6 +44,8 @@ This folder belongs to the service of cnnres-infer.
 working/CASE/   being computed; after a restart, it is computed again
 done/CASE/      computed; originals/ has what arrived
 failed/CASE/    refused; reason.txt says why, and originals/ has what arrived
+incoming/       studies of which something may be missing yet (of a listener)
+receiving/      which studies are being received (of a listener)
 outbox/         results that are to be pushed (pending/), or were (sent/)
 log.jsonl       one line for each study
 metrics.prom    figures for Prometheus

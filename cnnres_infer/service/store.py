@@ -3,6 +3,10 @@
 An instance is looked for in the study's folder in ``incoming``, and wherever an
 earlier part of the study went. A study that grows after it was computed is
 computed again, whole, as ``STUDY-2`` and so on: what came first is linked to it.
+
+A study that is being received has a file in the folder ``receiving`` until its
+association ends, so that a sender may pause. If the process ends first, the sender
+gets no answer and comes back, which the study then waits for.
 """
 
 import hashlib
@@ -10,16 +14,19 @@ import io
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cnnres_infer.host.durable import sync_folder, write_durably
-from cnnres_infer.service.state import ORIGINALS, ClaimedCase, WorkArea
+from cnnres_infer.host.durable import remove_temporary, sync_folder, write_durably
+from cnnres_infer.service.state import ORIGINALS, RECEIVING, ClaimedCase, WorkArea
 
 # What is answered to C-STORE; PS3.4, table B.2-1.
 SUCCESS, NO_SPACE, MISMATCH, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000
 _SUFFIX = ".dcm"
+# How long a sender may pause, or take to come back when it got no answer. If it takes longer,
+# what there is is computed, and computed again with the rest.
+_PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -51,15 +58,28 @@ class Store:
         The work area.
     min_free
         Bytes that must stay free on the disk.
+    settle
+        Seconds that a study must be quiet for.
     """
 
-    def __init__(self, area: WorkArea, min_free: int) -> None:
+    def __init__(self, area: WorkArea, min_free: int, settle: float = 0.0) -> None:
         self._area = area
         self._min_free = min_free
+        self._settle = settle
         self._lock = threading.Lock()
+        # Studies of each association that has not ended.
+        self._open: dict[Hashable, set[str]] = {}
+        self._interrupted: set[str] = set()
 
-    def put(self, instance: Instance) -> tuple[int, bool]:
+    def put(self, instance: Instance, association: Hashable = None) -> tuple[int, bool]:
         """Keep an instance.
+
+        Parameters
+        ----------
+        instance
+            The instance.
+        association
+            What it was sent in; see `end`.
 
         Returns
         -------
@@ -77,9 +97,26 @@ class Store:
         if (sop_class, sop_instance) != (instance.sop_class, instance.sop_instance):
             return MISMATCH, False
         try:
+            self._begin(hashed(study), association)
             return self._keep(hashed(study), hashed(sop_instance) + _SUFFIX, instance)
         except OSError:
             return NO_SPACE, False
+
+    def end(self, association: Hashable) -> None:
+        """Note that an association has ended, well or not: its studies wait no longer for it."""
+        with self._lock:
+            ended = self._open.pop(association, set())
+            for study in ended - set().union(*self._open.values()):
+                self._interrupted.discard(study)
+                (self._receiving / study).unlink(missing_ok=True)
+
+    def wait_s(self, study: str) -> float:
+        """Seconds that a study must be quiet for."""
+        with self._lock:
+            is_open = any(study in studies for studies in self._open.values())
+            if is_open or study in self._interrupted:
+                return max(self._settle, _PATIENCE_S)
+        return self._settle
 
     def claim(self, folder: Path, arrived: float, now: float) -> ClaimedCase:
         """Claim a study with all that belongs to it.
@@ -126,11 +163,29 @@ class Store:
         finally:
             arriving.unlink(missing_ok=True)
 
-    def clean(self) -> None:
-        """Remove what was being received when an earlier process ended; it was not answered."""
+    def recover(self) -> None:
+        """Find what was being received when an earlier process ended, and remove parts of it.
+
+        Those were not answered, and will be sent again.
+        """
+        self._receiving.mkdir(exist_ok=True)
+        remove_temporary(self._receiving)
+        self._interrupted = {path.name for path in self._receiving.iterdir()}
         for path in self._area.incoming.glob(".*"):
             if path.is_file():
                 path.unlink()
+
+    @property
+    def _receiving(self) -> Path:
+        return self._area.root / RECEIVING
+
+    def _begin(self, study: str, association: Hashable) -> None:
+        with self._lock:
+            studies = self._open.setdefault(association, set())
+            if study in studies:
+                return
+            write_durably(self._receiving / study)
+            studies.add(study)
 
     def _rounds(self, study: str) -> Iterator[Path]:
         """Folders with the instances of a study that were claimed, the first ones first."""

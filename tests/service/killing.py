@@ -77,12 +77,13 @@ def listen(root: Path, case: Path, bundle: Path, step: int) -> None:
     area_of = open_area(root / "in", root / "in" / "incoming")
     with area_of as area, load(bundle, step) as predictor:
         store = Store(area, 0)
-        store.clean()
+        store.recover()
         service = build._service(area, settings(root), predictor, no_watch, store)
         service.recover()
         for path in sorted(case.rglob("I*")):
             status, _ = store.put(instance(dcmread(path)))
             assert status == SUCCESS
+        store.end(None)
         run_once(service)
 
 

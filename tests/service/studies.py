@@ -21,7 +21,6 @@ from tests.conftest import blob_volume
 from tests.fakes.dicom import Scan, classic_images, encode, save, siemens
 
 SETTLE = "0.4"
-SCU = "storescu"
 
 
 def images(name: str = "one") -> list[FileDataset]:

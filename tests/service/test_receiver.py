@@ -45,7 +45,9 @@ def listen(tmp_path: Path) -> Listen:
         with open_area(root, root / "incoming") as area:
             health = Health(root)
             how = Listening(**{"port": 0, **settings})
-            receiver = Receiver(how, Store(area, min_free), health)
+            store = Store(area, min_free)
+            store.recover()
+            receiver = Receiver(how, store, health)
             with receiver.listen() as port:
                 yield port, health
 
@@ -81,6 +83,7 @@ def test_objects_are_kept_and_answered_once_kept(tmp_path: Path, listen: Listen)
         assert send(port, *sent) == [0, 0, 0]
     assert health.events == {"object received": 3, "object received again": 3}
     assert len(list((tmp_path / "area").rglob("*.dcm"))) == 3
+    assert list((tmp_path / "area" / "receiving").iterdir()) == []
     (folder,) = (tmp_path / "area" / "incoming").iterdir()
     assert b"DICM" in next(folder.iterdir()).read_bytes()[:132]
 

@@ -26,7 +26,9 @@ def made() -> list[FileDataset]:
 
 def store_in(folder: Path, min_free: int = 0) -> tuple[WorkArea, Store]:
     with open_area(folder, folder / "incoming") as area:
-        return area, Store(area, min_free)
+        store = Store(area, min_free, 0.5)
+        store.recover()
+        return area, store
 
 
 def finish(area: WorkArea, store: Store, study: str, status: str) -> Path:
@@ -95,5 +97,25 @@ def test_a_full_disk_is_answered(tmp_path: Path, made: list[FileDataset]) -> Non
 def test_what_was_being_written_is_removed(tmp_path: Path) -> None:
     area, store = store_in(tmp_path)
     (area.incoming / ".left").write_text("")
-    store.clean()
+    store.recover()
     assert list(area.incoming.iterdir()) == []
+
+
+def test_an_interrupted_study_waits_for_its_sender(tmp_path: Path, made: list[FileDataset]) -> None:
+    name = hashed(made[0].StudyInstanceUID)
+    _, store = store_in(tmp_path)
+    store.put(instance(made[0]), "first")
+    store.put(instance(made[1]), "second")
+    store.end("first")
+    assert store.wait_s(name) == 60.0, "the second one may have more"
+    store.end("second")
+    assert store.wait_s(name) == 0.5
+    store.put(instance(made[1]), "first")
+    # The process ends, and the sender comes back.
+    _, store = store_in(tmp_path)
+    assert store.wait_s(name) == 60.0
+    assert store.put(instance(made[0]), "third") == (SUCCESS, False)
+    assert store.wait_s(name) == 60.0
+    store.end("third")
+    assert store.wait_s(name) == 0.5
+    assert store_in(tmp_path)[1].wait_s(name) == 0.5
