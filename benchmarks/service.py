@@ -203,7 +203,7 @@ def _template() -> list[FileDataset]:
     """The images of a study: b0 and b = 1000 of a synthetic head."""
     phantom = make_phantom(0, _SHAPE, _SPACING)
     dwi = np.round(phantom.data).astype("<u2")
-    images = []
+    images: list[FileDataset] = []
     for b, data in ((0, np.full_like(dwi, 600) - dwi // 3), (1000, dwi)):
         for z in range(_SHAPE[2]):
             image = FileDataset("", {}, file_meta=FileMetaDataset(), preamble=b"\0" * 128)

@@ -18,6 +18,8 @@ FORBIDDEN_MODULES = {
     "socket", "ssl", "http", "urllib", "urllib3", "requests", "ftplib", "smtplib",
     "telnetlib", "xmlrpc", "asyncio", "socketserver", "pty", "commands",
 }  # fmt: skip
+# Only the listener speaks to a network, through pynetdicom; TLS has its settings from here.
+ALLOWED = {"service/receiver.py": {"ssl"}}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_OF_OS = {"system", "popen", "spawnv", "execv", "fork"}
 
@@ -42,11 +44,12 @@ cli.run()
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_the_source_uses_no_forbidden_modules_or_calls(path: Path) -> None:
+    forbidden = FORBIDDEN_MODULES - ALLOWED.get(path.relative_to(PACKAGE).as_posix(), set())
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            assert not {alias.name.split(".")[0] for alias in node.names} & FORBIDDEN_MODULES
+            assert not {alias.name.split(".")[0] for alias in node.names} & forbidden
         elif isinstance(node, ast.ImportFrom):
-            assert (node.module or "").split(".")[0] not in FORBIDDEN_MODULES
+            assert (node.module or "").split(".")[0] not in forbidden
         elif isinstance(node, ast.Call):
             name = getattr(node.func, "id", getattr(node.func, "attr", ""))
             owner = getattr(getattr(node.func, "value", None), "id", "")

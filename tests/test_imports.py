@@ -11,7 +11,7 @@ import cnnres_infer
 
 HEAVY = {
     *("torch", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda", "onnx"),
-    *("pydicom", "highdicom", "dcm2niix", "gdcm", "openjpeg"),
+    *("pydicom", "pynetdicom", "highdicom", "dcm2niix", "gdcm", "openjpeg"),
     *("nibabel", "scipy", "cc3d", "PIL", "threadpoolctl", "cryptography"),
 }
 PROBE = """

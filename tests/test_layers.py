@@ -28,6 +28,7 @@ ROOMS = (
     "predictor",
     "batch",
     "demo",
+    "service",
     "cli",
 )
 TOOLS = ("network", "export", "training", "calibration", "benchmarks")

@@ -22,6 +22,7 @@ FLAGS = {
     "max_associations": "--max-associations",
     "max_bytes": "--max-bytes",
     "max_memory": "--max-memory",
+    "max_object": "--max-object",
     "max_pdu": "--max-pdu",
     "max_voxels": "--max-voxels",
     "overwrite": "--overwrite",

@@ -78,7 +78,7 @@ def watch(
             overwrite,
             modality,
             send_to=tuple(send_to or ()),
-            title=ae_title,
+            ae_title=ae_title,
             metrics=metrics,
         )
         line = f"watching {folder}; results go to {out}"

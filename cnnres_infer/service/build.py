@@ -38,7 +38,7 @@ class Settings:
         Whether `job` has the formats that were asked for.
     send_to
         Where results are pushed, each as ``HOST:PORT/AET``.
-    title
+    ae_title
         Own AE title.
     metrics
         Where the figures for Prometheus go; by default the work area.
@@ -54,7 +54,7 @@ class Settings:
     settle: float
     named_formats: bool = False
     send_to: tuple[str, ...] = ()
-    title: str = "CNNRES"
+    ae_title: str = "CNNRES"
     metrics: Path | None = None
 
     def __post_init__(self) -> None:
@@ -178,6 +178,6 @@ def _service(
         watch=watch,
     )
     if settings.peers:
-        Sender(queue, settings.title, health).start()
+        Sender(queue, settings.ae_title, health).start()
     folder = HotFolder(area.incoming, settings.settle, None if store is None else store.wait_s)
     return Service(area, folder, worker, health, queue, store)

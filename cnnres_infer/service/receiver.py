@@ -87,7 +87,7 @@ class Listening:
     ----------
     host, port
         Address to bind to, and port; 0 for a free one.
-    title
+    ae_title
         Own AE title.
     allow
         Who may send; empty for anyone, which only loopback allows.
@@ -95,7 +95,7 @@ class Listening:
         Whether senders must call the own AE title.
     max_pdu
         Largest PDU in bytes.
-    max_bytes
+    max_object
         Largest object in bytes.
     max_associations
         Largest number of senders at the same time.
@@ -114,11 +114,11 @@ class Listening:
 
     host: str = "127.0.0.1"
     port: int = 11112
-    title: str = "CNNRES"
+    ae_title: str = "CNNRES"
     allow: tuple[Peer, ...] = ()
     require_title: bool = False
     max_pdu: int = 1 << 17
-    max_bytes: int = 1 << 29
+    max_object: int = 1 << 29
     max_associations: int = 8
     timeout: float = 60.0
     certificate: Path | None = None
@@ -126,11 +126,11 @@ class Listening:
     client_ca: Path | None = None
 
     def __post_init__(self) -> None:
-        check_title("ae_title", self.title)
+        check_title("ae_title", self.ae_title)
         for name, value, least, most in (
             ("port", self.port, 0, 65535),
             ("max_pdu", self.max_pdu, _SMALLEST_PDU, _LARGEST_PDU),
-            ("max_bytes", self.max_bytes, 1, 1 << 40),
+            ("max_object", self.max_object, 1, 1 << 40),
             ("max_associations", self.max_associations, 1, 1000),
             ("timeout", self.timeout, 0.1, 86400),
         ):
@@ -227,7 +227,7 @@ class Receiver:
         require_pynetdicom()
         from pynetdicom import AE, evt
 
-        settings, entity = self._listening, AE(ae_title=self._listening.title)
+        settings, entity = self._listening, AE(ae_title=self._listening.ae_title)
         for sop_class, syntaxes in _contexts():
             entity.add_supported_context(sop_class, syntaxes)
         entity.maximum_pdu_size = settings.max_pdu
@@ -243,12 +243,12 @@ class Receiver:
             (evt.EVT_C_ECHO, lambda _: SUCCESS),
             (evt.EVT_C_STORE, self._receive),
         ]
-        address = (settings.host, settings.port)
+        address, tls = (settings.host, settings.port), settings.tls()
         try:
             server = entity.start_server(
                 address,
                 block=False,
-                ssl_context=_late_handshake(settings.tls()),
+                ssl_context=None if tls is None else _LateHandshake(tls),
                 evt_handlers=handlers,
             )
         except (OSError, OverflowError) as error:
@@ -329,7 +329,7 @@ class _BoundedReading:
         self._is_header = True
         most = self._settings.max_pdu if self._kind == _P_DATA else _LARGEST_OTHER_PDU
         self._held += count
-        if count > most or self._held > self._settings.max_bytes + most:
+        if count > most or self._held > self._settings.max_object + most:
             self._exceeded()
             raise OSError("more than is allowed")
         return self._read(count)
@@ -345,19 +345,17 @@ def _contexts() -> Iterator[tuple[str, list[str]]]:
         yield sop_class, list(ALL_TRANSFER_SYNTAXES)
 
 
-def _late_handshake(context: ssl.SSLContext | None) -> Any:
+class _LateHandshake:
     """TLS whose handshake is left to the thread of the connection.
 
     pynetdicom shakes hands where it accepts connections, and one that stays silent
     there would keep all others out.
     """
-    if context is None:
-        return None
 
-    class Late:
-        def wrap_socket(self, socket: Any, server_side: bool) -> ssl.SSLSocket:
-            return context.wrap_socket(
-                socket, server_side=server_side, do_handshake_on_connect=False
-            )
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
 
-    return Late()
+    def wrap_socket(self, socket: Any, server_side: bool) -> ssl.SSLSocket:
+        return self._context.wrap_socket(
+            socket, server_side=server_side, do_handshake_on_connect=False
+        )

@@ -114,12 +114,12 @@ class Sender:
         association = self._associate(peer, {kind for _, kind in readable})
         try:
             for push, _ in readable:
-                error = _send(association, push.file)
-                if error is None:
+                failure = _send(association, push.file)
+                if failure is None:
                     self._queue.sent(push)
                     self._health.count("object pushed")
                 else:
-                    self._postpone(push, error)
+                    self._postpone(push, failure)
         finally:
             if association.is_established:
                 association.release()

@@ -14,6 +14,8 @@ from cnnres_infer.cli.app import COMMANDS, app
 from cnnres_infer.cli.flags import FLAGS, with_flags
 from cnnres_infer.limits import Limits
 from cnnres_infer.maintenance.build import build_plans
+from cnnres_infer.service.build import Settings
+from cnnres_infer.service.receiver import Listening
 from cnnres_infer.verification.reference import load_case
 
 PACKAGE = Path(__file__).resolve().parents[2] / "cnnres_infer"
@@ -33,6 +35,8 @@ ARGUMENTS = {
         Limits,
         build_plans,
         load_case,
+        Listening,
+        Settings,
     )
     for name in signature(function).parameters
 }
@@ -90,7 +94,7 @@ def test_every_command_has_a_module() -> None:
     group = typer.main.get_command(app)
     assert list(group.commands) == list(COMMANDS)  # type: ignore[attr-defined]
     helpers = {"__init__", "app", "console", "default_command", "flags", "options", "signals"}
-    helpers |= {"watchdog"}
+    helpers |= {"container", "serving", "watchdog"}
     assert {path.stem for path in (PACKAGE / "cli").glob("*.py")} == {*COMMANDS, *helpers}
 
 

@@ -149,7 +149,7 @@ def test_a_full_disk_is_answered(tmp_path: Path, listen: Listen) -> None:
 def test_larger_objects_than_allowed_close_the_connection(tmp_path: Path, listen: Listen) -> None:
     small, large = images()[:2]
     large.add_new(0x00204000, "LT", "x" * 50000)
-    with listen(max_bytes=20000, max_pdu=4096) as (port, health):
+    with listen(max_object=20000, max_pdu=4096) as (port, health):
         assert send(port, small, small, small) == [0, 0, 0], "each object counts by itself"
         assert send(port, large) == [None]
         assert send(port, small) == [0]
@@ -262,12 +262,12 @@ def test_tls(tmp_path: Path, listen: Listen, mutual: bool) -> None:
     [
         ({"port": 70000}, "port"),
         ({"port": -1}, "port"),
-        ({"title": ""}, "AE title"),
-        ({"title": "longer than sixteen"}, "AE title"),
-        ({"title": "back\\slash"}, "AE title"),
+        ({"ae_title": ""}, "AE title"),
+        ({"ae_title": "longer than sixteen"}, "AE title"),
+        ({"ae_title": "back\\slash"}, "AE title"),
         ({"max_pdu": 0}, "max_pdu"),
         ({"max_pdu": 1 << 30}, "max_pdu"),
-        ({"max_bytes": 0}, "max_bytes"),
+        ({"max_object": 0}, "max_object"),
         ({"max_associations": 0}, "max_associations"),
         ({"timeout": 0.0}, "timeout"),
         ({"host": "0.0.0.0"}, "allow"),

@@ -3,9 +3,9 @@
 ``HOLOSCAN_INPUT_PATH`` and ``HOLOSCAN_OUTPUT_PATH`` name the folders of the study
 and of the results; packages of older versions have ``MONAI_INPUTPATH`` and
 ``MONAI_OUTPUTPATH``. Without them, the manifest ``/etc/monai/app.json`` has
-``input.path`` and ``output.path``, which a relative path of its
-``working-directory`` completes. Source: the MONAI Application Package
-specification.
+``input.path`` and ``output.path``, relative to its ``workingDirectory``
+(``working-directory`` in older ones). Source: the MONAI Application Package
+specification, versions 0.1 and 1.0.
 """
 
 import json
@@ -49,7 +49,8 @@ class Monai:
                 raise UsageError(f"{_INPUTS[0]} and {_OUTPUTS[0]} belong together: set both")
             return cls(Path(source), Path(target))
         content = _read(manifest)
-        folder = Path(content.get("working-directory") or _WORKING)
+        named = content.get("workingDirectory") or content.get("working-directory")
+        folder = Path(named or _WORKING)
         stated = [(content.get(name) or {}).get("path") for name in ("input", "output")]
         return cls(
             Path(source or folder / (stated[0] or _INPUT)),
