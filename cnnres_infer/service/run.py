@@ -15,7 +15,7 @@ from cnnres_infer.service.state import ClaimedCase, WorkArea
 from cnnres_infer.service.store import Store
 from cnnres_infer.service.worker import Worker
 
-_PUBLISH_S = 5.0
+_PUBLISH_S, _AGAIN_S = 5.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,20 @@ class Service:
     def run(self, is_over: Callable[[], bool] = lambda: False) -> None:
         """Compute cases until it is over."""
         threading.Thread(target=self._publish, name="figures", daemon=True).start()
-        self.recover()
+        is_behind = True
         while not is_over():
-            for arrival in self.folder.complete():
-                self._handle(arrival)
-                self._publish_now()
+            try:
+                if is_behind:
+                    self.recover()
+                is_behind = False
+                for arrival in self.folder.complete():
+                    self._handle(arrival)
+                    self._publish_now()
+            except OSError:
+                # The disk is full, or away: what was claimed is gone on with once it is back.
+                is_behind = True
+                self.health.count("disk failed")
+                time.sleep(_AGAIN_S)
             time.sleep(self.folder.poll_s)
 
     def _handle(self, arrival: Arrival) -> None:

@@ -1,0 +1,106 @@
+"""The loop and the worker, in this process: what is tried again, and what is given up."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cnnres_infer.batch import Job
+from cnnres_infer.errors import LimitError
+from cnnres_infer.outputs.writers import DEFAULT_FORMATS, WRITERS
+from cnnres_infer.predictor import Predictor
+from cnnres_infer.service import run as loop
+from cnnres_infer.service.build import Running, Settings, hot_folder
+from cnnres_infer.service.state import WorkArea
+from cnnres_infer.service.worker import formats_for
+from tests.service.studies import log_lines, write_nifti, write_study
+
+
+@contextmanager
+def serving(root: Path, bundle: Path, **options: Any) -> Iterator[Running]:
+    (root / "in").mkdir(exist_ok=True)
+    job = Job(out=root / "out", formats=("report",))
+    settings = Settings(root / "in", job, 0.0, True)
+
+    def load() -> Predictor:
+        return Predictor.load(bundle, "ort", threads=1, self_check=False)
+
+    with hot_folder(settings, load, **options) as running:
+        yield running
+
+
+def test_a_disk_that_fails_for_a_while_is_waited_for(
+    tmp_path: Path, bright_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [OSError(28, "No space left on device"), OSError(5, "Input/output error")]
+    finish = WorkArea.finish
+
+    def sometimes(area: WorkArea, case: Any) -> Path:
+        if failures:
+            raise failures.pop()
+        return finish(area, case)
+
+    monkeypatch.setattr(WorkArea, "finish", sometimes)
+    monkeypatch.setattr(loop, "_AGAIN_S", 0.0)
+    with serving(tmp_path, bright_bundle) as running:
+        write_nifti(tmp_path / "in" / "case.nii.gz")
+        done = tmp_path / "in" / "done" / "case"
+        running.service.run(done.exists)
+    assert [line["status"] for line in log_lines(tmp_path / "in")] == ["done"]
+
+
+def test_a_case_under_way_fails_if_the_process_has_to_end(
+    tmp_path: Path, bright_bundle: Path
+) -> None:
+    found: list[Running] = []
+
+    @contextmanager
+    def watch(path: Path) -> Iterator[None]:
+        found[0].abandon(path, LimitError("it takes too long"))
+        raise SystemExit
+        yield
+
+    with serving(tmp_path, bright_bundle, watch=watch) as running:
+        found.append(running)
+        write_nifti(tmp_path / "in" / "case.nii.gz")
+        with pytest.raises(SystemExit):
+            running.service.run()
+    reason = tmp_path / "in" / "failed" / "case" / "reason.txt"
+    assert reason.read_text() == "E-LIMIT-BYTES: it takes too long\n"
+    assert [line["status"] for line in log_lines(tmp_path / "in")] == ["failed"]
+
+
+def test_results_that_were_complete_are_not_computed_again(
+    tmp_path: Path, bright_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_nifti(tmp_path / "case.nii.gz")
+    root = tmp_path / "in"
+    with serving(tmp_path, bright_bundle) as running:
+        (tmp_path / "case.nii.gz").rename(root / "case.nii.gz")
+        running.service.run((root / "done" / "case").exists)
+    first = json.loads((root / "done" / "case" / "record.json").read_text())
+    # As if the process had ended just before it noted the outcome.
+    (root / "done" / "case").rename(root / "working" / "case")
+    (root / "working" / "case" / "record.json").write_text(json.dumps({**first, "outcome": None}))
+    (root / "log.jsonl").unlink()
+    monkeypatch.setattr(Predictor, "predict", None)
+    with serving(tmp_path, bright_bundle) as running:
+        # Tried for the second time, as its record says once it is.
+        record = {**first, "attempts": 1, "outcome": None}
+        (root / "working" / "case" / "record.json").write_text(json.dumps(record))
+        running.service.recover()
+    (line,) = log_lines(root)
+    assert (line["status"], line["lesions"]) == ("done", first["outcome"]["lesions"])
+    assert line["volume_ml"] == first["outcome"]["volume_ml"]
+    assert line["attempts"] == 2
+
+
+def test_dicom_gets_dicom(tmp_path: Path) -> None:
+    job = Job(out=tmp_path)
+    assert formats_for(write_nifti(tmp_path / "a.nii.gz"), job) == DEFAULT_FORMATS
+    formats = formats_for(write_study(tmp_path / "study"), job)
+    dicom = {name for name in ("dicom-seg", "dicom-sr", "dicom-sc") if name in WRITERS}
+    assert set(formats) == {*DEFAULT_FORMATS, *dicom}
