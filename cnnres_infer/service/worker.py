@@ -17,7 +17,7 @@ from cnnres_infer.outputs.save import make_room, plan
 from cnnres_infer.outputs.writers import WRITERS
 from cnnres_infer.outputs.writers.report import Refusal
 from cnnres_infer.predictor import Predictor
-from cnnres_infer.readers import case_name, reader_name
+from cnnres_infer.readers import case_name, reader_of
 from cnnres_infer.service.health import Health, LogLine
 from cnnres_infer.service.retry_queue import RetryQueue
 from cnnres_infer.service.state import ClaimedCase, Outcome, Record, WorkArea
@@ -30,7 +30,7 @@ MOST_ATTEMPTS = 5
 
 def formats_for(path: Path, job: Job) -> tuple[str, ...]:
     """Outputs of a case by default: those of the command line, and as DICOM what came as DICOM."""
-    if reader_name(path) != "dicom":
+    if reader_of(path) != "dicom":
         return job.formats
     return (*job.formats, *(each for each in _DICOM_FORMATS if each in WRITERS))
 
@@ -195,6 +195,7 @@ def _ended(record: Record) -> InputError:
 
 
 def _complete(out: Path, path: Path, formats: tuple[str, ...]) -> Mapping[str, Path]:
-    """All outputs of a case if all exist; none if one is missing."""
+    """The outputs of a case if all are written, which the last one tells; none otherwise."""
     outputs = plan(out, case_name(path), formats)
-    return outputs if all(each.exists() for each in outputs.values()) else {}
+    existing = {name: each for name, each in outputs.items() if each.exists()}
+    return existing if list(outputs)[-1] in existing else {}
