@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from cnnres_infer.cli.app import app
 from cnnres_infer.outputs.writers import WRITERS
+from cnnres_infer.service.sop_classes import STORED
 from cnnres_infer.service.state import open_area
 from cnnres_infer.service.worker import MOST_ATTEMPTS
 from tests.service.studies import (
@@ -33,6 +34,9 @@ from tests.service.test_pushing import archive
 pytestmark = pytest.mark.slow
 # Not the script of the same name that pynetdicom installs beside Python.
 STORESCU = shutil.which("storescu", path="/usr/bin:/usr/local/bin")
+DCIODVFY = shutil.which("dciodvfy")
+# Those of DICOM input.
+DICOM = [name for name in ("dicom-seg", "dicom-sr", "dicom-sc") if name in WRITERS]
 ENGINE = ("--backend", "ort", "--no-self-check", "--threads", 1)
 
 
@@ -60,6 +64,14 @@ def send(port: int, study: Path) -> None:
     for path in sorted(study.rglob("I*")):
         assert association.send_c_store(dcmread(path)).Status == 0
     association.release()
+
+
+def assert_valid(path: Path) -> None:
+    """Have dicom3tools look at an object, where that is installed."""
+    if DCIODVFY is not None:
+        done = subprocess.run([DCIODVFY, path], capture_output=True, text=True, check=False)
+        errors = [each for each in done.stderr.splitlines() if each.startswith("Error")]
+        assert errors == []
 
 
 def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -144,11 +156,11 @@ def test_a_case_over_its_time_is_failed_and_not_tried_again(
 
 def test_a_listener(tmp_path: Path, bright_bundle: Path) -> None:
     """What arrives is computed once, in time, and pushed."""
-    area, study = tmp_path / "area", write_study(tmp_path / "study")
-    with archive([], kind="1.2.840.10008.5.1.4.1.1.66.4") as (pacs, stored):
+    area, study, pushed = tmp_path / "area", write_study(tmp_path / "study"), tmp_path / "pushed"
+    pushed.mkdir()
+    with archive([], *STORED, folder=pushed) as (pacs, stored):
         target = ("--send-to", f"127.0.0.1:{pacs}/PACS")
         with listening(tmp_path, bright_bundle, *target) as process:
-            assert process.port
             send(process.port, study)
             sent = time.monotonic()
             wait_for(lambda: log_lines(area))
@@ -157,11 +169,15 @@ def test_a_listener(tmp_path: Path, bright_bundle: Path) -> None:
             (line,) = log_lines(area)
             # On a busy machine, the allowance of two seconds is too little to rely on.
             assert waited < float(SETTLE) + line["computed_s"] + 6
+            wait_for(lambda: not list((area / "receiving").iterdir()))
             time.sleep(2 * float(SETTLE))
-            wait_for(lambda: not list((area / "incoming").glob("*")))
-            if "dicom-seg" in WRITERS:
-                wait_for(lambda: stored)
+            wait_for(lambda: len(stored) == len(DICOM))
             status = run("status", area)
+    assert sorted(stored) == sorted(path.name for path in pushed.iterdir()), "each once"
+    for path in pushed.iterdir():
+        found = dcmread(path)
+        assert found.StudyInstanceUID == images()[0].StudyInstanceUID
+        assert_valid(path)
     assert len(log_lines(area)) == 1
     assert line["status"] == "done"
     assert line["lesions"] == 1

@@ -21,7 +21,7 @@ from tests.service.studies import images
 
 @contextmanager
 def archive(
-    answers: list[int], kind: str = MRImageStorage, port: int = 0
+    answers: list[int], *kinds: str, port: int = 0, folder: Path | None = None
 ) -> Iterator[tuple[int, list[str]]]:
     """An archive that gives these answers, and success from then on."""
     stored: list[str] = []
@@ -29,11 +29,15 @@ def archive(
     def store(event: Any) -> int:
         answer = answers.pop(0) if answers else 0
         if answer in (0, 0xB000):
-            stored.append(event.request.AffectedSOPInstanceUID)
+            uid = str(event.request.AffectedSOPInstanceUID)
+            if folder is not None:
+                (folder / uid).write_bytes(event.encoded_dataset())
+            stored.append(uid)
         return answer
 
     entity = AE(ae_title="PACS")
-    entity.add_supported_context(kind)
+    for kind in kinds or (MRImageStorage,):
+        entity.add_supported_context(kind)
     entity.add_supported_context(Verification)
     server = entity.start_server(
         ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)]
@@ -112,7 +116,7 @@ def test_an_archive_that_is_away_is_tried_less_and_less_often(tmp_path: Path) ->
 
 
 def test_an_archive_without_this_class_says_so(tmp_path: Path) -> None:
-    with archive([], kind="1.2.840.10008.5.1.4.1.1.2") as (port, _):
+    with archive([], "1.2.840.10008.5.1.4.1.1.2") as (port, _):
         pushing = Pushing(tmp_path, port)
         pushing.add()
         pushing.sender.push_due()
