@@ -20,6 +20,10 @@ from cnnres_infer.service.store import NOT_UNDERSTOOD, SUCCESS, Instance, Store
 # PDUs of association requests are not negotiated; 128 presentation contexts fit.
 _LARGEST_OTHER_PDU = 1 << 20
 _P_DATA = 0x04
+# Connections for each association that is allowed: those that have not asked for one yet are
+# none, and must not pile up.
+_CONNECTIONS = 4
+_PREAMBLE = b"\0" * 128 + b"DICM"
 _PDU_HEADER_BYTES = 6
 _SMALLEST_PDU, _LARGEST_PDU = 1 << 12, 1 << 24
 _REJECTED_PERMANENTLY, _BY_SERVICE_USER, _CALLING_AET = 0x01, 0x01, 0x03
@@ -263,15 +267,16 @@ class Receiver:
             entity.shutdown()
 
     def _receive(self, event: Any) -> int:
+        from pynetdicom.dsutils import encode_file_meta
+
         event.assoc.dul.socket.recv.restart()
-        meta = event.encoded_dataset()
-        data = event.encoded_dataset(include_meta=False)
         request = event.request
         instance = Instance(
             str(request.AffectedSOPClassUID or ""),
             str(request.AffectedSOPInstanceUID or ""),
-            meta[: len(meta) - len(data)],
-            data,
+            str(event.context.transfer_syntax),
+            _PREAMBLE + encode_file_meta(event.file_meta),
+            b"" if request.DataSet is None else request.DataSet.getvalue(),
         )
         status, is_new = self._store.put(instance, id(event.assoc))
         if status == SUCCESS:
@@ -295,6 +300,11 @@ class Receiver:
     def _bound(self, event: Any) -> None:
         """Have a connection closed that sends larger PDUs or objects, or stops in the middle."""
         socket = event.assoc.dul.socket
+        most = _CONNECTIONS * self._listening.max_associations
+        if len(event.assoc.ae.active_associations) >= most:
+            self._health.count("connection over a limit")
+            socket.close()
+            return
         socket.socket.settimeout(self._listening.timeout)
         exceeded = lambda: self._health.count("connection over a limit")  # noqa: E731
         socket.recv = _BoundedReading(socket.recv, self._listening, exceeded)

@@ -14,6 +14,7 @@ import io
 import os
 import shutil
 import threading
+import zlib
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from cnnres_infer.service.state import ORIGINALS, RECEIVING, ClaimedCase, WorkAr
 # What is answered to C-STORE; PS3.4, table B.2-1.
 SUCCESS, NO_SPACE, MISMATCH, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000
 _SUFFIX = ".dcm"
+_DEFLATED, _MOST_INFLATED = "1.2.840.10008.1.2.1.99", 1 << 29
 # How long a sender may pause, or take to come back when it got no answer. If it takes longer,
 # what there is is computed, and computed again with the rest.
 _PATIENCE_S = 60.0
@@ -37,6 +39,8 @@ class Instance:
     ----------
     sop_class, sop_instance
         Its UIDs, as the sender states them.
+    syntax
+        UID of the transfer syntax.
     meta
         The preamble and the file meta information.
     data
@@ -45,6 +49,7 @@ class Instance:
 
     sop_class: str
     sop_instance: str
+    syntax: str
     meta: bytes
     data: bytes
 
@@ -210,12 +215,21 @@ def _identifiers(instance: Instance) -> tuple[str, str, str]:
     """UIDs of the study, the class and the instance in the data set, up to which it is parsed."""
     from pydicom import dcmread
 
-    found = dcmread(
-        io.BytesIO(instance.meta + instance.data),
-        stop_before_pixels=True,
-        specific_tags=["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID"],
-    )
+    if instance.syntax == _DEFLATED:
+        # pydicom would inflate it whatever its size.
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        content = inflater.decompress(instance.data, _MOST_INFLATED)
+        if not inflater.eof:
+            raise ValueError("truncated, or too large")
+    else:
+        content = instance.meta + instance.data
     names = ("StudyInstanceUID", "SOPClassUID", "SOPInstanceUID")
+    found = dcmread(
+        io.BytesIO(content),
+        stop_before_pixels=True,
+        specific_tags=list(names),
+        force=instance.syntax == _DEFLATED,
+    )
     study, sop_class, sop_instance = (str(found.get(name, "") or "") for name in names)
     return study, sop_class, sop_instance
 

@@ -44,7 +44,11 @@ def instance(image: FileDataset) -> Instance:
     content = encode(image)
     group = 132 + 12 + int.from_bytes(content[140:144], "little")
     return Instance(
-        str(image.SOPClassUID), str(image.SOPInstanceUID), content[:group], content[group:]
+        str(image.SOPClassUID),
+        str(image.SOPInstanceUID),
+        str(image.file_meta.TransferSyntaxUID),
+        content[:group],
+        content[group:],
     )
 
 

@@ -5,8 +5,9 @@ import ipaddress
 import socket
 import ssl
 import struct
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from cnnres_infer.service.health import Health
 from cnnres_infer.service.receiver import Listening, Peer, Receiver
 from cnnres_infer.service.state import open_area
 from cnnres_infer.service.store import Store
-from tests.service.studies import images
+from tests.service.studies import images, wait_for
 
 Listen = Callable[..., Any]
 
@@ -177,6 +178,18 @@ def test_more_associations_than_allowed_are_rejected(listen: Listen) -> None:
         assert first.is_established
         assert associate(port).is_rejected
         first.release()
+
+
+@pytest.mark.slow
+def test_connections_that_ask_for_nothing_do_not_pile_up(listen: Listen) -> None:
+    with listen(max_associations=1, timeout=2.0) as (port, health), ExitStack() as stack:
+        silent = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), 5)) for _ in range(8)
+        ]
+        wait_for(lambda: health.events["connection over a limit"] == 4)
+        assert silent[-1].recv(1) == b""
+        # Once those have been closed, there is room again. An attempt takes room itself for a while.
+        wait_for(lambda: time.sleep(1) or associate(port).is_established)
 
 
 def test_a_silent_connection_is_closed(listen: Listen) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from pydicom.dataset import FileDataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from cnnres_infer.service.state import ORIGINALS, Outcome, WorkArea, open_area
 from cnnres_infer.service.store import (
@@ -85,6 +86,22 @@ def test_what_cannot_be_understood_or_is_another_object(
     del made[0].StudyInstanceUID
     assert store.put(instance(made[0]))[0] == NOT_UNDERSTOOD
     assert list(area.incoming.iterdir()) == []
+
+
+def test_deflated_objects_are_kept_as_they_are(
+    tmp_path: Path, made: list[FileDataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made[0].file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    sent = instance(made[0])
+    area, store = store_in(tmp_path)
+    monkeypatch.setattr("cnnres_infer.service.store._MOST_INFLATED", 1000)
+    assert store.put(sent)[0] == NOT_UNDERSTOOD, "more than is allowed"
+    monkeypatch.undo()
+    assert store.put(replace(sent, data=sent.data[:100]))[0] == NOT_UNDERSTOOD, "truncated"
+    assert store.put(sent) == (SUCCESS, True)
+    (file,) = area.incoming.rglob("*.dcm")
+    assert file.read_bytes() == sent.meta + sent.data
+    assert file.parent.name == hashed(made[0].StudyInstanceUID)
 
 
 def test_a_full_disk_is_answered(tmp_path: Path, made: list[FileDataset]) -> None:
