@@ -188,7 +188,7 @@ def test_connections_that_ask_for_nothing_do_not_pile_up(listen: Listen) -> None
         ]
         wait_for(lambda: health.events["connection over a limit"] == 4)
         assert silent[-1].recv(1) == b""
-        # Once those have been closed, there is room again. An attempt takes room itself for a while.
+        # Once those have been closed, there is room again. An attempt takes some itself.
         wait_for(lambda: time.sleep(1) or associate(port).is_established)
 
 
