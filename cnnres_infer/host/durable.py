@@ -51,10 +51,11 @@ def move_durably(source: Path, target: Path) -> None:
 
 def append_durably(path: Path, line: str) -> None:
     """Append a line to a file, after ending one that a loss of power cut short."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-    with os.fdopen(descriptor, "r+b", buffering=0) as file:
-        size = file.seek(0, os.SEEK_END)
-        torn = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
+    with path.open("a+b", buffering=0) as file:
+        torn = False
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            torn = file.read(1) != b"\n"
         file.write((b"\n" if torn else b"") + line.encode() + b"\n")
         os.fsync(file.fileno())
 
@@ -63,11 +64,9 @@ def sync_files(paths: Iterable[Path]) -> None:
     """Have existing files and their folders written to the disk."""
     paths = list(paths)
     for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        # Windows writes back only what may be written.
+        with path.open("r+b") as file:
+            os.fsync(file.fileno())
     for folder in {path.parent for path in paths}:
         sync_folder(folder)
 

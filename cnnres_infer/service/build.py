@@ -1,5 +1,6 @@
 """Puts a service together from its settings, which are checked before a model is loaded."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -180,4 +181,7 @@ def _service(
     if settings.peers:
         Sender(queue, settings.ae_title, health).start()
     folder = HotFolder(area.incoming, settings.settle, None if store is None else store.wait_s)
-    return Service(area, folder, worker, health, queue, store)
+    service = Service(area, folder, worker, health, queue, store)
+    # Now, so that a place that cannot be written to is said at once.
+    health.publish(service.waiting(), time.time())
+    return service

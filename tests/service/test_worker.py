@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cnnres_infer.batch import Job
-from cnnres_infer.errors import LimitError
+from cnnres_infer.errors import LimitError, OutputError
 from cnnres_infer.outputs.writers import DEFAULT_FORMATS, WRITERS
 from cnnres_infer.predictor import Predictor
 from cnnres_infer.service import run as loop
@@ -20,10 +20,12 @@ from tests.service.studies import log_lines, write_nifti, write_study
 
 
 @contextmanager
-def serving(root: Path, bundle: Path, **options: Any) -> Iterator[Running]:
+def serving(
+    root: Path, bundle: Path, metrics: Path | None = None, **options: Any
+) -> Iterator[Running]:
     (root / "in").mkdir(exist_ok=True)
     job = Job(out=root / "out", formats=("report",))
-    settings = Settings(root / "in", job, 0.0, True)
+    settings = Settings(root / "in", job, 0.0, True, metrics=metrics)
 
     def load() -> Predictor:
         return Predictor.load(bundle, "ort", threads=1, self_check=False)
@@ -96,6 +98,17 @@ def test_results_that_were_complete_are_not_computed_again(
     assert (line["status"], line["lesions"]) == ("done", first["outcome"]["lesions"])
     assert line["volume_ml"] == first["outcome"]["volume_ml"]
     assert line["attempts"] == 2
+
+
+def test_figures_that_cannot_be_written_are_refused_at_once(
+    tmp_path: Path, bright_bundle: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(OutputError),
+        serving(tmp_path, bright_bundle, tmp_path / "file" / "a.prom"),
+    ):
+        pass
 
 
 def test_dicom_gets_dicom(tmp_path: Path) -> None:
