@@ -122,7 +122,8 @@ def soak(
             for number in range(studies):
                 _send_with_kill(run, template, number, chance)
                 progress(number + 1)
-            _wait(lambda: len(run.log()) >= studies)
+            names = [hashed(_uid(number)) for number in range(studies)]
+            _wait(lambda: all(_results(folder, name) for name in names))
             if pushes:
                 _wait(lambda: not list((folder / "outbox" / "pending").glob("*.json")))
         finally:
@@ -253,10 +254,15 @@ def _wait(happened: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def _results(folder: Path, name: str) -> bool:
+    """Whether a study is done, with a mask; one that has grown has a number."""
+    done = [path.name for path in (folder / "done").glob(f"{name}*")]
+    return any((folder / "out" / f"{each}_lesion_mask.nii.gz").exists() for each in done)
+
+
 def _figures(run: _Soak, studies: int, stored: Counter[str], seconds: float) -> dict[str, Any]:
     names = [hashed(_uid(number)) for number in range(studies)]
     done = Counter(path.name.partition("-")[0] for path in (run.folder / "done").iterdir())
-    masks = {path.name.partition("_")[0] for path in (run.folder / "out").glob("*_mask.nii.gz")}
     logged = Counter(line["study"] for line in run.log())
     failed = [line for line in run.log() if line["status"] != "done"]
     calm = [line["latency_s"] for line in run.log() if line["attempts"] == 1]
@@ -265,9 +271,9 @@ def _figures(run: _Soak, studies: int, stored: Counter[str], seconds: float) -> 
         "studies": studies,
         "kills": dict(run.kills),
         "sent": run.sendings,
-        "lost": sum(name not in done or name not in masks for name in names),
+        "lost": sum(not _results(run.folder, name) for name in names),
         "doubled": sum(count > 1 for count in (*done.values(), *logged.values())),
-        "failed": len(failed),
+        "halves_refused": len(failed),
         "left": len(list((run.folder / "working").iterdir())),
         "log_lines": sum(logged.values()),
         "most_attempts": max((line["attempts"] for line in run.log()), default=0),

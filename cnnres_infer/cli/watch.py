@@ -8,6 +8,7 @@ import typer
 from cnnres_infer.cli.options import (
     BackendOption,
     BundleOption,
+    DeviceOption,
     FormatsOption,
     MaxBytesOption,
     MetricsOption,
@@ -44,6 +45,7 @@ def watch(
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
+    device: DeviceOption = None,
     self_check: SelfCheckOption = True,
     strict_backend: StrictOption = False,
     max_bytes: MaxBytesOption = "1G",

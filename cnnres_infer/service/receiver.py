@@ -243,7 +243,8 @@ class Receiver:
             (evt.EVT_REQUESTED, self._check_peer),
             (evt.EVT_REJECTED, lambda _: self._health.count("association rejected")),
             (evt.EVT_ABORTED, lambda _: self._health.count("association aborted")),
-            (evt.EVT_CONN_CLOSE, lambda event: self._store.end(id(event.assoc))),
+            (evt.EVT_RELEASED, lambda event: self._store.end(id(event.assoc), released=True)),
+            (evt.EVT_CONN_CLOSE, lambda event: self._store.end(id(event.assoc), released=False)),
             (evt.EVT_C_ECHO, lambda _: SUCCESS),
             (evt.EVT_C_STORE, self._receive),
         ]

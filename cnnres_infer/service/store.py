@@ -5,8 +5,8 @@ earlier part of the study went. A study that grows after it was computed is
 computed again, whole, as ``STUDY-2`` and so on: what came first is linked to it.
 
 A study that is being received has a file in the folder ``receiving`` until its
-association ends, so that a sender may pause. If the process ends first, the sender
-gets no answer and comes back, which the study then waits for.
+association is released, so that a sender may pause. If the association is aborted,
+or the process ends, the sender comes back, which the study then waits for.
 """
 
 import hashlib
@@ -107,10 +107,22 @@ class Store:
         except OSError:
             return NO_SPACE, False
 
-    def end(self, association: Hashable) -> None:
-        """Note that an association has ended, well or not: its studies wait no longer for it."""
+    def end(self, association: Hashable, *, released: bool) -> None:
+        """Note that an association has ended.
+
+        Parameters
+        ----------
+        association
+            What instances were put with.
+        released
+            Whether the sender has said that this was all. Otherwise, it is going to come
+            back, since it cannot know what has arrived.
+        """
         with self._lock:
             ended = self._open.pop(association, set())
+            if not released:
+                self._interrupted |= ended
+                return
             for study in ended - set().union(*self._open.values()):
                 self._interrupted.discard(study)
                 (self._receiving / study).unlink(missing_ok=True)

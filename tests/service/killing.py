@@ -83,7 +83,7 @@ def listen(root: Path, case: Path, bundle: Path, step: int) -> None:
         for path in sorted(case.rglob("I*")):
             status, _ = store.put(instance(dcmread(path)))
             assert status == SUCCESS
-        store.end(None)
+        store.end(None, released=True)
         run_once(service)
 
 

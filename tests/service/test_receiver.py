@@ -84,7 +84,16 @@ def test_objects_are_kept_and_answered_once_kept(tmp_path: Path, listen: Listen)
         assert send(port, *sent) == [0, 0, 0]
     assert health.events == {"object received": 3, "object received again": 3}
     assert len(list((tmp_path / "area").rglob("*.dcm"))) == 3
-    assert list((tmp_path / "area" / "receiving").iterdir()) == []
+    receiving = tmp_path / "area" / "receiving"
+    assert list(receiving.iterdir()) == []
+    with listen() as (port, _):
+        association = associate(port)
+        association.send_c_store(sent[0])
+        association.abort()
+        time.sleep(0.5)
+        assert len(list(receiving.iterdir())) == 1, "it has not said that this was all"
+        assert send(port, *sent) == [0, 0, 0]
+        wait_for(lambda: list(receiving.iterdir()) == [])
     (folder,) = (tmp_path / "area" / "incoming").iterdir()
     assert b"DICM" in next(folder.iterdir()).read_bytes()[:132]
 

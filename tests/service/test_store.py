@@ -123,9 +123,15 @@ def test_an_interrupted_study_waits_for_its_sender(tmp_path: Path, made: list[Fi
     _, store = store_in(tmp_path)
     store.put(instance(made[0]), "first")
     store.put(instance(made[1]), "second")
-    store.end("first")
+    store.end("first", released=True)
     assert store.wait_s(name) == 60.0, "the second one may have more"
-    store.end("second")
+    store.end("second", released=True)
+    assert store.wait_s(name) == 0.5
+    store.put(instance(made[1]), "aborted")
+    store.end("aborted", released=False)
+    assert store.wait_s(name) == 60.0
+    store.put(instance(made[1]), "first")
+    store.end("first", released=True)
     assert store.wait_s(name) == 0.5
     store.put(instance(made[1]), "first")
     # The process ends, and the sender comes back.
@@ -133,6 +139,6 @@ def test_an_interrupted_study_waits_for_its_sender(tmp_path: Path, made: list[Fi
     assert store.wait_s(name) == 60.0
     assert store.put(instance(made[0]), "third") == (SUCCESS, False)
     assert store.wait_s(name) == 60.0
-    store.end("third")
+    store.end("third", released=True)
     assert store.wait_s(name) == 0.5
     assert store_in(tmp_path)[1].wait_s(name) == 0.5
