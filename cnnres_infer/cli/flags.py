@@ -15,7 +15,6 @@ FLAGS = {
     "brain_mask": "--brain-mask",
     "bundle": "--bundle",
     "bvalue": "--bvalue",
-    "device": "--device",
     "flair": "--flair",
     "host": "--host",
     "identify": "--identify",

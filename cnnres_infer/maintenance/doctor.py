@@ -13,7 +13,7 @@ from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines import BACKENDS, backend, probe
 from cnnres_infer.engines.base import Probe, run_all
-from cnnres_infer.engines.nvidia.device import find_gpu, find_gpus
+from cnnres_infer.engines.nvidia.device import DEVICE, find_gpu, find_gpus
 from cnnres_infer.engines.nvidia.elf import needed_libraries
 from cnnres_infer.engines.tensorrt.api import FLAVOURS, LICENCE, TENSORRT, capabilities
 from cnnres_infer.errors import CnnresError
@@ -168,7 +168,7 @@ def _gpu() -> Finding:
     driver = f"driver {gpu.driver or '(unknown version)'}, CUDA up to {gpu.cuda}"
     others = find_gpus()
     listed = "".join(
-        f"; `device={each.index}` is {each}"
+        f"; {DEVICE}={each.index} is {each}"
         for each in (() if isinstance(others, Probe) else others)
         if each != gpu
     )

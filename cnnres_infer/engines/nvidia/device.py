@@ -98,7 +98,7 @@ def find_gpu() -> Gpu | Probe:
     return Probe(
         False,
         f"there is no GPU {wanted} among those visible to CUDA ({listed})",
-        f"choose another `device`, or check {DEVICE} and CUDA_VISIBLE_DEVICES",
+        f"set {DEVICE} to one of them, or check CUDA_VISIBLE_DEVICES",
     )
 
 
