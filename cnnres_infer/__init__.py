@@ -3,6 +3,7 @@
 Research use only; not a medical device.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,9 @@ _DEFINED_IN = {
     "Result": "cnnres_infer.core.result",
     "Volume": "cnnres_infer.core.volume",
 }
+
+# Silent unless the application configures logging.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ CnnresError                          1  base class of all of them
 │   └── LimitError                      more bytes, voxels, memory or time than allowed
 ├── OutputError                      3  an output that cannot be written
 │   └── OutputExistsError               an output that already exists
+├── CancelledError                   1  work that its caller has cancelled
 ├── VerificationError                4  an engine that disagrees with the network
 └── EngineError                      5  a backend that cannot be used
     ├── BackendUnavailableError         not installed, or unusable on this machine
@@ -124,6 +125,12 @@ class OutputExistsError(OutputError, FileExistsError):
 
     def __init__(self, path: object) -> None:
         super().__init__(f"{path} already exists; choose another path, or add `overwrite=True`")
+
+
+class CancelledError(CnnresError, RuntimeError):
+    """Work that its caller has cancelled; nothing was written."""
+
+    default_code = ErrorCode.CANCELLED
 
 
 class VerificationError(CnnresError, ArithmeticError):

@@ -1,6 +1,8 @@
 """The whole way from a volume to its result."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -8,18 +10,19 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.codes import ErrorCode
 from cnnres_infer.core.case import Case, Modality
 from cnnres_infer.core.provenance import Provenance
 from cnnres_infer.core.result import Result
 from cnnres_infer.engines import AUTO
 from cnnres_infer.engines.base import Engine, run_checked
-from cnnres_infer.errors import UsageError
+from cnnres_infer.errors import BundleError, UsageError
 from cnnres_infer.host.blas import single_blas_thread
-from cnnres_infer.host.deadline import time_limit
+from cnnres_infer.host.deadline import cancellable, time_limit
 from cnnres_infer.host.machine import peak_memory_mb, resident_bytes
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
 from cnnres_infer.outputs.save import save
-from cnnres_infer.pipeline.deadline import Stopwatch
+from cnnres_infer.pipeline.deadline import Progress, Stopwatch
 from cnnres_infer.pipeline.infer import infer
 from cnnres_infer.pipeline.mask import find_lesions
 from cnnres_infer.pipeline.prepare import Prepared, prepare
@@ -31,9 +34,33 @@ from cnnres_infer.readers.pick import Pick
 from cnnres_infer.selection.fallback import EngineChain
 from cnnres_infer.selection.select import Selection, select
 
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Opening:
+    """What a predictor was loaded with, and is loaded with again in another process.
+
+    The folder and the key are absolute paths; `digest` tells whether the bundle there is
+    still the same.
+    """
+
+    bundle: Path | None
+    digest: str
+    backend: str
+    precision: str
+    threads: int | None
+    self_check: bool
+    strict_backend: bool
+    limits: Limits
+    trusted_key: Path | None
+
 
 class Predictor:
     """A loaded model that segments volumes; threads may share it.
+
+    It can be pickled, by how it was loaded: whoever unpickles it opens the same bundle again,
+    with the same arguments.
 
     Parameters
     ----------
@@ -57,6 +84,7 @@ class Predictor:
         self.bundle = bundle
         self.limits = limits
         self._engines = EngineChain(selection)
+        self._opening: _Opening | None = None
 
     @property
     def selection(self) -> Selection:
@@ -118,7 +146,28 @@ class Predictor:
             selection = select(
                 opened, backend, precision, threads, check=self_check, strict=strict_backend
             )
-        return cls(opened, selection, limits)
+        predictor = cls(opened, selection, limits)
+        predictor._opening = _Opening(
+            None if bundle is None else Path(bundle).absolute(),
+            opened.digest,
+            backend,
+            precision,
+            threads,
+            self_check,
+            strict_backend,
+            limits,
+            None if trusted_key is None else Path(trusted_key).absolute(),
+        )
+        return predictor
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._engines.closed:
+            raise UsageError("the predictor is closed: pickle it before, or load it again")
+        if self._opening is None:
+            raise UsageError(
+                "only what `Predictor.load` returned can be pickled, since it is loaded again"
+            )
+        return _reopened, (type(self), self._opening)
 
     def predict(
         self,
@@ -132,6 +181,8 @@ class Predictor:
         brain_mask: Source | None = None,
         series: Sequence[str] | None = None,
         bvalue: float | None = None,
+        progress: Progress | None = None,
+        cancel: Callable[[], bool] | None = None,
     ) -> Result:
         """Segment a volume.
 
@@ -164,6 +215,13 @@ class Predictor:
             FLAIR are taken from; by default they are recognised.
         bvalue
             The b-value in s/mm2 to segment; by default the one nearest to 1000.
+        progress
+            Called on this thread as ``progress(stage, done, total)`` when a stage begins
+            and ends, and after each batch of slices in the stage ``"engine"``. Stages are
+            those of `Result.timings`. What it raises ends the call.
+        cancel
+            Asked on this thread between stages and batches, and within long stages; once it
+            returns True, the call ends. An `Event.is_set` of `threading` will do.
 
         Returns
         -------
@@ -178,8 +236,10 @@ class Predictor:
             If an input must not be segmented.
         EngineRunError
             If the backend fails, and none may or can take over.
+        CancelledError
+            If `cancel` returned True. The predictor can be used as before.
         """
-        clock = Stopwatch(self.limits.timeout)
+        clock = Stopwatch(self.limits.timeout, progress)
         beside = {
             "affine": affine,
             "flair": flair,
@@ -190,35 +250,10 @@ class Predictor:
             "series": series,
             "bvalue": bvalue,
         }
-        if isinstance(source, Case):
-            given = [f"{name}=" for name, value in beside.items() if value is not None]
-            if given:
-                raise UsageError(f"a Case holds all of a scan; leave out {', '.join(given)}")
-            for volume in source.volumes.values():
-                check_size(volume, self.limits)
-            case = source
-        else:
-            parsed = Modality.parse(modality or Modality.DWI)
-            # Before anything is read, which may take long.
-            spec = self.bundle.spec
-            # A study may hold the FLAIR that is not given.
-            from_study = isinstance(source, (str, Path)) and spec.channels == 2
-            spec.check_modalities(parsed, flair is not None or from_study)
-            with_flair = flair is None and Modality.FLAIR in spec.modalities
-            with clock("read"):
-                case = read_case(
-                    source,
-                    affine=affine,
-                    flair=flair,
-                    adc=adc,
-                    b0=b0,
-                    modality=parsed,
-                    brain_mask=brain_mask,
-                    limits=self.limits,
-                    pick=Pick(tuple(series or ()), bvalue, with_flair),
-                )
-        with single_blas_thread():
-            return self._segment(case, clock)
+        with cancellable(cancel):
+            case = self._case(source, beside, clock)
+            with single_blas_thread():
+                return self._segment(case, clock)
 
     def close(self) -> None:
         """Close the engine, once the calls under way have returned; later ones fail."""
@@ -230,6 +265,27 @@ class Predictor:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _case(self, source: Source | Case, beside: dict[str, Any], clock: Stopwatch) -> Case:
+        """The case that was given, or is read from what was given beside its volume."""
+        if isinstance(source, Case):
+            given = [f"{name}=" for name, value in beside.items() if value is not None]
+            if given:
+                raise UsageError(f"a Case holds all of a scan; leave out {', '.join(given)}")
+            for volume in source.volumes.values():
+                check_size(volume, self.limits)
+            return source
+        modality, series, bvalue = (beside.pop(name) for name in ("modality", "series", "bvalue"))
+        parsed, flair = Modality.parse(modality or Modality.DWI), beside["flair"]
+        # Before anything is read, which may take long.
+        spec = self.bundle.spec
+        # A study may hold the FLAIR that is not given.
+        from_study = isinstance(source, (str, Path)) and spec.channels == 2
+        spec.check_modalities(parsed, flair is not None or from_study)
+        with_flair = flair is None and Modality.FLAIR in spec.modalities
+        pick = Pick(tuple(series or ()), bvalue, with_flair)
+        with clock("read"):
+            return read_case(source, modality=parsed, limits=self.limits, pick=pick, **beside)
+
     def _segment(self, case: Case, clock: Stopwatch) -> Result:
         spec = self.bundle.spec
         prepared = prepare(case, spec, clock)
@@ -239,7 +295,7 @@ class Predictor:
         with clock("mask"):
             found = find_lesions(lesion_map, spec.mask)
             verdict = judge(found, adc, spec.relative_adc_below)
-        return Result(
+        result = Result(
             volume=case.volume,
             mask=verdict.mask,
             on_demand=lesion_map,
@@ -268,6 +324,8 @@ class Predictor:
             sources=tuple(volume.source for volume in case.volumes.values()),
             peak_memory_mb=peak_memory_mb(),
         )
+        _record(result)
+        return result
 
     def _infer(self, prepared: Prepared, clock: Stopwatch, engine: Engine) -> LesionMap:
         spec, volume = self.bundle.spec, prepared.volumes[0]
@@ -279,3 +337,37 @@ class Predictor:
             resident_bytes(),
         )
         return infer(prepared, spec, partial(run_checked, engine), batch_size, clock)
+
+
+def _record(result: Result) -> None:
+    """Log what was done, without anything that might name the patient or the user."""
+    for notice in result.warnings:
+        _log.warning("%s: %s", notice.code, notice.code.meaning)
+    _log.info(
+        "segmented %s voxels in %.3f s (%s)",
+        " x ".join(map(str, result.volume.grid.shape)),
+        sum(result.timings.values()),
+        ", ".join(f"{stage} {spent:.3f}" for stage, spent in result.timings.items()),
+    )
+
+
+def _reopened(kind: type[Predictor], opening: _Opening) -> Predictor:
+    """Load what was pickled in another process."""
+    predictor = kind.load(
+        opening.bundle,
+        opening.backend,
+        opening.precision,
+        opening.threads,
+        self_check=opening.self_check,
+        strict_backend=opening.strict_backend,
+        limits=opening.limits,
+        trusted_key=opening.trusted_key,
+    )
+    if predictor.bundle.digest != opening.digest:
+        predictor.close()
+        raise BundleError(
+            f"{predictor.bundle.folder}: not the bundle that the pickled predictor was loaded "
+            "from; give all processes the same one",
+            code=ErrorCode.BUNDLE_HASH,
+        )
+    return predictor

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cnnres_infer import __version__
-from cnnres_infer.cli.console import prepare_streams, print_error
+from cnnres_infer.cli.console import prepare_streams, print_error, print_warnings
 from cnnres_infer.cli.default_command import DefaultCommandGroup
 from cnnres_infer.cli.flags import with_flags
 from cnnres_infer.cli.signals import end_on_sigterm
@@ -59,6 +59,7 @@ for _name in COMMANDS:
 def run() -> None:
     """Run the command line; the entry point of ``cnnres-infer``."""
     prepare_streams()
+    print_warnings()
     end_on_sigterm()
     try:
         app(prog_name="cnnres-infer")

@@ -1,6 +1,7 @@
 """Printing to the terminal, and turning errors into one line and an exit status."""
 
 import io
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -79,6 +80,18 @@ def warn(line: str) -> None:
     """Print a line on standard error, with everything escaped that a terminal would obey."""
     with suppress(OSError, ValueError):
         typer.echo(printable(line), err=True)
+
+
+class _Warnings(logging.Handler):
+    """Prints what the log says of engines; everything else is said by reports."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warn(f"cnnres-infer: {record.getMessage()}")
+
+
+def print_warnings() -> None:
+    """Print warnings of engines, such as that one takes minutes to be built."""
+    logging.getLogger("cnnres_infer.engines").addHandler(_Warnings(logging.WARNING))
 
 
 def present(outcome: T | Failure, render: Callable[[T, "Console"], None], as_json: bool) -> int:

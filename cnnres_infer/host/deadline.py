@@ -1,13 +1,16 @@
-"""The time limit of the work under way, for everything that may take or wait long."""
+"""What ends the work under way early: its time limit, or whoever no longer wants it.
+
+Everything that may take or wait long asks `check_time` now and then.
+"""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
 from cnnres_infer.codes import ErrorCode
-from cnnres_infer.errors import LimitError
+from cnnres_infer.errors import CancelledError, LimitError
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,7 @@ class _Deadline:
 
 
 _deadline: ContextVar[_Deadline | None] = ContextVar("deadline", default=None)
+_cancels: ContextVar[tuple[Callable[[], bool], ...]] = ContextVar("cancels", default=())
 
 
 @contextmanager
@@ -42,8 +46,35 @@ def time_limit(seconds: float | None, started: float | None = None) -> Iterator[
         _deadline.reset(token)
 
 
+@contextmanager
+def cancellable(cancel: Callable[[], bool] | None) -> Iterator[None]:
+    """Let what this thread does inside the context be cancelled.
+
+    Parameters
+    ----------
+    cancel
+        Asked by `check_time`, which raises once it answers True; None to leave
+        that to the contexts around this one.
+    """
+    token = _cancels.set((*_cancels.get(), *([] if cancel is None else [cancel])))
+    try:
+        yield
+    finally:
+        _cancels.reset(token)
+
+
 def check_time() -> None:
-    """Raise `LimitError` if the time limit of the work under way is exceeded."""
+    """Go on only if there is time left, and nobody has cancelled the work under way.
+
+    Raises
+    ------
+    CancelledError
+        If it was cancelled.
+    LimitError
+        If its time limit is exceeded.
+    """
+    if any(cancel() for cancel in _cancels.get()):
+        raise CancelledError("cancelled, as `cancel` asked; nothing was written")
     deadline = _deadline.get()
     if deadline is None:
         return

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
+import numpy as np
+
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.batch import SliceBatch
 from cnnres_infer.core.spec import ModelSpec
@@ -55,11 +57,20 @@ def infer(
     ------
     LimitError
         If the time limit is exceeded.
+    CancelledError
+        If the work is cancelled.
     EngineRunError
         If the network fails.
     """
+    runs = [prepared.volumes]
+    if spec.channels == 1:
+        runs = [(volume,) for volume in prepared.volumes]
+    occupied = prepared.geometry.orientation.view(prepared.brain.mask).any(axis=(0, 1))
+    done, total = 0, len(runs) * int(np.count_nonzero(occupied))
+    clock.tell("engine", done, total)
 
     def run_channels(channels: tuple[Volume, ...]) -> SliceOutputs:
+        nonlocal done
         batches = to_batches(
             channels, prepared.brain.mask, prepared.geometry, spec.slices, batch_size
         )
@@ -68,11 +79,14 @@ def infer(
             if observer is not None:
                 observer(batch, output)
             found.put(batch, output)
+            done += len(batch.z)
+            clock.tell("engine", done, total)
         return found
 
-    if prepared.covered is None or spec.channels == 2:
-        return run_channels(prepared.volumes)
-    dwi, flair = (run_channels((volume,)) for volume in prepared.volumes)
+    found = [run_channels(channels) for channels in runs]
+    if len(found) == 1 or prepared.covered is None:
+        return found[0]
+    dwi, flair = found
     return Fused(dwi, flair, prepared.geometry, prepared.covered, spec.fusion)
 
 
@@ -83,11 +97,11 @@ def _outputs(
     with ThreadPoolExecutor(1) as worker:
         upcoming = worker.submit(next, batches, None)
         while True:
-            with clock("slices"):
+            with clock.part("slices"):
                 batch = upcoming.result()
             if batch is None:
                 return
             upcoming = worker.submit(next, batches, None)
-            with clock("engine"):
+            with clock.part("engine"):
                 output = network(batch.images)
             yield batch, output

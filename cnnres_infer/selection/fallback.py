@@ -1,5 +1,6 @@
 """Falling back to the next engine when one fails, for all threads that share it."""
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -7,11 +8,19 @@ from copy import copy
 from typing import TypeVar
 
 from cnnres_infer.engines.base import Engine
-from cnnres_infer.errors import CnnresError, EngineRunError, UsageError
+from cnnres_infer.errors import (
+    CancelledError,
+    CnnresError,
+    EngineRunError,
+    LimitError,
+    UsageError,
+)
 from cnnres_infer.pipeline.deadline import Stopwatch
 from cnnres_infer.selection.select import Selection
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 
 class EngineChain:
@@ -44,6 +53,11 @@ class EngineChain:
     def selection(self) -> Selection:
         """The engine in use."""
         return self._selection
+
+    @property
+    def closed(self) -> bool:
+        """Whether no new work starts."""
+        return self._closed
 
     def run(self, work: Callable[[Engine], T], clock: Stopwatch) -> tuple[T, Selection]:
         """Do work with one engine; if that fails, do all of it again with the next.
@@ -142,8 +156,15 @@ class EngineChain:
                 self._notify()
 
     def _open_next(self, failure: EngineRunError) -> None:
+        info = self._selection.engine.describe()
+        _log.warning(
+            "%s %s failed (%s); trying the next", info.backend, info.precision, failure.code
+        )
         try:
             self._selection = self._selection.next(failure)
+        except (CancelledError, LimitError):
+            # This call has ended, and says nothing about later ones.
+            raise
         except CnnresError as error:
             self._end = error
             raise

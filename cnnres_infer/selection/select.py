@@ -1,5 +1,6 @@
 """Selecting the backend and precision to run, and recording why others were skipped."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,8 @@ from cnnres_infer.host.deadline import check_time
 from cnnres_infer.selection.autotune import fastest_first
 from cnnres_infer.selection.offers import offers, open_engine
 from cnnres_infer.verification.self_check import self_check
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,7 @@ def select(
         for wanted in _precisions(bundle, each, precision, threads):
             try:
                 engine, verification = _open(bundle, each, wanted, threads, check)
+                _record(engine, verification, skipped)
                 return Selection(engine, verification, tuple(skipped), reselect)
             except (EngineError, VerificationError) as error:
                 lacking = isinstance(error, PrecisionUnavailableError)
@@ -175,6 +179,25 @@ def select(
     disagrees = any(isinstance(error, VerificationError) for error in errors)
     raise (VerificationError if disagrees else BackendUnavailableError)(
         f"no backend can be used: {_reasons(skipped)}"
+    )
+
+
+def _record(engine: Engine, verification: Verification | None, skipped: list[Skipped]) -> None:
+    """Log what was selected and skipped, without reasons: these may hold paths."""
+    for each in skipped:
+        level = logging.WARNING if each.expected else logging.DEBUG
+        _log.log(level, "skipped %s %s", each.backend, each.precision)
+    info = engine.describe()
+    checked = "not checked" if verification is None else "checked"
+    if verification is not None and verification.cached:
+        checked = "checked earlier"
+    _log.info(
+        "selected %s %s (%s, %d threads, %s)",
+        info.backend,
+        info.precision,
+        info.provider,
+        info.threads,
+        checked,
     )
 
 

@@ -131,6 +131,7 @@ RAISED: dict[str, Callable[[Scene], object]] = {
     "E-LIMIT-MEMORY": lambda scene: scene.predictor(max_memory=10_000_000).predict(
         blob_volume()[0]
     ),
+    "E-CANCELLED": lambda scene: scene.predict(blob_volume()[0], cancel=lambda: True),
     "E-LIMIT-TIME": lambda scene: scene.predictor(timeout=1e-9).predict(blob_volume()[0]),
     "E-ARRAY": lambda scene: scene.predict(DATA[0], affine=np.eye(4)),
     "E-GRID-AFFINE": lambda scene: scene.predict(DATA, affine=np.zeros((4, 4))),

@@ -169,7 +169,7 @@ def _in_folder(path: Path) -> list[StudyFile]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    seen = 0
+    seen = skipped = 0
     for parent, folders, names in os.walk(folder, onerror=_refuse):
         folders.sort()
         for name in sorted(names):
@@ -179,12 +179,17 @@ def _walk(folder: Path) -> Iterator[Path]:
                     f"{folder}: more than {_MAX_FILES} files; give the folder of a single study"
                 )
             file = Path(parent, name)
-            if name.upper() == "DICOMDIR":
-                log.info("%s: skipped, an index", file)
-            elif is_dicom(_head(file)):
+            if name.upper() != "DICOMDIR" and is_dicom(_head(file)):
                 yield file
             else:
-                log.info("%s: skipped, not DICOM", file)
+                skipped += 1
+    _record(skipped)
+
+
+def _record(skipped: int) -> None:
+    # Without names, since folders and files are often named after patients.
+    if skipped:
+        log.info("%d files skipped: not DICOM images", skipped)
 
 
 def _refuse(error: OSError) -> None:
@@ -230,9 +235,9 @@ def _in_archive(path: Path, archive: zipfile.ZipFile, limits: Limits) -> list[St
             )
         file = StudyFile(f"{path}/{inside}", None, archive, member)
         if inside.name.upper() == "DICOMDIR" or not is_dicom(_member_head(archive, member, path)):
-            log.info("%s: skipped, not an image", file.name)
-        else:
-            found.append(file)
+            continue
+        found.append(file)
+    _record(len(members) - len(found))
     return found
 
 

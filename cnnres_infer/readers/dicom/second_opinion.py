@@ -47,7 +47,7 @@ def check_mosaic(file: StudyFile, grid: Grid, limits: Limits) -> None:
     """
     program = _program()
     if program is None:
-        log.info("%s: not compared with dcm2niix, which is not installed", file.name)
+        log.info("a mosaic was not compared with dcm2niix, which is not installed")
         return
     content = file.read(limits)
     with tempfile.TemporaryDirectory(prefix="cnnres-infer-") as folder:

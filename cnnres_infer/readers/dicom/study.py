@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cnnres_infer.codes import ErrorCode
 from cnnres_infer.errors import InputError, VolumeError
+from cnnres_infer.host.deadline import check_time
 from cnnres_infer.limits import Limits
 from cnnres_infer.readers.dicom.files import StudyFile, study_files
 from cnnres_infer.readers.dicom.frames import Frame, Image, frames_of, image_of
@@ -60,11 +61,15 @@ def open_study(path: Path, limits: Limits) -> Iterator[Study]:
         with quiet():
             frames, problems = _read(files, limits)
         for problem in problems:
-            log.info("%s", problem.error)
+            # Not the message, which names the file, and so perhaps the patient.
+            log.info(
+                "a file cannot be used: %s, %s", problem.error.code, problem.error.code.meaning
+            )
         series = group(frames, problems)
         for each in series:
             if not each.images:
-                log.info("%s: %s skipped: %s", path, each.label, each.why)
+                reasons = dict.fromkeys(frame.why for frame in each.frames)
+                log.info("series %s skipped: %s", each.image.number, "; ".join(reasons))
         yield Study(path, tuple(series), tuple(problems))
 
 
@@ -73,6 +78,7 @@ def _read(files: list[StudyFile], limits: Limits) -> tuple[list[Frame], list[Pro
     problems: list[Problem] = []
     seen: dict[str, Image] = {}
     for file in files:
+        check_time()
         series = ""
         try:
             dataset = parse(file, limits)
@@ -83,7 +89,7 @@ def _read(files: list[StudyFile], limits: Limits) -> tuple[list[Frame], list[Pro
             former = seen.setdefault(image.sop_instance, image) if image.sop_instance else image
             if former is not image:
                 _check_copy(former, image, limits)
-                log.info("%s: skipped, a copy of %s", file.name, former.file.name)
+                log.info("a file skipped: a copy of another")
                 continue
             frames += frames_of(image, dataset)
         except Exception as error:

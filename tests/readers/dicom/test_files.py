@@ -208,7 +208,7 @@ def test_what_is_no_grey_image_is_skipped_and_logged(
     (tmp_path / "notes.txt").write_text("text")
     with caplog.at_level(logging.INFO, "cnnres_infer"):
         assert agrees(read(tmp_path).volume, TRACE)
-    for each in ("Comprehensive SR Storage", "RGB", "phase", "notes.txt: skipped, not DICOM"):
+    for each in ("Comprehensive SR Storage", "RGB", "phase", "1 files skipped: not DICOM images"):
         assert each in caplog.text
 
 
