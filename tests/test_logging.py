@@ -14,7 +14,7 @@ from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.provenance import EngineInfo
 from cnnres_infer.engines import BACKENDS, Backend
 from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
-from cnnres_infer.errors import EngineRunError
+from cnnres_infer.errors import EngineRunError, InputError
 from cnnres_infer.readers.nifti.write import save_volume
 from cnnres_infer.selection import select as selection
 from tests.conftest import BundleMaker, blob_volume
@@ -106,7 +106,8 @@ def test_no_record_names_the_patient_of_a_study(
     (study / f"{NAME}.dcm").write_bytes(first.read_bytes()[:400])
     (study / f"{NAME}.txt").write_text("notes")
     (study / "DICOMDIR").write_text("index")
-    load_case(study, Modality.DWI)
+    with pytest.raises(InputError):
+        load_case(study, Modality.DWI)
     text = messages(log)
     assert "2 files skipped: not DICOM images" in text
     assert "a file cannot be used: E-" in text
