@@ -96,6 +96,11 @@ class Predictor:
         """What computes now; another where one has failed."""
         return self.selection.engine
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, and segments nothing any more."""
+        return self._engines.closed
+
     @classmethod
     def load(
         cls,
@@ -161,7 +166,7 @@ class Predictor:
         return predictor
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self._engines.closed:
+        if self.closed:
             raise UsageError("the predictor is closed: pickle it before, or load it again")
         if self._opening is None:
             raise UsageError(

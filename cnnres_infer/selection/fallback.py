@@ -7,20 +7,17 @@ from contextlib import contextmanager, suppress
 from copy import copy
 from typing import TypeVar
 
+from cnnres_infer.codes import ErrorCode
 from cnnres_infer.engines.base import Engine
-from cnnres_infer.errors import (
-    CancelledError,
-    CnnresError,
-    EngineRunError,
-    LimitError,
-    UsageError,
-)
+from cnnres_infer.errors import CnnresError, EngineRunError, UsageError
 from cnnres_infer.pipeline.deadline import Stopwatch
 from cnnres_infer.selection.select import Selection
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
+# Whoever was out of time or patience says nothing about the engines.
+_OF_THIS_CALL = (ErrorCode.CANCELLED, ErrorCode.LIMIT_TIME)
 
 
 class EngineChain:
@@ -162,11 +159,9 @@ class EngineChain:
         )
         try:
             self._selection = self._selection.next(failure)
-        except (CancelledError, LimitError):
-            # This call has ended, and says nothing about later ones.
-            raise
         except CnnresError as error:
-            self._end = error
+            if error.code not in _OF_THIS_CALL:
+                self._end = error
             raise
         self._failure = None
 
