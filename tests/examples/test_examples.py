@@ -120,9 +120,12 @@ def test_a_service_shares_one_predictor_between_threads(
     httpx = pytest.importorskip("httpx")
     loads: list[Predictor] = []
     load: Any = Predictor.load
-    monkeypatch.setattr(
-        Predictor, "load", lambda **options: loads.append(load(**options)) or loads[-1]
-    )
+
+    def counted(**options: Any) -> Predictor:
+        loads.append(load(**options))
+        return loads[-1]
+
+    monkeypatch.setattr(Predictor, "load", counted)
     service = example("fastapi_service")
     content = dwi.read_bytes()
     with serving(service.app) as url, ThreadPoolExecutor(3) as pool:
@@ -148,7 +151,8 @@ class Node:
     """Stands in for a volume node: what the example uses of one, and nothing else."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.voxels, self.affine, self.transform = name, np.zeros(0), np.eye(4), ""
+        self.voxels: np.ndarray[Any, Any] = np.zeros(0)
+        self.name, self.affine, self.transform = name, np.eye(4), ""
 
     def GetName(self) -> str:
         return self.name
@@ -178,7 +182,7 @@ class Scene:
 
 
 @pytest.fixture
-def slicer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def slicer(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Stands in for Slicer, which cannot be installed from PyPI.
 
     Arrays are (K, J, I) and matrices map I, J, K to RAS, as Slicer documents them. Whether
