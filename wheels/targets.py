@@ -1,10 +1,11 @@
 """Record for which targets all dependencies have wheels, in ``targets.json``.
 
     pip install uv
-    python wheels/targets.py
+    python wheels/targets.py [--all]
 
 uv resolves the dependencies of each extra for each target from the metadata on PyPI, with
-wheels only. ``tests/wheels/test_targets.py`` compares the record with what is documented and
+wheels only. What is recorded for unchanged requirements is kept, unless with ``--all``.
+``tests/wheels/test_targets.py`` compares the record with what is documented and
 declared, offline.
 """
 
@@ -49,11 +50,32 @@ def resolve(extra: str, target: str, python: str) -> list[str] | None:
     return None if done.returncode else _PIN.findall(done.stdout)
 
 
+def recorded(extras: dict[str, list[str]]) -> dict[str, list[str] | None]:
+    """What the record holds for requirements that have not changed."""
+    if not RECORD.is_file():
+        return {}
+    record = json.loads(RECORD.read_text(encoding="utf-8"))
+    before = record["requirements"]
+    if before[""] != extras[""]:
+        return {}
+    return {
+        key: packages
+        for key, packages in record["packages"].items()
+        if before[key.split(" ")[2]] == extras.get(key.split(" ")[2])
+    }
+
+
 def main() -> None:
     """Write the record."""
     extras = declared()
+    known = {} if "--all" in sys.argv else recorded(extras)
+
+    def packages(extra: str, target: str, python: str) -> list[str] | None:
+        key = f"{target} {python} {extra}"
+        return known[key] if key in known else resolve(extra, target, python)
+
     lines = [
-        f'  "{target} {python} {extra}": {json.dumps(resolve(extra, target, python))}'
+        f'  "{target} {python} {extra}": {json.dumps(packages(extra, target, python))}'
         for target in TARGETS
         for python in PYTHONS
         for extra in extras

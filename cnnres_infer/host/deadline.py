@@ -74,7 +74,7 @@ def check_time() -> None:
         If its time limit is exceeded.
     """
     if any(cancel() for cancel in _cancels.get()):
-        raise CancelledError("cancelled, as `cancel` asked; nothing was written")
+        raise CancelledError("cancelled by the caller; nothing was written")
     deadline = _deadline.get()
     if deadline is None:
         return
