@@ -19,6 +19,11 @@ RENEW = "renew it: python wheels/targets.py"
 # What cannot be installed from wheels, and what is to blame.
 GAPS = {
     **{f"macos-arm64 {python} gpu": "onnxruntime-gpu" for python in PYTHONS},
+    **{
+        f"{target} {python} gpu-cuda12": "onnxruntime-gpu"
+        for target in ("linux-aarch64", "macos-arm64")
+        for python in PYTHONS
+    },
     # highdicom depends on it. From its source, it needs a C++ compiler.
     **{f"{target} 3.14 dicom": "pyjpegls" for target in TARGETS},
 }
