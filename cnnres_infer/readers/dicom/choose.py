@@ -71,7 +71,7 @@ def choose(study: Study, modality: Modality, pick: Pick) -> Chosen:
         if series.problems:
             raise series.problems[0].error
     unused = tuple(
-        f"{each.label} cannot be used: {each.problems[0].error}"
+        f"{each.label} cannot be used: {study.reason(each.problems[0].error)}"
         for each in study.series
         if each.problems
     )
@@ -161,7 +161,9 @@ def _diffusion(study: Study, pool: Sequence[Series], pick: Pick) -> Chosen:
     flair = flair_of(selected, flairs, study.path, notes)
     sound = [each for each in study.series if not each.problems]
     adc = adc_of(selected, [each for each in sound if each.adc], notes)
-    b0 = b0_of(selected, [each for each in sound if each.is_diffusion], notes)
+    # Of the b0 nothing is said where the map is used, which is preferred to it.
+    b0_notes = notes if adc is None else []
+    b0 = b0_of(selected, [each for each in sound if each.is_diffusion], b0_notes)
     return Chosen(selected, flair, adc, b0, tuple(notes))
 
 
