@@ -202,10 +202,12 @@ def _unweighted(study: Study, pool: Sequence[Series], pick: Pick) -> Selected:
     if values:
         lowest, highest = CLINICAL_RANGE
         what = (
-            f"between {lowest:g} and {highest:g}" if pick.b_value is None else f"{pick.b_value:g}"
+            f"between {lowest:g} and {highest:g}"
+            if pick.b_value is None
+            else f"of {pick.b_value:g}"
         )
         raise VolumeError(
-            f"{study.path}: no images at a b-value of {what} s/mm2, but at {listed(values)}; "
+            f"{study.path}: no images at a b-value {what} s/mm2, but at {listed(values)}; "
             "choose one of these (`bvalue`)",
             code=ErrorCode.DICOM_BVALUE,
         )

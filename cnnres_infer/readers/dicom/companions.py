@@ -89,7 +89,7 @@ def _companion(
         and got[0].shape == selected.frames[0].shape
     ]
     if found and not near:
-        notes.append(f"no {what} was used: none is at the places of the DWI")
+        notes.append(f"no {what} was used: none lies where the DWI does, in its frame of reference")
     if len(near) > 1:
         moments = {frame.image.acquired for frame in selected.frames} - {""}
         near = [each for each in near if {f.image.acquired for f in frames(each)} & moments]

@@ -158,7 +158,7 @@ def test_an_adc_map_at_other_places_is_not_taken(tmp_path: Path) -> None:
     save(tmp_path, dwi(), classic_images([elsewhere], nothing, number=4))
     assert chosen(tmp_path)[2] == ""
     texts = [each.text for each in read(tmp_path).volume.warnings]
-    assert "no ADC map was used: none is at the places of the DWI" in texts
+    assert "no ADC map was used: none lies where the DWI does, in its frame of reference" in texts
 
 
 def test_a_damaged_adc_map_is_left_out_with_a_warning(tmp_path: Path) -> None:
