@@ -35,7 +35,10 @@ def check_identify(formats: Sequence[str], identify: bool) -> None:
     """Raise `UsageError` if a patient is to be named, but no format does so."""
     if identify and not any(WRITERS[each].identifies for each in formats):
         able = ", ".join(name for name, writer in WRITERS.items() if writer.identifies)
-        raise UsageError(f"`identify` has no effect on these formats; add the format {able}")
+        raise UsageError(
+            f"`identify` names the patient in the format {able} only, which is not written; add "
+            "that format, or leave out `identify`"
+        )
 
 
 def check_reader(formats: Sequence[str], reader: str, name: object) -> None:

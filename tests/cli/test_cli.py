@@ -243,7 +243,8 @@ def test_a_patient_is_named_only_where_a_format_does_so(
     done = run(volume, "-o", out, "--bundle", bright_bundle, "--identify")
     assert done.returncode == 2
     assert done.stderr == (
-        "cnnres-infer: E-USAGE: --identify has no effect on these formats; add the format html\n"
+        "cnnres-infer: E-USAGE: --identify names the patient in the format html only, which is not "
+        "written; add that format, or leave out --identify\n"
     )
     assert not out.exists()
 

@@ -76,12 +76,12 @@ def identity(origin: Origin, product: Product, *content: object) -> dict[str, An
         What it holds beyond the mask: the UID of the object depends on it as well.
     """
     made = origin.result.provenance
-    series = origin.uid(product.name, "series")
+    series, number = _series(origin, product)
     date, time = moment(origin)
     return {
         "series_instance_uid": series,
-        "series_number": _free_number(origin, series, product.number),
-        "sop_instance_uid": origin.uid(product.name, fingerprint(*content)),
+        "series_number": number,
+        "sop_instance_uid": origin.uid(product.name, fingerprint(number, *content)),
         "instance_number": 1,
         "manufacturer": PRODUCT,
         "manufacturer_model_name": made.model[:_LONGEST],
@@ -203,13 +203,15 @@ def _versions(origin: Origin) -> tuple[str, str]:
     return f"{PRODUCT} {__version__}"[:_LONGEST], f"{made.model} {made.version}"[:_LONGEST]
 
 
-def _free_number(origin: Origin, series: str, number: int) -> int:
-    """The number of a series, which no other series of the study has."""
-    # An output of an earlier run is the same series, so it keeps its number.
-    taken = {each for uid, each in origin.source.others if uid != series}
-    while number in taken:
+def _series(origin: Origin, product: Product) -> tuple[str, int]:
+    """UID and number of a product's series; no other series of the study has that number."""
+    number = product.number
+    while True:
+        uid = origin.uid(product.name, "series", str(number))
+        # An output of an earlier run is the same series, so it keeps its number.
+        if not {each for each, taken in origin.source.others if taken == number} - {uid}:
+            return uid, number
         number += _STEP
-    return number
 
 
 def _date(text: str) -> str:

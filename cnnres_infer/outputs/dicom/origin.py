@@ -1,7 +1,6 @@
 """What the DICOM outputs of a result are derived from, and the UIDs that follow from that."""
 
 import hashlib
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -51,13 +50,11 @@ class Origin:
 
     @cached_property
     def warnings(self) -> tuple[str, ...]:
-        """The warnings, without names of cases and folders, which may be those of patients."""
-        name, folder = self.result.volume.name, f"{self.source.path}{os.sep}"
+        """The warnings, without the name of the case, which may be that of a patient."""
+        name = self.result.volume.name
         return tuple(
             f"{notice.code}: "
-            + notice.text.removeprefix(f"{name}: ")
-            .replace(f"grid of {name}", "grid of the DWI")
-            .replace(folder, "")
+            + notice.text.removeprefix(f"{name}: ").replace(f"grid of {name}", "grid of the DWI")
             for notice in self.result.warnings
         )
 

@@ -27,6 +27,7 @@ _LINE_HEIGHT = 26
 _MARGIN_MM = 8.0
 _COLUMNS = 5
 _MAX_TILES = 20
+_MAX_VOXELS_FOR_WHITE = 1 << 24
 _MAX_TILES_WITHOUT_LESION = 10
 OUTLINE = (255, 64, 48)
 REJECTED = (255, 200, 60)
@@ -153,8 +154,13 @@ def _draw_tiles(
 
 
 def display_white(image: FloatArray) -> float:
-    """The intensity that is shown as white; black is 0."""
-    return float(np.percentile(image[image > 0], 99.5)) if (image > 0).any() else 1.0
+    """The intensity that is shown as white; black is 0.
+
+    Of a large image (rows, columns, slices), evenly chosen slices decide.
+    """
+    some = image[:, :, :: 1 + image.size // _MAX_VOXELS_FOR_WHITE]
+    bright = some[some > 0]
+    return float(np.percentile(bright, 99.5)) if bright.size else 1.0
 
 
 def _window(image: FloatArray, selected: list[int], spacing: list[float]) -> tuple[FloatArray, ...]:

@@ -71,7 +71,7 @@ def choose(study: Study, modality: Modality, pick: Pick) -> Chosen:
         if series.problems:
             raise series.problems[0].error
     unused = tuple(
-        f"{each.label} cannot be used: {each.problems[0].error}"
+        f"{each.label} cannot be used: {study.reason(each.problems[0].error)}"
         for each in study.series
         if each.problems
     )
@@ -161,7 +161,9 @@ def _diffusion(study: Study, pool: Sequence[Series], pick: Pick) -> Chosen:
     flair = flair_of(selected, flairs, study.path, notes)
     sound = [each for each in study.series if not each.problems]
     adc = adc_of(selected, [each for each in sound if each.adc], notes)
-    b0 = b0_of(selected, [each for each in sound if each.is_diffusion], notes)
+    # Of the b0 nothing is said where the map is used, which is preferred to it.
+    b0_notes = notes if adc is None else []
+    b0 = b0_of(selected, [each for each in sound if each.is_diffusion], b0_notes)
     return Chosen(selected, flair, adc, b0, tuple(notes))
 
 
@@ -200,10 +202,12 @@ def _unweighted(study: Study, pool: Sequence[Series], pick: Pick) -> Selected:
     if values:
         lowest, highest = CLINICAL_RANGE
         what = (
-            f"between {lowest:g} and {highest:g}" if pick.b_value is None else f"{pick.b_value:g}"
+            f"between {lowest:g} and {highest:g}"
+            if pick.b_value is None
+            else f"of {pick.b_value:g}"
         )
         raise VolumeError(
-            f"{study.path}: no images at a b-value of {what} s/mm2, but at {listed(values)}; "
+            f"{study.path}: no images at a b-value {what} s/mm2, but at {listed(values)}; "
             "choose one of these (`bvalue`)",
             code=ErrorCode.DICOM_BVALUE,
         )

@@ -77,9 +77,10 @@ def _companion(
     if frames(selected.series):
         return selected.series
     here = selected.series.image
+    found = [each for each in series if frames(each)]
     near = [
         each
-        for each in series
+        for each in found
         if (got := frames(each))
         and each.image.study == here.study
         and each.image.frame_of_reference == here.frame_of_reference
@@ -87,6 +88,8 @@ def _companion(
         and covers(got, selected.frames)
         and got[0].shape == selected.frames[0].shape
     ]
+    if found and not near:
+        notes.append(f"no {what} was used: none lies where the DWI does, in its frame of reference")
     if len(near) > 1:
         moments = {frame.image.acquired for frame in selected.frames} - {""}
         near = [each for each in near if {f.image.acquired for f in frames(each)} & moments]

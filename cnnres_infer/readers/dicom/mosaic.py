@@ -112,20 +112,20 @@ def tiles_of(
     )
     count = int(stated[0]) if stated else 0
     if positions is not None and len(positions) != count:
-        raise _unknown(name, f"positions of {len(positions)} slices for {count}")
+        raise unplaced(name, f"positions of {len(positions)} slices for {count}")
     if not 0 < count <= _MAX_TILES:
-        raise _unknown(name, "the number of slices is missing")
+        raise unplaced(name, "the number of slices is missing")
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns) if positions is not None else columns
     if shape[0] % rows or shape[1] % columns:
-        raise _unknown(name, f"{shape[0]} x {shape[1]} pixels do not divide into {count} slices")
+        raise unplaced(name, f"{shape[0]} x {shape[1]} pixels do not divide into {count} slices")
     tile = (shape[0] // rows, shape[1] // columns)
     if positions is not None:
         return Tiles(count, columns, tile, positions, np.zeros(3))
     direction = view.csa_numbers("SliceNormalVector", 3)
     spacing = view.number("SpacingBetweenSlices") or view.number("SliceThickness")
     if normal is None or direction is None or not spacing:
-        raise _unknown(name, "the direction or the distance of its slices is missing")
+        raise unplaced(name, "the direction or the distance of its slices is missing")
     # The vector is rounded; of it, only the sign is not in the orientation.
     sign = np.sign(np.asarray(direction, np.float64) @ normal)
     return Tiles(count, columns, tile, None, sign * spacing * normal)
@@ -140,7 +140,8 @@ def _uih_positions(view: View) -> NDArray[np.float64] | None:
     return np.array(found) if found and all(len(each) == 3 for each in found) else None
 
 
-def _unknown(name: str, reason: str) -> GeometryError:
+def unplaced(name: str, reason: str) -> GeometryError:
+    """The error of a mosaic whose slices cannot be placed."""
     return GeometryError(
         f"{name}: a mosaic whose slices cannot be placed: {reason}; export the series again with "
         "its private attributes, or as one file a slice",

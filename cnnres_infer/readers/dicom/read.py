@@ -6,7 +6,6 @@ from pathlib import Path
 from cnnres_infer.codes import Notice, WarningCode
 from cnnres_infer.core.arrays import Affine
 from cnnres_infer.core.case import Case, Modality, Role
-from cnnres_infer.core.text import without_folder
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import InputError, LimitError
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
@@ -106,8 +105,7 @@ def _beside(
     except LimitError:
         raise
     except InputError as error:
-        reason = without_folder(str(error), study.path)
-        notes.append(f"{selected.text} was not used: {reason}")
+        notes.append(f"{selected.text} was not used: {study.reason(error)}")
         return None
 
 

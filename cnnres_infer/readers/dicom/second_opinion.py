@@ -15,11 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnres_infer.codes import ErrorCode
 from cnnres_infer.core.grid import Grid
-from cnnres_infer.errors import GeometryError
 from cnnres_infer.limits import Limits
 from cnnres_infer.readers.dicom.files import StudyFile
+from cnnres_infer.readers.dicom.mosaic import unplaced
 
 _TIMEOUT_S = 60
 _TOLERANCE_MM = 0.05
@@ -55,23 +54,10 @@ def check_mosaic(file: StudyFile, grid: Grid, limits: Limits) -> None:
         source.mkdir()
         out.mkdir()
         (source / "mosaic").write_bytes(content)
-        command = [
-            program,
-            "-b",
-            "n",
-            "-z",
-            "n",
-            "-x",
-            "n",
-            "-f",
-            "out",
-            "-o",
-            str(out),
-            str(source),
-        ]
+        options = ("-b", "n", "-z", "n", "-x", "n", "-f", "out", "-o", str(out))
         try:
             done = subprocess.run(
-                command,
+                [program, *options, str(source)],
                 capture_output=True,
                 text=True,
                 errors="replace",
@@ -80,18 +66,18 @@ def check_mosaic(file: StudyFile, grid: Grid, limits: Limits) -> None:
                 stdin=subprocess.DEVNULL,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise _doubtful(file, f"dcm2niix failed ({error})") from error
+            raise unplaced(file.name, f"dcm2niix failed ({error})") from error
         lines = f"{done.stdout}\n{done.stderr}".splitlines()
         doubts = [line.strip() for line in lines if any(doubt in line for doubt in _DOUBTS)]
         images = sorted(out.glob("*.nii"))
         if doubts or done.returncode or len(images) != 1:
             reason = doubts[0] if doubts else f"{len(images)} images, status {done.returncode}"
-            raise _doubtful(file, f"dcm2niix says: {reason}")
+            raise unplaced(file.name, f"dcm2niix says: {reason}")
         theirs = _corners(images[0])
     ours = _box(grid.shape, grid.affine)
     distance = np.linalg.norm(ours[:, None] - theirs[None], axis=-1).min(axis=1).max()
     if distance > _TOLERANCE_MM:
-        raise _doubtful(file, f"dcm2niix places its slices {distance:.2f} mm away")
+        raise unplaced(file.name, f"dcm2niix places its slices {distance:.2f} mm away")
 
 
 def _program() -> str | None:
@@ -115,11 +101,3 @@ def _box(shape: tuple[int, int, int], affine: NDArray[np.float64]) -> NDArray[np
     ends = np.array(list(product(*((0, size - 1) for size in shape))), np.float64)
     corners: NDArray[np.float64] = ends @ affine[:3, :3].T + affine[:3, 3]
     return corners
-
-
-def _doubtful(file: StudyFile, reason: str) -> GeometryError:
-    return GeometryError(
-        f"{file.name}: a mosaic whose slices cannot be placed: {reason}; export the series again "
-        "with its private attributes, or as one file a slice",
-        code=ErrorCode.DICOM_SLICES,
-    )

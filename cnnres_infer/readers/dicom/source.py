@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 HEADER = (
     *("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber"),
-    *("ReferringPhysicianName", "PositionReferenceIndicator"),
+    *("ReferringPhysicianName", "InstitutionName", "PositionReferenceIndicator"),
     *("AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime"),
     *("ContentDate", "ContentTime", "SeriesDate", "SeriesTime"),
     *("Manufacturer", "ManufacturerModelName", "SoftwareVersions"),

@@ -1,6 +1,7 @@
 """A study: its files parsed, its frames in series."""
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,10 @@ class Study:
     path: Path
     series: tuple[Series, ...]
     problems: tuple[Problem, ...]
+
+    def reason(self, error: InputError) -> str:
+        """Message of an error with the files named by their path in the study, for reports."""
+        return re.sub(rf"(?<!\S){re.escape(str(self.path))}(?:/|\\|: )", "", str(error))
 
 
 @contextmanager

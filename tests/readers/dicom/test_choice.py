@@ -157,6 +157,8 @@ def test_an_adc_map_at_other_places_is_not_taken(tmp_path: Path) -> None:
     elsewhere = ADC.but(affine=ADC.affine @ np.diag([1, 1, 1.5, 1]))
     save(tmp_path, dwi(), classic_images([elsewhere], nothing, number=4))
     assert chosen(tmp_path)[2] == ""
+    texts = [each.text for each in read(tmp_path).volume.warnings]
+    assert "no ADC map was used: none lies where the DWI does, in its frame of reference" in texts
 
 
 def test_a_damaged_adc_map_is_left_out_with_a_warning(tmp_path: Path) -> None:
@@ -166,7 +168,9 @@ def test_a_damaged_adc_map_is_left_out_with_a_warning(tmp_path: Path) -> None:
     save(tmp_path, dwi(), images)
     case = read(tmp_path)
     assert agrees(case.volume, TRACE)
-    assert "W-DICOM-LEFT-OUT" in [each.code for each in case.volume.warnings]
+    (note,) = (each for each in case.volume.warnings if each.code == "W-DICOM-LEFT-OUT")
+    assert note.text.startswith("ADC of series 4")
+    assert str(tmp_path) not in note.text  # reports name no folders
 
 
 @pytest.mark.parametrize("name", ["99", "x"])
