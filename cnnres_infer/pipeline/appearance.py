@@ -19,6 +19,7 @@ from cnnres_infer.pipeline.box import bounding_box
 # Voxels are averaged to about this size, which suppresses noise and keeps cortex and sulci.
 _STEP_MM = 3.2
 _OCCUPIED = 0.75
+_CHUNK_SLICES = 16
 
 # Depths below the surface of the brain, within a slice, in mm.
 _DEEP_MM, _SURFACE_MM, _DEEPEST_MM = 15.0, 9.0, 45.0
@@ -178,9 +179,13 @@ def _coarse(volume: Volume, brain: BoolArray) -> tuple[FloatArray, BoolArray, ND
     rows, columns, slices = orientation.axes
     spacing = np.array(volume.grid.spacing)[[slices, rows, columns]]
     steps = [max(1, round(_STEP_MM / mm)) for mm in spacing.tolist()]
-    weight = _block_sums(inside.astype(np.float32), steps)
-    total = _block_sums(
-        np.where(inside, orientation.planes(volume.data[box]), np.float32(0)), steps
+    planes = orientation.planes(volume.data[box])
+    # In chunks of whole blocks, since temporary arrays of the whole volume would be large.
+    height = steps[0] * max(1, _CHUNK_SLICES // steps[0])
+    chunks = [slice(first, first + height) for first in range(0, len(planes), height)]
+    weight = np.concatenate([_block_sums(inside[z].astype(np.float32), steps) for z in chunks])
+    total = np.concatenate(
+        [_block_sums(np.where(inside[z], planes[z], np.float32(0)), steps) for z in chunks]
     )
     image = np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
     occupied: BoolArray = weight >= _OCCUPIED * np.prod(steps)

@@ -105,7 +105,7 @@ def input_notices(
     sorted_values = volume.data[brain.mask]
     sorted_values.sort()
     median = _positive_median(sorted_values)
-    ceiling = spec.ceiling * median_of_tissue(sorted_values[sorted_values != 0], volume.name)
+    ceiling = spec.ceiling * median_of_tissue(_without_zeros(sorted_values), volume.name)
     notices = (
         *_check_spacing(volume),
         *_check_brain_size(volume, brain),
@@ -251,6 +251,13 @@ def _positive_median(sorted_values: FloatArray) -> float:
     """Median of the positive values, zero if there are none."""
     positive = sorted_values[np.searchsorted(sorted_values, _ZERO, side="right") :]
     return float(positive[positive.size // 2]) if positive.size else 0.0
+
+
+def _without_zeros(sorted_values: FloatArray) -> FloatArray:
+    """All other values, without a copy where none is negative."""
+    first, last = (np.searchsorted(sorted_values, _ZERO, side) for side in ("left", "right"))
+    rest = sorted_values[last:]
+    return np.concatenate([sorted_values[:first], rest]) if first else rest
 
 
 def _named(volume: Volume, notices: Iterable[Notice]) -> tuple[Notice, ...]:
