@@ -122,6 +122,18 @@ def parity_command(
         raise VerificationError(f"disagrees with PyTorch: {names}")
 
 
+@app.command("compact")
+def compact_command(
+    folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle to make smaller.")],
+) -> None:
+    """Replace what follows exactly from a bundle's fp32 file by recipes, before signing it."""
+    from export.compact import compact
+
+    for name, share in compact(folder).items():
+        typer.echo(f"{name}: a recipe of {100 * share:.1f} % of its size")
+    typer.echo(f"sealed {folder}")
+
+
 @app.command()
 def keygen(
     key: Annotated[Path, typer.Argument(help="Private key to write, with KEY.pub beside it.")],

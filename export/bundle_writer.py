@@ -92,14 +92,16 @@ def seal(
 ) -> None:
     """Write files and ``MODEL_CARD.md``, then ``model.json`` with the hash of every file.
 
-    A signature is removed, since it would no longer match. If sealing is
+    A signature is removed, since it would no longer match. So are the recipes of derived
+    files that are written now or belong to no variant any more. If sealing is
     interrupted, the bundle is refused when it is opened, because its files do not
     match ``model.json``.
 
     Parameters
     ----------
     manifest
-        The content of ``model.json``; its ``sha256`` is set here.
+        The content of ``model.json``; its ``sha256`` is set here, where only the hashes of
+        derived files stay what they were.
     files
         New and changed files, by name.
     removed
@@ -114,17 +116,31 @@ def seal(
         name = manifest["variants"][variant]
         if files and name in files:
             check_for_tensorrt(variant, files[name])
+    derived, removed = _still_derived(manifest, files or {}, removed)
     written = {**(files or {}), CARD: model_card(manifest).encode()}
     outside = {MANIFEST, SIGNATURE, *removed, *written}
     kept = {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in outside}
-    manifest["sha256"] = {
-        name: hashlib.sha256(content).hexdigest()
-        for name, content in sorted({**kept, **written}.items())
-    }
+    hashes = {name: hashlib.sha256(each).hexdigest() for name, each in {**kept, **written}.items()}
+    hashes |= {name: manifest["sha256"][name] for name in derived}
+    manifest["sha256"] = dict(sorted(hashes.items()))
+    manifest |= {"derived": derived} if derived else {}
     content = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
     contents = {folder / name: content for name, content in written.items()}
     former = [folder / name for name in (*removed, SIGNATURE)]
     write_all({**contents, folder / MANIFEST: content.encode()}, overwrite=True, former=former)
+
+
+def _still_derived(
+    manifest: dict[str, Any], written: Collection[str], removed: Collection[str]
+) -> tuple[dict[str, dict[str, str]], set[str]]:
+    """What remains derived of what a manifest says, with all files to remove; takes it out."""
+    before: dict[str, dict[str, str]] = manifest.pop("derived", {})
+    variants = manifest["variants"].values()
+    derived = {
+        name: how for name, how in before.items() if name in variants and name not in written
+    }
+    recipes = {how["recipe"] for name, how in before.items() if name not in derived}
+    return derived, {*removed, *recipes}
 
 
 def _checked_differences(

@@ -15,6 +15,12 @@ from export.onnx_graph import attributes_of, constants_of, copy_of
 Constants: TypeAlias = Mapping[str, NDArray[np.generic]]
 Pass: TypeAlias = Callable[[onnx.ModelProto], onnx.ModelProto]
 
+# After upsampling by 2, which taps of a 3x3 kernel meet the same pixel of the small image:
+# along an axis, for the four taps of a transposed convolution,
+TRANSPOSED_TAPS = ((0, 0, 1), (0, 1, 1), (1, 1, 0), (1, 0, 0))
+# and for the two of an odd pixel (which comes first) and the two of an even one.
+CORNER_TAPS = ((1, 1, 0), (0, 0, 1), (1, 0, 0), (0, 1, 1))
+
 
 def batch_norms_to_convs(model: onnx.ModelProto) -> onnx.ModelProto:
     """Replace each batch norm by a depth-wise 1x1 convolution.
@@ -89,8 +95,7 @@ def head_before_upsampling(model: onnx.ModelProto) -> onnx.ModelProto:
     ):
         raise ValueError("the network does not end in upsampling, a 3x3 convolution and a head")
     (weight, bias), (taking, offset) = (_weight_and_bias(each, constants) for each in (conv, head))
-    # Along an axis, the taps of an odd pixel (which comes first) and of an even one.
-    taps = np.array([[[1, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]], np.float64)
+    taps = np.array(CORNER_TAPS, np.float64).reshape(2, 2, 3)
     corners = np.einsum("pyr,oirs,qxs->pqoiyx", taps, weight, taps)
     corner_names, head_names = _own_names(conv, model), _own_names(head, model)
     added = {
@@ -220,7 +225,7 @@ def _transposed_kernel(weight: NDArray[np.float64]) -> NDArray[np.float64]:
     its own plus (w[0] + w[1]) times its own; an odd one is (w[-1] + w[0]) times
     its own plus w[1] times the next.
     """
-    spread = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float64)
+    spread = np.array(TRANSPOSED_TAPS, np.float64)
     kernel: NDArray[np.float64] = np.einsum("ar,oirs,bs->ioab", spread, weight, spread)
     return kernel
 

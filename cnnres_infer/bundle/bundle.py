@@ -2,17 +2,20 @@
 
 A bundle is a folder with ``model.json``, the ONNX variants, ``reference.npz``
 and ``MODEL_CARD.md``. Every file is read once, and checked against the SHA-256
-in ``model.json`` before it is parsed.
+in ``model.json`` before it is parsed. A variant may be made from another one
+instead of being stored; it is checked in the same way.
 """
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from cnnres_infer.bundle.derived import Derivation, derivations, keep, kept
 from cnnres_infer.bundle.manifest import MANIFEST, spec_from_json
 from cnnres_infer.bundle.onnx_check import check_model
+from cnnres_infer.bundle.recipe import build
 from cnnres_infer.bundle.signature import check_signature
 from cnnres_infer.codes import ErrorCode
 from cnnres_infer.core.spec import ModelSpec
@@ -49,6 +52,8 @@ class Bundle:
         Whether it was opened with a key that must have signed it.
     failed
         Precisions and variants that missed the calibration's accuracy gate and must not be run.
+    derived
+        How each file is made that is not in the folder, by its name.
     """
 
     folder: Path
@@ -59,6 +64,7 @@ class Bundle:
     digest: str
     must_be_signed: bool = False
     failed: frozenset[str] = frozenset()
+    derived: dict[str, Derivation] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path | str | None = None, trusted_key: Path | str | None = None) -> Self:
@@ -101,7 +107,8 @@ class Bundle:
                 )
         digest = hashlib.sha256(raw).hexdigest()
         signed, failed = trusted_key is not None, _failed(manifest)
-        return cls(folder, spec, variants, sha256, manifest, digest, signed, failed)
+        derived = derivations(manifest, sha256)
+        return cls(folder, spec, variants, sha256, manifest, digest, signed, failed, derived)
 
     def model(self, variant: str) -> bytes:
         """Read and check an ONNX variant.
@@ -122,15 +129,42 @@ class Bundle:
         return content
 
     def read(self, name: str) -> bytes:
-        """Read one of the bundle's files and check its SHA-256.
+        """Read one of the bundle's files, or make it by its recipe, and check its SHA-256.
 
         Raises
         ------
         BundleError
             If the file is missing, not listed, too large or modified.
         """
-        path = self.folder / name
         check_time()
+        return self._made(name) if name in self.derived else self._stored(name)
+
+    def _made(self, name: str) -> bytes:
+        """A file that is made of another one, from the user's cache if it was made before."""
+        sha256, how = self.sha256[name], self.derived[name]
+        if (found := kept(sha256, _MAX_FILE_BYTES)) is not None:
+            return found
+        recipe, source = self._stored(how.recipe), self._stored(how.source)
+        try:
+            content = build(recipe, source, _MAX_FILE_BYTES)
+        except ValueError as error:
+            raise BundleError(
+                f"{self.folder / how.recipe}: no recipe for {name}: {error}; "
+                "export the bundle again",
+                code=ErrorCode.BUNDLE_FILE,
+            ) from error
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise BundleError(
+                f"{self.folder / how.recipe}: does not make the {name} that was exported "
+                "(its SHA-256 differs); reinstall the package or export the bundle again",
+                code=ErrorCode.BUNDLE_HASH,
+            )
+        keep(sha256, content)
+        return content
+
+    def _stored(self, name: str) -> bytes:
+        """A file of the folder."""
+        path = self.folder / name
         try:
             content = _read(path, _MAX_FILE_BYTES)
         except OSError as error:

@@ -10,6 +10,7 @@ here is refused. Field numbers are those of onnx.proto
 import math
 import struct
 from itertools import chain
+from typing import NamedTuple
 
 from cnnres_infer.bundle.protobuf import BYTES, FIXED32, VARINT, Message, NotCanonicalError, Span
 from cnnres_infer.codes import ErrorCode
@@ -56,6 +57,27 @@ _IMAGE_DIMENSIONS = 4
 _MAX_ATTRIBUTE, _MAX_SCALE, _MAX_NODES = 1024, 4.0, 4096
 
 
+class Constant(NamedTuple):
+    """A constant of a network.
+
+    Attributes
+    ----------
+    name
+        Its name.
+    element
+        The type of its elements, as ONNX numbers it.
+    shape
+        Its dimensions.
+    span
+        Where its bytes start and end in the file.
+    """
+
+    name: str
+    element: int
+    shape: tuple[int, ...]
+    span: Span
+
+
 def check_model(content: bytes, name: str) -> None:
     """Check that an ONNX file is a network as this project writes it.
 
@@ -81,6 +103,13 @@ def check_model(content: bytes, name: str) -> None:
         ) from error
 
 
+def constants_of(content: bytes) -> list[Constant]:
+    """The constants of a checked ONNX file, in the order in which they lie there."""
+    model = Message(content, (0, len(content)), _MODEL)
+    graph = Message(content, model.spans(7)[0], _GRAPH)
+    return [_constant(content, span) for span in graph.spans(5)]
+
+
 def _check_model(content: bytes) -> None:
     model = Message(content, (0, len(content)), _MODEL)
     graphs = model.spans(7)
@@ -94,7 +123,8 @@ def _check_model(content: bytes) -> None:
     nodes = graph.spans(1)
     if not 1 <= len(nodes) <= _MAX_NODES:
         raise NotCanonicalError("contains no network")
-    constants = dict(_constant(content, span) for span in graph.spans(5))
+    found = [_constant(content, span) for span in graph.spans(5)]
+    constants = {each.name: each.span for each in found}
     for span in nodes:
         _check_node(content, span, constants)
     for spans, expected in ((graph.spans(11), INPUT), (graph.spans(12), OUTPUT)):
@@ -134,8 +164,7 @@ def _check_scales(content: bytes, inputs: list[str], constants: dict[str, Span])
         raise NotCanonicalError(f"resizes by a scale that is not positive or above {_MAX_SCALE:g}")
 
 
-def _constant(content: bytes, span: Span) -> tuple[str, Span]:
-    """Name of a constant, and where its bytes lie."""
+def _constant(content: bytes, span: Span) -> Constant:
     tensor = Message(content, span, _TENSOR)
     if tensor.spans(13) or tensor.number(14):
         raise NotCanonicalError("keeps weights in another file")
@@ -144,7 +173,7 @@ def _constant(content: bytes, span: Span) -> tuple[str, Span]:
     start, end = (tensor.spans(9) or [(0, 0)])[0]
     if size is None or min(dims, default=0) < 0 or math.prod(dims) * size != end - start:
         raise NotCanonicalError("has a constant whose type or size contradicts its bytes")
-    return tensor.text(8), (start, end)
+    return Constant(tensor.text(8), tensor.number(2), tuple(dims), (start, end))
 
 
 def _value(content: bytes, span: Span) -> tuple[str, int, int]:

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from cnnres_infer.bundle import derived
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.engines import BACKENDS, backend
 from cnnres_infer.engines.tensorrt import store as plans
@@ -15,7 +16,7 @@ from cnnres_infer.verification import self_check
 
 # Only these folders are ever removed, since the cache may be any folder that the user chose.
 _OF_BACKENDS = [folder for name in BACKENDS if (folder := backend(name).CACHE_FOLDER)]
-FOLDERS = (*dict.fromkeys(_OF_BACKENDS), speed.FOLDER, self_check.FOLDER)
+FOLDERS = (*dict.fromkeys(_OF_BACKENDS), derived.FOLDER, speed.FOLDER, self_check.FOLDER)
 
 
 @dataclass(frozen=True)
