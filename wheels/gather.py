@@ -1,16 +1,18 @@
 """Gather all wheels that ``cnnres-infer[cpu]`` needs, for a machine without internet.
 
-    python wheels/gather.py [--extra openvino] [--python-version 3.12]
-                            [--platform manylinux_2_28_x86_64]
+    python wheels/gather.py [--extra openvino] [--extra dicom] [--python-version 3.12]
+                            [--platform manylinux_2_28_x86_64] [--with-pip]
 
 With ``--extra openvino``, all that ``cnnres-infer[cpu,openvino]`` needs. Every
 third-party wheel must match the extra's lock, such as ``dependencies-cpu.lock``.
 These pins, plus that of our own wheel, are written to ``requirements-cpu.lock``
-next to the wheels. The target installs from it, as README.md describes.
+next to the wheels, with ``install.py``, a bill of materials and the hashes of all
+of it. The target installs from there, as README.md describes.
 """
 
 import argparse
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -22,8 +24,16 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-# What each lock covers. OpenVINO comes with ONNX Runtime, which takes over where it fails.
-EXTRAS = {"cpu": ("cpu",), "openvino": ("cpu", "openvino")}
+if not __package__:  # run as a script
+    sys.path.insert(0, str(ROOT))
+
+from wheels.install import SUMS  # noqa: E402
+from wheels.sbom import sbom  # noqa: E402
+
+_DEPENDENCIES = "dependencies-*.lock"
+# Those with a lock. Each covers ``cpu``, too: ONNX Runtime takes over where OpenVINO fails.
+EXTRAS = sorted(path.stem.partition("-")[2] for path in HERE.glob(_DEPENDENCIES))
+SBOM, INSTALLER, PIP = "sbom.cdx.json", "install.py", "pip.lock"
 
 _OUR_WHEELS = "cnnres_infer-*.whl"
 _OLDEST_GLIBC = 5
@@ -37,7 +47,7 @@ class GatherError(RuntimeError):
 
 def dependencies_lock(extra: str) -> Path:
     """Path of the committed lock of an extra."""
-    return HERE / f"dependencies-{extra}.lock"
+    return HERE / _DEPENDENCIES.replace("*", extra)
 
 
 def requirements_lock(folder: Path, extra: str) -> Path:
@@ -47,26 +57,29 @@ def requirements_lock(folder: Path, extra: str) -> Path:
 
 def gather(
     folder: Path,
-    extra: str = "cpu",
+    extras: Sequence[str] = ("cpu",),
     python_version: str | None = None,
     platform: str | None = None,
-) -> Path:
-    """Fill a folder with all wheels and the lock to install them from.
+    with_pip: bool = False,
+) -> str:
+    """Fill a folder with all wheels, and with what installs and accounts for them.
 
     Parameters
     ----------
     folder
         The folder to fill, created if necessary.
-    extra
-        One of `EXTRAS`.
+    extras
+        Some of `EXTRAS`.
     python_version, platform
         Those of the target in pip's notation, such as ``"3.12"`` and
         ``"win_amd64"``; by default those of this interpreter.
+    with_pip
+        Whether to gather pip, too.
 
     Returns
     -------
-    Path
-        The lock to install from.
+    str
+        SHA-256 of ``SHA256SUMS``, which pins all other files.
 
     Raises
     ------
@@ -74,18 +87,43 @@ def gather(
         If a step fails, or the target could not install the gathered wheels.
     """
     target = target_options(python_version, platform)
-    dependencies = _read_dependencies(extra)
-    final = requirements_lock(folder, extra)
+    dependencies = {extra: _read_lock(dependencies_lock(extra)) for extra in extras}
+    wanted = [*dependencies.values(), *([_read_lock(HERE / PIP)] if with_pip else [])]
     with tempfile.TemporaryDirectory() as name:
         temporary = Path(name)
         built = _build(temporary)
-        _download(dependencies, folder, target, temporary)
-        final.unlink(missing_ok=True)
+        for each in wanted:
+            _download(each, folder, target, temporary)
+        for extra in extras:
+            requirements_lock(folder, extra).unlink(missing_ok=True)
         wheel = _replace_ours(built, folder)
-        lock = temporary / final.name
-        write_lock(lock, dependencies, wheel)
-        _rehearse(lock, folder, target, temporary)
-        return Path(shutil.move(lock, final))
+        locks = [requirements_lock(temporary, extra) for extra in extras]
+        for lock, text in zip(locks, dependencies.values(), strict=True):
+            write_lock(lock, text, wheel)
+        _rehearse(locks, folder, target, temporary)
+        for lock in locks:
+            shutil.move(lock, folder / lock.name)
+    return account(folder)
+
+
+def account(folder: Path) -> str:
+    """Write the installer, the bill of materials and the hashes of all files of a folder.
+
+    Returns
+    -------
+    str
+        SHA-256 of ``SHA256SUMS``.
+    """
+    wheels = sorted(folder.glob("*.whl"))
+    if folder.resolve() != HERE:
+        shutil.copyfile(HERE / INSTALLER, folder / INSTALLER)
+    content = json.dumps(sbom(wheels), indent=1) + "\n"
+    (folder / SBOM).write_text(content, encoding="utf-8", newline="\n")
+    locks = sorted(folder.glob(requirements_lock(folder, "*").name))
+    listed = [*wheels, *locks, folder / SBOM, folder / INSTALLER]
+    sums = "".join(f"{_digest(path)}  {path.name}\n" for path in listed)
+    (folder / SUMS).write_text(sums, encoding="utf-8", newline="\n")
+    return _digest(folder / SUMS)
 
 
 def target_options(python_version: str | None, platform: str | None) -> list[str]:
@@ -131,12 +169,11 @@ def write_lock(path: Path, dependencies: str, wheel: Path) -> None:
     path.write_text(dependencies + ours, encoding="utf-8", newline="\n")
 
 
-def _digest(wheel: Path) -> str:
-    return hashlib.sha256(wheel.read_bytes()).hexdigest()
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _read_dependencies(extra: str) -> str:
-    lock = dependencies_lock(extra)
+def _read_lock(lock: Path) -> str:
     try:
         return lock.read_text(encoding="utf-8")
     except OSError as error:
@@ -176,10 +213,11 @@ def _replace_ours(built: Path, folder: Path) -> Path:
     return Path(shutil.move(built, folder / built.name))
 
 
-def _rehearse(lock: Path, folder: Path, target: list[str], temporary: Path) -> None:
+def _rehearse(locks: list[Path], folder: Path, target: list[str], temporary: Path) -> None:
     """Let pip resolve the installation from the gathered files alone."""
     arguments = ["install", "--isolated", "--dry-run", "--ignore-installed", "--no-index"]
-    arguments += [f"--find-links={folder}", "--require-hashes", f"--requirement={lock}"]
+    arguments += [f"--find-links={folder}", "--require-hashes"]
+    arguments += [f"--requirement={lock}" for lock in locks]
     _pip(
         [*arguments, f"--target={temporary / 'target'}", *target],
         "the target could not install the gathered wheels; if the lock of the dependencies is "
@@ -203,8 +241,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--extra",
         choices=EXTRAS,
-        default="cpu",
-        help="cpu (the default), or openvino to include OpenVINO",
+        action="append",
+        help="what to gather wheels for, may be given again; default: cpu, which all include",
     )
     parser.add_argument(
         "--python-version", help="Python of the target, such as 3.12; default: this one"
@@ -215,15 +253,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--into", type=Path, default=HERE, help="folder to fill; default: that of this script"
     )
+    parser.add_argument(
+        "--with-pip", action="store_true", help="for a target whose Python comes without pip"
+    )
     options = parser.parse_args(arguments)
+    extras = list(dict.fromkeys(options.extra or ["cpu"]))
+    target = (options.python_version, options.platform)
     try:
-        lock = gather(options.into, options.extra, options.python_version, options.platform)
+        digest = gather(options.into, extras, *target, with_pip=options.with_pip)
     except (GatherError, OSError) as error:
         sys.stderr.write(f"gather: {error}\n")
         return 1
     wheels = list(options.into.glob("*.whl"))
     megabytes = sum(wheel.stat().st_size for wheel in wheels) / 1e6
-    sys.stdout.write(f"gathered {len(wheels)} wheels, {megabytes:.0f} MB; install from {lock}\n")
+    sys.stdout.write(
+        f"gathered {len(wheels)} wheels, {megabytes:.0f} MB, in {options.into}; "
+        f"SHA-256 of {SUMS}: {digest}\n"
+    )
     return 0
 
 
