@@ -152,7 +152,7 @@ def test_gathering_replaces_our_old_wheels_only(
     extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pip = FakePip()
-    monkeypatch.setattr("wheels.gather._pip", pip)
+    monkeypatch.setattr("wheels.gather.run_pip", pip)
     for name in ("cnnres_infer-0.0.1-py3-none-any.whl", OUR_WHEEL, "numpy-2.0-any.whl"):
         (tmp_path / name).write_bytes(b"old")
     lock = gather(tmp_path, extra)
@@ -169,7 +169,7 @@ def test_gathering_replaces_our_old_wheels_only(
 def test_the_lock_of_another_extra_stays_while_it_names_our_wheel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wheels.gather._pip", FakePip())
+    monkeypatch.setattr("wheels.gather.run_pip", FakePip())
     cpu, openvino = gather(tmp_path, "cpu"), gather(tmp_path, "openvino")
     assert cpu.exists()
     openvino.write_text(openvino.read_text(encoding="utf-8").replace(NEW, "0" * 64), "utf-8")
@@ -193,7 +193,7 @@ def test_a_failed_step_leaves_what_was_gathered_before(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("wheels.gather._pip", FakePip(failing=command))
+    monkeypatch.setattr("wheels.gather.run_pip", FakePip(failing=command))
     (tmp_path / OUR_WHEEL).write_bytes(b"old")
     lock = requirements_lock(tmp_path, extra)
     lock.write_text("old", encoding="utf-8")
@@ -206,7 +206,7 @@ def test_a_failed_step_leaves_what_was_gathered_before(
 def test_what_the_target_could_not_install_gets_no_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wheels.gather._pip", FakePip(failing="install"))
+    monkeypatch.setattr("wheels.gather.run_pip", FakePip(failing="install"))
     lock = requirements_lock(tmp_path, "cpu")
     lock.write_text(f"an older one, of the same wheel: {NEW}", encoding="utf-8")
     with pytest.raises(GatherError, match="update it"):

@@ -181,7 +181,7 @@ def _read_lock(lock: Path) -> str:
 
 
 def _build(folder: Path) -> Path:
-    _pip(
+    run_pip(
         ["wheel", "--no-deps", f"--wheel-dir={folder}", str(ROOT)],
         "building our own wheel failed; this needs internet access for the build backend",
     )
@@ -195,7 +195,7 @@ def _download(dependencies: str, folder: Path, target: list[str], temporary: Pat
     everything = temporary / "everything.lock"
     everything.write_text(without_markers(dependencies), encoding="utf-8")
     arguments = ["download", "--no-deps", "--require-hashes", f"--requirement={everything}"]
-    _pip(
+    run_pip(
         [*arguments, f"--dest={folder}", *target],
         "downloading failed; if there is internet access, some version has no wheel for this "
         "Python and platform: wheels/README.md lists those that work",
@@ -218,7 +218,7 @@ def _rehearse(locks: list[Path], folder: Path, target: list[str], temporary: Pat
     arguments = ["install", "--isolated", "--dry-run", "--ignore-installed", "--no-index"]
     arguments += [f"--find-links={folder}", "--require-hashes"]
     arguments += [f"--requirement={lock}" for lock in locks]
-    _pip(
+    run_pip(
         [*arguments, f"--target={temporary / 'target'}", *target],
         "the target could not install the gathered wheels; if the lock of the dependencies is "
         "older than pyproject.toml, update it as wheels/README.md describes",
@@ -227,7 +227,16 @@ def _rehearse(locks: list[Path], folder: Path, target: list[str], temporary: Pat
     )
 
 
-def _pip(arguments: list[str], failure: str, environment: dict[str, str] | None = None) -> None:
+def run_pip(
+    arguments: list[str], failure: str, environment: dict[str, str] | None = None
+) -> None:
+    """Run this Python's pip.
+
+    Raises
+    ------
+    GatherError
+        With the message `failure`, if it fails.
+    """
     command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
     if subprocess.run(command, env=environment, check=False).returncode != 0:
         raise GatherError(failure)
