@@ -149,7 +149,11 @@ def _factors(
         lowest = np.log(size - 0.5, where=size > 0, out=np.full_like(size, -np.inf)) - logarithms
         highest = np.log(size + 0.5) - logarithms
         estimates = np.log(size, where=size > 0, out=np.zeros_like(size)) - logarithms
-    lowest = np.nan_to_num(lowest, nan=-np.inf, posinf=np.inf, neginf=-np.inf).max(axis=2).clip(min=-_LARGEST_LOGARITHM)
+    lowest = (
+        np.nan_to_num(lowest, nan=-np.inf, posinf=np.inf, neginf=-np.inf)
+        .max(axis=2)
+        .clip(min=-_LARGEST_LOGARITHM)
+    )
     highest = highest.min(axis=2).clip(max=_LARGEST_LOGARITHM)
     shares = np.where(np.isfinite(logarithms), size, 0.0) ** 2
     sums = (np.where(shares > 0, estimates, 0.0) * shares).sum(axis=2)

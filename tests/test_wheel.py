@@ -11,15 +11,21 @@ from pathlib import Path
 import pytest
 
 from cnnres_infer import __version__
+from hatch_build import REGISTRY
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("dist")
+    return built(ROOT, tmp_path_factory.mktemp("dist"))
+
+
+def built(checkout: Path, out: Path, variables: dict[str, str] | None = None) -> Path:
+    """Build the wheel of a checkout into a folder."""
+    environment = {**os.environ, **(variables or {})}
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out)]
-    subprocess.run([*build, str(ROOT)], check=True, capture_output=True)
+    subprocess.run([*build, str(checkout)], check=True, capture_output=True, env=environment)
     (path,) = out.glob("*.whl")
     return path
 
@@ -62,6 +68,28 @@ def test_the_wheel_holds_the_viewer_of_the_report_with_its_licences(wheel: Path)
         assert found == expected | {"niivue/niivue.umd.js"}
         program = archive.read(f"{folder}/niivue/niivue.umd.js")
         assert hashlib.sha256(program).hexdigest() == source["sha256"]
+
+
+@pytest.mark.slow
+def test_the_wheel_keeps_each_network_once(wheel: Path) -> None:
+    assert wheel.stat().st_size < 30e6
+
+
+@pytest.mark.slow
+def test_another_folder_and_time_make_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere"
+    left_out = shutil.ignore_patterns(
+        ".git", ".venv", ".*_cache", "__pycache__", "tests", "dist", "runs", "*.whl"
+    )
+    shutil.copytree(ROOT, copy, ignore=left_out)
+    for path in copy.rglob("*"):
+        os.utime(path, (1_500_000_000, 1_500_000_000))
+        if path.is_file():
+            path.chmod(0o640)
+    # What the first build has fetched, if anything, is in the copy.
+    again = built(copy, tmp_path / "dist", {REGISTRY: "http://127.0.0.1:9"})
+    assert again.name == wheel.name
+    assert again.read_bytes() == wheel.read_bytes()
 
 
 @pytest.mark.slow

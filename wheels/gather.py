@@ -227,9 +227,7 @@ def _rehearse(locks: list[Path], folder: Path, target: list[str], temporary: Pat
     )
 
 
-def run_pip(
-    arguments: list[str], failure: str, environment: dict[str, str] | None = None
-) -> None:
+def run_pip(arguments: list[str], failure: str, environment: dict[str, str] | None = None) -> None:
     """Run this Python's pip.
 
     Raises

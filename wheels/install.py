@@ -95,7 +95,7 @@ def locks_of(folder: Path, extras: list[str]) -> list[Path]:
     for extra in extras:
         if extra not in there:
             raise InstallError(
-                f"{folder}: no wheels for the extra {extra!r}, only for {', '.join(there) or 'none'}; "
+                f"{folder}: no wheels for the extra {extra!r}, only for: {', '.join(there)}; "
                 f"gather them with: python wheels/gather.py --extra {extra}"
             )
     return [folder / f"{prefix}{extra}.lock" for extra in extras]

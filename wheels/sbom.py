@@ -148,9 +148,7 @@ def _model(wheel: Path) -> dict[str, Any]:
         "bom-ref": f"{manifest['name']}-{manifest['version']}",
         "name": manifest["name"],
         "version": manifest["version"],
-        "hashes": [
-            {"alg": "SHA-256", "content": manifest["sha256"][manifest["variants"]["fp32"]]}
-        ],
+        "hashes": [{"alg": "SHA-256", "content": manifest["sha256"][manifest["variants"]["fp32"]]}],
         "licenses": [_licence(manifest["weights_licence"])],
         "modelCard": {
             "modelParameters": {

@@ -131,7 +131,7 @@ def _written(weights: NDArray[np.float64], kind: str) -> bytes:
 
 def _weights(source: bytes, start: int, shape: list[int]) -> NDArray[np.float64]:
     count = math.prod(shape)
-    if not (shape and min(shape) > 0 and 0 <= start and 4 * count <= len(source) - start):
+    if not (shape and min(shape) > 0 and start >= 0 and 4 * count <= len(source) - start):
         raise ValueError("asks for weights that the source does not have")
     found = np.frombuffer(source, "<f4", count, start).reshape(shape)
     return found.astype(np.float64)

@@ -110,9 +110,7 @@ def test_rewritten_kernels_follow_from_the_plain_ones(default_bundle: Path) -> N
     steps = json.loads(bundle.read("model.fp32-cpu.recipe.json"))["steps"]
     spread = [step["spread"]["shape"] for step in steps if "spread" in step]
     graph = onnx.load_from_string(bundle.model("fp32-cpu")).graph
-    transposed = [
-        list(each.dims) for each in graph.initializer if each.name.endswith(".up.weight")
-    ]
+    transposed = [list(each.dims) for each in graph.initializer if each.name.endswith(".up.weight")]
     assert len(transposed) == 4
     assert all(shape in spread for shape in transposed)
     stored = sum(len(step["bytes"]) for step in steps if "bytes" in step)
