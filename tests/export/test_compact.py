@@ -77,14 +77,12 @@ def test_compacting_changes_no_network(whole: Path, default_bundle: Path) -> Non
     assert compact(whole) == {}
 
 
-@pytest.mark.parametrize("zero", [(), (0, slice(None)), (slice(None), 2)])
+@pytest.mark.parametrize("zero", ["nothing", "output", "input"])
 @pytest.mark.parametrize("shape", [(16, 24, 3, 3), (40, 32, 1, 1)])
-def test_eight_bit_weights_follow_from_balanced_ones(
-    shape: tuple[int, ...], zero: tuple[object, ...]
-) -> None:
+def test_eight_bit_weights_follow_from_balanced_ones(shape: tuple[int, ...], zero: str) -> None:
     weights = RNG.normal(0, 0.1, shape).astype(np.float32)
-    if zero:
-        weights[zero] = 0
+    weights[:1] *= zero != "output"
+    weights[:, 2:3] *= zero != "input"
     balanced = weights * RNG.lognormal(0, 0.5, (shape[1], 1, 1)).astype(np.float32)
     scales = np.abs(balanced).max(axis=(1, 2, 3), keepdims=True).clip(1e-8) / np.float32(127)
     source = network(w=weights)

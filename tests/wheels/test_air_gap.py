@@ -45,7 +45,7 @@ def test_a_machine_without_network_installs_and_runs_what_was_gathered(
 ) -> None:
     home, environment = tmp_path / "home", tmp_path / "env"
     check_offline(home)
-    script = [sys.executable, stick / "install.py", environment, "--extra", extra]
+    script = (sys.executable, stick / "install.py", environment, "--extra", extra)
     installed = run_offline(home, *script)
     assert installed.returncode == 0, installed.stderr
     program = environment / ("Scripts" if sys.platform == "win32" else "bin") / "cnnres-infer"

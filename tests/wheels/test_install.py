@@ -116,7 +116,7 @@ def test_the_oldest_python_is_the_packages(
 @pytest.mark.slow
 def test_python_alone_installs_without_network(folder: Path, tmp_path: Path) -> None:
     check_offline(tmp_path / "home")
-    script = [sys.executable, folder / "install.py", tmp_path / "my env"]
+    script = (sys.executable, folder / "install.py", tmp_path / "my env")
     sums = check_files(folder)
     done = run_offline(
         tmp_path / "home", *script, "--extra", "cpu", "--extra", "more", "--sums", sums
@@ -136,7 +136,7 @@ def test_what_pip_refuses_leaves_no_environment(folder: Path, tmp_path: Path) ->
     name = "needed-2.0-py3-none-any.whl"
     (folder / name).write_bytes(wheel("needed", "2.0", "Summary: altered"))
     account(folder)
-    script = [sys.executable, folder / "install.py", tmp_path / "env"]
+    script = (sys.executable, folder / "install.py", tmp_path / "env")
     done = run_offline(tmp_path / "home", *script)
     assert done.returncode == 1
     assert "HASHES" in done.stderr.upper()
