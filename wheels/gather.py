@@ -28,7 +28,7 @@ if not __package__:  # run as a script
     sys.path.insert(0, str(ROOT))
 
 from wheels.install import SUMS  # noqa: E402
-from wheels.sbom import sbom  # noqa: E402
+from wheels.sbom import has_viewer, sbom  # noqa: E402
 
 _DEPENDENCIES = "dependencies-*.lock"
 # Those with a lock. Each covers ``cpu``, too: ONNX Runtime takes over where OpenVINO fails.
@@ -271,6 +271,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (GatherError, OSError) as error:
         sys.stderr.write(f"gather: {error}\n")
         return 1
+    if not all(map(has_viewer, options.into.glob(_OUR_WHEELS))):
+        sys.stderr.write(
+            "gather: our own wheel has no viewer for the HTML report, since npm's registry could "
+            "not be reached; CNNRES_REQUIRE_VIEWER=1 makes this an error\n"
+        )
     wheels = list(options.into.glob("*.whl"))
     megabytes = sum(wheel.stat().st_size for wheel in wheels) / 1e6
     sys.stdout.write(

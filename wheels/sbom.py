@@ -14,6 +14,7 @@ from typing import Any
 
 OURS = "cnnres-infer"
 _MODEL = "cnnres_infer/models/cnnres/model.json"
+_VIEWER = "cnnres_infer/outputs/assets/niivue/"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _CLASSIFIER = "License :: OSI Approved :: "
 # What older packages call a licence that has an identifier in SPDX's list.
@@ -102,20 +103,25 @@ def sbom(wheels: Iterable[Path]) -> dict[str, Any]:
     -------
     dict
         A CycloneDX 1.6 document: every wheel with its hash, licence and
-        dependencies, and the weights in our own wheel with theirs.
+        dependencies, and what our own wheel holds of others: weights, which have
+        another licence than the code, and the viewer of the HTML report.
     """
     packages = [Package.read(path) for path in sorted(wheels)]
     (ours,) = (each for each in packages if each.normalised == OURS)
     (path,) = (path for path in wheels if path.name == ours.file)
-    model = _model(path)
-    components = [_component(each) for each in packages if each is not ours]
-    dependencies = [_dependencies(each, packages) for each in packages if each is not ours]
+    with zipfile.ZipFile(path) as archive:
+        held = [_model(archive), *_viewer(archive)]
+    others = [each for each in packages if each is not ours]
     root = _dependencies(ours, packages)
-    root["dependsOn"].append(model["bom-ref"])
+    root["dependsOn"] += [each["bom-ref"] for each in held]
     content = {
         "metadata": {"component": {**_component(ours), "type": "application"}},
-        "components": [*components, model],
-        "dependencies": [root, *dependencies, {"ref": model["bom-ref"], "dependsOn": []}],
+        "components": [*map(_component, others), *held],
+        "dependencies": [
+            root,
+            *(_dependencies(each, packages) for each in others),
+            *({"ref": each["bom-ref"], "dependsOn": []} for each in held),
+        ],
     }
     serial = uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(content, sort_keys=True))
     head = {"bomFormat": "CycloneDX", "specVersion": "1.6", "serialNumber": serial.urn}
@@ -139,10 +145,37 @@ def _dependencies(package: Package, packages: list[Package]) -> dict[str, Any]:
     return {"ref": package.file, "dependsOn": found}
 
 
-def _model(wheel: Path) -> dict[str, Any]:
-    """The weights in our wheel, which have another licence than the code."""
+def has_viewer(wheel: Path) -> bool:
+    """Whether a wheel of ours was built with the viewer of the HTML report."""
     with zipfile.ZipFile(wheel) as archive:
-        manifest = json.loads(archive.read(_MODEL))
+        return bool(_viewer(archive))
+
+
+def _viewer(archive: zipfile.ZipFile) -> list[dict[str, Any]]:
+    """The viewer; none in a wheel that was built where it could not be fetched."""
+    names = archive.namelist()
+    if f"{_VIEWER}source.json" not in names:
+        return []
+    source = json.loads(archive.read(f"{_VIEWER}source.json"))
+    if _VIEWER + PurePosixPath(source["member"]).name not in names:
+        return []
+    name, version = source["package"], source["version"]
+    purl = f"pkg:npm/{name.replace('@', '%40')}@{version}"
+    return [
+        {
+            "type": "library",
+            "bom-ref": purl,
+            "name": name,
+            "version": version,
+            "purl": purl,
+            "hashes": [{"alg": "SHA-256", "content": source["sha256"]}],
+            "licenses": [{"expression": source["licence"]}],
+        }
+    ]
+
+
+def _model(archive: zipfile.ZipFile) -> dict[str, Any]:
+    manifest = json.loads(archive.read(_MODEL))
     return {
         "type": "machine-learning-model",
         "bom-ref": f"{manifest['name']}-{manifest['version']}",

@@ -14,11 +14,18 @@ MODEL = {
     "weights_licence": "CC BY-SA 4.0",
     "training": {"data": [{"name": "Heads", "licence": "CC0"}]},
 }
+VIEWER = {
+    "package": "@niivue/niivue",
+    "version": "0.1",
+    "licence": "BSD-2-Clause AND MIT",
+    "member": "package/dist/viewer.js",
+    "sha256": "cd" * 32,
+}
 PROGRAM = "def run():\n    import sys\n    print('ran', *sys.argv[1:])\n"
 
 
 def wheel(name: str, version: str, *metadata: str) -> bytes:
-    """A wheel with lines of metadata; that of ours has a model and a program."""
+    """A wheel with lines of metadata; that of ours has a model, a viewer and a program."""
     package = name.replace("-", "_")
     about = f"{package}-{version}.dist-info"
     lines = ["Metadata-Version: 2.4", f"Name: {name}", f"Version: {version}", *metadata]
@@ -30,6 +37,9 @@ def wheel(name: str, version: str, *metadata: str) -> bytes:
     }
     if name == "cnnres-infer":
         files["cnnres_infer/models/cnnres/model.json"] = json.dumps(MODEL)
+        viewer = "cnnres_infer/outputs/assets/niivue"
+        files[f"{viewer}/source.json"] = json.dumps(VIEWER)
+        files[f"{viewer}/viewer.js"] = "// a viewer"
         files[f"{about}/entry_points.txt"] = "[console_scripts]\ncnnres-infer = cnnres_infer:run\n"
     record = [f"{path},sha256={_hash(text)},{len(text)}" for path, text in files.items()]
     files[f"{about}/RECORD"] = "\n".join([*record, f"{about}/RECORD,,", ""])

@@ -1,10 +1,11 @@
 import hashlib
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from tests.wheels.files import wheel
-from wheels.sbom import Package, sbom
+from wheels.sbom import Package, has_viewer, sbom
 
 OURS = (
     "License-Expression: Apache-2.0",
@@ -48,7 +49,7 @@ def test_every_wheel_is_listed_with_its_hash_and_licence(wheels: list[Path]) -> 
         assert listed[path.name]["hashes"] == [{"alg": "SHA-256", "content": digest}]
     assert listed["Onnx_Runtime-1.2-py3-none-any.whl"]["purl"] == "pkg:pypi/onnx-runtime@1.2"
     assert all(each["licenses"] for each in listed.values())
-    assert len(listed) == len(wheels) + 1
+    assert len(listed) == len(wheels) + 2
 
 
 def test_the_weights_are_listed_with_their_own_licence_and_data(wheels: list[Path]) -> None:
@@ -60,12 +61,28 @@ def test_the_weights_are_listed_with_their_own_licence_and_data(wheels: list[Pat
     assert [each["name"] for each in model["modelCard"]["modelParameters"]["datasets"]] == ["Heads"]
 
 
+def test_the_viewer_is_listed_where_it_was_fetched(wheels: list[Path], tmp_path: Path) -> None:
+    (viewer,) = (each for each in sbom(wheels)["components"] if "npm" in each.get("purl", ""))
+    assert viewer["purl"] == "pkg:npm/%40niivue/niivue@0.1"
+    assert viewer["licenses"] == [{"expression": "BSD-2-Clause AND MIT"}]
+    assert viewer["hashes"][0]["content"] == "cd" * 32
+    assert has_viewer(wheels[0])
+    without = tmp_path / "without" / wheels[0].name
+    without.parent.mkdir()
+    with zipfile.ZipFile(wheels[0]) as full, zipfile.ZipFile(without, "w") as archive:
+        for name in full.namelist():
+            if not name.endswith(".js"):
+                archive.writestr(name, full.read(name))
+    assert not has_viewer(without)
+    assert not [each for each in sbom([without])["components"] if "npm" in each.get("purl", "")]
+
+
 def test_dependencies_are_those_that_are_there(wheels: list[Path]) -> None:
     edges = {each["ref"]: each["dependsOn"] for each in sbom(wheels)["dependencies"]}
     numpys = [f"numpy-2.0-py3-none-{tag}.whl" for tag in ("linux_x86_64", "win_amd64")]
     runtime = "Onnx_Runtime-1.2-py3-none-any.whl"
     assert sorted(edges["cnnres_infer-1.0-py3-none-any.whl"]) == sorted(
-        [*numpys, runtime, "tiny-3"]
+        [*numpys, runtime, "tiny-3", "pkg:npm/%40niivue/niivue@0.1"]
     )
     assert edges[runtime] == numpys
     assert edges["tiny-3"] == []
