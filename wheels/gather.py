@@ -1,7 +1,7 @@
 """Gather all wheels that ``cnnres-infer[cpu]`` needs, for a machine without internet.
 
     python wheels/gather.py [--extra openvino] [--extra dicom] [--python-version 3.12]
-                            [--platform manylinux_2_28_x86_64] [--with-pip]
+                            [--platform manylinux_2_28_x86_64]
 
 With ``--extra openvino``, all that ``cnnres-infer[cpu,openvino]`` needs. Every
 third-party wheel must match the extra's lock, such as ``dependencies-cpu.lock``.
@@ -60,7 +60,6 @@ def gather(
     extras: Sequence[str] = ("cpu",),
     python_version: str | None = None,
     platform: str | None = None,
-    with_pip: bool = False,
 ) -> str:
     """Fill a folder with all wheels, and with what installs and accounts for them.
 
@@ -73,8 +72,6 @@ def gather(
     python_version, platform
         Those of the target in pip's notation, such as ``"3.12"`` and
         ``"win_amd64"``; by default those of this interpreter.
-    with_pip
-        Whether to gather pip, too.
 
     Returns
     -------
@@ -88,7 +85,7 @@ def gather(
     """
     target = target_options(python_version, platform)
     dependencies = {extra: _read_lock(dependencies_lock(extra)) for extra in extras}
-    wanted = [*dependencies.values(), *([_read_lock(HERE / PIP)] if with_pip else [])]
+    wanted = [_read_lock(HERE / PIP), *dependencies.values()]
     with tempfile.TemporaryDirectory() as name:
         temporary = Path(name)
         built = _build(temporary)
@@ -260,14 +257,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--into", type=Path, default=HERE, help="folder to fill; default: that of this script"
     )
-    parser.add_argument(
-        "--with-pip", action="store_true", help="for a target whose Python comes without pip"
-    )
     options = parser.parse_args(arguments)
     extras = list(dict.fromkeys(options.extra or ["cpu"]))
-    target = (options.python_version, options.platform)
     try:
-        digest = gather(options.into, extras, *target, with_pip=options.with_pip)
+        digest = gather(options.into, extras, options.python_version, options.platform)
     except (GatherError, OSError) as error:
         sys.stderr.write(f"gather: {error}\n")
         return 1

@@ -2,9 +2,9 @@
 
     python3 install.py ENVIRONMENT [--extra openvino] [--extra dicom] [--sums SHA256]
 
-It needs Python alone. Every file of the folder is checked against ``SHA256SUMS``
-first; then pip, which never asks a network, checks each wheel against its lock again
-and installs into a new virtual environment.
+It needs Python alone, since pip is among the wheels. Every file of the folder is
+checked against ``SHA256SUMS`` first; then pip, which never asks a network, checks each
+wheel against its lock again and installs into a new virtual environment.
 """
 
 from __future__ import annotations
@@ -129,11 +129,11 @@ def install(
 
 
 def _install(folder: Path, environment: Path, locks: list[Path]) -> Path:
-    venv.create(environment, symlinks=os.name != "nt")
+    venv.create(environment, symlinks=os.name != "nt", with_pip=False)
     programs = environment / ("Scripts" if os.name == "nt" else "bin")
     python = programs / ("python.exe" if os.name == "nt" else "python")
-    command = [*pip_for(python, folder), "--isolated", "--disable-pip-version-check", "install"]
-    command += ["--quiet", "--no-index", f"--find-links={folder}", "--only-binary=:all:"]
+    command = [str(python), "-I", str(pip_of(folder)), "--isolated", "--disable-pip-version-check"]
+    command += ["install", "--quiet", "--no-index", f"--find-links={folder}", "--only-binary=:all:"]
     command += ["--require-hashes", "--no-cache-dir"]
     command += [f"--requirement={lock}" for lock in locks]
     clean = {key: value for key, value in os.environ.items() if not key.startswith("PIP_")}
@@ -146,32 +146,19 @@ def _install(folder: Path, environment: Path, locks: list[Path]) -> Path:
     return programs
 
 
-def pip_for(python: Path, folder: Path) -> list[str]:
-    """Command that runs pip for the Python of an environment.
-
-    Python brings its own pip, but some systems leave it out. Then a pip in the folder
-    does, or one that is installed on this machine.
+def pip_of(folder: Path) -> Path:
+    """The pip among the wheels; Python's own is left out of some systems, such as Debian.
 
     Raises
     ------
     InstallError
-        If there is none.
+        If it is missing.
     """
-    own = [str(python), "-I"]
-    if _succeeds([*own, "-m", "ensurepip", "--default-pip"]):
-        return [*own, "-m", "pip"]
-    for wheel in sorted(folder.glob("pip-*.whl"), reverse=True):
-        return [*own, f"{wheel}/pip"]
-    other = [sys.executable, "-I", "-m", "pip", "--python", str(python)]
-    if _succeeds([*other, "--version"]):
-        return other
+    for wheel in folder.glob("pip-*.whl"):
+        return wheel / "pip"
     raise InstallError(
-        "this Python comes without pip; gather it with: python wheels/gather.py --with-pip"
+        f"{folder}: no pip in it; gather the wheels again, and copy the whole folder"
     )
-
-
-def _succeeds(command: list[str]) -> bool:
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def main(arguments: list[str] | None = None) -> int:

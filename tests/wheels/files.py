@@ -5,6 +5,8 @@ import hashlib
 import io
 import json
 import zipfile
+from importlib.metadata import distribution
+from pathlib import Path
 
 MODEL = {
     "name": "tiny",
@@ -47,6 +49,20 @@ def wheel(name: str, version: str, *metadata: str) -> bytes:
     with zipfile.ZipFile(buffer, "w") as archive:
         for path, text in files.items():
             archive.writestr(zipfile.ZipInfo(path), text)
+    return buffer.getvalue()
+
+
+def pip_wheel() -> bytes:
+    """The installed pip as a wheel, which runs as it is."""
+    pip = distribution("pip")
+    about = f"pip-{pip.version}.dist-info/METADATA"
+    package = Path(str(pip.locate_file("pip")))
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(about, pip.read_text("METADATA") or "")
+        for path in package.rglob("*"):
+            if path.is_file() and path.suffix != ".pyc":
+                archive.write(path, f"pip/{path.relative_to(package).as_posix()}")
     return buffer.getvalue()
 
 

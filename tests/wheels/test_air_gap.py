@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +29,7 @@ def stick(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gathered") / "stick"
     gather(folder)
     assert sum(path.stat().st_size for path in folder.iterdir()) < 90e6
-    gather(folder, "--with-pip", *(part for extra in EXTRAS for part in ("--extra", extra)))
+    gather(folder, *(part for extra in EXTRAS for part in ("--extra", extra)))
     return folder
 
 
@@ -57,25 +56,6 @@ def test_a_machine_without_network_installs_and_runs_what_was_gathered(
     verified = run_offline(home, program, "verify", *backend, "--json")
     assert verified.returncode == 0, verified.stderr
     assert json.loads(verified.stdout)["status"] == "passed"
-
-
-def test_a_python_without_pip_uses_the_one_that_was_gathered(stick: Path, tmp_path: Path) -> None:
-    """As on Debian, whose Python has no `ensurepip`."""
-    home, environment = tmp_path / "home", tmp_path / "env"
-    code = (
-        "import runpy, sys, wheels_install as install\n"
-        "real = install._succeeds\n"
-        "install._succeeds = lambda command: 'ensurepip' not in command and real(command)\n"
-        "sys.exit(install.main(sys.argv[1:]))\n"
-    )
-    copy = shutil.copytree(stick, tmp_path / "stick")
-    shutil.copy(copy / "install.py", copy / "wheels_install.py")
-    (copy / "without.py").write_text(code)
-    installed = run_offline(home, sys.executable, copy / "without.py", environment)
-    assert installed.returncode == 0, installed.stderr
-    python = environment / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-    assert run_offline(home, python, "-c", "import onnxruntime").returncode == 0
-    assert run_offline(home, python, "-c", "import pip").returncode == 1
 
 
 def test_a_changed_byte_of_any_wheel_is_refused(stick: Path, tmp_path: Path) -> None:

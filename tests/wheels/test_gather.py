@@ -29,6 +29,7 @@ from wheels.install import SUMS, check_files
 
 LOCKS = {extra: dependencies_lock(extra).read_text(encoding="utf-8") for extra in EXTRAS}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PIP_LOCK = (HERE / PIP).read_text(encoding="utf-8")
 OUR_WHEEL = f"cnnres_infer-{__version__}-py3-none-any.whl"
 OLD, NEW = wheel("cnnres-infer", "0.0.1"), wheel("cnnres-infer", __version__, "Summary: new")
 NEW_SHA256 = hashlib.sha256(NEW).hexdigest()
@@ -106,9 +107,13 @@ def test_every_lock_is_that_of_an_extra_of_cpus() -> None:
 
 
 def test_pip_is_pinned_too() -> None:
-    ((pip, options),) = entries((HERE / PIP).read_text(encoding="utf-8"))
+    ((pip, options),) = entries(PIP_LOCK)
     assert pip.name == "pip"
+    assert [pin.operator for pin in pip.specifier] == ["=="]
+    assert options
     assert all(HASH.fullmatch(option) for option in options)
+    command = PIP_LOCK.splitlines()[1].lstrip("# ")
+    assert f"echo pip | {command}\n" in (HERE / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
@@ -192,24 +197,23 @@ def test_gathering_replaces_our_old_wheels_only(
     }
     assert (tmp_path / OUR_WHEEL).read_bytes() == NEW
     assert NEW_SHA256 in requirements_lock(tmp_path, extra).read_text(encoding="utf-8")
-    assert pip.downloaded == [without_markers(LOCKS[extra])]
+    assert pip.downloaded == [PIP_LOCK, without_markers(LOCKS[extra])]
     assert check_files(tmp_path, digest) == digest
     assert (tmp_path / "install.py").read_bytes() == (HERE / "install.py").read_bytes()
 
 
-def test_several_extras_and_pip_are_gathered_at_once(
+def test_several_extras_are_gathered_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pip = FakePip()
     monkeypatch.setattr("wheels.gather.run_pip", pip)
     assert main(["--extra", "dicom", "--extra", "openvino", "--into", str(tmp_path)]) == 0
-    assert pip.downloaded == [without_markers(LOCKS[extra]) for extra in ("dicom", "openvino")]
+    locks = [without_markers(LOCKS[extra]) for extra in ("dicom", "openvino")]
+    assert pip.downloaded == [PIP_LOCK, *locks]
     assert {path.name for path in tmp_path.glob("*.lock")} == {
         "requirements-dicom.lock",
         "requirements-openvino.lock",
     }
-    assert main(["--with-pip", "--into", str(tmp_path)]) == 0
-    assert pip.downloaded[-1].splitlines()[2].startswith("pip==")
 
 
 def test_gathering_again_accounts_for_the_same_bytes(

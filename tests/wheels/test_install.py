@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.wheels.files import wheel
+from tests.wheels.files import pip_wheel, wheel
 from tests.wheels.offline import check_offline, run_offline
 from wheels.gather import ROOT, account
 from wheels.install import OLDEST_PYTHON, SUMS, InstallError, check_files, install, locks_of, main
@@ -31,6 +31,7 @@ def gathered(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).write_bytes(content)
         package, version, _ = name.split("-", 2)
         pins.append(f"{package}=={version} --hash=sha256:{hashlib.sha256(content).hexdigest()}\n")
+    (folder / "pip-1-py3-none-any.whl").write_bytes(pip_wheel())
     (folder / "requirements-cpu.lock").write_text("".join(pins[:2]))
     (folder / "requirements-more.lock").write_text("".join(pins))
     account(folder)
@@ -50,7 +51,15 @@ def test_what_was_gathered_passes(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [*WHEELS, "requirements-cpu.lock", "install.py", "sbom.cdx.json", SUMS]
+    "name",
+    [
+        *WHEELS,
+        "pip-1-py3-none-any.whl",
+        "requirements-cpu.lock",
+        "install.py",
+        "sbom.cdx.json",
+        SUMS,
+    ],
 )
 def test_a_changed_byte_anywhere_is_refused_before_anything_is_made(
     folder: Path, tmp_path: Path, name: str
@@ -96,6 +105,14 @@ def test_an_extra_without_wheels_is_named(folder: Path) -> None:
         locks_of(folder, ["cpu", "openvino"])
 
 
+def test_wheels_without_pip_are_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "pip-1-py3-none-any.whl").unlink()
+    account(folder)
+    with pytest.raises(InstallError, match="no pip in it"):
+        install(folder, tmp_path / "env", ["cpu"])
+    assert not (tmp_path / "env").exists()
+
+
 def test_an_existing_environment_stays(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("mine")
     with pytest.raises(InstallError, match="already exists"):
@@ -126,6 +143,8 @@ def test_python_alone_installs_without_network(folder: Path, tmp_path: Path) -> 
     assert run_offline(tmp_path / "home", program, "verify").stdout == "ran verify\n"
     python = program.with_name(Path(sys.executable).name)
     assert run_offline(tmp_path / "home", python, "-c", "import needed, more").returncode == 0
+    # Whatever pip Python itself has is not used.
+    assert run_offline(tmp_path / "home", python, "-c", "import pip").returncode == 1
     again = run_offline(tmp_path / "home", *script)
     assert (again.returncode, again.stderr.count("already exists")) == (1, 1)
 
