@@ -142,7 +142,9 @@ def test_a_batch_goes_on(where: Environment, bright_bundle: Path, tmp_path: Path
     status, printed, errors = start(where, tmp_path, first, second, *options)
     assert b"E-INTERNAL" not in errors, errors
     assert b"Traceback" not in errors or b"MemoryError" in errors, errors
-    assert b"\x1b" not in printed + errors
+    # ONNX Runtime's own log, of memory that it lacks, is in colour.
+    own = [line for line in errors.splitlines() if b"onnxruntime" not in line]
+    assert b"\x1b" not in b"".join((printed, *own))
     assert b"\nE-OK" not in printed + errors
     if status == 1:
         # Python itself does not start, or has no memory left to end properly.
