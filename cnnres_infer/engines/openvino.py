@@ -133,6 +133,11 @@ class OpenVinoEngine(SerialEngine[_FixedRequest | _FlexibleRequest]):
         except BackendUnavailableError:
             raise
         except Exception as error:
+            # Whatever keeps other precisions from compiling, they say themselves.
+            if hint == "bf16":
+                raise PrecisionUnavailableError(
+                    f"OpenVINO has no bfloat16 for this processor: {error}"
+                ) from error
             raise BackendUnavailableError(f"OpenVINO rejected the model: {error}") from error
         if actual != hint:
             raise BackendUnavailableError(f"OpenVINO computes in {actual}, not {hint}")
