@@ -132,6 +132,24 @@ def compact_command(
     for name, share in compact(folder).items():
         typer.echo(f"{name}: a recipe of {100 * share:.1f} % of its size")
     typer.echo(f"sealed {folder}")
+@app.command("triton")
+def triton_command(
+    folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Model bundle to serve.")],
+    out: Annotated[Path, typer.Option(help="Folder of the model repository.")],
+    variants: Annotated[
+        list[str] | None,
+        typer.Option("--variant", metavar="NAME", help="Variant to serve; may be repeated."),
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="TensorRT engine of cnnres-infer build, to serve as well.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+) -> None:
+    """Write a model repository for the Triton Inference Server."""
+    from export.triton import write_repository
+
+    for name in write_repository(Bundle.open(folder), out, variants or (), plan, overwrite):
+        typer.echo(f"wrote {out / name}")
 
 
 @app.command()
