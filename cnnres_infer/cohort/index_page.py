@@ -17,9 +17,9 @@ body { max-width: 90rem; }
 #cases th[aria-sort=descending] button::after { content: " ↓"; }
 #cases th[aria-sort=ascending] button::after { content: " ↑"; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
-.failed { color: #d0342c; } .skipped { opacity: .6; }
+.is-failed { color: #d0342c; } .is-skipped { opacity: .6; }
 #cases ul { margin: 0; padding-left: 1rem; max-width: 40rem; }
-@media (prefers-color-scheme: dark) { .failed { color: #ff7b72; } }
+@media (prefers-color-scheme: dark) { .is-failed { color: #ff7b72; } }
 """
 
 # Without it, the rows stay in the order in which they are written.
@@ -106,7 +106,7 @@ def _row(out: Path, entry: Entry) -> str:
     cells = (
         f"<td>{_picture(out, entry)}</td>",
         _cell(entry.name, f"<a{_link(row.get('mask'))}>{escape(entry.name)}</a>"),
-        _cell(status, escape(status), status),
+        _cell(status, escape(status), f"is-{status}"),
         _cell(entry.count_of_warnings, str(entry.count_of_warnings), "number"),
         _cell(volume or 0.0, "" if volume is None else f"{volume:.2f}", "number"),
         _cell(lesions or 0, "" if lesions is None else str(lesions), "number"),

@@ -159,3 +159,42 @@ def test_damaged_records_and_sidecars_are_passed_by(out: Path, tmp_path: Path) -
     sidecar.write_text("{")
     (copy / ".cnnres" / "records" / "sub-004.json").write_bytes(b"\xff")
     assert [entry.name for entry in read_entries(copy)] == [before[0], before[2]]
+
+
+@pytest.mark.slow
+def test_the_page_sorts_and_filters_in_a_browser(out: Path) -> None:
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("needs Chromium and its driver: apt-get install chromium chromium-driver")
+    pytest.importorskip("selenium")
+    from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+
+    options = ChromeOptions()
+    options.binary_location = chromium
+    for switch in ("--headless=new", "--no-sandbox"):
+        options.add_argument(switch)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    with Chrome(options=options, service=ChromeService(driver)) as browser:
+        browser.get((out / "index.html").as_uri())
+
+        def shown() -> list[str]:
+            rows = browser.find_elements("css selector", "#cases tbody tr")
+            return [row.find_elements("tag name", "td")[1].text for row in rows if row.text]
+
+        def click(heading: str) -> None:
+            browser.find_element("xpath", f"//button[text()='{heading}']").click()
+
+        by_warnings = shown()
+        assert by_warnings[0] == "sub-003_ses-a"
+        click("case")
+        assert shown() == ["sub-004", "sub-003_ses-a", "sub-002", "sub-001"]
+        click("case")
+        assert shown() == ["sub-001", "sub-002", "sub-003_ses-a", "sub-004"]
+        click("volume, ml")
+        volumes = {row["name"]: row["volume_ml"] for row in rows(out / "cases.tsv")}
+        assert shown()[0] == max(shown()[:2], key=lambda name: float(volumes[name]))
+        browser.find_element("id", "search").send_keys("E-NIFTI")
+        assert shown() == ["sub-003_ses-a"]
+        picture = "return document.querySelector('#cases img').naturalWidth"
+        assert browser.execute_script(picture) == 128
+        assert browser.get_log("browser") == []
