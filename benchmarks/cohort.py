@@ -152,7 +152,7 @@ def _stages(out: Path) -> dict[str, float]:
 
 def _bytes(image: Path, out: Path) -> dict[str, int]:
     name = image.name.partition("_")[0]
-    written = [*out.rglob(f"{name}_*"), out / ".cnnres" / "thumbnails" / f"{name}.jpg"]
+    written = out.rglob(f"{name}_*")
     return {
         "read": image.stat().st_size,
         "written": sum(path.stat().st_size for path in written if path.is_file()),

@@ -34,10 +34,10 @@ by a person. Research use only; not a medical device.
 - `cases.tsv`, `lesions.tsv`: a row for each case and each lesion; their columns are described in
   `cases.json` and `lesions.json`.
 - `index.html`: all cases with a picture of each, to look through.
-- `overlays/`: slices with the lesions outlined.
+- `sub-*/figures/`: slices with the lesions outlined.
 """
 # What is no part of BIDS.
-_BIDSIGNORE = "index.html\ncases.*\nlesions.*\noverlays\n.cnnres\n"
+_BIDSIGNORE = "index.html\ncases.*\nlesions.*\nfigures\n.cnnres\n"
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,15 @@ class Paths:
         kind = "dwi" if str(case.modality) == "dwi" else "anat"
         stem = f"{case.name}_space-orig_label-lesion_desc-cnnres"
         folder = out.joinpath(*case.folders, kind)
+        # Not one for all cases: every case looks there for what killed processes have left.
+        figures = out / case.folders[0] / "figures"
         return cls(
             mask=folder / f"{stem}_mask.nii.gz",
             sidecar=folder / f"{stem}_mask.json",
             probabilities=folder / f"{stem}_probseg.nii.gz",
             probabilities_sidecar=folder / f"{stem}_probseg.json",
-            overlay=out / "overlays" / f"{case.name}_overlay.png",
-            thumbnail=out / ".cnnres" / "thumbnails" / f"{case.name}.jpg",
+            overlay=figures / f"{case.name}_overlay.png",
+            thumbnail=figures / f"{case.name}_thumbnail.jpg",
         )
 
 

@@ -125,10 +125,13 @@ def _link(path: str | None) -> str:
 
 def _picture(out: Path, entry: Entry) -> str:
     """The thumbnail of a case, with a link to its overlay if there is one."""
-    thumbnail = out / ".cnnres" / "thumbnails" / f"{entry.name}.jpg"
-    if entry.row["status"] != "done" or not thumbnail.is_file():
+    if entry.row["status"] != "done":
+        return ""
+    figures = Path(entry.row["participant_id"], "figures")
+    thumbnail = out / figures / f"{entry.name}_thumbnail.jpg"
+    if not thumbnail.is_file():
         return ""
     data = base64.b64encode(thumbnail.read_bytes()).decode()
     image = f'<img alt="{escape(entry.name)}" loading="lazy" src="data:image/jpeg;base64,{data}">'
-    overlay = f"overlays/{entry.name}_overlay.png"
-    return f"<a{_link(overlay)}>{image}</a>" if (out / overlay).is_file() else image
+    overlay = figures / f"{entry.name}_overlay.png"
+    return f"<a{_link(overlay.as_posix())}>{image}</a>" if (out / overlay).is_file() else image

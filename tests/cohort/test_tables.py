@@ -116,8 +116,8 @@ def test_the_page_ranks_failures_warnings_and_volumes(out: Path) -> None:
     assert names[0] == "sub-003_ses-a"
     assert names[-1] == "sub-004"
     assert page.count("data:image/jpeg") == 2
-    assert 'href="overlays/sub-001_overlay.png"' in page
-    done = {"status": "done", "lesions": 1}
+    assert 'href="sub-001/figures/sub-001_overlay.png"' in page
+    done = {"status": "done", "lesions": 1, "participant_id": "sub-1"}
     entries = [
         Entry("small", {**done, "volume_ml": 1.0}),
         Entry("large", {**done, "volume_ml": 9.0}),
