@@ -157,10 +157,11 @@ class Claims:
         owner = _parse(content)
         if owner is not None and owner.is_here:
             return not owner.is_running
-        return self._now() - renewed > self._lease
+        return self.now() - renewed > self._lease
 
-    def _now(self) -> float:
+    def now(self) -> float:
         """The time by the clock of the file system, which dates the claims as well."""
+        self._folder.mkdir(parents=True, exist_ok=True)
         probe = self._folder / f".clock-{secrets.token_hex(8)}"
         descriptor = os.open(probe, _NEW, 0o666)
         try:

@@ -1,5 +1,6 @@
 """A cohort from its input to the tables."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -23,7 +24,7 @@ from cnnres_infer.host.atomic import write_all
 # Segments cases, until it is told to stop: processes, Dask or Slurm.
 Runner: TypeAlias = Callable[[Settings, Sequence[CohortCase], threading.Event], Iterator[Outcome]]
 
-_TABLES = "tables"
+_TABLES, _STAMP = "tables", "tables-made"
 
 
 def check_input(source: Path, settings: Settings, bundle: Bundle, modality: Modality) -> None:
@@ -86,6 +87,9 @@ def run_cohort(
 def rebuild(out: Path, lease: float) -> None:
     """Make the tables and the index from what is on disk, one process at a time.
 
+    Of many processes that end together, one does it for all: those that waited for
+    it need not, if it began after they had finished.
+
     Parameters
     ----------
     out
@@ -93,8 +97,16 @@ def rebuild(out: Path, lease: float) -> None:
     lease
         See `Settings`.
     """
-    with Claims(out / STATE / "claims", lease).held(_TABLES):
+    claims, stamp = Claims(out / STATE / "claims", lease), out / STATE / _STAMP
+    finished = claims.now()
+    with claims.held(_TABLES):
+        if stamp.exists() and stamp.stat().st_mtime > finished:
+            return
+        begun = claims.now()
         entries = read_entries(out)
         files = {**table_files(entries), "index.html": index_page(out, entries)}
         for name, content in files.items():
             write_all({out / name: content}, overwrite=True)
+        # Only now, since a process that is killed before has made nothing.
+        stamp.touch()
+        os.utime(stamp, (begun, begun))

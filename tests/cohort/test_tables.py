@@ -5,6 +5,8 @@ import json
 import re
 import shutil
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,31 @@ def test_tables_are_those_of_what_is_there(out: Path, tmp_path: Path) -> None:
         "sub-003_ses-a",
         "sub-004",
     ]
+
+
+def test_processes_that_end_together_make_the_tables_once_or_twice(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    made = []
+
+    def slow(folder: Path) -> list[Entry]:
+        made.append(folder)
+        time.sleep(0.5)
+        return read_entries(folder)
+
+    monkeypatch.setattr("cnnres_infer.cohort.run.read_entries", slow)
+    threads = [threading.Thread(target=rebuild, args=(copy, 60)) for _ in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert 1 <= len(made) <= 2
+    # A process that finishes later makes them again.
+    before = len(made)
+    rebuild(copy, 60)
+    assert len(made) == before + 1
 
 
 def test_cells_and_the_page_are_escaped(out: Path, tmp_path: Path) -> None:
