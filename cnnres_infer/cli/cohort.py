@@ -140,7 +140,6 @@ def cohort(
             probabilities=prob,
             overlay=overlay,
             overwrite=overwrite,
-            wording=with_flags,
         ).pinned(opened)
         kind = Modality.parse(modality)
         check_input(source, settings, opened, kind)
@@ -248,7 +247,8 @@ def _print_outcome(outcome: "Outcome", clock: _Clock, silent: bool, verbose: boo
     if outcome.error is not None:
         for line in outcome.traceback.splitlines() if verbose else ():
             warn(line)
-        warn(f"cnnres-infer: {outcome.error['code']}: {outcome.name}: {outcome.error['message']}")
+        message = with_flags(outcome.error["message"])
+        warn(f"cnnres-infer: {outcome.error['code']}: {outcome.name}: {message}")
     elif not silent and outcome.seconds is not None:
         warnings = f", {', '.join(outcome.warnings)}" if outcome.warnings else ""
         with printing():
@@ -268,7 +268,7 @@ def _print_plan(plan: "Plan") -> None:
             for note in case.notes:
                 console.print(printable(f"         {note}"), markup=False)
         for outcome in plan.known:
-            reason = f": {outcome.error['message']}" if outcome.error else ""
+            reason = f": {with_flags(outcome.error['message'])}" if outcome.error else ""
             console.print(printable(f"{outcome.status}  {outcome.name}{reason}"), markup=False)
         for skip in plan.skipped:
             console.print(printable(f"skip  {skip.name}: {skip.reason}"), markup=False)

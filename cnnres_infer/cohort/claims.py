@@ -9,8 +9,8 @@ tells how many processes a case has taken with it.
 
 import json
 import os
+import platform
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -251,7 +251,7 @@ def _parse(content: bytes) -> Owner | None:
 
 @cache
 def _host() -> str:
-    parts = [socket.gethostname()]
+    parts = [platform.node()]
     with suppress(OSError):
         parts.append((_PROC / "sys/kernel/random/boot_id").read_text().strip())
     with suppress(OSError):

@@ -4,9 +4,8 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import quote
 
 from cnnres_infer import __version__
 from cnnres_infer.cohort.bids import DESCRIPTION
@@ -194,10 +193,15 @@ def describe_dataset(out: Path, bundle: Mapping[str, str], root: Path | None) ->
             write_all({out / name: text.encode()})
 
 
+def relative_uri(path: Path) -> str:
+    """A relative path as a URI, whatever characters it has."""
+    return PurePosixPath("/", path.as_posix()).as_uri().removeprefix("file:///")
+
+
 def _link(target: Path, start: Path) -> str:
     """URI of a folder relative to another, so that both can be moved together."""
     try:
-        return quote(Path(os.path.relpath(target, start)).as_posix())
+        return relative_uri(Path(os.path.relpath(target, start)))
     except ValueError:
         # On another drive.
         return target.as_uri()

@@ -3,8 +3,8 @@
 import base64
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
 
+from cnnres_infer.cohort.derivative import relative_uri
 from cnnres_infer.cohort.tables import Entry
 from cnnres_infer.outputs.page import RESEARCH_ONLY, document, escape
 
@@ -120,7 +120,7 @@ def _cell(value: object, content: str, style: str = "") -> str:
 
 
 def _link(path: str | None) -> str:
-    return f' href="{escape(quote(path))}"' if path else ""
+    return f' href="{escape(relative_uri(Path(path)))}"' if path else ""
 
 
 def _picture(out: Path, entry: Entry) -> str:

@@ -4,8 +4,8 @@ Reading, brain extraction and writing of some cases overlap with the network of
 others, with fewer threads waiting for one another than one process would have.
 """
 
+import json
 import os
-import pickle
 import queue
 import subprocess
 import sys
@@ -14,9 +14,10 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from cnnres_infer.cohort.case import CohortCase
+from cnnres_infer.cohort.messages import answer_of, line
 from cnnres_infer.cohort.segment import Outcome, Status, fail
 from cnnres_infer.cohort.settings import Settings
 from cnnres_infer.cohort.worker import LOADED
@@ -202,19 +203,20 @@ class _Worker:
     def _send(self, message: Any) -> None:
         try:
             assert self._process.stdin is not None
-            pickle.dump(message, self._process.stdin)
+            self._process.stdin.write(line(message))
             self._process.stdin.flush()
         except (OSError, ValueError):
             # It has died, which is noticed when its answer is missing.
             return
 
     def _receive(self) -> _Answer | None:
+        assert self._process.stdout is not None
         try:
-            assert self._process.stdout is not None
-            answer: Any = pickle.load(self._process.stdout)  # noqa: S301 - from our process
-            if answer == LOADED:
+            content = json.loads(self._process.stdout.readline())
+            if content == LOADED:
                 self.is_loaded = True
-                answer = pickle.load(self._process.stdout)  # noqa: S301
-        except (EOFError, OSError, ValueError, pickle.UnpicklingError):
+                content = json.loads(self._process.stdout.readline())
+        except (OSError, ValueError):
+            # Nothing, or only a part of a line: it has died.
             return None
-        return cast(_Answer, answer)
+        return answer_of(content)

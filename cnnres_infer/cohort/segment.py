@@ -82,7 +82,7 @@ def recall(case: CohortCase, settings: Settings) -> Outcome | None:
         if settings.overwrite:
             return None
         error = OutputExistsError(paths.mask)
-        return _failed(case, Failure.of(error, settings.wording))
+        return _failed(case, Failure.of(error))
     content = Records(settings.out).read(case.name)
     made_from = fingerprint(content)
     if made_from is not None and made_from.describes(case, settings.options):
@@ -114,7 +114,7 @@ def segment(case: CohortCase, settings: Settings, predictor: Callable[[], Predic
     except ExhaustedError:
         return _give_up(case, settings)
     except Exception as error:
-        return _failed(case, _failure(case, settings, error))
+        return _failed(case, _failure(case, error))
     if claim is None:
         return Outcome(case.name, Status.BUSY)
     with claim:
@@ -124,7 +124,7 @@ def segment(case: CohortCase, settings: Settings, predictor: Callable[[], Predic
 
 def fail(case: CohortCase, settings: Settings, error: Exception) -> Outcome:
     """Record a case as failed, and forget what processes have tried."""
-    outcome = _record(case, settings, _failure(case, settings, error))
+    outcome = _record(case, settings, _failure(case, error))
     with suppress(OSError):
         Claims(settings.out / STATE / "claims", settings.lease).forget(case.name)
     return outcome
@@ -146,7 +146,7 @@ def _work(case: CohortCase, settings: Settings, predictor: Predictor, claim: Cla
             content = _segment(case, settings, predictor, claim, made_from)
         return _done(case, content, Status.DONE)
     except Exception as error:
-        return _record(case, settings, _failure(case, settings, error), made_from)
+        return _record(case, settings, _failure(case, error), made_from)
 
 
 def _segment(
@@ -207,8 +207,8 @@ def _failed(case: CohortCase, failure: Failure) -> Outcome:
     return Outcome(case.name, Status.FAILED, failure.to_json(), traceback=failure.traceback)
 
 
-def _failure(case: CohortCase, settings: Settings, error: Exception) -> Failure:
-    return case.job(wording=settings.wording).refuse(case.volume, error).error
+def _failure(case: CohortCase, error: Exception) -> Failure:
+    return case.job().refuse(case.volume, error).error
 
 
 def _public(case: CohortCase, failure: Failure) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What is the same for all cases of a cohort, sent to every process that segments some."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -41,8 +41,6 @@ class Settings:
         Whether masks of other inputs, bundles or options may be replaced.
     lease
         Seconds after which the claims of a process on another machine lapse.
-    wording
-        Rewords errors, which name arguments as in Python.
     """
 
     out: Path
@@ -60,7 +58,6 @@ class Settings:
     overlay: bool = True
     overwrite: bool = False
     lease: float = field(default=180.0)
-    wording: Callable[[str], str] = str
 
     def pinned(self, bundle: Bundle) -> Self:
         """The same settings for one bundle, by absolute paths."""

@@ -1,11 +1,11 @@
 """A process that segments the cases which another one sends it: ``python -m ...worker``.
 
-It reads settings and cases from standard input and answers with outcomes, all
-pickled; only the process that started it can write to its input.
+It reads settings and cases from standard input, and answers with outcomes; see
+`cnnres_infer.cohort.messages`.
 """
 
+import json
 import os
-import pickle
 import queue
 import signal
 import sys
@@ -13,8 +13,8 @@ import threading
 from typing import Any, BinaryIO
 
 from cnnres_infer.cohort.claims import release_all
-from cnnres_infer.cohort.segment import segment
-from cnnres_infer.cohort.settings import Settings
+from cnnres_infer.cohort.messages import answer, case_of, line, settings_of
+from cnnres_infer.cohort.segment import Outcome, segment
 from cnnres_infer.host.atomic import WRITING
 from cnnres_infer.predictor import Predictor
 
@@ -31,30 +31,33 @@ def main() -> None:
     answers = _own_output()
     requests: queue.Queue[Any] = queue.Queue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, requests), daemon=True).start()
-    settings: Settings = requests.get()
+    settings = settings_of(requests.get())
     loaded: list[Predictor] = []
+
+    def send(message: Any) -> None:
+        answers.write(line(message))
+        answers.flush()
 
     def predictor() -> Predictor:
         if not loaded:
             loaded.append(settings.load())
-            pickle.dump(LOADED, answers)
-            answers.flush()
+            send(LOADED)
         return loaded[0]
 
-    while (case := requests.get()) is not None:
+    while (request := requests.get()) is not None:
         try:
-            answer: Any = segment(case, settings, predictor)
+            outcome: Outcome | Exception = segment(case_of(request), settings, predictor)
         except Exception as error:
-            answer = error
-        pickle.dump(answer, answers)
-        answers.flush()
+            outcome = error
+        send(answer(outcome))
 
 
 def _listen(stream: BinaryIO, requests: "queue.Queue[Any]") -> None:
     """Pass on what is sent, up to None; end the process if its parent has died before."""
     try:
         while True:
-            request = pickle.load(stream)  # noqa: S301 - from the parent process alone
+            # An empty line is none at all: the input has ended without saying so.
+            request = json.loads(stream.readline())
             requests.put(request)
             if request is None:
                 return
