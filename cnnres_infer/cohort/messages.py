@@ -54,7 +54,7 @@ def answer_of(content: dict[str, Any]) -> Outcome | CnnresError:
     # Constructors of the subclasses differ, so none is called.
     kind = kinds.get(failure["type"], EngineRunError)
     error = kind.__new__(kind, failure["message"])
-    error.code = ErrorCode(failure["code"])
+    error.code = next(code for code in ErrorCode if code == failure["code"])
     return error
 
 
