@@ -132,6 +132,8 @@ def compact_command(
     for name, share in compact(folder).items():
         typer.echo(f"{name}: a recipe of {100 * share:.1f} % of its size")
     typer.echo(f"sealed {folder}")
+
+
 @app.command("triton")
 def triton_command(
     folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Model bundle to serve.")],
