@@ -7,12 +7,14 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from benchmarks import cohort as cohorts
 from benchmarks import compare as comparison
 from benchmarks import end_to_end as whole
 from benchmarks import gpu as on_gpu
 from benchmarks import images as image_kinds
 from benchmarks import scale as scaling
 from benchmarks.charts import bar_chart
+from benchmarks.common import SHAPE
 from benchmarks.profile import profile
 from benchmarks.rewritings import rewritings
 from benchmarks.steps import steps
@@ -179,6 +181,40 @@ def service_command(
     console = wide_console()
     for name, value in figures.items():
         console.print(f"{name}: {value}", markup=False)
+    _write(json_file, figures)
+
+
+@app.command("cohort")
+def cohort_command(
+    bundle: BundleOption = None,
+    backend: BackendOption = "openvino",
+    precision: PrecisionOption = "fp32",
+    cases: Annotated[int, typer.Option(min=2, help="Volumes of the cohort.")] = 12,
+    runs: Annotated[int, typer.Option(min=1, help="Rounds; figures are medians.")] = 3,
+    memory: Annotated[
+        int, typer.Option(min=0, help="Measure the memory over so many cases instead.")
+    ] = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure cases an hour: a loop over the command, one call, processes, Dask workers."""
+    console = wide_console()
+    if memory:
+        figures = cohorts.memory(bundle, memory, backend, precision)
+    else:
+        options = ["--backend", backend, "--precision", precision]
+        figures = cohorts.measure(bundle, cases, runs, options)
+        title = f"{cases} volumes of {SHAPE}, {backend} {precision}, {figures['machine']}"
+        columns = ("way", "seconds", "processor s", "cases/h", "x loop", "x one call")
+        table = Table(*columns, title=title)
+        ways = figures["ways"]
+        for name, spent in ways.items():
+            ratios = (f"{ways[other] / spent:.2f}" for other in (cohorts.LOOP, cohorts.ONE_CALL))
+            used = f"{figures['processor'][name]:.1f}"
+            table.add_row(name, f"{spent:.1f}", used, f"{3600 * cases / spent:.0f}", *ratios)
+        console.print(table)
+    for name, value in figures.items():
+        if name not in ("ways", "processor"):
+            console.print(f"{name}: {value}")
     _write(json_file, figures)
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from cnnres_infer.codes import ErrorCode
 from cnnres_infer.core.failure import Failure
 from cnnres_infer.core.jsonable import to_json
+from cnnres_infer.core.result import Result
 from cnnres_infer.errors import CnnresError, UsageError, VolumeError
 from cnnres_infer.host.deadline import time_limit
 from cnnres_infer.outputs.save import (
@@ -163,15 +164,10 @@ class Job:
                 self.leave(entry)
             yield entry
 
-    def refuse(self, volume: Path, error: Exception) -> Refusal:
-        """Say why a volume has no mask."""
-        return Refusal(volume, self._failure(volume, error))
-
-    def _segment(self, predictor: Predictor, path: Path) -> CaseReport:
-        folder, name = self.folder(path), case_name(path)
-        make_room(folder, name, self.formats, overwrite=self.overwrite)
-        result = predictor.predict(
-            path,
+    def predict(self, predictor: Predictor, volume: Path) -> Result:
+        """Segment a volume with what belongs to it, without writing anything."""
+        return predictor.predict(
+            volume,
             flair=self.flair,
             adc=self.adc,
             b0=self.b0,
@@ -180,6 +176,15 @@ class Job:
             series=self.series or None,
             bvalue=self.bvalue,
         )
+
+    def refuse(self, volume: Path, error: Exception) -> Refusal:
+        """Say why a volume has no mask."""
+        return Refusal(volume, self._failure(volume, error))
+
+    def _segment(self, predictor: Predictor, path: Path) -> CaseReport:
+        folder, name = self.folder(path), case_name(path)
+        make_room(folder, name, self.formats, overwrite=self.overwrite)
+        result = self.predict(predictor, path)
         saved = result.save(folder, self.formats, overwrite=self.overwrite, identify=self.identify)
         report = Report.of(replace(result, omitted=saved.omitted))
         return CaseReport(path, report, tuple(saved.paths.values()))

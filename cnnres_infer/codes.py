@@ -108,6 +108,7 @@ class ErrorCode(_Code):
     OUTPUT_EXISTS = "E-OUTPUT-EXISTS", "an output that already exists"
     OUTPUT_WRITE = "E-OUTPUT-WRITE", "an output that cannot be written"
     CANCELLED = "E-CANCELLED", "work that its caller has cancelled"
+    PROCESS_LOST = "E-PROCESS-LOST", "a case that ended every process which segmented it"
     VERIFY = "E-VERIFY", "an engine that disagrees with the network"
     BACKEND = "E-BACKEND", "a backend that cannot be used"
     ENGINE_RUN = "E-ENGINE-RUN", "a backend that failed while running"

@@ -8,7 +8,8 @@ CnnresError                          1  base class of all of them
 │   ├── GeometryError                   position in patient space unknown
 │   ├── BundleError                     a model bundle that cannot be trusted
 │   ├── ReferenceFileError              stored outputs of another volume or model
-│   └── LimitError                      more bytes, voxels, memory or time than allowed
+│   ├── LimitError                      more bytes, voxels, memory or time than allowed
+│   └── ProcessLostError                a case that ended every process which segmented it
 ├── OutputError                      3  an output that cannot be written
 │   └── OutputExistsError               an output that already exists
 ├── CancelledError                   1  work that its caller has cancelled
@@ -97,6 +98,12 @@ class LimitError(InputError):
     """An input that needs more bytes, voxels, memory or time than is allowed."""
 
     default_code = ErrorCode.LIMIT_BYTES
+
+
+class ProcessLostError(InputError):
+    """A case that ended every process which segmented it."""
+
+    default_code = ErrorCode.PROCESS_LOST
 
 
 class ReferenceFileError(InputError):

@@ -134,6 +134,26 @@ def compact_command(
     typer.echo(f"sealed {folder}")
 
 
+@app.command("triton")
+def triton_command(
+    folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Model bundle to serve.")],
+    out: Annotated[Path, typer.Option(help="Folder of the model repository.")],
+    variants: Annotated[
+        list[str] | None,
+        typer.Option("--variant", metavar="NAME", help="Variant to serve; may be repeated."),
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="TensorRT engine of cnnres-infer build, to serve as well.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+) -> None:
+    """Write a model repository for the Triton Inference Server."""
+    from export.triton import write_repository
+
+    for name in write_repository(Bundle.open(folder), out, variants or (), plan, overwrite):
+        typer.echo(f"wrote {out / name}")
+
+
 @app.command()
 def keygen(
     key: Annotated[Path, typer.Argument(help="Private key to write, with KEY.pub beside it.")],

@@ -13,6 +13,7 @@ HEAVY = {
     *("torch", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda", "onnx"),
     *("pydicom", "pynetdicom", "highdicom", "dcm2niix", "gdcm", "openjpeg"),
     *("nibabel", "scipy", "cc3d", "PIL", "threadpoolctl", "cryptography"),
+    *("dask", "distributed", "submitit"),
 }
 PROBE = """
 import importlib, json, sys

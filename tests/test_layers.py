@@ -27,6 +27,7 @@ ROOMS = (
     "maintenance",
     "predictor",
     "batch",
+    "cohort",
     "demo",
     "service",
     "cli",

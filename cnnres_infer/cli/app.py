@@ -23,6 +23,7 @@ _NO_MEMORY = b"cnnres-infer: E-SYSTEM: not enough memory; raise its limit, or fr
 # would be this one; the first one is the default.
 COMMANDS = (
     "predict",
+    "cohort",
     "demo",
     "verify",
     "inspect",

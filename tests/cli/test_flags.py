@@ -12,6 +12,8 @@ import typer
 from cnnres_infer import Predictor, Result
 from cnnres_infer.cli.app import COMMANDS, app
 from cnnres_infer.cli.flags import FLAGS, with_flags
+from cnnres_infer.cohort.local import run_local
+from cnnres_infer.cohort.plan import Plan, share_of
 from cnnres_infer.limits import Limits
 from cnnres_infer.maintenance.build import build_plans
 from cnnres_infer.service.build import Settings
@@ -37,6 +39,9 @@ ARGUMENTS = {
         load_case,
         Listening,
         Settings,
+        Plan.make,
+        run_local,
+        share_of,
     )
     for name in signature(function).parameters
 }

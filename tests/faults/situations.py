@@ -186,6 +186,7 @@ ELSEWHERE = {
     "W-DICOM-LEFT-OUT": "tests/readers/dicom/test_choice.py",
     "W-INPUT-DIFFUSION": "tests/pipeline/test_restriction.py",
     "W-LESION-REJECTED": "tests/pipeline/test_restriction.py",
+    "E-PROCESS-LOST": "tests/cohort/test_segment.py",
     "E-VERIFY": "tests/export/test_bundle_writer.py",
     "E-BUNDLE": "tests/export/test_command.py",
     "E-REFERENCE": "tests/verification/test_reference.py",

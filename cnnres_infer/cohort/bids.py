@@ -1,0 +1,305 @@
+"""Cases of a BIDS dataset, found by the entities of file names and by sidecars."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cnnres_infer.cohort.case import CohortCase, Found, Skip
+from cnnres_infer.core.case import Modality
+from cnnres_infer.errors import UsageError
+from cnnres_infer.host.files import read_regular
+
+DESCRIPTION = "dataset_description.json"
+_SUFFIXES = (".nii.gz", ".nii")
+_MAX_SIDECAR_BYTES = 1 << 20
+# Entities that tell several scans of a session apart and stay in the name of the outputs.
+_DISTINCT = ("acq", "dir", "run", "echo", "chunk")
+# What a scanner computes from diffusion images, by the entity `rec` or the suffix, and as
+# DICOM's Image Type says it in sidecars.
+_MAPS = {"adc", "fa", "eadc", "expadc", "colfa", "s0map", "tensor", "avgdc", "rd", "ad"}
+_MAP_TYPES = {"ADC", "EADC", "FA", "TENSOR", "TENSOR_B0"}
+_TRACE = {"trace", "tracew"}
+_SMALLEST_B, _LARGEST_B0 = 100.0, 50.0
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image of a BIDS dataset.
+
+    Attributes
+    ----------
+    root
+        The dataset.
+    path
+        The image.
+    """
+
+    root: Path
+    path: Path
+
+    @cached_property
+    def stem(self) -> str:
+        """Its name without the suffixes of the format."""
+        return next(
+            self.path.name.removesuffix(each) for each in _SUFFIXES if self.path.name.endswith(each)
+        )
+
+    @cached_property
+    def entities(self) -> dict[str, str]:
+        """Its entities, such as ``{"sub": "01", "run": "1"}``."""
+        pairs = (part.partition("-") for part in self.stem.split("_")[:-1])
+        return {key: value for key, _, value in pairs if value}
+
+    @property
+    def suffix(self) -> str:
+        """Its suffix, such as ``dwi``."""
+        return self.stem.rsplit("_", 1)[-1]
+
+    @property
+    def distinct(self) -> dict[str, str]:
+        """The entities that tell it from other scans of its session."""
+        return {key: self.entities[key] for key in _DISTINCT if key in self.entities}
+
+    @cached_property
+    def sidecar(self) -> dict[str, Any]:
+        """What the sidecars that apply to it say, the closest one first."""
+        content: dict[str, Any] = {}
+        for folder in (self.path.parent, *self.path.parent.parents):
+            for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
+                if self._inherits(path):
+                    content = {**_read(path), **content}
+            if folder == self.root:
+                break
+        return content
+
+    @property
+    def types(self) -> set[str]:
+        """Words of DICOM's Image Type, if a sidecar has it."""
+        found: set[str] = set()
+        for key in ("ImageType", "ImageTypeText"):
+            named = self.sidecar.get(key)
+            for part in named if isinstance(named, list) else [named]:
+                found |= set(part.split("\\")) if isinstance(part, str) else set()
+        return found
+
+    @cached_property
+    def b_values(self) -> tuple[float, ...] | None:
+        """b-values in s/mm2 by the ``.bval`` beside it; None without one that can be read."""
+        try:
+            text = read_regular(self.path.with_name(f"{self.stem}.bval"), _MAX_SIDECAR_BYTES)
+            return tuple(float(word) for word in text.split())
+        except (OSError, ValueError):
+            return None
+
+    def _inherits(self, sidecar: Path) -> bool:
+        *parts, suffix = sidecar.stem.split("_")
+        return suffix == self.suffix and set(parts) <= set(self.stem.split("_")[:-1])
+
+
+def is_bids(folder: Path) -> bool:
+    """Whether a folder is a BIDS dataset, by its description or its layout."""
+    if (folder / DESCRIPTION).is_file():
+        return True
+    return any(
+        kind.name in ("dwi", "anat")
+        for pattern in ("sub-*/*", "sub-*/ses-*/*")
+        for kind in folder.glob(pattern)
+        if kind.is_dir()
+    )
+
+
+def find_bids(
+    root: Path,
+    modality: Modality,
+    participants: Sequence[str] = (),
+    sessions: Sequence[str] = (),
+    *,
+    with_flair: bool = True,
+) -> Found:
+    """Find the cases of a BIDS dataset: one for each DWI (or FLAIR) of each session.
+
+    Of the images of a session, the scanner's trace images are used if there are
+    any, and else its diffusion series; never maps such as ``rec-ADC_dwi``.
+
+    Parameters
+    ----------
+    root
+        The dataset.
+    modality
+        What to segment.
+    participants, sessions
+        Labels, with or without ``sub-`` and ``ses-``; empty for all.
+    with_flair
+        Whether the FLAIR of a DWI is wanted.
+
+    Raises
+    ------
+    UsageError
+        If a participant or session that was asked for does not exist.
+    """
+    wanted = {each.removeprefix("sub-") for each in participants}
+    wanted_sessions = {each.removeprefix("ses-") for each in sessions}
+    cases: list[CohortCase] = []
+    skipped: list[Skip] = []
+    seen: tuple[set[str], set[str]] = (set(), set())
+    for participant, session, folder in _sessions(root):
+        if wanted and participant not in wanted:
+            continue
+        seen[0].add(participant)
+        if wanted_sessions and session not in wanted_sessions:
+            continue
+        seen[1].add(session)
+        found, reason = _find_session(root, folder, modality, participant, session, with_flair)
+        cases += found
+        if reason:
+            name = f"sub-{participant}" + (f"_ses-{session}" if session else "")
+            skipped.append(Skip(name, reason))
+    for what, asked, there in zip(
+        ("participant", "session"), (wanted, wanted_sessions), seen, strict=True
+    ):
+        if missing := sorted(asked - there):
+            raise UsageError(f"{root}: has no {what} {', '.join(missing)}; check the label")
+    return Found.of(cases, skipped, root)
+
+
+def _sessions(root: Path) -> Iterator[tuple[str, str, Path]]:
+    """Label of the participant, label of the session or an empty one, and folder of each."""
+    for folder in sorted(root.glob("sub-*")):
+        if not folder.is_dir():
+            continue
+        participant = folder.name.removeprefix("sub-")
+        sessions = [each for each in sorted(folder.glob("ses-*")) if each.is_dir()]
+        for each in sessions:
+            yield participant, each.name.removeprefix("ses-"), each
+        if not sessions or any((folder / kind).is_dir() for kind in ("dwi", "anat")):
+            yield participant, "", folder
+
+
+def _find_session(
+    root: Path, folder: Path, modality: Modality, participant: str, session: str, with_flair: bool
+) -> tuple[list[CohortCase], str]:
+    """The cases of a session; the reason if there are none."""
+    diffusion, anatomy = _images(root, folder / "dwi"), _images(root, folder / "anat")
+    flairs = [each for each in anatomy if each.suffix == "FLAIR"]
+    if modality is Modality.FLAIR:
+        chosen, reason = _readable(flairs), "no FLAIR in anat/"
+    else:
+        chosen, reason = _select_dwi(diffusion)
+    found = []
+    for image in chosen:
+        beside: dict[str, Image] = {}
+        alike = [each for each in chosen if each.distinct == image.distinct]
+        if image is not min(alike, key=_derived):
+            continue
+        notes = [f"{image.path.name} was used of images that differ in rec"] * (len(alike) > 1)
+        if modality is Modality.DWI:
+            adcs = [each for each in diffusion if _map_kind(each) == "adc"]
+            for role, others in (("flair", flairs if with_flair else []), ("adc", adcs)):
+                other = _belonging(image, _readable(others), role, notes)
+                beside |= {} if other is None else {role: other}
+        images = (image, *beside.values())
+        found.append(
+            CohortCase(
+                participant,
+                session,
+                image.path,
+                modality,
+                entities=tuple(f"{key}-{value}" for key, value in image.distinct.items()),
+                sources=tuple(each.path.relative_to(root).as_posix() for each in images),
+                notes=tuple(notes),
+                **{role: each.path for role, each in beside.items()},
+            )
+        )
+    return found, "" if found else reason
+
+
+def _images(root: Path, folder: Path) -> list[Image]:
+    if not folder.is_dir():
+        return []
+    paths = sorted(path for path in folder.iterdir() if path.name.endswith(_SUFFIXES))
+    return [Image(root, path) for path in paths if "_" in path.name]
+
+
+def _readable(images: list[Image]) -> list[Image]:
+    """Those that exist, which the links of a dataset that was not downloaded do not."""
+    return [each for each in images if each.path.exists()]
+
+
+def _select_dwi(images: list[Image]) -> tuple[list[Image], str]:
+    """The DWIs to segment; why there are none."""
+    candidates = [
+        each
+        for each in images
+        if each.suffix in ("dwi", "trace")
+        and _map_kind(each) is None
+        and each.entities.get("part", "mag") == "mag"
+    ]
+    if not candidates:
+        return [], "no DWI in dwi/" if images else "no images in dwi/"
+    there = _readable(candidates)
+    if not there:
+        return [], f"{candidates[0].path.name} was not downloaded"
+    weighted = [each for each in there if not _is_b0(each)]
+    if not weighted:
+        return [], "no diffusion-weighted image in dwi/, only b0"
+    return [each for each in weighted if _is_trace(each)] or weighted, ""
+
+
+def _derived(image: Image) -> tuple[int, str]:
+    """Order of images that differ in how they were reconstructed, the plainest first."""
+    return len(image.entities), image.path.name
+
+
+def _map_kind(image: Image) -> str | None:
+    """Which map an image is, in lower case; None if it is no map."""
+    for word in (image.entities.get("rec", ""), image.suffix, image.entities.get("param", "")):
+        if word.lower() in _MAPS:
+            return word.lower()
+    # By name, an image is what its creator says; scanners write less consistent types.
+    if _is_named_trace(image):
+        return None
+    types = image.types & _MAP_TYPES
+    return "adc" if "ADC" in types else next(iter(sorted(types)), "").lower() or None
+
+
+def _is_named_trace(image: Image) -> bool:
+    return image.suffix == "trace" or image.entities.get("rec", "").lower() in _TRACE
+
+
+def _is_trace(image: Image) -> bool:
+    return _is_named_trace(image) or "TRACEW" in image.types
+
+
+def _is_b0(image: Image) -> bool:
+    values = image.b_values
+    if values is None:
+        for key in ("DiffusionBValue", "BValue"):
+            value = image.sidecar.get(key)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                return value <= _LARGEST_B0
+        return image.entities.get("acq", "").lower() == "b0"
+    return bool(values) and max(values) < _SMALLEST_B
+
+
+def _belonging(image: Image, others: list[Image], role: str, notes: list[str]) -> Image | None:
+    """The image of a role that belongs to a DWI: the only one, or the one of the same run."""
+    if len(others) <= 1:
+        return others[0] if others else None
+    same = [each for each in others if each.distinct == image.distinct]
+    if len(same) == 1:
+        return same[0]
+    names = ", ".join(each.path.name for each in others)
+    notes.append(f"none of several {role} was used ({names}); name one in a table")
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Content of a sidecar; empty if it is damaged, which the reader of the image warns of."""
+    try:
+        content = json.loads(read_regular(path, _MAX_SIDECAR_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,116 @@
+"""Cases of a folder that is no BIDS dataset: NIfTI files told by their names, DICOM studies."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cnnres_infer.cohort.case import CohortCase, Found, Skip, label
+from cnnres_infer.core.case import Modality
+from cnnres_infer.core.text import without_folder
+from cnnres_infer.errors import VolumeError
+from cnnres_infer.readers import READERS, case_name
+
+_SUFFIXES = (".nii.gz", ".nii")
+# The last part of a file's name that says what it is.
+_ROLES = {"dwi": "dwi", "trace": "dwi", "flair": "flair", "adc": "adc", "b0": "b0"}
+_OWN_OUTPUTS = ("_lesion_mask", "_lesion_prob")
+
+
+def find_folder(folder: Path, modality: Modality, *, with_flair: bool = True) -> Found:
+    """Find the cases of a folder and of the folders in it.
+
+    NIfTI files whose names end in ``_dwi``, ``_flair``, ``_adc`` or ``_b0`` and
+    start alike, in the same folder, are one case. If no file is named so, each is
+    a case of its own. Folders of DICOM files and zip archives are studies.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    modality
+        What to segment, and what files without such a name are.
+    with_flair
+        Whether the FLAIR of a DWI is wanted.
+    """
+    files, studies = _walk(folder)
+    named, others = _by_stem(files)
+    cases: list[CohortCase] = []
+    skipped: list[Skip] = []
+    for (_, stem), roles in named.items():
+        case = _case(stem, roles, modality, with_flair)
+        if case is None:
+            skipped.append(Skip(stem, f"no {modality} with {', '.join(sorted(roles))}"))
+        else:
+            cases.append(case)
+    for path in others:
+        if named:
+            skipped.append(Skip(path.name, "the name does not say what it is, unlike others"))
+        else:
+            cases.append(CohortCase(label(_stem(path), "sub-"), "", path, modality))
+    for path in studies:
+        try:
+            cases.append(CohortCase(label(case_name(path), "sub-"), "", path, modality))
+        except VolumeError as error:
+            skipped.append(Skip(path.name, without_folder(str(error), path)))
+    return Found.of(cases, skipped)
+
+
+def _case(
+    stem: str, roles: dict[str, Path], modality: Modality, with_flair: bool
+) -> CohortCase | None:
+    volume = roles.get(modality)
+    if volume is None:
+        return None
+    beside: dict[str, Any] = {}
+    if modality is Modality.DWI:
+        # The map is preferred, which the scanner computed from more images.
+        wanted = ["flair"] * with_flair + ["adc" if "adc" in roles else "b0"]
+        beside = {role: roles[role] for role in wanted if role in roles}
+    case = CohortCase(label(stem, "sub-"), "", volume, modality)
+    return replace(case, **beside)
+
+
+def _by_stem(files: list[Path]) -> tuple[dict[tuple[Path, str], dict[str, Path]], list[Path]]:
+    """Files whose names say what they are, by folder and stem, and the others."""
+    named: dict[tuple[Path, str], dict[str, Path]] = defaultdict(dict)
+    others = []
+    for path in files:
+        stem, _, last = _stem(path).rpartition("_")
+        role = _ROLES.get(last.lower())
+        if role is not None and stem:
+            named[path.parent, stem][role] = path
+        else:
+            others.append(path)
+    return dict(named), others
+
+
+def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
+    """NIfTI files and DICOM studies, in order."""
+    files: list[Path] = []
+    studies: list[Path] = []
+    for parent, names in _folders(folder):
+        nifti = [each for each in names if each.endswith(_SUFFIXES)]
+        files += [
+            parent / each for each in nifti if not _stem(parent / each).endswith(_OWN_OUTPUTS)
+        ]
+        studies += [parent / each for each in names if each.lower().endswith(".zip")]
+    for parent in sorted(each for each in folder.iterdir() if each.is_dir()):
+        inside = any(path.is_relative_to(parent) for path in (*files, *studies))
+        if not inside and READERS["dicom"].functions.recognises(parent, b""):
+            studies.append(parent)
+    if not files and not studies and READERS["dicom"].functions.recognises(folder, b""):
+        studies.append(folder)
+    return files, studies
+
+
+def _folders(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(each for each in folders if not each.startswith("."))
+        yield Path(parent), sorted(each for each in names if not each.startswith("."))
+
+
+def _stem(path: Path) -> str:
+    return next(path.name.removesuffix(each) for each in _SUFFIXES if path.name.endswith(each))

@@ -1,0 +1,112 @@
+"""A cohort from its input to the tables."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TypeAlias
+
+from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.cohort.case import CohortCase, Found
+from cnnres_infer.cohort.claims import Claims
+from cnnres_infer.cohort.derivative import check_dataset, describe_dataset
+from cnnres_infer.cohort.index_page import index_page
+from cnnres_infer.cohort.markers import STATE, Records
+from cnnres_infer.cohort.plan import Plan, forget_failures
+from cnnres_infer.cohort.segment import Outcome
+from cnnres_infer.cohort.settings import Settings
+from cnnres_infer.cohort.tables import read_entries, table_files
+from cnnres_infer.core.case import Modality
+from cnnres_infer.errors import UsageError
+from cnnres_infer.host.atomic import write_all
+
+# Segments cases, until it is told to stop: processes, Dask or Slurm.
+Runner: TypeAlias = Callable[[Settings, Sequence[CohortCase], threading.Event], Iterator[Outcome]]
+
+_TABLES, _STAMP = "tables", "tables-made"
+
+
+def check_input(source: Path, settings: Settings, bundle: Bundle, modality: Modality) -> None:
+    """Check that a cohort can be run, before anything is looked for.
+
+    Raises
+    ------
+    UsageError
+        If the output is the input or another dataset, or the model does not take
+        the modality.
+    """
+    if settings.out.resolve() == source.resolve():
+        raise UsageError(f"{settings.out}: is the input; give another folder for the outputs")
+    check_dataset(settings.out)
+    bundle.spec.check_modalities(modality, False)
+
+
+def run_cohort(
+    found: Found,
+    plan: Plan,
+    settings: Settings,
+    bundle: Bundle,
+    runner: Runner,
+    stop: threading.Event,
+) -> Iterator[Outcome]:
+    """Segment what is planned, and bring the tables up to date.
+
+    Parameters
+    ----------
+    found, plan
+        The cases, and what is to be done.
+    settings, bundle
+        The model, and how to run it; `Settings.pinned`.
+    runner
+        What segments the cases.
+    stop
+        Once set, the cases in hand are finished and no others begun.
+
+    Yields
+    ------
+    Outcome
+        Of cases that need not be segmented first, then of the others as they come.
+    """
+    spec = bundle.spec
+    about = {"name": spec.name, "version": spec.version, "sha256": bundle.digest}
+    describe_dataset(settings.out, about, found.root)
+    records = Records(settings.out)
+    for skip in plan.skipped:
+        records.skip(skip)
+    forget_failures(plan.to_do, settings)
+    try:
+        yield from plan.known
+        if plan.to_do:
+            with closing(runner(settings, plan.to_do, stop)) as outcomes:  # type: ignore[type-var]
+                yield from outcomes
+    finally:
+        rebuild(settings.out, settings.lease)
+
+
+def rebuild(out: Path, lease: float) -> None:
+    """Make the tables and the index from what is on disk, one process at a time.
+
+    Of many processes that end together, one does it for all: those that waited for
+    it need not, if it began after they had finished.
+
+    Parameters
+    ----------
+    out
+        The output folder.
+    lease
+        See `Settings`.
+    """
+    claims, stamp = Claims(out / STATE / "claims", lease), out / STATE / _STAMP
+    finished = claims.now()
+    with claims.held(_TABLES):
+        if stamp.exists() and stamp.stat().st_mtime > finished:
+            return
+        begun = claims.now()
+        entries = read_entries(out)
+        files = {**table_files(entries), "index.html": index_page(out, entries)}
+        for name, content in files.items():
+            write_all({out / name: content}, overwrite=True)
+        # Only now, since a process that is killed before has made nothing.
+        stamp.touch()
+        os.utime(stamp, (begun, begun))

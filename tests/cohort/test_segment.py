@@ -1,0 +1,230 @@
+"""One case: done once, recalled, claimed, and recorded where it fails."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cnnres_infer.cohort.case import CohortCase
+from cnnres_infer.cohort.claims import MOST_ATTEMPTS, Claims, Owner
+from cnnres_infer.cohort.derivative import Paths
+from cnnres_infer.cohort.find import find_cases
+from cnnres_infer.cohort.markers import Fingerprint, Records
+from cnnres_infer.cohort.plan import Plan, forget_failures, share_of
+from cnnres_infer.cohort.segment import Outcome, Status, recall, segment
+from cnnres_infer.cohort.settings import Settings
+from cnnres_infer.errors import BundleError, UsageError
+from cnnres_infer.host import atomic
+from cnnres_infer.limits import Limits
+from cnnres_infer.predictor import Predictor
+from tests.cohort.support import claims, masks, settings, write_damaged, write_dataset, write_dwi
+from tests.conftest import BundleMaker
+
+
+@pytest.fixture(scope="module")
+def predictor(bright_bundle: Path) -> Predictor:
+    return Predictor.load(bright_bundle, "ort", "fp32", self_check=False)
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> CohortCase:
+    (only,) = find_cases(write_dataset(tmp_path / "raw", 1)).cases
+    return only
+
+
+@pytest.fixture
+def here(tmp_path: Path, bright_bundle: Path) -> Settings:
+    return settings(tmp_path / "out", bright_bundle)
+
+
+def test_a_case_is_segmented_once(case: CohortCase, here: Settings, predictor: Predictor) -> None:
+    def unused() -> Predictor:
+        pytest.fail("the model was loaded for nothing")
+
+    before = case.volume.read_bytes()
+    first = segment(case, here, lambda: predictor)
+    assert (first.status, first.lesions) == (Status.DONE, 1)
+    written = Paths.of(case, here.out).mask.stat().st_mtime_ns
+    again = segment(case, here, unused)
+    assert again == replace(first, status=Status.UNCHANGED, seconds=None)
+    assert Paths.of(case, here.out).mask.stat().st_mtime_ns == written
+    assert not claims(here.out)
+    assert case.volume.read_bytes() == before
+
+
+def test_inputs_are_told_by_content(case: CohortCase, here: Settings, predictor: Predictor) -> None:
+    segment(case, here, lambda: predictor)
+    os.utime(case.volume, (0, 0))
+    assert (known := recall(case, here)) is not None
+    assert known.status is Status.UNCHANGED
+    write_dwi(case.volume, 5)
+    assert (known := recall(case, here)) is not None
+    assert known.error is not None
+    assert known.error["code"] == "E-OUTPUT-EXISTS"
+    assert recall(case, replace(here, overwrite=True)) is None
+
+
+def test_what_lies_beside_an_image_belongs_to_it(case: CohortCase, here: Settings) -> None:
+    alone = Fingerprint.of(case, here.options)
+    case.volume.with_name(case.volume.name.replace(".nii.gz", ".json")).write_text("{}")
+    assert Fingerprint.of(case, here.options).key != alone.key
+    assert not alone.describes(case, here.options)
+
+
+@pytest.mark.parametrize("change", [{"bvalue": 900.0}, {"overlay": True}, {"digest": "0" * 64}])
+def test_other_options_or_models_replace_masks_only_when_asked(
+    case: CohortCase, here: Settings, predictor: Predictor, change: dict[str, object]
+) -> None:
+    segment(case, here, lambda: predictor)
+    other = replace(here, **change)  # type: ignore[arg-type]
+    before = masks(here.out)
+    refused = segment(case, other, lambda: predictor)
+    assert refused.error is not None
+    assert refused.error["code"] == "E-OUTPUT-EXISTS"
+    # It is not the case that failed.
+    assert not list(Records(here.out))
+    if change != {"bvalue": 900.0}:
+        replaced = segment(case, replace(other, overwrite=True), lambda: predictor)
+        assert replaced.status is Status.DONE
+        assert masks(here.out) == before
+
+
+def test_a_mask_of_unknown_origin_is_not_replaced(
+    case: CohortCase, here: Settings, predictor: Predictor
+) -> None:
+    mask = Paths.of(case, here.out).mask
+    mask.parent.mkdir(parents=True)
+    mask.write_bytes(b"mine")
+    assert segment(case, here, lambda: predictor).error is not None
+    assert mask.read_bytes() == b"mine"
+
+
+def test_a_failed_case_is_recorded_and_tried_again_when_asked(
+    case: CohortCase, here: Settings, predictor: Predictor
+) -> None:
+    write_damaged(case.volume)
+    failed = segment(case, here, lambda: predictor)
+    assert failed.status is Status.FAILED
+    assert failed.error is not None
+    assert failed.error["code"] == "E-NIFTI-TRUNCATED"
+    assert str(case.volume) in failed.error["message"]
+    assert not masks(here.out)
+    # Folders often name people.
+    assert str(case.volume.parent) not in json.dumps(Records(here.out).read(case.name))
+    again = segment(case, here, lambda: predictor)
+    assert again.status is Status.FAILED_BEFORE
+    forget_failures([case], here)
+    assert segment(case, here, lambda: predictor).status is Status.FAILED
+    # A corrected image is another one.
+    write_dwi(case.volume)
+    assert segment(case, here, lambda: predictor).status is Status.DONE
+    assert not list(Records(here.out))
+
+
+def test_a_case_in_the_hands_of_another_process_is_left_to_it(
+    case: CohortCase, here: Settings, predictor: Predictor
+) -> None:
+    with Claims(here.out / ".cnnres" / "claims").take(case.name) or pytest.fail("not taken"):
+        assert segment(case, here, lambda: predictor).status is Status.BUSY
+    assert segment(case, here, lambda: predictor).status is Status.DONE
+
+
+def test_a_case_that_ends_processes_is_given_up(
+    case: CohortCase, here: Settings, predictor: Predictor
+) -> None:
+    folder = here.out / ".cnnres" / "claims"
+    folder.mkdir(parents=True)
+    dead = Owner(Owner.of_this_process().host, 2**22 + 1, "1")
+    for attempt in range(1, MOST_ATTEMPTS + 1):
+        (folder / f"{case.name}.{attempt}").write_text(json.dumps(vars(dead)))
+    lost = segment(case, here, lambda: predictor)
+    assert lost.error is not None
+    assert lost.error["code"] == "E-PROCESS-LOST"
+    assert not claims(here.out)
+    assert segment(case, here, lambda: predictor).status is Status.FAILED_BEFORE
+    forget_failures([case], here)
+    assert segment(case, here, lambda: predictor).status is Status.DONE
+
+
+def test_who_lost_the_claim_writes_nothing(
+    case: CohortCase, here: Settings, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*_: object, **__: object) -> object:
+        (here.out / ".cnnres" / "claims" / f"{case.name}.2").write_text("")
+        return original(*_, **__)  # type: ignore[arg-type]
+
+    original = predictor.predict
+    monkeypatch.setattr(predictor, "predict", slow)
+    outcome = segment(case, here, lambda: predictor)
+    assert outcome.error is not None
+    assert not masks(here.out)
+
+
+def test_a_failed_write_leaves_nothing_and_the_next_run_succeeds(
+    case: CohortCase, here: Settings, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(atomic._Staged, "commit", full)
+        outcome = segment(case, here, lambda: predictor)
+    assert outcome.error is not None
+    assert outcome.error["code"] == "E-OUTPUT-WRITE"
+    assert not list(here.out.rglob("sub-*.*"))
+    assert segment(case, here, lambda: predictor).status is Status.DONE
+
+
+def test_leftovers_of_a_killed_process_are_replaced(
+    case: CohortCase, here: Settings, predictor: Predictor
+) -> None:
+    paths = Paths.of(case, here.out)
+    hidden = atomic._hidden(paths.mask)
+    for path in (paths.sidecar, paths.thumbnail, paths.overlay, hidden):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"unfinished")
+    assert segment(case, here, lambda: predictor).status is Status.DONE
+    assert not hidden.exists()
+    # No overlay was asked for, and one of another run would not belong to the mask.
+    assert not paths.overlay.exists()
+
+
+def test_a_time_limit_holds_for_each_case(
+    case: CohortCase, here: Settings, predictor: Predictor
+) -> None:
+    short = replace(here, limits=Limits(timeout=1e-9))
+    outcome = segment(case, short, lambda: predictor)
+    assert outcome.error is not None
+    assert outcome.error["code"] == "E-LIMIT-TIME"
+
+
+def test_another_bundle_is_not_run(here: Settings, make_bundle: BundleMaker) -> None:
+    other = make_bundle(version="2")
+    with pytest.raises(BundleError, match="not the bundle that the cohort was started with"):
+        replace(here, bundle=other).load()
+
+
+def test_plans_and_shards(tmp_path: Path, here: Settings, predictor: Predictor) -> None:
+    found = find_cases(write_dataset(tmp_path / "raw", 5))
+    write_damaged(found.cases[1].volume)
+    for case in found.cases[:2]:
+        segment(case, here, lambda: predictor)
+    plan = Plan.make(found, here)
+    assert [case.name for case in plan.to_do] == ["sub-003", "sub-004", "sub-005"]
+    assert [known.status for known in plan.known] == [Status.UNCHANGED, Status.FAILED_BEFORE]
+    assert len(Plan.make(found, here, retry=True).to_do) == 4
+    shares = [share_of(found, f"{i}/3").cases for i in (1, 2, 3)]
+    assert sorted(case.name for share in shares for case in share) == [
+        case.name for case in found.cases
+    ]
+    for wrong in ("0/3", "4/3", "1", "a/b", "1/", "-1/3"):
+        with pytest.raises(UsageError, match="give i/n"):
+            share_of(found, wrong)
+
+
+def test_outcomes_are_plain() -> None:
+    outcome = Outcome("a", Status.FAILED, {"code": "E-X"}, traceback="secret")
+    assert outcome.to_json()["status"] == "failed"
+    assert "traceback" not in outcome.to_json()
