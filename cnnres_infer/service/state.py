@@ -294,6 +294,8 @@ def open_area(root: Path, incoming: Path | None = None) -> Iterator[WorkArea]:
     """
     area = WorkArea(root, root if incoming is None else incoming)
     try:
+        # One that is new is of this process alone; the permissions of others are left alone.
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in (area.working, area.done, area.failed, area.incoming):
             folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
