@@ -15,6 +15,9 @@ from cnnres_infer.cli.options import (
     PrecisionOption,
     QuietOption,
     SelfCheckOption,
+    SendCaOption,
+    SendCertOption,
+    SendKeyOption,
     SendToOption,
     SettleOption,
     SignatureOption,
@@ -67,6 +70,9 @@ def listen(
     modality: Annotated[str, typer.Option(help="What is segmented: dwi or flair.")] = "dwi",
     formats: FormatsOption = None,
     send_to: SendToOption = None,
+    send_ca: SendCaOption = None,
+    send_cert: SendCertOption = None,
+    send_key: SendKeyOption = None,
     metrics: MetricsOption = None,
     bundle: BundleOption = None,
     backend: BackendOption = "auto",
@@ -99,6 +105,7 @@ def listen(
     def start() -> tuple[Line, Open]:
         from cnnres_infer.service.build import listener
         from cnnres_infer.service.receiver import Listening, Peer
+        from cnnres_infer.service.tls import ClientFiles
 
         results = folder / "out" if out is None else out
         settings = settings_of(
@@ -108,6 +115,7 @@ def listen(
             formats,
             modality=modality,
             send_to=tuple(send_to or ()),
+            send_tls=ClientFiles(send_ca, send_cert, send_key),
             ae_title=ae_title,
             metrics=metrics,
         )
