@@ -3,6 +3,7 @@
 import contextlib
 import ipaddress
 import re
+import socket
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ _P_DATA = 0x04
 # Connections for each association that is allowed: those that have not asked for one yet are
 # none, and must not pile up.
 _CONNECTIONS = 4
+# Linux may take 40 ms to acknowledge the command of an object, and its sender may wait for that
+# before it sends the rest. The setting holds for the next packets alone.
+_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 _PREAMBLE = b"\0" * 128 + b"DICM"
 _PDU_HEADER_BYTES = 6
 _SMALLEST_PDU, _LARGEST_PDU = 1 << 12, 1 << 24
@@ -279,15 +283,15 @@ class Receiver:
 
     def _bound(self, event: Any) -> None:
         """Have a connection closed that sends larger PDUs or objects, or stops in the middle."""
-        socket = event.assoc.dul.socket
+        connection = event.assoc.dul.socket
         most = _CONNECTIONS * self._listening.max_associations
         if len(event.assoc.ae.active_associations) >= most:
             self._health.count("connection over a limit")
-            socket.close()
+            connection.close()
             return
-        socket.socket.settimeout(self._listening.timeout)
+        connection.socket.settimeout(self._listening.timeout)
         exceeded = lambda: self._health.count("connection over a limit")  # noqa: E731
-        socket.recv = _BoundedReading(socket.recv, self._listening, exceeded)
+        connection.recv = _BoundedReading(connection, self._listening, exceeded)
 
 
 class _BoundedReading:
@@ -296,10 +300,9 @@ class _BoundedReading:
     It reads the header of a PDU, and then the rest at once.
     """
 
-    def __init__(
-        self, read: Callable[[int], bytearray], settings: Listening, exceeded: Callable[[], None]
-    ) -> None:
-        self._read = read
+    def __init__(self, connection: Any, settings: Listening, exceeded: Callable[[], None]) -> None:
+        self._connection = connection
+        self._receive: Callable[[int], bytearray] = connection.recv
         self._settings = settings
         self._exceeded = exceeded
         self._is_header = True
@@ -323,6 +326,11 @@ class _BoundedReading:
             self._exceeded()
             raise OSError("more than is allowed")
         return self._read(count)
+
+    def _read(self, count: int) -> bytearray:
+        if _QUICKACK is not None:
+            self._connection.socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+        return self._receive(count)
 
 
 def _contexts() -> Iterator[tuple[str, list[str]]]:
