@@ -41,7 +41,7 @@ def listen(
     ] = None,
     port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free one.")] = 11112,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; others than loopback need --allow.")
+        str, typer.Option(help="Address to listen on; any but loopback needs --allow.")
     ] = "127.0.0.1",
     ae_title: TitleOption = "CNNRES",
     require_title: Annotated[
@@ -52,13 +52,16 @@ def listen(
         typer.Option(metavar="AET[@ADDRESS]", help="Who may send; may be repeated."),
     ] = None,
     tls_cert: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Own certificate: listen with TLS.")
+        Path | None, typer.Option(metavar="FILE", help="Own certificate, to listen with TLS.")
     ] = None,
     tls_key: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Key of the certificate.")
     ] = None,
     tls_client_ca: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Who must have certified senders.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Demand certificates of senders, issued by one of these."
+        ),
     ] = None,
     max_pdu: Annotated[str, typer.Option(metavar="SIZE", help="Largest PDU.")] = "128K",
     max_object: Annotated[str, typer.Option(metavar="SIZE", help="Largest object.")] = "512M",

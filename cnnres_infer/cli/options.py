@@ -107,7 +107,9 @@ SendToOption = Annotated[
 SendCaOption = Annotated[
     Path | None,
     typer.Option(
-        "--send-ca", metavar="FILE", help="Who must have certified archives; default: the system's."
+        "--send-ca",
+        metavar="FILE",
+        help="Issuers of archives' certificates; default: the system's.",
     ),
 ]
 SendCertOption = Annotated[

@@ -118,7 +118,7 @@ class Listening:
     certificate, key
         Files for TLS; None for none.
     client_ca
-        File with the certificates that senders must be certified by; None to ask for none.
+        File with the issuers of senders' certificates; None to ask for none.
 
     Raises
     ------

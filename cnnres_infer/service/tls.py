@@ -15,8 +15,7 @@ class ClientFiles:
     Attributes
     ----------
     ca
-        File with the certificates that archives must be certified by; None for those that the
-        system trusts.
+        File with the issuers of archives' certificates; None for those that the system trusts.
     certificate, key
         Files to prove who we are, for archives that ask; None for none.
 
