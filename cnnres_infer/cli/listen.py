@@ -108,7 +108,7 @@ def listen(
     def start() -> tuple[Line, Open]:
         from cnnres_infer.service.build import listener
         from cnnres_infer.service.receiver import Listening, Peer
-        from cnnres_infer.service.tls import ClientFiles
+        from cnnres_infer.service.transport import ClientFiles
 
         results = folder / "out" if out is None else out
         settings = settings_of(

@@ -77,7 +77,7 @@ def watch(
 
     def start() -> tuple[Line, Open]:
         from cnnres_infer.service.build import hot_folder
-        from cnnres_infer.service.tls import ClientFiles
+        from cnnres_infer.service.transport import ClientFiles
 
         settings = settings_of(
             folder,

@@ -19,7 +19,7 @@ from cnnres_infer.service.sender import Destination, Sender
 from cnnres_infer.service.silence import require_pynetdicom
 from cnnres_infer.service.state import INCOMING, WorkArea, open_area
 from cnnres_infer.service.store import Store
-from cnnres_infer.service.tls import ClientFiles
+from cnnres_infer.service.transport import ClientFiles
 from cnnres_infer.service.worker import Worker
 
 Watch = Callable[[Path], AbstractContextManager[None]]

@@ -3,8 +3,6 @@
 import contextlib
 import ipaddress
 import re
-import socket
-import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,12 @@ from cnnres_infer.service.health import Health
 from cnnres_infer.service.silence import require_pynetdicom
 from cnnres_infer.service.sop_classes import STORED
 from cnnres_infer.service.store import NOT_UNDERSTOOD, SUCCESS, Instance, Store
-from cnnres_infer.service.tls import LateHandshake, check_pair, server_context
+from cnnres_infer.service.transport import (
+    LateHandshake,
+    acknowledge_at_once,
+    check_pair,
+    server_context,
+)
 
 # PDUs of association requests are not negotiated; 128 presentation contexts fit.
 _LARGEST_OTHER_PDU = 1 << 20
@@ -24,9 +27,6 @@ _P_DATA = 0x04
 # Connections for each association that is allowed: those that have not asked for one yet are
 # none, and must not pile up.
 _CONNECTIONS = 4
-# Linux may take 40 ms to acknowledge the command of an object, and its sender may wait for that
-# before it sends the rest. The setting holds for the next packets alone.
-_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 _PREAMBLE = b"\0" * 128 + b"DICM"
 _PDU_HEADER_BYTES = 6
 _SMALLEST_PDU, _LARGEST_PDU = 1 << 12, 1 << 24
@@ -169,7 +169,7 @@ class Listening:
         except ValueError as error:
             raise UsageError(f"`host`: {error}; give an address of this machine") from error
 
-    def tls(self) -> ssl.SSLContext | None:
+    def tls(self) -> LateHandshake | None:
         """The TLS settings; None without.
 
         Raises
@@ -179,7 +179,7 @@ class Listening:
         """
         if self.certificate is None:
             return None
-        return server_context(self.certificate, self.key, self.client_ca)
+        return LateHandshake(server_context(self.certificate, self.key, self.client_ca))
 
 
 class Receiver:
@@ -234,7 +234,7 @@ class Receiver:
             server = entity.start_server(
                 address,
                 block=False,
-                ssl_context=None if tls is None else LateHandshake(tls),
+                ssl_context=tls,
                 evt_handlers=handlers,
             )
         except (OSError, OverflowError) as error:
@@ -328,8 +328,7 @@ class _BoundedReading:
         return self._read(count)
 
     def _read(self, count: int) -> bytearray:
-        if _QUICKACK is not None:
-            self._connection.socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+        acknowledge_at_once(self._connection.socket)
         return self._receive(count)
 
 

@@ -1,7 +1,6 @@
 """Pushing results by C-STORE, from the queue on disk."""
 
 import re
-import socket
 import threading
 import time
 from collections.abc import Iterable
@@ -15,7 +14,7 @@ from cnnres_infer.service.health import Health
 from cnnres_infer.service.receiver import check_title
 from cnnres_infer.service.retry_queue import Push, RetryQueue
 from cnnres_infer.service.silence import require_pynetdicom
-from cnnres_infer.service.tls import ClientFiles, NotedHandshake
+from cnnres_infer.service.transport import ClientFiles, NotedHandshake, send_at_once
 
 _ADDRESS = re.compile(
     r"(?P<tls>tls://)?(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\[\]/:@\s]+):(?P<port>\d{1,5})/(?P<title>.+)"
@@ -171,8 +170,7 @@ def _bound(event: Any) -> None:
     """Have a connection given up that stops in the middle; pynetdicom would wait for ever."""
     connection = event.assoc.dul.socket.socket
     connection.settimeout(_TIMEOUT_S)
-    # Otherwise each object waits until its command is acknowledged, which may take 40 ms.
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    send_at_once(connection)
 
 
 def _kind(path: Path) -> tuple[str, str]:

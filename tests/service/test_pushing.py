@@ -18,7 +18,7 @@ from cnnres_infer.service.build import Settings
 from cnnres_infer.service.health import Health
 from cnnres_infer.service.retry_queue import RetryQueue
 from cnnres_infer.service.sender import Destination, Sender
-from cnnres_infer.service.tls import ClientFiles, server_context
+from cnnres_infer.service.transport import ClientFiles, server_context
 from tests.fakes.dicom import encode
 from tests.service.certificates import certificates
 from tests.service.studies import images

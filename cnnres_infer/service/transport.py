@@ -1,11 +1,29 @@
-"""TLS of the listener, and of pushing."""
+"""What lies below DICOM: TLS, and when packets are sent."""
 
+import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cnnres_infer.errors import UsageError
+
+_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
+
+
+def acknowledge_at_once(connection: socket.socket) -> None:
+    """Acknowledge the next packets as they come.
+
+    Linux may take 40 ms to acknowledge the command of an object, and its sender may wait
+    for that before it sends the rest.
+    """
+    if _QUICKACK is not None:
+        connection.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+
+
+def send_at_once(connection: socket.socket) -> None:
+    """Do not wait with an object until its command is acknowledged; see `acknowledge_at_once`."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 @dataclass(frozen=True)
@@ -91,9 +109,9 @@ class LateHandshake:
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
 
-    def wrap_socket(self, socket: Any, server_side: bool) -> ssl.SSLSocket:
+    def wrap_socket(self, connection: Any, server_side: bool) -> ssl.SSLSocket:
         return self._context.wrap_socket(
-            socket, server_side=server_side, do_handshake_on_connect=False
+            connection, server_side=server_side, do_handshake_on_connect=False
         )
 
 
@@ -110,9 +128,11 @@ class NotedHandshake:
         self._context = context
         self.failure: str | None = None
 
-    def wrap_socket(self, socket: Any, server_side: bool, server_hostname: str) -> ssl.SSLSocket:
+    def wrap_socket(
+        self, connection: Any, server_side: bool, server_hostname: str
+    ) -> ssl.SSLSocket:
         wrapped = self._context.wrap_socket(
-            socket, server_side=server_side, server_hostname=server_hostname
+            connection, server_side=server_side, server_hostname=server_hostname
         )
         shake_hands = wrapped.do_handshake
 
