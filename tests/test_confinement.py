@@ -18,8 +18,9 @@ FORBIDDEN_MODULES = {
     "socket", "ssl", "http", "urllib", "urllib3", "requests", "ftplib", "smtplib",
     "telnetlib", "xmlrpc", "asyncio", "socketserver", "pty", "commands",
 }  # fmt: skip
-# Only the listener speaks to a network, through pynetdicom; TLS has its settings from here.
-ALLOWED = {"service/receiver.py": {"ssl"}}
+# Only the service speaks to a network, through pynetdicom; its connections have their settings
+# from here.
+ALLOWED = {"service/transport.py": {"socket", "ssl"}}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_OF_OS = {"system", "popen", "spawnv", "execv", "fork"}
 

@@ -15,6 +15,9 @@ from cnnres_infer.cli.options import (
     PrecisionOption,
     QuietOption,
     SelfCheckOption,
+    SendCaOption,
+    SendCertOption,
+    SendKeyOption,
     SendToOption,
     SettleOption,
     SignatureOption,
@@ -38,7 +41,7 @@ def listen(
     ] = None,
     port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free one.")] = 11112,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; others than loopback need --allow.")
+        str, typer.Option(help="Address to listen on; any but loopback needs --allow.")
     ] = "127.0.0.1",
     ae_title: TitleOption = "CNNRES",
     require_title: Annotated[
@@ -49,13 +52,16 @@ def listen(
         typer.Option(metavar="AET[@ADDRESS]", help="Who may send; may be repeated."),
     ] = None,
     tls_cert: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Own certificate: listen with TLS.")
+        Path | None, typer.Option(metavar="FILE", help="Own certificate, to listen with TLS.")
     ] = None,
     tls_key: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Key of the certificate.")
     ] = None,
     tls_client_ca: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Who must have certified senders.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Demand certificates of senders, issued by one of these."
+        ),
     ] = None,
     max_pdu: Annotated[str, typer.Option(metavar="SIZE", help="Largest PDU.")] = "128K",
     max_object: Annotated[str, typer.Option(metavar="SIZE", help="Largest object.")] = "512M",
@@ -67,6 +73,9 @@ def listen(
     modality: Annotated[str, typer.Option(help="What is segmented: dwi or flair.")] = "dwi",
     formats: FormatsOption = None,
     send_to: SendToOption = None,
+    send_ca: SendCaOption = None,
+    send_cert: SendCertOption = None,
+    send_key: SendKeyOption = None,
     metrics: MetricsOption = None,
     bundle: BundleOption = None,
     backend: BackendOption = "auto",
@@ -99,6 +108,7 @@ def listen(
     def start() -> tuple[Line, Open]:
         from cnnres_infer.service.build import listener
         from cnnres_infer.service.receiver import Listening, Peer
+        from cnnres_infer.service.transport import ClientFiles
 
         results = folder / "out" if out is None else out
         settings = settings_of(
@@ -108,6 +118,7 @@ def listen(
             formats,
             modality=modality,
             send_to=tuple(send_to or ()),
+            send_tls=ClientFiles(send_ca, send_cert, send_key),
             ae_title=ae_title,
             metrics=metrics,
         )

@@ -99,8 +99,25 @@ SettleOption = Annotated[
 SendToOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--send-to", metavar="HOST:PORT/AET", help="Push DICOM results there; may be repeated."
+        "--send-to",
+        metavar="[tls://]HOST:PORT/AET",
+        help="Push DICOM results there; may be repeated.",
     ),
+]
+SendCaOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--send-ca",
+        metavar="FILE",
+        help="Issuers of archives' certificates; default: the system's.",
+    ),
+]
+SendCertOption = Annotated[
+    Path | None,
+    typer.Option("--send-cert", metavar="FILE", help="Own certificate, for archives that ask."),
+]
+SendKeyOption = Annotated[
+    Path | None, typer.Option("--send-key", metavar="FILE", help="Key of that certificate.")
 ]
 TitleOption = Annotated[str, typer.Option("--ae-title", metavar="AET", help="Own AE title.")]
 MetricsOption = Annotated[

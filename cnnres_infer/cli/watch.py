@@ -16,6 +16,9 @@ from cnnres_infer.cli.options import (
     PrecisionOption,
     QuietOption,
     SelfCheckOption,
+    SendCaOption,
+    SendCertOption,
+    SendKeyOption,
     SendToOption,
     SettleOption,
     SignatureOption,
@@ -39,6 +42,9 @@ def watch(
     formats: FormatsOption = None,
     overwrite: OverwriteOption = False,
     send_to: SendToOption = None,
+    send_ca: SendCaOption = None,
+    send_cert: SendCertOption = None,
+    send_key: SendKeyOption = None,
     ae_title: TitleOption = "CNNRES",
     metrics: MetricsOption = None,
     bundle: BundleOption = None,
@@ -71,6 +77,7 @@ def watch(
 
     def start() -> tuple[Line, Open]:
         from cnnres_infer.service.build import hot_folder
+        from cnnres_infer.service.transport import ClientFiles
 
         settings = settings_of(
             folder,
@@ -80,6 +87,7 @@ def watch(
             overwrite,
             modality,
             send_to=tuple(send_to or ()),
+            send_tls=ClientFiles(send_ca, send_cert, send_key),
             ae_title=ae_title,
             metrics=metrics,
         )

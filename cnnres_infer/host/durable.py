@@ -27,19 +27,34 @@ def write_durably(path: Path, *content: bytes, mode: int = 0o644) -> None:
         If it cannot be written.
     """
     temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}")
-    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(temporary, flags, mode)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            for piece in content:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
+        write_synced(temporary, *content, mode=mode)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_synced(path: Path, *content: bytes, mode: int = 0o644) -> None:
+    """Write a new file to the disk, but not its name, for a folder that it is moved from.
+
+    Parameters
+    ----------
+    path, content, mode
+        See `write_durably`.
+
+    Raises
+    ------
+    OSError
+        If it exists or cannot be written; a part of it may be left then.
+    """
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(path, flags, mode), "wb") as file:
+        for piece in content:
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def move_durably(source: Path, target: Path) -> None:

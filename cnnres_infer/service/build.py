@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cnnres_infer.batch import Job
@@ -12,12 +12,14 @@ from cnnres_infer.outputs.save import check_folder, check_formats
 from cnnres_infer.predictor import Predictor
 from cnnres_infer.service.health import Health
 from cnnres_infer.service.hot_folder import HotFolder
-from cnnres_infer.service.receiver import Listening, Receiver, require_pynetdicom
+from cnnres_infer.service.receiver import Listening, Receiver
 from cnnres_infer.service.retry_queue import RetryQueue
 from cnnres_infer.service.run import Service
 from cnnres_infer.service.sender import Destination, Sender
+from cnnres_infer.service.silence import require_pynetdicom
 from cnnres_infer.service.state import INCOMING, WorkArea, open_area
 from cnnres_infer.service.store import Store
+from cnnres_infer.service.transport import ClientFiles
 from cnnres_infer.service.worker import Worker
 
 Watch = Callable[[Path], AbstractContextManager[None]]
@@ -38,7 +40,9 @@ class Settings:
     named_formats
         Whether `job` has the formats that were asked for.
     send_to
-        Where results are pushed, each as ``HOST:PORT/AET``.
+        Where results are pushed, each as ``HOST:PORT/AET`` or ``tls://HOST:PORT/AET``.
+    send_tls
+        Files for the destinations with TLS.
     ae_title
         Own AE title.
     metrics
@@ -55,6 +59,7 @@ class Settings:
     settle: float
     named_formats: bool = False
     send_to: tuple[str, ...] = ()
+    send_tls: ClientFiles = field(default_factory=ClientFiles)
     ae_title: str = "CNNRES"
     metrics: Path | None = None
 
@@ -62,7 +67,13 @@ class Settings:
         assert self.job.out is not None
         check_formats(self.job.formats)
         check_folder(self.job.out)
-        _ = self.peers, HotFolder(self.root, self.settle)
+        _ = HotFolder(self.root, self.settle), self.send_tls.context()
+        encrypted = [each for each in self.peers if Destination.parse(each).tls]
+        if self.send_tls.is_given and not encrypted:
+            raise UsageError(
+                "files for pushing with TLS are of no use: no `send_to` asks for it; give "
+                "tls://HOST:PORT/AET"
+            )
 
     @property
     def peers(self) -> tuple[str, ...]:
@@ -179,7 +190,7 @@ def _service(
         watch=watch,
     )
     if settings.peers:
-        Sender(queue, settings.ae_title, health).start()
+        Sender(queue, settings.ae_title, health, settings.send_tls).start()
     folder = HotFolder(area.incoming, settings.settle, None if store is None else store.wait_s)
     service = Service(area, folder, worker, health, queue, store)
     # Now, so that a place that cannot be written to is said at once.

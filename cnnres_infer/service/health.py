@@ -155,6 +155,8 @@ class Health:
         with self._lock:
             text = "".join(f"{line}\n" for line in self._lines(waiting, now))
         write_all({self._metrics: text.encode()}, overwrite=True)
+        # They are collected by another user, whatever the umask, and say nothing of patients.
+        self._metrics.chmod(0o644)
 
     def _count(self, line: LogLine) -> None:
         self._logged.append(_identity(line))

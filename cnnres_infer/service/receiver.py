@@ -2,10 +2,7 @@
 
 import contextlib
 import ipaddress
-import logging
 import re
-import ssl
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +11,15 @@ from typing import Any, Self
 from cnnres_infer.codes import ErrorCode
 from cnnres_infer.errors import OutputError, UsageError
 from cnnres_infer.service.health import Health
+from cnnres_infer.service.silence import require_pynetdicom
 from cnnres_infer.service.sop_classes import STORED
 from cnnres_infer.service.store import NOT_UNDERSTOOD, SUCCESS, Instance, Store
+from cnnres_infer.service.transport import (
+    LateHandshake,
+    acknowledge_at_once,
+    check_pair,
+    server_context,
+)
 
 # PDUs of association requests are not negotiated; 128 presentation contexts fit.
 _LARGEST_OTHER_PDU = 1 << 20
@@ -73,14 +77,20 @@ class Peer:
         title, at, host = text.partition("@")
         if at:
             try:
-                host = str(ipaddress.ip_address(host))
+                host = _plain(host)
             except ValueError as error:
                 raise UsageError(f"`allow`: {text!r}: {error}; give AET@ADDRESS") from error
         return cls(check_title("allow", title), host if at else None)
 
     def matches(self, title: str, host: str) -> bool:
         """Whether a sender is this one."""
-        return title == self.title and self.host in (None, host)
+        return title == self.title and self.host in (None, _plain(host))
+
+
+def _plain(host: str) -> str:
+    """An address as it is compared: one of IPv4 that came by IPv6 is one of IPv4."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 @dataclass(frozen=True)
@@ -108,7 +118,7 @@ class Listening:
     certificate, key
         Files for TLS; None for none.
     client_ca
-        File with the certificates that senders must be certified by; None to ask for none.
+        File with the issuers of senders' certificates; None to ask for none.
 
     Raises
     ------
@@ -140,8 +150,7 @@ class Listening:
         ):
             if not least <= value <= most:
                 raise UsageError(f"`{name}` is {value}; give {least} to {most}")
-        if (self.certificate is None) != (self.key is None):
-            raise UsageError("TLS needs both a certificate and its key: give both, or neither")
+        check_pair(self.certificate, self.key)
         if self.client_ca is not None and self.certificate is None:
             raise UsageError(
                 "senders' certificates are only asked for with TLS: give a certificate"
@@ -160,7 +169,7 @@ class Listening:
         except ValueError as error:
             raise UsageError(f"`host`: {error}; give an address of this machine") from error
 
-    def tls(self) -> ssl.SSLContext | None:
+    def tls(self) -> LateHandshake | None:
         """The TLS settings; None without.
 
         Raises
@@ -170,35 +179,7 @@ class Listening:
         """
         if self.certificate is None:
             return None
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        try:
-            context.load_cert_chain(self.certificate, self.key)
-            if self.client_ca is not None:
-                context.load_verify_locations(self.client_ca)
-                context.verify_mode = ssl.CERT_REQUIRED
-        except (OSError, ValueError) as error:
-            raise UsageError(f"the files for TLS cannot be used ({error})") from error
-        return context
-
-
-def require_pynetdicom() -> None:
-    """Raise `UsageError` if pynetdicom is not installed; keep what is logged free of patients."""
-    try:
-        import pydicom  # noqa: F401
-        from pynetdicom import _config
-    except ImportError as error:
-        raise UsageError(
-            f"speaking DICOM needs pynetdicom ({error}); run pip install "
-            "'cnnres-infer[dicom,service]'",
-            code=ErrorCode.SERVICE_EXTRA,
-        ) from error
-    # Both log the content of messages, or the values that they stumble over.
-    _config.LOG_HANDLER_LEVEL = "none"
-    for name in ("pynetdicom", "pydicom"):
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    warnings.filterwarnings("ignore", module="pydicom")
-    warnings.filterwarnings("ignore", module="pynetdicom")
+        return LateHandshake(server_context(self.certificate, self.key, self.client_ca))
 
 
 class Receiver:
@@ -253,7 +234,7 @@ class Receiver:
             server = entity.start_server(
                 address,
                 block=False,
-                ssl_context=None if tls is None else _LateHandshake(tls),
+                ssl_context=tls,
                 evt_handlers=handlers,
             )
         except (OSError, OverflowError) as error:
@@ -262,6 +243,8 @@ class Receiver:
                 "another `port` or `host`",
                 code=ErrorCode.SERVICE_PORT,
             ) from error
+        # It would print a traceback.
+        server.handle_error = lambda *_: self._health.count("connection failed")
         try:
             yield int(server.server_address[1])
         finally:
@@ -300,15 +283,15 @@ class Receiver:
 
     def _bound(self, event: Any) -> None:
         """Have a connection closed that sends larger PDUs or objects, or stops in the middle."""
-        socket = event.assoc.dul.socket
+        connection = event.assoc.dul.socket
         most = _CONNECTIONS * self._listening.max_associations
         if len(event.assoc.ae.active_associations) >= most:
             self._health.count("connection over a limit")
-            socket.close()
+            connection.close()
             return
-        socket.socket.settimeout(self._listening.timeout)
+        connection.socket.settimeout(self._listening.timeout)
         exceeded = lambda: self._health.count("connection over a limit")  # noqa: E731
-        socket.recv = _BoundedReading(socket.recv, self._listening, exceeded)
+        connection.recv = _BoundedReading(connection, self._listening, exceeded)
 
 
 class _BoundedReading:
@@ -317,10 +300,9 @@ class _BoundedReading:
     It reads the header of a PDU, and then the rest at once.
     """
 
-    def __init__(
-        self, read: Callable[[int], bytearray], settings: Listening, exceeded: Callable[[], None]
-    ) -> None:
-        self._read = read
+    def __init__(self, connection: Any, settings: Listening, exceeded: Callable[[], None]) -> None:
+        self._connection = connection
+        self._receive: Callable[[int], bytearray] = connection.recv
         self._settings = settings
         self._exceeded = exceeded
         self._is_header = True
@@ -345,6 +327,10 @@ class _BoundedReading:
             raise OSError("more than is allowed")
         return self._read(count)
 
+    def _read(self, count: int) -> bytearray:
+        acknowledge_at_once(self._connection.socket)
+        return self._receive(count)
+
 
 def _contexts() -> Iterator[tuple[str, list[str]]]:
     """What may be sent, and how it may be encoded."""
@@ -354,19 +340,3 @@ def _contexts() -> Iterator[tuple[str, list[str]]]:
     yield Verification, list(ALL_TRANSFER_SYNTAXES)
     for sop_class in STORED:
         yield sop_class, list(ALL_TRANSFER_SYNTAXES)
-
-
-class _LateHandshake:
-    """TLS whose handshake is left to the thread of the connection.
-
-    pynetdicom shakes hands where it accepts connections, and one that stays silent
-    there would keep all others out.
-    """
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
-
-    def wrap_socket(self, socket: Any, server_side: bool) -> ssl.SSLSocket:
-        return self._context.wrap_socket(
-            socket, server_side=server_side, do_handshake_on_connect=False
-        )

@@ -11,11 +11,13 @@ from typing import Any, Self
 
 from cnnres_infer.errors import UsageError
 from cnnres_infer.service.health import Health
-from cnnres_infer.service.receiver import check_title, require_pynetdicom
+from cnnres_infer.service.receiver import check_title
 from cnnres_infer.service.retry_queue import Push, RetryQueue
+from cnnres_infer.service.silence import require_pynetdicom
+from cnnres_infer.service.transport import ClientFiles, NotedHandshake, send_at_once
 
 _ADDRESS = re.compile(
-    r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\[\]/:@\s]+):(?P<port>\d{1,5})/(?P<title>.+)"
+    r"(?P<tls>tls://)?(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\[\]/:@\s]+):(?P<port>\d{1,5})/(?P<title>.+)"
 )
 _TIMEOUT_S = 30.0
 _POLL_S = 0.25
@@ -33,15 +35,18 @@ class Destination:
         The address.
     title
         Called AE title.
+    tls
+        Whether the connection is encrypted.
     """
 
     host: str
     port: int
     title: str
+    tls: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse ``"HOST:PORT/AET"``.
+        """Parse ``"HOST:PORT/AET"``, with ``tls://`` before it for TLS.
 
         Raises
         ------
@@ -50,13 +55,15 @@ class Destination:
         """
         found = _ADDRESS.fullmatch(text)
         if found is None or not 0 < int(found["port"]) < 65536:
-            raise UsageError(f"`send_to`: {text!r} is no destination; give HOST:PORT/AET")
+            raise UsageError(
+                f"`send_to`: {text!r} is no destination; give HOST:PORT/AET or tls://HOST:PORT/AET"
+            )
         title = check_title("send_to", found["title"])
-        return cls(found["host"].strip("[]"), int(found["port"]), title)
+        return cls(found["host"].strip("[]"), int(found["port"]), title, bool(found["tls"]))
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}/{self.title}"
+        return f"{'tls://' if self.tls else ''}{host}:{self.port}/{self.title}"
 
 
 class Sender:
@@ -70,12 +77,22 @@ class Sender:
         Own AE title.
     health
         Told of what happens.
+    tls
+        Files for destinations with TLS.
+
+    Raises
+    ------
+    UsageError
+        If a setting is wrong, or a file cannot be used.
     """
 
-    def __init__(self, queue: RetryQueue, title: str, health: Health) -> None:
+    def __init__(
+        self, queue: RetryQueue, title: str, health: Health, tls: ClientFiles | None = None
+    ) -> None:
         self._queue = queue
         self._title = check_title("ae_title", title)
         self._health = health
+        self._tls = (tls or ClientFiles()).context()
 
     def start(self) -> None:
         """Push for as long as the process runs, on a thread of its own."""
@@ -111,7 +128,8 @@ class Sender:
                 self._postpone(push, f"{push.file.name} cannot be read ({error})")
         if not readable:
             return
-        association = self._associate(peer, {kind for _, kind in readable})
+        handshake = NotedHandshake(self._tls) if peer.tls else None
+        association = self._associate(peer, {kind for _, kind in readable}, handshake)
         try:
             for push, _ in readable:
                 failure = _send(association, push.file)
@@ -119,24 +137,40 @@ class Sender:
                     self._queue.sent(push)
                     self._health.count("object pushed")
                 else:
-                    self._postpone(push, failure)
+                    reason = None if handshake is None else handshake.failure
+                    self._postpone(push, failure if reason is None else f"no TLS: {reason}")
         finally:
             if association.is_established:
                 association.release()
 
-    def _associate(self, peer: Destination, kinds: Iterable[tuple[str, str]]) -> Any:
-        from pynetdicom import AE
+    def _associate(
+        self, peer: Destination, kinds: Iterable[tuple[str, str]], tls: NotedHandshake | None
+    ) -> Any:
+        from pynetdicom import AE, evt
 
         entity = AE(ae_title=self._title)
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = _TIMEOUT_S
         entity.connection_timeout = _TIMEOUT_S
         for sop_class, syntax in sorted(kinds):
             entity.add_requested_context(sop_class, syntax)
-        return entity.associate(peer.host, peer.port, ae_title=peer.title)
+        return entity.associate(
+            peer.host,
+            peer.port,
+            ae_title=peer.title,
+            tls_args=None if tls is None else (tls, peer.host),
+            evt_handlers=[(evt.EVT_CONN_OPEN, _bound)],
+        )
 
     def _postpone(self, push: Push, error: str) -> None:
         self._health.count("push failed")
         self._queue.postpone(push, error, time.time())
+
+
+def _bound(event: Any) -> None:
+    """Have a connection given up that stops in the middle; pynetdicom would wait for ever."""
+    connection = event.assoc.dul.socket.socket
+    connection.settimeout(_TIMEOUT_S)
+    send_at_once(connection)
 
 
 def _kind(path: Path) -> tuple[str, str]:

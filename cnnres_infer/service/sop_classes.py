@@ -11,7 +11,7 @@ MR = tuple(f"{_STORAGE}.{each}" for each in ("4", "4.1", "4.2", "4.3", "4.4"))
 SECONDARY_CAPTURE = tuple(f"{_STORAGE}.7{each}" for each in ("", ".1", ".2", ".3", ".4"))
 STRUCTURED_REPORTS = tuple(
     f"{_STORAGE}.88.{each}"
-    for each in (11, 22, 33, 34, 35, 40, 50, 59, 65, 67, 68, 69, 70, 71, 72, 73, 74, 75)
+    for each in (11, 22, 33, 34, 35, 40, 50, 59, 65, 67, 68, 69, 70, 71, 72, 73, 74, 75, 76, 77)
 )
 PRESENTATION_STATES = tuple(f"{_STORAGE}.11.{each}" for each in range(1, 13))
 # Raw data, registrations, fiducials, segmentations, parametric maps, documents.

@@ -41,16 +41,17 @@ RESERVED = frozenset(
 _EXPLANATION = """\
 This folder belongs to the service of cnnres-infer.
 
-working/CASE/   being computed; after a restart, it is computed again
+working/CASE/   being computed; goes on after a restart
 done/CASE/      computed; originals/ has what arrived
 failed/CASE/    refused; reason.txt says why, and originals/ has what arrived
 incoming/       studies of which something may be missing yet (of a listener)
 receiving/      which studies are being received (of a listener)
-outbox/         results that are to be pushed (pending/), or were (sent/)
+outbox/         results that are to be pushed (pending/) or have been (sent/)
 log.jsonl       one line for each study
 metrics.prom    figures for Prometheus
 
-To try a failed case again, move what is in its originals/ to the folder that is watched.
+To try a failed case again, move what is in its originals/ to where cases arrive: incoming/
+of a listener, and otherwise this folder.
 Originals are never deleted by the service: remove folders in done/ when you no longer need them.
 """
 
@@ -294,6 +295,8 @@ def open_area(root: Path, incoming: Path | None = None) -> Iterator[WorkArea]:
     """
     area = WorkArea(root, root if incoming is None else incoming)
     try:
+        # A new one is for this user alone; an existing one keeps its permissions.
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in (area.working, area.done, area.failed, area.incoming):
             folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)

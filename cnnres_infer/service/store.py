@@ -19,12 +19,16 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cnnres_infer.host.durable import remove_temporary, sync_folder, write_durably
+from cnnres_infer.host.durable import remove_temporary, sync_folder, write_durably, write_synced
 from cnnres_infer.service.state import ORIGINALS, RECEIVING, ClaimedCase, WorkArea
 
 # What is answered to C-STORE; PS3.4, table B.2-1.
 SUCCESS, NO_SPACE, MISMATCH, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000
 _SUFFIX = ".dcm"
+# What arrives names patients: others on this machine must not read it, whatever the umask.
+_PRIVATE, _PRIVATE_FOLDER = 0o600, 0o700
+# Floats, doubles and integers.
+_PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _DEFLATED, _MOST_INFLATED = "1.2.840.10008.1.2.1.99", 1 << 29
 # How long a sender may pause, or take to come back when it got no answer. If it takes longer,
 # what there is is computed, and computed again with the rest.
@@ -165,14 +169,14 @@ class Store:
             return NO_SPACE, False
         # Outside of the folders that are watched, and without the lock: the disk may be slow.
         arriving = self._area.incoming / f".{study}-{name}-{threading.get_ident()}"
-        write_durably(arriving, instance.meta, instance.data)
         try:
+            write_synced(arriving, instance.meta, instance.data, mode=_PRIVATE)
             with self._lock:
                 if self.is_known(study, name):
                     return SUCCESS, False
                 folder = self._area.incoming / study
                 if not folder.exists():
-                    folder.mkdir()
+                    folder.mkdir(mode=_PRIVATE_FOLDER)
                     sync_folder(self._area.incoming)
                 arriving.replace(folder / name)
                 sync_folder(folder)
@@ -210,11 +214,13 @@ class Store:
         while True:
             name = study if number == 1 else f"{study}-{number}"
             places = (self._area.working, self._area.done, self._area.failed)
-            found = [place / name / ORIGINALS / name for place in places]
-            existing = [folder for folder in found if folder.is_dir()]
-            if not existing:
+            folders = [place / name for place in places if (place / name).is_dir()]
+            if not folders:
                 return
-            yield existing[0]
+            # A person may have moved them back, and they come under another name then.
+            for originals in (folder / ORIGINALS for folder in folders):
+                if originals.is_dir():
+                    yield from sorted(each for each in originals.iterdir() if each.is_dir())
             number += 1
 
 
@@ -225,22 +231,25 @@ def hashed(uid: str) -> str:
 
 def _identifiers(instance: Instance) -> tuple[str, str, str]:
     """UIDs of the study, the class and the instance in the data set, up to which it is parsed."""
-    from pydicom import dcmread
+    from pydicom.filereader import read_dataset
+    from pydicom.tag import Tag
+    from pydicom.uid import UID
 
-    if instance.syntax == _DEFLATED:
+    content, syntax = instance.data, UID(instance.syntax)
+    if syntax == _DEFLATED:
         # pydicom would inflate it whatever its size.
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        content = inflater.decompress(instance.data, _MOST_INFLATED)
+        content = inflater.decompress(content, _MOST_INFLATED)
         if not inflater.eof:
             raise ValueError("truncated, or too large")
-    else:
-        content = instance.meta + instance.data
     names = ("StudyInstanceUID", "SOPClassUID", "SOPInstanceUID")
-    found = dcmread(
+    # The bytes as they are: to put the file meta information before them would copy them.
+    found = read_dataset(
         io.BytesIO(content),
-        stop_before_pixels=True,
-        specific_tags=list(names),
-        force=instance.syntax == _DEFLATED,
+        syntax.is_implicit_VR,
+        syntax.is_little_endian,
+        stop_when=lambda tag, _vr, _length: tag in _PIXELS,
+        specific_tags=[Tag(name) for name in names],
     )
     study, sop_class, sop_instance = (str(found.get(name, "") or "") for name in names)
     return study, sop_class, sop_instance
@@ -254,5 +263,5 @@ def _link_all(source: Path, target: Path) -> None:
                 os.link(path, target / path.name)
             except OSError:
                 # Not every file system has several names for a file.
-                write_durably(target / path.name, path.read_bytes())
+                write_durably(target / path.name, path.read_bytes(), mode=_PRIVATE)
     sync_folder(target)

@@ -84,11 +84,13 @@ def test_monai(tmp_path: Path) -> None:
     shutil.copytree(mercure_folder(tmp_path / "made", None), tmp_path / "work" / "study" / "deep")
     manifest = tmp_path / "app.json"
     stated = {"path": "study", "formats": []}
-    manifest.write_text(json.dumps({"working-directory": f"{tmp_path}/work", "input": stated}))
+    environment = {"CNNRES_INFER_SETTINGS": json.dumps({"formats": ["mask", "report"]})}
+    content = {"working-directory": f"{tmp_path}/work", "input": stated, "environment": environment}
+    manifest.write_text(json.dumps(content))
     done = run({"HOLOSCAN_OUTPUT_PATH": tmp_path / "out"}, "--manifest", manifest)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out" / "study_lesion_mask.nii.gz").exists()
-    assert not (tmp_path / "out" / "result.json").exists()
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"study_lesion_mask.nii.gz", "study_report.json"}
 
 
 def test_without_a_platform_it_says_what_to_set(tmp_path: Path) -> None:
@@ -121,6 +123,28 @@ def test_folders_by_default_are_those_of_the_specification(tmp_path: Path) -> No
     manifest.write_text("[")
     with pytest.raises(UsageError, match="build the image again"):
         Monai.of({}, manifest)
+
+
+def test_settings_of_monai_are_in_a_variable(tmp_path: Path) -> None:
+    name = "CNNRES_INFER_SETTINGS"
+    folders = dict(zip(PATHS[2:], map(str, (tmp_path, tmp_path / "out")), strict=True))
+    manifest = tmp_path / "app.json"
+    manifest.write_text(json.dumps({"environment": {name: '{"bvalue": 800}'}}))
+
+    def settings(text: str | None, manifest: Path = manifest) -> AppSettings:
+        given = folders if text is None else {**folders, name: text}
+        found = Monai.of(given, manifest)
+        assert found is not None
+        return found.task().settings
+
+    none = tmp_path / "none"
+    assert settings(None, none) == AppSettings()
+    assert settings(None).bvalue == 800.0
+    assert settings('{"bvalue": 1500}').bvalue == 1500.0, "the manifest does not overrule it"
+    assert settings('{"modality": "flair"}', none).modality == "flair"
+    for bad in ("{", '{"unknown": 1}', "[]", '{"modality": "ct"}'):
+        with pytest.raises(UsageError):
+            settings(bad, none)
 
 
 def test_folders_that_are_not_there_or_the_same(tmp_path: Path) -> None:

@@ -194,6 +194,46 @@ def test_a_listener(tmp_path: Path, bright_bundle: Path) -> None:
     assert str(images()[0].StudyInstanceUID) not in said
 
 
+def test_the_recovery_steps_of_the_documentation(tmp_path: Path, bright_bundle: Path) -> None:
+    area, out, study = tmp_path / "area", tmp_path / "area" / "out", write_study(tmp_path / "study")
+
+    def try_again(folder: Path) -> None:
+        (originals,) = (folder / "originals").iterdir()
+        originals.rename(area / "incoming" / originals.name)
+
+    def remove_results(name: str) -> None:
+        for path in out.glob(f"{name}_*"):
+            path.unlink()
+
+    with archive([], *STORED) as (pacs, stored):
+        target = ("--send-to", f"127.0.0.1:{pacs}/PACS")
+        with listening(tmp_path, bright_bundle, *target) as process:
+            send(process.port, study)
+            wait_for(lambda: list((area / "done").iterdir()))
+            (done,) = (area / "done").iterdir()
+            wait_for(lambda: len(stored) == len(DICOM))
+            # Results that stand are not overwritten, and nothing is lost by that.
+            try_again(done)
+            wait_for(lambda: list((area / "failed").iterdir()))
+            (failed,) = (area / "failed").iterdir()
+            assert "already exists" in (failed / "reason.txt").read_text()
+            remove_results(done.name)
+            try_again(failed)
+            wait_for(lambda: [line["status"] for line in log_lines(area)][2:] == ["done"])
+            wait_for(lambda: not list((area / "working").iterdir()))
+            # It is known, wherever it is now.
+            send(process.port, study)
+            time.sleep(3 * float(SETTLE))
+            assert list((area / "incoming").iterdir()) == []
+            assert len(stored) == len(DICOM), "what was sent is not sent again"
+            for path in (area / "outbox" / "sent").iterdir():
+                path.rename(area / "outbox" / "pending" / path.name)
+            wait_for(lambda: len(stored) == 2 * len(DICOM))
+    hashes = {line["study"] for line in log_lines(area)}
+    records = [path.read_text() for path in area.glob("*/*/record.json")]
+    assert all(any(each in record for record in records) for each in hashes)
+
+
 def test_a_listener_that_is_killed_loses_and_doubles_nothing(
     tmp_path: Path, bright_bundle: Path
 ) -> None:

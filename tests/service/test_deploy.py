@@ -92,9 +92,9 @@ def test_the_unit_uses_options_that_exist() -> None:
     listen = group.commands["listen"]  # type: ignore[attr-defined]
     known = {name for parameter in listen.params for name in parameter.opts}
     text = UNIT.read_text()
-    (command,) = re.findall(r"^ExecStart=(.+)$", text, re.MULTILINE)
-    (example,) = re.findall(r'^#\s+Environment="LISTEN=(.+)"$', text, re.MULTILINE)
-    words = shlex.split(command) + shlex.split(example)
+    (command,) = re.findall(r"^ExecStart=(.+)$", text.replace("\\\n", ""), re.MULTILINE)
+    examples = re.findall(r'^#\s+Environment="LISTEN=(.+)"$', text, re.MULTILINE)
+    words = shlex.split(" ".join((command, *examples)))
     assert words[1] == "listen"
     assert {word for word in words if word.startswith("--")} <= known
 

@@ -1,6 +1,8 @@
 """The log, the figures, and what `status` makes of them."""
 
+import os
 import re
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +26,16 @@ def test_each_case_is_logged_once(tmp_path: Path) -> None:
         LINE,
         replace(LINE, claimed=20.0, status="failed", code="E-X"),
     ]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+def test_another_user_can_collect_the_figures(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        Health(tmp_path, tmp_path / "a.prom").publish(Waiting(0, 0, 0, None), 1.0)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.prom").stat().st_mode) == 0o644
 
 
 def test_damaged_lines_are_skipped(tmp_path: Path) -> None:

@@ -1,10 +1,9 @@
 """The listener, with real senders on loopback: what it takes, from whom, and how much."""
 
-import datetime
-import ipaddress
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from pydicom.dataset import FileDataset
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, RLELossless
 from pynetdicom import AE, evt
+from pynetdicom.association import Association
 from pynetdicom.sop_class import (
     ComprehensiveSRStorage,
     EnhancedMRImageStorage,
@@ -29,8 +26,10 @@ from pynetdicom.sop_class import (
 from cnnres_infer.errors import OutputError, UsageError
 from cnnres_infer.service.health import Health
 from cnnres_infer.service.receiver import Listening, Peer, Receiver
+from cnnres_infer.service.silence import require_pynetdicom
 from cnnres_infer.service.state import open_area
 from cnnres_infer.service.store import Store
+from tests.service.certificates import certificates
 from tests.service.studies import images, wait_for
 
 Listen = Callable[..., Any]
@@ -237,36 +236,6 @@ def test_nothing_about_a_patient_is_logged(
     assert "SECRET" not in said.upper()
 
 
-def certificates(folder: Path) -> tuple[Path, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "listener")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(1))
-        .not_valid_after(now + datetime.timedelta(1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
-        )
-        .add_extension(x509.BasicConstraints(True, None), True)
-        .sign(key, hashes.SHA256())
-    )
-    paths = folder / "own.crt", folder / "own.key"
-    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    paths[1].write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return paths
-
-
 @pytest.mark.parametrize("mutual", [False, True])
 def test_tls(tmp_path: Path, listen: Listen, mutual: bool) -> None:
     certificate, key = certificates(tmp_path)
@@ -312,6 +281,34 @@ def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> Non
 
 def test_other_machines_may_send_if_they_are_named() -> None:
     assert Listening(host="0.0.0.0", allow=(Peer.parse("SCANNER@10.0.0.7"),)).host == "0.0.0.0"
+
+
+def test_an_address_of_ipv4_is_known_however_it_comes() -> None:
+    peer = Peer.parse("SCANNER@10.0.0.7")
+    assert peer.matches("SCANNER", "::ffff:10.0.0.7")
+    assert not peer.matches("SCANNER", "::ffff:10.0.0.8")
+    assert Peer.parse("SCANNER@::FFFF:10.0.0.7") == peer
+    assert Peer.parse("SCANNER@fe80::1").matches("SCANNER", "fe80::1%eth0")
+
+
+def test_connections_that_break_print_nothing(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", others.append)
+    require_pynetdicom()
+    provider = Association(AE(), "requestor").dul
+    # It cannot be closed in the state in which it starts.
+    provider.event_queue.put("Evt17")
+    provider.start()
+    provider.join(5)
+    assert not provider.is_alive()
+    assert others == []
+    assert capfd.readouterr().err == ""
+    ours = threading.Thread(target=lambda: [][0])
+    ours.start()
+    ours.join()
+    assert len(others) == 1, "the errors of our own threads are printed"
 
 
 @pytest.mark.parametrize("text", ["", "@1.2.3.4", "AET@", "AET@host.name", "A\\B"])

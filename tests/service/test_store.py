@@ -1,5 +1,8 @@
 """What is kept of what is received, and what is answered."""
 
+import os
+import stat
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +35,7 @@ def store_in(folder: Path, min_free: int = 0) -> tuple[WorkArea, Store]:
         return area, store
 
 
-def finish(area: WorkArea, store: Store, study: str, status: str) -> Path:
+def finish(area: WorkArea, store: Store, study: str, status: str = "done") -> Path:
     case = store.claim(area.incoming / study, 1.0, 2.0)
     case = case.write(replace(case.record, outcome=Outcome(status, 3.0, code="E-X", message="no")))
     return area.finish(case)
@@ -72,6 +75,49 @@ def test_a_study_that_grows_is_claimed_whole_again(tmp_path: Path, made: list[Fi
         folder = finish(area, store, name, "failed" if number == 1 else "done")
         assert folder.name == (name if number == 1 else f"{name}-{number}")
         assert len(list((folder / ORIGINALS / folder.name).iterdir())) == number
+
+
+def test_a_study_that_is_computed_again_is_known(tmp_path: Path, made: list[FileDataset]) -> None:
+    """Moved back from ``done``, whose folder is still there: it comes under another name then."""
+    area, store = store_in(tmp_path)
+    name = hashed(made[0].StudyInstanceUID)
+    assert store.put(instance(made[0])) == (SUCCESS, True)
+    done = finish(area, store, name)
+    (done / ORIGINALS / name).rename(area.incoming / name)
+    again = finish(area, store, name)
+    assert again != done
+    assert store.put(instance(made[0])) == (SUCCESS, False)
+    assert store.put(instance(made[1])) == (SUCCESS, True)
+    assert len(list((finish(area, store, name) / ORIGINALS).rglob("*.dcm"))) == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+def test_others_cannot_read_what_arrives(tmp_path: Path, made: list[FileDataset]) -> None:
+    before = os.umask(0)
+    try:
+        area, store = store_in(tmp_path)
+        store.put(instance(made[0]))
+        with open_area(tmp_path / "new"):
+            pass
+    finally:
+        os.umask(before)
+    (file,) = area.incoming.rglob("*.dcm")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+
+
+def test_an_object_is_held_once(tmp_path: Path, made: list[FileDataset]) -> None:
+    _, store = store_in(tmp_path)
+    made[0].PixelData = bytes(1 << 22)
+    made[0].add_new(0x00204000, "LT", "x" * (1 << 20))
+    sent = instance(made[0])
+    tracemalloc.start()
+    try:
+        assert store.put(sent) == (SUCCESS, True)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_what_cannot_be_understood_or_is_another_object(

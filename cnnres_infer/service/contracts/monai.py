@@ -4,8 +4,10 @@
 and of the results; packages of older versions have ``MONAI_INPUTPATH`` and
 ``MONAI_OUTPUTPATH``. Without them, the manifest ``/etc/monai/app.json`` has
 ``input.path`` and ``output.path``, relative to its ``workingDirectory``
-(``working-directory`` in older ones). Source: the MONAI Application Package
-specification, versions 0.1 and 1.0.
+(``working-directory`` in older ones). The contract knows no settings: they are
+in the variable ``CNNRES_INFER_SETTINGS``, as JSON, of the container or of the
+manifest's ``environment``. Source: the MONAI Application Package specification,
+versions 0.1 and 1.0.
 """
 
 import json
@@ -22,6 +24,7 @@ from cnnres_infer.service.settings import AppSettings
 MANIFEST = Path("/etc/monai/app.json")
 _INPUTS = ("HOLOSCAN_INPUT_PATH", "MONAI_INPUTPATH")
 _OUTPUTS = ("HOLOSCAN_OUTPUT_PATH", "MONAI_OUTPUTPATH")
+_SETTINGS = "CNNRES_INFER_SETTINGS"
 _WORKING, _INPUT, _OUTPUT = "/var/monai/", "input/", "output/"
 
 
@@ -32,22 +35,26 @@ class Monai:
     ----------
     source, target
         The folders of the contract.
+    settings
+        The settings as JSON; None for those by default.
     """
 
-    def __init__(self, source: Path, target: Path) -> None:
+    def __init__(self, source: Path, target: Path, settings: str | None = None) -> None:
         self._source = source
         self._target = target
+        self._settings = settings
 
     @classmethod
     def of(cls, environment: Mapping[str, str], manifest: Path = MANIFEST) -> Self | None:
         """The contract in an environment or manifest; None if there is none."""
         source, target = _first(environment, _INPUTS), _first(environment, _OUTPUTS)
+        settings = environment.get(_SETTINGS)
         if not manifest.is_file():
             if not source and not target:
                 return None
             if not source or not target:
                 raise UsageError(f"{_INPUTS[0]} and {_OUTPUTS[0]} belong together: set both")
-            return cls(Path(source), Path(target))
+            return cls(Path(source), Path(target), settings)
         content = _read(manifest)
         named = content.get("workingDirectory") or content.get("working-directory")
         folder = Path(named or _WORKING)
@@ -55,12 +62,17 @@ class Monai:
         return cls(
             Path(source or folder / (stated[0] or _INPUT)),
             Path(target or folder / (stated[1] or _OUTPUT)),
+            settings or (content.get("environment") or {}).get(_SETTINGS),
         )
 
     def task(self) -> Task:
-        """The study."""
+        """The study, with the settings in the variable; without it, those by default."""
         check_folders(self._source, self._target)
-        return Task(self._source, self._target, AppSettings())
+        try:
+            content = json.loads(self._settings or "{}")
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{_SETTINGS}: not JSON ({error}); set it again") from error
+        return Task(self._source, self._target, AppSettings.of(content, _SETTINGS))
 
     def deliver(self, task: Task, entry: CaseReport | Refusal) -> tuple[Path, ...]:
         """All results stay as they are."""
