@@ -69,7 +69,7 @@ def test_cuda_is_called_as_the_bindings_declare(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BINDINGS)
-@pytest.mark.parametrize("call", wheel_facts.calls_of_cuda())
+@pytest.mark.parametrize("call", sorted(wheel_facts.calls_of_cuda()))
 def test_the_fake_of_cuda_returns_what_the_bindings_do(name: str, call: str) -> None:
     fake, facts = getattr(FakeCudaRuntime, call), BINDINGS[name][call]
     assert len(inspect.signature(fake).parameters) == 1 + facts["parameters"]
