@@ -126,12 +126,15 @@ class OutputExistsError(OutputError, FileExistsError):
     ----------
     path
         The existing file or folder.
+    origin
+        Where it comes from, if that is why it cannot be kept, such as "made from other inputs".
     """
 
     default_code = ErrorCode.OUTPUT_EXISTS
 
-    def __init__(self, path: object) -> None:
-        super().__init__(f"{path} already exists; choose another path, or add `overwrite=True`")
+    def __init__(self, path: object, origin: str = "") -> None:
+        what = f"{path} already exists{origin and f', {origin}'}"
+        super().__init__(f"{what}; choose another path, or add `overwrite=True`")
 
 
 class CancelledError(CnnresError, RuntimeError):

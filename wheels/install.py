@@ -96,7 +96,8 @@ def locks_of(folder: Path, extras: list[str]) -> list[Path]:
         if extra not in there:
             raise InstallError(
                 f"{folder}: no wheels for the extra {extra!r}, only for: {', '.join(there)}; "
-                f"gather them with: python wheels/gather.py --extra {extra}"
+                f"gather them with: "
+                f"python wheels/gather.py --into FOLDER --extra {extra}"
             )
     return [folder / f"{prefix}{extra}.lock" for extra in extras]
 

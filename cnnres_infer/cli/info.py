@@ -71,7 +71,8 @@ def _print_model(bundle: "BundleInfo", cores: int, console: "Console") -> None:
 def _sizes(slices: "SliceSpec") -> str:
     if len(slices.sides) == 1:
         return f"{slices.size}²"
-    sides = " or ".join(map(str, slices.sides))
+    *others, last = map(str, slices.sides)
+    sides = f"{', '.join(others)} or {last}"
     return f"the brain's height and width ({sides} each)"
 
 

@@ -59,7 +59,9 @@ SeriesOption = Annotated[
 BValueOption = Annotated[
     float | None,
     typer.Option(
-        "--bvalue", metavar="N", help="b-value to segment in s/mm²; defaults to that nearest 1000."
+        "--bvalue",
+        metavar="N",
+        help="b-value to segment in s/mm²; defaults to the nearest to 1000.",
     ),
 ]
 FormatsOption = Annotated[

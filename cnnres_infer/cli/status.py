@@ -38,9 +38,16 @@ def _render(report: "StatusReport", console: "Console") -> None:
     if report.oldest_age_s is not None:
         lines.append(f"  oldest case: {report.oldest_age_s:.0f} s")
     if report.latency_s:
-        spread = ", ".join(f"{each:.1f} s ({at})" for at, each in report.latency_s.items())
+        spread = ", ".join(_quantile(at, each) for at, each in report.latency_s.items())
         lines.append(f"  from the last file to the result: {spread}")
     lines += [f"  cannot push: {error}" for error in report.push_errors]
     lines += [f"  failed: {line.study} {line.code}" for line in report.last_failed]
+    if report.failed:
+        lines.append(f"  reason.txt in each folder of {report.folder / 'failed'} says what to do")
     for line in lines:
         console.print(printable(line), markup=False)
+
+
+def _quantile(at: str, seconds: float) -> str:
+    label = "median" if at == "0.5" else f"{float(at):.0%} within"
+    return f"{label} {seconds:.1f} s"

@@ -94,7 +94,7 @@ def _render(report: "VerificationReport", console: "Console") -> None:
     engine = report.engine
     ran = f"{engine.backend}, {engine.provider}, {engine.precision}: {report.status}"
     title = escape(f"{printable(report.comparison.subject)}\n{printable(ran)}")
-    table = Table("agreement with PyTorch", "measured", "at least", title=title)
+    table = Table("agreement with PyTorch", "measured", "required", title=title)
     for row in report.figures():
         table.add_row(*row)
     console.print(table)

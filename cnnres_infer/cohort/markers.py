@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from cnnres_infer.codes import ErrorCode
 from cnnres_infer.cohort.case import CohortCase, Skip
 from cnnres_infer.core.jsonable import dumps
 from cnnres_infer.errors import VolumeError
@@ -63,8 +64,18 @@ class Fingerprint:
 
     def describes(self, case: CohortCase, options: dict[str, Any]) -> bool:
         """Whether a case is still what this was made from."""
-        paths = case.inputs
-        if self.options != options or self.inputs.keys() != paths.keys():
+        return not self.difference(case, options)
+
+    def difference(self, case: CohortCase, options: dict[str, Any]) -> str:
+        """How this was made differently from what a case is now; empty if it was not."""
+        names = sorted(self.options.keys() | options.keys())
+        changed = [each for each in names if self.options.get(each) != options.get(each)]
+        if changed:
+            return f"made with other settings ({', '.join(changed)})"
+        return "" if self._has_inputs(case.inputs) else "made from other inputs"
+
+    def _has_inputs(self, paths: dict[str, Path]) -> bool:
+        if self.inputs.keys() != paths.keys():
             return False
         try:
             changed = [role for role in paths if self.inputs[role]["files"] != _stat(paths[role])]
@@ -87,7 +98,7 @@ def _hashed(path: Path) -> dict[str, Any]:
                     check_time()
                     digest.update(chunk)
         except OSError as error:
-            raise VolumeError(f"{each}: cannot be read ({error.strerror})") from error
+            raise _unreadable(error, each) from error
     return {"sha256": digest.hexdigest(), "files": files}
 
 
@@ -97,9 +108,15 @@ def _stat(path: Path) -> list[list[Any]]:
         try:
             known = each.stat()
         except OSError as error:
-            raise VolumeError(f"{each}: cannot be read ({error.strerror})") from error
+            raise _unreadable(error, each) from error
         found.append([_name(path, each), known.st_size, known.st_mtime_ns])
     return found
+
+
+def _unreadable(error: OSError, path: Path) -> VolumeError:
+    missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+    code = ErrorCode.FILE_MISSING if missing else ErrorCode.FILE_ACCESS
+    return VolumeError(f"{path}: {error.strerror}", code=code)
 
 
 def _files(path: Path) -> list[Path]:

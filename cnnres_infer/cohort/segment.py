@@ -77,12 +77,15 @@ def recall(case: CohortCase, settings: Settings) -> Outcome | None:
     if paths.mask.exists():
         content = read_sidecar(paths.sidecar)
         made_from = fingerprint(content)
-        if made_from is not None and made_from.describes(case, settings.options):
-            return _done(case, content, Status.UNCHANGED)
+        if made_from is None:
+            origin = "without a record of what it was made from"
+        else:
+            origin = made_from.difference(case, settings.options)
+            if not origin:
+                return _done(case, content, Status.UNCHANGED)
         if settings.overwrite:
             return None
-        error = OutputExistsError(paths.mask)
-        return _failed(case, Failure.of(error))
+        return _failed(case, Failure.of(OutputExistsError(paths.mask, origin)))
     content = Records(settings.out).read(case.name)
     made_from = fingerprint(content)
     if made_from is not None and made_from.describes(case, settings.options):

@@ -60,7 +60,7 @@ def html_page(report: VerificationReport) -> str:
         f"<p>{RESEARCH_ONLY}</p>",
         table(_provenance(report)),
         "<h2>Figures</h2>",
-        table(report.figures(), ("", "measured", "at least"), "figures"),
+        table(report.figures(), ("", "measured", "required"), "figures"),
         "<h2>Dice of slices with lesion</h2>",
         _histogram(comparison.agreement.counted),
         "<h2>The worst slices</h2>",

@@ -328,7 +328,9 @@ def read_area(root: Path) -> WorkArea:
         If the folder is no work area.
     """
     if not (root / _LOCK).is_file():
-        raise UsageError(f"{root}: no service has worked in this folder; give that of one")
+        raise UsageError(
+            f"{root}: no service has worked in this folder; give that of listen, or IN of watch"
+        )
     incoming = root / INCOMING
     return WorkArea(root, incoming if incoming.is_dir() else root)
 

@@ -127,7 +127,7 @@ class VerificationReport:
             ("smallest Dice", "dice_min", ""),
         ):
             if key in agreement:
-                yield label, f"{agreement[key]:.5f}", f"{least}"
+                yield label, f"{agreement[key]:.5f}", f"at least {least}" if least else ""
         for label, key, most in (
             ("mean difference of probability, lesion", "lesion_difference", f"at most {gate.off}"),
             ("largest difference of probability", "largest_difference", ""),

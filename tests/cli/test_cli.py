@@ -47,6 +47,13 @@ def test_predict_is_the_default_command(volume: Path, bright_bundle: Path) -> No
     assert volume.read_bytes() == before
 
 
+def test_a_misspelled_command_is_no_volume(tmp_path: Path) -> None:
+    refused = run("watc", "in", "out", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "did you mean watch?" in refused.stderr
+    assert "E-FILE-MISSING" in run("watc.nii", cwd=tmp_path).stderr
+
+
 def test_options_may_come_first(volume: Path, bright_bundle: Path, tmp_path: Path) -> None:
     done = run("-o", tmp_path / "out", "--prob", "--no-overlay", "--bundle", bright_bundle, volume)
     assert done.returncode == 0, done.stderr

@@ -63,6 +63,7 @@ def test_inputs_are_told_by_content(case: CohortCase, here: Settings, predictor:
     assert (known := recall(case, here)) is not None
     assert known.error is not None
     assert known.error["code"] == "E-OUTPUT-EXISTS"
+    assert "made from other inputs" in known.error["message"]
     assert recall(case, replace(here, overwrite=True)) is None
 
 
@@ -83,6 +84,8 @@ def test_other_options_or_models_replace_masks_only_when_asked(
     refused = segment(case, other, lambda: predictor)
     assert refused.error is not None
     assert refused.error["code"] == "E-OUTPUT-EXISTS"
+    ((option, _),) = other.options.items() - here.options.items()
+    assert f"made with other settings ({option})" in refused.error["message"]
     # It is not the case that failed.
     assert not list(Records(here.out))
     if change != {"bvalue": 900.0}:
@@ -228,3 +231,12 @@ def test_outcomes_are_plain() -> None:
     outcome = Outcome("a", Status.FAILED, {"code": "E-X"}, traceback="secret")
     assert outcome.to_json()["status"] == "failed"
     assert "traceback" not in outcome.to_json()
+
+
+def test_a_missing_file_is_named_by_its_code(
+    case: CohortCase, here: Settings, predictor: Predictor
+) -> None:
+    case.volume.unlink()
+    failed = segment(case, here, lambda: predictor)
+    assert failed.error is not None
+    assert failed.error["code"] == "E-FILE-MISSING"

@@ -187,6 +187,7 @@ def test_a_listener(tmp_path: Path, bright_bundle: Path) -> None:
     assert status.returncode == 0
     assert "running" in status.stdout
     assert "1 done" in status.stdout
+    assert "to the result: median " in status.stdout
     said = "".join(each.read_text() for each in (area / "log.jsonl", area / "metrics.prom"))
     said += (tmp_path / "stderr.txt").read_text() + process.line + status.stdout
     assert "Secret" not in said

@@ -42,7 +42,7 @@ def omission(result: Result) -> str:
     if reason := origins.omission(result):
         return reason
     if not result.mask.data.any():
-        return "no lesion was found, and a segmentation must not be without frames"
+        return "the mask is empty, and a segmentation needs at least one frame"
     return ""
 
 

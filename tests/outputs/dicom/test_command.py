@@ -145,7 +145,7 @@ def test_no_lesion_is_reported_and_not_segmented(tmp_path: Path, bright_bundle: 
     options = ("-o", tmp_path / "out", "--bundle", bright_bundle, "--backend", "ort")
     done = run(study, *options, "--no-self-check", *formats(*FORMATS))
     assert done.returncode == 0, done.stderr
-    assert "not written: dicom-seg: no lesion was found" in done.stdout
+    assert "not written: dicom-seg: the mask is empty" in done.stdout
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert "study_report_sr.dcm" in names
     assert "study_lesion_seg.dcm" not in names
