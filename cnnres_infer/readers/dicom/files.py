@@ -215,16 +215,18 @@ def _head(file: Path) -> bytes:
 
 
 def _in_archive(path: Path, archive: zipfile.ZipFile, limits: Limits) -> list[StudyFile]:
-    members = [each for each in archive.infolist() if not each.is_dir()]
+    members = [each for each in archive.infolist() if not each.filename.endswith("/")]
     if len(members) > _MAX_FILES:
         raise LimitError(f"{path}: more than {_MAX_FILES} members; archive a single study")
     check_bytes(f"{path}: content", sum(each.file_size for each in members), limits)
     found = []
     for member in sorted(members, key=lambda each: each.filename):
         inside = PurePosixPath(member.filename.replace("\\", "/"))
-        if inside.is_absolute() or ".." in inside.parts or ":" in inside.parts[0]:
+        # Neither a member without a name nor "." has parts.
+        is_inside = inside.parts and not inside.is_absolute() and ".." not in inside.parts
+        if not is_inside or ":" in inside.parts[0]:
             raise VolumeError(
-                f"{path}: the member {member.filename!r} would lie outside of the archive; "
+                f"{path}: the member {member.filename!r} would lie outside of the folder; "
                 "archive the study again",
                 code=ErrorCode.DICOM_ARCHIVE,
             )

@@ -71,11 +71,20 @@ def test_the_name_of_a_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert case_name(Path()) == "case.1"
 
 
-@pytest.mark.parametrize("name", ["../up", "/etc/passwd", "a/../../b", "..\\up", "c:/x"])
+@pytest.mark.parametrize("name", ["../up", "/etc/passwd", "a/../../b", "..\\up", "c:/x", "."])
 def test_a_member_that_lies_outside(name: str, tmp_path: Path) -> None:
     path = tmp_path / "study.zip"
     with zipfile.ZipFile(path, "w") as out:
         out.writestr(name, files(study(tmp_path / "study"))[0].read_bytes())
+    assert code(path) == "E-DICOM-ARCHIVE"
+
+
+def test_a_member_without_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "study.zip"
+    with zipfile.ZipFile(path, "w") as out:
+        out.writestr("nameless", files(study(tmp_path / "study"))[0].read_bytes())
+    # Names end at a zero byte.
+    path.write_bytes(path.read_bytes().replace(b"nameless", b"\0ameless"))
     assert code(path) == "E-DICOM-ARCHIVE"
 
 
