@@ -139,7 +139,9 @@ def test_no_extra_brings_what_only_the_checkout_needs(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         metadata = archive.read(f"cnnres_infer-{__version__}.dist-info/METADATA").decode()
     extras = set(re.findall(r"^Provides-Extra: (.+)$", metadata, re.MULTILINE))
-    assert extras == {"cpu", "dicom", "gpu", "gpu-cuda12", "openvino", "service", "signing"}
+    assert extras == {
+        "cpu", "dask", "dicom", "gpu", "gpu-cuda12", "openvino", "service", "signing", "slurm",
+    }  # fmt: skip
     assert "torch" not in metadata.partition("\n\n")[0]
 
 
