@@ -15,11 +15,11 @@ from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.pipeline.banded import Banded
 from cnnres_infer.pipeline.box import bounding_box
+from cnnres_infer.pipeline.chunks import chunks
 
 # Voxels are averaged to about this size, which suppresses noise and keeps cortex and sulci.
 _STEP_MM = 3.2
 _OCCUPIED = 0.75
-_CHUNK_SLICES = 16
 
 # Depths below the surface of the brain, within a slice, in mm.
 _DEEP_MM, _SURFACE_MM, _DEEPEST_MM = 15.0, 9.0, 45.0
@@ -180,12 +180,10 @@ def _coarse(volume: Volume, brain: BoolArray) -> tuple[FloatArray, BoolArray, ND
     spacing = np.array(volume.grid.spacing)[[slices, rows, columns]]
     steps = [max(1, round(_STEP_MM / mm)) for mm in spacing.tolist()]
     planes = orientation.planes(volume.data[box])
-    # In chunks of whole blocks, since temporary arrays of the whole volume would be large.
-    height = steps[0] * max(1, _CHUNK_SLICES // steps[0])
-    chunks = [slice(first, first + height) for first in range(0, len(planes), height)]
-    weight = np.concatenate([_block_sums(inside[z].astype(np.float32), steps) for z in chunks])
+    parts = chunks(len(planes), multiple=steps[0])
+    weight = np.concatenate([_block_sums(inside[z].astype(np.float32), steps) for z in parts])
     total = np.concatenate(
-        [_block_sums(np.where(inside[z], planes[z], np.float32(0)), steps) for z in chunks]
+        [_block_sums(np.where(inside[z], planes[z], np.float32(0)), steps) for z in parts]
     )
     image = np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
     occupied: BoolArray = weight >= _OCCUPIED * np.prod(steps)

@@ -14,6 +14,7 @@ from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import GeometryError, VolumeError
 from cnnres_infer.host.deadline import check_time
 from cnnres_infer.pipeline.banded import Banded
+from cnnres_infer.pipeline.chunks import chunks
 from cnnres_infer.pipeline.resample import resampling
 from cnnres_infer.pipeline.slices.normalisation import tissue_median
 
@@ -42,7 +43,6 @@ _MAX_BRAIN_ML = 1900.0
 # Less than one half: losing part of a lesion at the surface is worse than keeping some skull.
 _MASK_THRESHOLD = 0.25
 
-_CHUNK_SLICES = 16
 _ROUNDING_MM = 1e-6
 
 
@@ -157,14 +157,14 @@ def extract_brain(volume: Volume) -> BoolArray:
     # that sums are rounded the same way in all orientations.
     reduced = [
         _resample_in_plane(np.ascontiguousarray(planes[chunk]), to_coarse)
-        for chunk in _chunks(len(planes))
+        for chunk in chunks(len(planes))
     ]
     coarse_image = to_coarse[0].along_first(np.concatenate(reduced))
     coarse_brain = _segment_coarse(coarse_image, spacing * steps).astype(np.float32)
     restored = to_fine[0].along_first(coarse_brain)
     mask = np.empty_like(volume.data, np.bool_)
     mask_planes = volume.grid.orientation.planes(mask)
-    for chunk in _chunks(len(planes)):
+    for chunk in chunks(len(planes)):
         check_time()
         fine = _resample_in_plane(restored[chunk], to_fine)
         np.greater(fine, _MASK_THRESHOLD, mask_planes[chunk])
@@ -241,10 +241,6 @@ def _resample_in_plane(planes: FloatArray, matrices: Sequence[Banded]) -> FloatA
     return columns.along_columns(rows.along_rows(planes))
 
 
-def _chunks(count: int) -> list[slice]:
-    return [slice(first, first + _CHUNK_SLICES) for first in range(0, count, _CHUNK_SLICES)]
-
-
 def _ball(radius: float, spacing: NDArray[np.float64]) -> NDArray[np.intp]:
     """Structuring element: voxel offsets (K, 3) within `radius` in mm.
 
@@ -314,7 +310,7 @@ def _fill_holes(mask: BoolArray) -> None:
     """Fill the holes in each slice of a mask (slices, rows, columns), in place."""
     import cc3d
 
-    for chunk in _chunks(len(mask)):
+    for chunk in chunks(len(mask)):
         check_time()
         # The slices one below another make a single image, whose borders connect all background
         # that is no hole. Its label is that of the first pixel.

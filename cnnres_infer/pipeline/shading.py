@@ -10,6 +10,7 @@ from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.pipeline.banded import Banded
 from cnnres_infer.pipeline.box import bounding_box
+from cnnres_infer.pipeline.chunks import chunks
 from cnnres_infer.pipeline.resample import resampling
 
 # Lengths in mm: what the field is smoothed by (a narrower Gaussian takes infarcts for shading),
@@ -33,8 +34,6 @@ _RIDGE = 1e-7
 _OCCUPIED = 0.5
 # Of the Gaussian's weight: where less is brain, the field tends to its smooth trend.
 _FLOOR = 1e-3
-
-_CHUNK_SLICES = 16
 
 
 class _Axis(NamedTuple):
@@ -147,8 +146,7 @@ def _coarse(
     """
     slices, rows, columns = axes
     parts = []
-    for first in range(0, len(planes), _CHUNK_SLICES):
-        chunk = slice(first, first + _CHUNK_SLICES)
+    for chunk in chunks(len(planes)):
         data = np.ascontiguousarray(planes[chunk])
         inside = (data > 0) & brain[chunk]
         parts.append(

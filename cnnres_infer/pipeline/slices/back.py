@@ -11,9 +11,8 @@ from cnnres_infer.core.batch import SliceBatch
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.volume import Probabilities
 from cnnres_infer.host.deadline import check_time
+from cnnres_infer.pipeline.chunks import chunks
 from cnnres_infer.pipeline.slices.geometry import SliceGeometry
-
-_CHUNK_SLICES = 16
 
 
 class LesionMap(ABC):
@@ -66,9 +65,9 @@ class LesionMap(ABC):
 
     def _chunks(self) -> Iterator[NDArray[np.intp]]:
         z = self.z
-        for first in range(0, len(z), _CHUNK_SLICES):
+        for chunk in chunks(len(z)):
             check_time()
-            yield z[first : first + _CHUNK_SLICES]
+            yield z[chunk]
 
 
 class SliceOutputs(LesionMap):

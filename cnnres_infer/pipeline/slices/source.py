@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.spec import SliceSpec
 from cnnres_infer.core.volume import Volume
+from cnnres_infer.pipeline.chunks import chunks
 from cnnres_infer.pipeline.shading import Shading
 from cnnres_infer.pipeline.slices.geometry import SliceGeometry
 from cnnres_infer.pipeline.slices.normalisation import median_of_tissue
-
-_CHUNK_SLICES = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +67,7 @@ class SliceSource:
             If most of the brain is not positive.
         """
         values = []
-        for first in range(0, len(z), _CHUNK_SLICES):
-            chunk = z[first : first + _CHUNK_SLICES]
-            planes = self.planes(chunk)
-            values.append(planes[self.geometry.planes(brain)[chunk] & (planes != 0)])
+        for chunk in chunks(len(z)):
+            planes = self.planes(z[chunk])
+            values.append(planes[self.geometry.planes(brain)[z[chunk]] & (planes != 0)])
         return spec.ceiling * median_of_tissue(np.concatenate(values), self.volume.name)
