@@ -160,8 +160,8 @@ def _pools(collections: Collections, device: torch.device) -> list[Pool]:
         pool(collections.healthy, 1, 0.5),
         pool(collections.lesion_free, 3, 0.45, ("vol01", "vol07")),
         pool(collections.high_b, 1, 0.45),
-        pool(collections.flair, 3, 0.1),
-        pool(_visible(collections.soop), 1, 0.1),
+        pool(collections.flair, 5, 0.1),
+        pool(_visible(collections.soop), 2, 0.1),
     ]
 
 

@@ -26,6 +26,8 @@ from training.teacher import Teacher
 from training.variants import Labelled, at_b, unsaturated, varied
 
 SPEC = SliceSpec(size=160, spacing=1.25, ceiling=2.0, shading="removed")
+# Shading correction helps on DWI, and takes lesions for shading on FLAIR.
+FLAIR_SPEC = replace(SPEC, shading="none")
 VALIDATION_VOLUMES = ("sub-strokecase0001", "sub-strokecase0003")
 TRAINING_VOLUME = "sub-strokecase0002"
 UNLABELLED_VOLUME = "sub-clinical01"
@@ -243,11 +245,11 @@ def _isles_slice(
         volume = _plane(archive[channel], (rows, -columns), case)
         truth = archive["mask"][:, :, None].astype(np.float32)
     labelled = Labelled(volume, truth, stripped_brain(volume).mask)
-    if teacher is not None:
+    if teacher is not None and channel == "dwi":
         labelled = teacher.softened(labelled)
     if rng is not None:
         labelled = varied(replace(labelled, volume=unsaturated(volume, rng)), rng)
-    return _images(labelled, SPEC)
+    return _images(labelled, FLAIR_SPEC if channel == "flair" else SPEC)
 
 
 def _isles_pair(root: Path, case: str, spec: SliceSpec) -> tuple[Images, Images]:
@@ -257,7 +259,9 @@ def _isles_pair(root: Path, case: str, spec: SliceSpec) -> tuple[Images, Images]
         dwi, flair = (_plane(archive[name], (rows, -columns), case) for name in ("dwi", "flair"))
         truth = archive["mask"][:, :, None].astype(np.float32)
     brain = stripped_brain(dwi).mask
-    return _images(Labelled(dwi, truth, brain), spec), _images(Labelled(flair, truth, brain), spec)
+    return _images(Labelled(dwi, truth, brain), spec), _images(
+        Labelled(flair, truth, brain), replace(spec, shading="none")
+    )
 
 
 def _soop(root: Path, rng: Generator) -> Images:
@@ -269,7 +273,7 @@ def _soop(root: Path, rng: Generator) -> Images:
         if image.any()
     )
     return _stack(
-        _images(varied(Labelled(volume, mask, stripped_brain(volume).mask), rng), SPEC)
+        _images(varied(Labelled(volume, mask, stripped_brain(volume).mask), rng), FLAIR_SPEC)
         for volume, mask in slices
     )
 
