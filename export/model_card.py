@@ -4,6 +4,11 @@ from typing import Any
 
 CARD = "MODEL_CARD.md"
 
+_SHADING = {
+    "none": [],
+    "removed": ["- The coil's shading is estimated in the brain and removed"],
+    "removed from dwi": ["- The coil's shading of DWIs is estimated in the brain and removed"],
+}
 _USE = """\
 Research on acute ischaemic stroke: outlining lesions on diffusion-weighted (DWI, b about 1000)
 and FLAIR MRI of adults, for review by a person who can read such images.
@@ -38,11 +43,7 @@ def model_card(manifest: dict[str, Any]) -> str:
         f"- Images of {image['size']} x {image['size']} pixels of {image['spacing_mm']} mm; "
         f"channels: {image['channels']}; modalities: {', '.join(image['modalities'])}",
         "- Skull-stripped; volumes with skull are stripped first",
-        *(
-            ["- The coil's shading is estimated in the brain and removed"]
-            if image.get("shading") == "removed"
-            else []
-        ),
+        *_SHADING[image.get("shading", "none")],
         *(
             ["- Images are cut to the brain, in steps of 32 pixels from 96 on"]
             if image.get("frame") == "brain"

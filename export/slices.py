@@ -29,7 +29,7 @@ def slices_of(case: Case, spec: ModelSpec) -> tuple[SliceGeometry, SliceBatch]:
         prepared.volumes,
         prepared.brain.mask,
         prepared.geometry,
-        spec.slices,
+        spec.slices.of(case.modality),
         max(case.volume.grid.shape),
     )
     return prepared.geometry, batch

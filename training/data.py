@@ -15,6 +15,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.case import Modality
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.spec import SliceSpec
 from cnnres_infer.core.volume import Volume
@@ -25,9 +26,9 @@ from training.lesion_free import Series, find_series
 from training.teacher import Teacher
 from training.variants import Labelled, at_b, unsaturated, varied
 
-SPEC = SliceSpec(size=160, spacing=1.25, ceiling=2.0, shading="removed")
-# Shading correction helps on DWI, and takes lesions for shading on FLAIR.
-FLAIR_SPEC = replace(SPEC, shading="none")
+# Removing shading from FLAIR, which shows tissue unequally bright, takes lesions for shading.
+SPEC = SliceSpec(size=160, spacing=1.25, ceiling=2.0, shading="removed from dwi")
+_DWI = SPEC.of(Modality.DWI)
 VALIDATION_VOLUMES = ("sub-strokecase0001", "sub-strokecase0003")
 TRAINING_VOLUME = "sub-strokecase0002"
 UNLABELLED_VOLUME = "sub-clinical01"
@@ -103,7 +104,7 @@ class Collections:
 def load_collections(root: Path, seed: int = 0, teacher: Teacher | None = None) -> Collections:
     """Read everything below `root`, as it is and changed at random.
 
-    A teacher softens the masks of the ISLES'22 slices.
+    A teacher softens the masks of the ISLES'22 DWI slices.
 
     The validation patients are every fifth of the ISLES'22 patients with both
     modalities usable, in the order of their names; the validation volunteers
@@ -115,12 +116,12 @@ def load_collections(root: Path, seed: int = 0, teacher: Teacher | None = None) 
     dwi, flair = (
         _isles(
             root,
-            [r["case"] for r in rows if _usable(r, channel) and r["case"] not in held_out],
-            channel,
+            [r["case"] for r in rows if _usable(r, modality) and r["case"] not in held_out],
+            modality,
             rng,
             teacher,
         )
-        for channel in ("dwi", "flair")
+        for modality in Modality
     )
     lesion_free, high_b = _volunteers(root, rng)
     return Collections(
@@ -151,13 +152,13 @@ def volume_paths(root: Path, case: str) -> tuple[Path, Path]:
 def volume_images(root: Path, case: str, spec: SliceSpec = SPEC) -> Images:
     """All slices with brain of a DWI volume; masks are zero where it has none."""
     labelled = _labelled(root, case)
-    return _images(labelled, spec)
+    return _images(labelled, spec.of(Modality.DWI))
 
 
 def series_images(series: Series, spec: SliceSpec = SPEC) -> Images:
     """All slices with brain of a volunteer's DWI, as it is."""
     volume, _ = series.load()
-    return _images(_without_lesion(volume, series.volunteer), spec)
+    return _images(_without_lesion(volume, series.volunteer), spec.of(Modality.DWI))
 
 
 def _labelled(root: Path, case: str) -> Labelled:
@@ -178,11 +179,11 @@ def _versions(root: Path, case: str, rng: Generator) -> Images:
     adc = load_volume(volume_paths(root, case)[0].with_name(f"{case}_adc.nii.gz")).data
     adc = adc * np.float32(_BRAIN_ADC / np.median(adc[labelled.brain & (adc > 0)]))
     b0 = np.maximum(labelled.volume.data, 0) * np.exp(_USUAL_B * adc.clip(0, 4e-3))
-    parts = [_images(labelled, SPEC)]
+    parts = [_images(labelled, _DWI)]
     for _ in range(_VOLUME_VERSIONS - 1):
         share = rng.uniform(*_CLINICAL_B) / _USUAL_B
         changed = replace(labelled, volume=at_b(labelled.volume, b0, share))
-        parts.append(_images(varied(changed, rng), SPEC))
+        parts.append(_images(varied(changed, rng), _DWI))
     return _concatenated(parts)
 
 
@@ -196,7 +197,7 @@ def _volunteers(root: Path, rng: Generator) -> tuple[Images, Images]:
         volume, b0 = series.load()
         case = _without_lesion(volume, series.volunteer)
         own = clinical if series.b is not None and series.b < _HIGH_B[0] else high
-        own.append(_images(case, SPEC))
+        own.append(_images(case, _DWI))
         for _ in range(_LESION_FREE_VERSIONS - 1):
             changed, pool = case, own
             if series.b is not None and b0 is not None:
@@ -205,7 +206,7 @@ def _volunteers(root: Path, rng: Generator) -> tuple[Images, Images]:
                 changed = replace(case, volume=at_b(volume, b0, wanted / series.b))
                 changed = replace(changed, volume=replace(changed.volume, name=series.volunteer))
                 pool = high if is_high else clinical
-            pool.append(_images(varied(changed, rng), SPEC))
+            pool.append(_images(varied(changed, rng), _DWI))
     return _concatenated(clinical), _concatenated(high)
 
 
@@ -220,36 +221,36 @@ def _held_out(rows: list[dict[str, str]]) -> list[str]:
 
 
 def _isles(
-    root: Path, cases: list[str], channel: str, rng: Generator, teacher: Teacher | None
+    root: Path, cases: list[str], modality: Modality, rng: Generator, teacher: Teacher | None
 ) -> Images:
     return _stack(
-        _isles_slice(root, case, channel, rng if version else None, teacher)
+        _isles_slice(root, case, modality, rng if version else None, teacher)
         for case in cases
         for version in range(_SLICE_VERSIONS)
     )
 
 
-def _usable(row: dict[str, str], channel: str) -> bool:
+def _usable(row: dict[str, str], modality: Modality) -> bool:
     return (
-        float(row[f"{channel}_brain_frac"]) > _SMALLEST_BRAIN_SHARE
-        and float(row[f"{channel}_sat"]) < _LARGEST_SATURATED_SHARE
+        float(row[f"{modality}_brain_frac"]) > _SMALLEST_BRAIN_SHARE
+        and float(row[f"{modality}_sat"]) < _LARGEST_SATURATED_SHARE
     )
 
 
 def _isles_slice(
-    root: Path, case: str, channel: str, rng: Generator | None, teacher: Teacher | None
+    root: Path, case: str, modality: Modality, rng: Generator | None, teacher: Teacher | None
 ) -> Images:
     """One slice as it is, or with another coil and brain mask if there is an `rng`."""
     with np.load(root / "isles22_slices" / f"{case}.npz") as archive:
         columns, rows = archive["spacing"]
-        volume = _plane(archive[channel], (rows, -columns), case)
+        volume = _plane(archive[modality], (rows, -columns), case)
         truth = archive["mask"][:, :, None].astype(np.float32)
     labelled = Labelled(volume, truth, stripped_brain(volume).mask)
-    if teacher is not None and channel == "dwi":
+    if teacher is not None and modality is Modality.DWI:
         labelled = teacher.softened(labelled)
     if rng is not None:
         labelled = varied(replace(labelled, volume=unsaturated(volume, rng)), rng)
-    return _images(labelled, FLAIR_SPEC if channel == "flair" else SPEC)
+    return _images(labelled, SPEC.of(modality))
 
 
 def _isles_pair(root: Path, case: str, spec: SliceSpec) -> tuple[Images, Images]:
@@ -259,9 +260,11 @@ def _isles_pair(root: Path, case: str, spec: SliceSpec) -> tuple[Images, Images]
         dwi, flair = (_plane(archive[name], (rows, -columns), case) for name in ("dwi", "flair"))
         truth = archive["mask"][:, :, None].astype(np.float32)
     brain = stripped_brain(dwi).mask
-    return _images(Labelled(dwi, truth, brain), spec), _images(
-        Labelled(flair, truth, brain), replace(spec, shading="none")
+    first, second = (
+        _images(Labelled(volume, truth, brain), spec.of(modality))
+        for volume, modality in ((dwi, Modality.DWI), (flair, Modality.FLAIR))
     )
+    return first, second
 
 
 def _soop(root: Path, rng: Generator) -> Images:
@@ -273,7 +276,10 @@ def _soop(root: Path, rng: Generator) -> Images:
         if image.any()
     )
     return _stack(
-        _images(varied(Labelled(volume, mask, stripped_brain(volume).mask), rng), FLAIR_SPEC)
+        _images(
+            varied(Labelled(volume, mask, stripped_brain(volume).mask), rng),
+            SPEC.of(Modality.FLAIR),
+        )
         for volume, mask in slices
     )
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.core.case import Modality
 from cnnres_infer.core.spec import SliceSpec
 from cnnres_infer.pipeline.slices.batches import all_slices
 from network.checkpoint import load_checkpoint
@@ -18,13 +19,12 @@ from training.variants import Labelled
 class Teacher:
     """A network that says how sure one may be of each voxel.
 
-    Experts drew the masks of ISLES'22 on DWI: a mask is hard where its edge is a matter of
-    taste, and there where FLAIR shows nothing.
+    An expert's mask is hard even where its edge is a matter of taste.
 
     Attributes
     ----------
     network, spec
-        The network and the images that it takes.
+        The network, and the images of DWIs that it takes.
     share
         Its part in what is taught, 0 to 1; the expert has the rest.
     """
@@ -37,7 +37,7 @@ class Teacher:
     def of(cls, bundle: Bundle) -> "Teacher":
         """The network of a bundle."""
         network = load_checkpoint(bundle.folder / bundle.variants["fp32"])
-        return cls(network, bundle.spec.slices)
+        return cls(network, bundle.spec.slices.of(Modality.DWI))
 
     def softened(self, case: Labelled) -> Labelled:
         """A case whose truth is that of the expert and of the teacher, who sees it mirrored too."""

@@ -1,7 +1,8 @@
 """What a model expects as input, and how its output is interpreted."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -18,7 +19,12 @@ FUSION_RULES: dict[str, Callable[[FloatArray, FloatArray, np.float32], FloatArra
     "max": lambda dwi, flair, _weight: np.maximum(dwi, flair),
 }
 
-SHADINGS = ("none", "removed")
+# From the volumes of which modalities the coil's shading is removed.
+SHADINGS: dict[str, tuple[Modality, ...]] = {
+    "none": (),
+    "removed": (Modality.DWI, Modality.FLAIR),
+    "removed from dwi": (Modality.DWI,),
+}
 FRAMES = ("whole", "brain")
 # Heights and widths are multiples of it: the network halves them five times.
 _STEP = 32
@@ -41,7 +47,8 @@ class SliceSpec:
         clipped.
     shading
         ``"removed"`` if the network expects volumes without the coil's shading
-        (see `cnnres_infer.pipeline.shading`), ``"none"`` for volumes as they are.
+        (see `cnnres_infer.pipeline.shading`), ``"removed from dwi"`` if only DWIs
+        are without it, ``"none"`` for volumes as they are.
     frame
         ``"brain"`` if images are cut to the brain (see `cnnres_infer.core.crops`),
         ``"whole"`` if all are of the same size.
@@ -59,6 +66,11 @@ class SliceSpec:
         if self.frame == "whole":
             return (self.size,)
         return tuple(range(min(_SMALLEST_SIDE, self.size), self.size + 1, _STEP))
+
+    def of(self, modality: Modality) -> Self:
+        """What holds for the images of one modality: their shading is removed, or it is not."""
+        removed = modality in SHADINGS.get(self.shading, ())
+        return replace(self, shading="removed" if removed else "none")
 
 
 @dataclass(frozen=True)
@@ -161,6 +173,10 @@ class ModelSpec:
             (
                 self.slices.shading in SHADINGS,
                 f"shading is {self.slices.shading!r}, none of {', '.join(SHADINGS)}",
+            ),
+            (
+                self.channels == 1 or self.slices.shading in ("none", "removed"),
+                "the two channels of a network are both without shading, or neither is",
             ),
             (
                 self.slices.frame in FRAMES,

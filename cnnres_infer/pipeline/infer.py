@@ -8,6 +8,7 @@ import numpy as np
 
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.batch import SliceBatch
+from cnnres_infer.core.case import Modality
 from cnnres_infer.core.spec import ModelSpec
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.pipeline.deadline import Stopwatch
@@ -62,18 +63,18 @@ def infer(
     EngineRunError
         If the network fails.
     """
-    runs = [prepared.volumes]
+    runs = [(prepared.volumes, prepared.modalities[0])]
     if spec.channels == 1:
-        runs = [(volume,) for volume in prepared.volumes]
+        pairs = zip(prepared.volumes, prepared.modalities, strict=True)
+        runs = [((volume,), modality) for volume, modality in pairs]
     occupied = prepared.geometry.orientation.view(prepared.brain.mask).any(axis=(0, 1))
     done, total = 0, len(runs) * int(np.count_nonzero(occupied))
     clock.tell("engine", done, total)
 
-    def run_channels(channels: tuple[Volume, ...]) -> SliceOutputs:
+    def run_channels(channels: tuple[Volume, ...], modality: Modality) -> SliceOutputs:
         nonlocal done
-        batches = to_batches(
-            channels, prepared.brain.mask, prepared.geometry, spec.slices, batch_size
-        )
+        slices = spec.slices.of(modality)
+        batches = to_batches(channels, prepared.brain.mask, prepared.geometry, slices, batch_size)
         found = SliceOutputs(channels[0].grid, prepared.geometry)
         for batch, output in _outputs(batches, network, clock):
             if observer is not None:
@@ -83,7 +84,7 @@ def infer(
             clock.tell("engine", done, total)
         return found
 
-    found = [run_channels(channels) for channels in runs]
+    found = [run_channels(*each) for each in runs]
     if len(found) == 1 or prepared.covered is None:
         return found[0]
     dwi, flair = found

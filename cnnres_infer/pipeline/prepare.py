@@ -6,7 +6,7 @@ import numpy as np
 
 from cnnres_infer.codes import ErrorCode, Notice
 from cnnres_infer.core.arrays import BoolArray
-from cnnres_infer.core.case import Case, Role
+from cnnres_infer.core.case import Case, Modality, Role
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.spec import ModelSpec
 from cnnres_infer.core.volume import Volume
@@ -37,6 +37,8 @@ class Prepared:
         How the volume's voxels map to the network's images.
     volumes
         The volume, and the FLAIR on its grid if the case has one.
+    modalities
+        The modality of each.
     covered
         bool (X, Y, Z), True where the FLAIR has voxels; None without a FLAIR.
     notices
@@ -46,6 +48,7 @@ class Prepared:
     brain: Brain
     geometry: SliceGeometry
     volumes: tuple[Volume, ...]
+    modalities: tuple[Modality, ...]
     covered: BoolArray | None
     notices: tuple[Notice, ...]
 
@@ -82,16 +85,18 @@ def prepare(case: Case, spec: ModelSpec, clock: Stopwatch) -> Prepared:
         geometry = SliceGeometry.of(volume.grid, brain.mask, spec.slices)
         notices = input_notices(volume, brain, case.modality, spec.slices)
     volumes: tuple[Volume, ...] = (volume,)
+    modalities: tuple[Modality, ...] = (case.modality,)
     covered, fraction_covered = None, 1.0
     if case.flair is not None:
         with clock("register"):
             aligned, covered, fraction_covered = on_grid(case.flair, Role.FLAIR, volume.grid, brain)
             notices += flair_notices(aligned, covered & brain.mask)
-        volumes = (volume, aligned)
+        volumes, modalities = (volume, aligned), (case.modality, Modality.FLAIR)
     return Prepared(
         brain,
         geometry,
         volumes,
+        modalities,
         covered,
         (
             *read_notices(case),

@@ -1,6 +1,7 @@
 """Coil shading: the smooth field that makes one side of a head brighter, estimated and removed."""
 
 from dataclasses import dataclass, replace
+from itertools import combinations_with_replacement
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -16,19 +17,24 @@ from cnnres_infer.pipeline.resample import resampling
 # Lengths in mm: what the field is smoothed by (a narrower Gaussian takes infarcts for shading),
 # and the voxels it is estimated on.
 _SIGMA = 15.0
-_WORKING_STEP = 4.0
+_WORKING_STEP = 6.0
 # Beyond as many sigma, weights vanish in float32.
 _REACH = 8.0
 
-# Shares of tissue that have no say: fluid and partial volume; lesions and pile-up at air.
+# Order of the trend, a polynomial; a higher one takes an infarct of a hemisphere for shading.
+_ORDER = 3
+# Differences of log intensity between neighbours from which on they are edges of tissue, and have
+# less and less of a say. The first fit, in which all of them count, starts with none.
+_EDGES = (0.2, 0.12, 0.1, 0.1, 0.1)
+# Share of their mean square that keeps terms small which differences hardly tell.
+_RIDGE = 0.01
+
+# Of what the trend leaves, tissue that has no say: fluid and partial volume; lesions and pile-up
+# at air, and what is brighter by this factor's logarithm than plain tissue.
 _DARKEST, _BRIGHTEST = 0.15, 0.10
-# Nor has, once a field is known, what is brighter by this factor's logarithm than plain tissue:
-# an infarct can be half of a slice.
 _PLAIN, _BRIGHTER = 0.4, 0.25
-_ROUNDS = 6
-# What bends the trend must explain more than this share of variance.
-_STIFFNESS = 0.02
-_RIDGE = 1e-7
+
+_TINY = 1e-9
 
 # A voxel of the coarse grid counts if at least this share of it is brain.
 _OCCUPIED = 0.5
@@ -69,11 +75,12 @@ class Shading:
     def of(cls, volume: Volume, brain: BoolArray) -> Self | None:
         """Estimate the field of a volume.
 
-        It is a quadratic trend of log intensities in the brain, fitted on all
-        of it, and what a normalised convolution with a Gaussian of 15 mm finds
-        besides. The darkest and the brightest tissue is left out, and chosen
-        anew several times as the trend gets known, so that neither lesions nor
-        the shading itself decide what counts.
+        It is a cubic trend of log intensities, and what a normalised convolution
+        with a Gaussian of 15 mm finds besides, without the darkest and the
+        brightest tissue. The trend is fitted to differences between neighbours
+        in the brain, since those of shading are small and everywhere, those of
+        lesions large and at their edges: there they count for nothing (weights
+        of Geman and McClure, 1987), however large the lesion.
 
         Parameters
         ----------
@@ -162,46 +169,64 @@ def _coarse(
 def _log_field(total: FloatArray, share: FloatArray, axes: list[_Axis]) -> FloatArray:
     """Logarithm of the field at the coarse positions, zero on average over the brain."""
     seen = (share > min(_OCCUPIED, 0.5 * float(share.max()))) & (total > 0)
-    level = np.log(total[seen] / share[seen])
-    level -= level.mean()
-    basis = _quadratic([axis.positions for axis in axes])
-    terms = basis[:, seen]
-    trend = np.zeros_like(level)
-    for later in range(_ROUNDS):
-        flat = level - trend
-        ranked, last = np.sort(flat), len(flat) - 1
-        low, plain, high = (
-            float(ranked[round(part * last)]) for part in (_DARKEST, _PLAIN, 1 - _BRIGHTEST)
-        )
-        high = min(high, plain + _BRIGHTER) if later else high
-        kept = share[seen] * ((flat >= low) & (flat <= high))
-        factors = _fitted(terms, level, kept)
-        trend = factors @ terms
+    level = np.zeros_like(share)
+    level[seen] = np.log(total[seen] / share[seen])
+    trend = _trend(level, seen, _polynomial([axis.positions for axis in axes]))
+    flat = level[seen] - trend[seen]
+    ranked, last = np.sort(flat), len(flat) - 1
+    low, plain, high = (
+        float(ranked[round(part * last)]) for part in (_DARKEST, _PLAIN, 1 - _BRIGHTEST)
+    )
+    kept = share[seen] * ((flat >= low) & (flat <= min(high, plain + _BRIGHTER)))
     known, rest = np.zeros_like(share), np.zeros_like(share)
-    known[seen], rest[seen] = kept, kept * (level - trend)
+    known[seen], rest[seen] = kept, kept * (flat - np.average(flat, weights=kept))
     smooth = [axis.smooth for axis in axes]
-    field = _along_axes(rest, smooth) / (_along_axes(known, smooth) + np.float32(_FLOOR))
-    field += np.tensordot(factors, basis, 1)
+    field = trend + _along_axes(rest, smooth) / (_along_axes(known, smooth) + np.float32(_FLOOR))
     field -= field[seen].mean()
     return field
 
 
-def _fitted(terms: FloatArray, level: FloatArray, weight: FloatArray) -> FloatArray:
-    """Factors (10,) of the terms (10, N) that fit levels (N,) best."""
-    weighted = terms * weight
-    stiffness = np.r_[np.zeros(4), np.full(6, _STIFFNESS)] * weight.sum()
-    normal = (weighted @ terms.T).astype(np.float64) + np.diag(stiffness)
-    # Along an axis of one voxel, terms are equal or zero: a little of the identity decides.
-    normal += _RIDGE * np.trace(normal) * np.eye(len(normal))
+def _trend(level: FloatArray, seen: BoolArray, terms: FloatArray) -> FloatArray:
+    """The sum of terms (K, X, Y, Z) whose differences fit those of levels (X, Y, Z) best.
+
+    Differences are those of neighbours along each axis that are both seen.
+    """
+    steps, changes = [], []
+    for axis in range(level.ndim):
+        ahead, behind = ((slice(None),) * axis + (part,) for part in (slice(1, None), slice(-1)))
+        both = seen[ahead] & seen[behind]
+        steps.append((level[ahead] - level[behind])[both])
+        changes.append((terms[:, *ahead] - terms[:, *behind])[:, both])
+    step, change = np.concatenate(steps), np.concatenate(changes, axis=1)
+    if not step.size:
+        return np.zeros_like(level)
+    factors = _fitted(change, step, change)
+    for edge in _EDGES:
+        doubt = (step - factors @ change) / np.float32(edge)
+        factors = _fitted(change, step, change / (1 + doubt * doubt) ** 2)
+    return np.tensordot(factors, terms, 1)
+
+
+def _fitted(terms: FloatArray, level: FloatArray, weighted: FloatArray) -> FloatArray:
+    """Factors (K,) of terms (K, N) that fit levels (N,) best; `weighted` are weighted terms."""
+    normal = (weighted @ terms.T).astype(np.float64)
+    # Along an axis of one voxel, terms do not change: a little of the identity decides.
+    normal += _RIDGE * max(np.trace(normal) / len(normal), _TINY) * np.eye(len(normal))
     factors: FloatArray = np.linalg.solve(normal, weighted @ level).astype(np.float32)
     return factors
 
 
-def _quadratic(positions: list[NDArray[np.float64]]) -> FloatArray:
-    """Terms (10, X, Y, Z) of a quadratic in positions, scaled to at most one."""
+def _polynomial(positions: list[NDArray[np.float64]]) -> FloatArray:
+    """Terms (K, X, Y, Z) of a polynomial without constant, in positions scaled to at most one."""
     scale = max(1.0, *(float(np.abs(p).max()) for p in positions))
-    x, y, z = np.meshgrid(*((p / scale).astype(np.float32) for p in positions), indexing="ij")
-    return np.stack([np.ones_like(x), x, y, z, x * x, y * y, z * z, x * y, x * z, y * z])
+    axes = np.meshgrid(*((p / scale).astype(np.float32) for p in positions), indexing="ij")
+    return np.stack(
+        [
+            np.prod(factors, axis=0)
+            for order in range(1, _ORDER + 1)
+            for factors in combinations_with_replacement(axes, order)
+        ]
+    )
 
 
 def _axis(extent: int, spacing: float) -> _Axis:
