@@ -209,21 +209,16 @@ def _axis(extent: int, spacing: float) -> _Axis:
     step = extent / count
     positions = ((np.arange(count) - (count - 1) / 2) * step * spacing).astype(np.float64)
 
-    def gaussian(rows: slice, columns: slice) -> FloatArray:
-        distance = positions[rows, None] - positions[None, columns]
-        weight: FloatArray = np.exp(-(distance**2) / (2 * _SIGMA**2)).astype(np.float32)
-        return weight
-
+    reach = min(count - 1, int(_REACH * _SIGMA / (step * spacing)))
+    offsets = np.arange(-reach, reach + 1)
+    gaussian = np.exp(-((offsets * step * spacing) ** 2) / (2 * _SIGMA**2))
     # Rows sum to one, so that nothing fades at the ends; for weights of a whole Gaussian, the
     # floor then means the same on every axis.
     return _Axis(
         positions,
         resampling(extent, count, (step - 1) / 2, step).averaging(),
         Banded.of(
-            (count, count),
-            np.arange(count, dtype=np.float64),
-            _REACH * _SIGMA / (step * spacing),
-            gaussian,
+            count, np.arange(count) - reach, np.broadcast_to(gaussian, (count, len(gaussian)))
         ).averaging(),
         resampling(count, extent, (1 / step - 1) / 2, 1 / step).averaging(),
     )

@@ -11,7 +11,8 @@ from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.grid import Grid, Orientation, T
 from cnnres_infer.core.spec import SliceSpec
 from cnnres_infer.errors import VolumeError
-from cnnres_infer.pipeline.resample import resampling_matrix
+from cnnres_infer.pipeline.banded import Banded
+from cnnres_infer.pipeline.resample import resampling
 
 # Fraction of the brain that is ignored at either end of its extent: eyes and noise.
 _TAIL_FRACTION = 0.005
@@ -26,16 +27,16 @@ class SliceGeometry:
     orientation
         How the grid's axes map to those of the images.
     rows, columns
-        float32 (size, extent): resampling matrices from voxels to pixels.
+        (size, extent): resampling matrices from voxels to pixels.
     rows_back, columns_back
-        float32 (extent, size): resampling matrices from pixels to voxels.
+        (extent, size): resampling matrices from pixels to voxels.
     """
 
     orientation: Orientation
-    rows: FloatArray
-    columns: FloatArray
-    rows_back: FloatArray
-    columns_back: FloatArray
+    rows: Banded
+    columns: Banded
+    rows_back: Banded
+    columns_back: Banded
 
     @classmethod
     def of(cls, grid: Grid, brain: BoolArray, spec: SliceSpec) -> Self:
@@ -78,8 +79,8 @@ class SliceGeometry:
                 start = _profile_centre(profile) - step * (spec.size // 2)
             else:
                 start = _symmetric_centre(profile) - step * (spec.size - 1) / 2
-            forward = resampling_matrix(extent, spec.size, start, step)
-            back = resampling_matrix(spec.size, extent, -start / step, 1 / step)
+            forward = resampling(extent, spec.size, start, step)
+            back = resampling(spec.size, extent, -start / step, 1 / step)
             pairs.append((forward, back))
         (rows, rows_back), (columns, columns_back) = pairs
         return cls(orientation, rows, columns, rows_back, columns_back)
@@ -90,20 +91,19 @@ class SliceGeometry:
 
     def fraction_outside(self, brain: BoolArray) -> float:
         """Fraction of the brain, bool (X, Y, Z), beyond the edges of the images, 0 to 1."""
-        rows = self.rows_back.sum(axis=1) > 0.5
-        columns = self.columns_back.sum(axis=1) > 0.5
+        rows, columns = (
+            back.dense().sum(axis=1) > 0.5 for back in (self.rows_back, self.columns_back)
+        )
         occupied = np.count_nonzero(self.orientation.view(brain), axis=2)
         return 1.0 - float(occupied[rows][:, columns].sum() / occupied.sum())
 
     def to_pixels(self, planes: FloatArray) -> FloatArray:
         """Resample planes of voxels (N, rows, columns) to pixels (N, H, W)."""
-        pixels: FloatArray = np.matmul(np.matmul(self.rows, planes), self.columns.T)
-        return pixels
+        return self.columns.along_columns(self.rows.along_rows(planes))
 
     def to_voxels(self, images: FloatArray) -> FloatArray:
         """Resample pixels (N, H, W) to planes of voxels (N, rows, columns)."""
-        planes: FloatArray = np.matmul(np.matmul(self.rows_back, images), self.columns_back.T)
-        return planes
+        return self.columns_back.along_columns(self.rows_back.along_rows(images))
 
 
 def _profile_centre(profile: NDArray[np.intp]) -> int:
