@@ -1,6 +1,6 @@
 """Images of one volume that the network computes at once, and where they lie in its slices."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -11,6 +11,15 @@ from cnnres_infer.core.arrays import FloatArray
 
 # Rows and columns of a slice.
 Box: TypeAlias = tuple[slice, slice]
+
+
+def hull(boxes: Iterable[Box]) -> Box:
+    """The smallest box around several."""
+    rows, columns = (
+        slice(min(each.start for each in extents), max(each.stop for each in extents))
+        for extents in zip(*boxes, strict=True)
+    )
+    return rows, columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +44,14 @@ class SliceBatch:
     z: NDArray[np.intp]
     boxes: Sequence[Box] = ()
     frame: tuple[int, int] = (0, 0)
+
+    @property
+    def places(self) -> Sequence[Box]:
+        """Where each image lies in its whole slice."""
+        if self.boxes:
+            return self.boxes
+        height, width = self.images.shape[2:]
+        return [(slice(0, height), slice(0, width))] * len(self.images)
 
     def framed(self, pixels: FloatArray) -> FloatArray:
         """Put pixels (N, K, H, W) where they lie in whole slices, which are zero elsewhere."""

@@ -29,9 +29,17 @@ def crop_box(image: FloatArray, sides: Sequence[int]) -> Box:
         The heights and widths that a box may have, in ascending order. H and W
         must be even and not below the last one.
     """
-    rows: NDArray[np.bool_] = np.any(image > _DARK, axis=(0, 2))
-    columns: NDArray[np.bool_] = np.any(image > _DARK, axis=(0, 1))
-    return _span(rows, sides), _span(columns, sides)
+    return crop_boxes(image[None], sides)[0]
+
+
+def crop_boxes(images: FloatArray, sides: Sequence[int]) -> list[Box]:
+    """The box around the brain of each image (N, C, H, W); see `crop_box`."""
+    bright = images > _DARK
+    rows, columns = (np.logical_or.reduce(bright, axis=axes) for axes in ((1, 3), (1, 2)))
+    return [
+        (_span(own_rows, sides), _span(own_columns, sides))
+        for own_rows, own_columns in zip(rows, columns, strict=True)
+    ]
 
 
 def box_shape(image: FloatArray, sides: Sequence[int]) -> tuple[int, int]:
@@ -59,9 +67,9 @@ def cropped(
     frame = (0, 0)
     for batch in batches:
         frame = (batch.images.shape[2], batch.images.shape[3])
-        for image, z in zip(batch.images, batch.z, strict=True):
-            rows, columns = box = crop_box(image, sides)
-            crop = image[:, rows, columns]
+        boxes = crop_boxes(batch.images, sides)
+        for image, z, box in zip(batch.images, batch.z, boxes, strict=True):
+            crop = image[:, *box]
             alike = waiting[crop.shape[1], crop.shape[2]]
             alike.append((crop, z, box))
             if len(alike) == batch_size:

@@ -108,14 +108,13 @@ class Shading:
         Parameters
         ----------
         planes
-            float32 (N, rows, columns): slices of the volume. What lies beyond the
-            box is left as it is.
+            float32 (N, rows, columns): slices of the volume, as far as they are in
+            the box.
         z
             (N,), the index of each, counted from inferior; all in the box.
         """
-        slices, rows, columns = self.box
-        coarse = self.gain[z - slices.start]
-        planes[:, rows, columns] *= self.columns.along_columns(self.rows.along_rows(coarse))
+        coarse = self.gain[z - self.box[0].start]
+        planes *= self.columns.along_columns(self.rows.along_rows(coarse))
 
 
 def remove_shading(volume: Volume, brain: BoolArray) -> Volume:
@@ -133,7 +132,7 @@ def remove_shading(volume: Volume, brain: BoolArray) -> Volume:
         return volume
     flat = volume.data.copy(order="K")
     planes = volume.grid.orientation.planes(flat)
-    shading.remove(planes[shading.box[0]], np.arange(len(planes))[shading.box[0]])
+    shading.remove(planes[shading.box], np.arange(len(planes))[shading.box[0]])
     return replace(volume, data=flat)
 
 
@@ -152,7 +151,7 @@ def _coarse(
         parts.append(
             [
                 columns.shrink.along_columns(rows.shrink.along_rows(each))
-                for each in (np.where(inside, data, np.float32(0)), inside.astype(np.float32))
+                for each in (data * inside, inside.astype(np.float32))
             ]
         )
     total, share = (np.concatenate(each) for each in zip(*parts, strict=True))

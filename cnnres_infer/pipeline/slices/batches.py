@@ -56,21 +56,22 @@ def whole_slices(
     batch_size: int,
 ) -> Iterator[SliceBatch]:
     """Extract batches of images that are not cut, from inferior to superior; see `to_batches`."""
-    occupied = np.flatnonzero(geometry.orientation.view(brain).any(axis=(0, 1)))
+    box = geometry.box
+    inside = np.ascontiguousarray(geometry.planes(brain)[box])
+    occupied = box[0].start + np.flatnonzero(inside.any(axis=(1, 2)))
     sources = [SliceSource.of(volume, brain, geometry, spec) for volume in channels]
-    scales = [1.0 / source.saturation(brain, occupied, spec) for source in sources]
+    scales = [1.0 / source.saturation(inside, occupied, spec) for source in sources]
     for first in range(0, len(occupied), batch_size):
         z = occupied[first : first + batch_size]
         images = np.empty((len(z), len(channels), spec.size, spec.size), np.float32)
-        outside = ~geometry.planes(brain)[z]
         for channel, (source, scale) in enumerate(zip(sources, scales, strict=True)):
             planes = source.planes(z)
             # Values that overflow are above the ceiling, and clipped there.
             with np.errstate(over="ignore"):
                 planes *= np.float32(scale)
             np.clip(planes, 0.0, 1.0, out=planes)
-            planes[outside] = 0.0
-            images[:, channel] = geometry.to_pixels(planes)
+            planes *= inside[z - box[0].start]
+            images[:, channel] = geometry.to_pixels(planes, box[1:])
         yield SliceBatch(images, z)
 
 

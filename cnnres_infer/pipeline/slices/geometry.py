@@ -8,10 +8,12 @@ from numpy.typing import NDArray
 
 from cnnres_infer.codes import ErrorCode
 from cnnres_infer.core.arrays import BoolArray, FloatArray
+from cnnres_infer.core.batch import Box
 from cnnres_infer.core.grid import Grid, Orientation, T
 from cnnres_infer.core.spec import SliceSpec
 from cnnres_infer.errors import VolumeError
 from cnnres_infer.pipeline.banded import Banded
+from cnnres_infer.pipeline.box import bounding_box
 from cnnres_infer.pipeline.resample import resampling
 
 # Fraction of the brain that is ignored at either end of its extent: eyes and noise.
@@ -26,6 +28,8 @@ class SliceGeometry:
     ----------
     orientation
         How the grid's axes map to those of the images.
+    box
+        The slices, rows and columns that hold the brain.
     rows, columns
         (size, extent): resampling matrices from voxels to pixels.
     rows_back, columns_back
@@ -33,6 +37,7 @@ class SliceGeometry:
     """
 
     orientation: Orientation
+    box: tuple[slice, slice, slice]
     rows: Banded
     columns: Banded
     rows_back: Banded
@@ -83,7 +88,8 @@ class SliceGeometry:
             back = resampling(spec.size, extent, -start / step, 1 / step)
             pairs.append((forward, back))
         (rows, rows_back), (columns, columns_back) = pairs
-        return cls(orientation, rows, columns, rows_back, columns_back)
+        box = bounding_box(orientation.planes(brain))
+        return cls(orientation, box, rows, columns, rows_back, columns_back)
 
     def planes(self, data: NDArray[T]) -> NDArray[T]:
         """View an array (X, Y, Z) as (slices, rows, columns), without copying."""
@@ -97,13 +103,52 @@ class SliceGeometry:
         occupied = np.count_nonzero(self.orientation.view(brain), axis=2)
         return 1.0 - float(occupied[rows][:, columns].sum() / occupied.sum())
 
-    def to_pixels(self, planes: FloatArray) -> FloatArray:
-        """Resample planes of voxels (N, rows, columns) to pixels (N, H, W)."""
-        return self.columns.along_columns(self.rows.along_rows(planes))
+    def to_pixels(self, planes: FloatArray, part: Box | None = None) -> FloatArray:
+        """Resample planes of voxels (N, rows, columns) to pixels (N, H, W).
+
+        Parameters
+        ----------
+        planes
+            Slices, or a part of each.
+        part
+            The rows and columns that `planes` hold; all others are zero. By default,
+            they hold all.
+        """
+        part = part or (slice(0, self.rows.shape[1]), slice(0, self.columns.shape[1]))
+        (rows, row_matrix), (columns, column_matrix) = (
+            matrix.over(extent)
+            for matrix, extent in zip((self.rows, self.columns), part, strict=True)
+        )
+        pixels = np.zeros((len(planes), self.rows.shape[0], self.columns.shape[0]), np.float32)
+        pixels[:, rows, columns] = column_matrix.along_columns(row_matrix.along_rows(planes))
+        return pixels
 
     def to_voxels(self, images: FloatArray) -> FloatArray:
         """Resample pixels (N, H, W) to planes of voxels (N, rows, columns)."""
         return self.columns_back.along_columns(self.rows_back.along_rows(images))
+
+    def part_to_voxels(self, pixels: FloatArray, part: Box) -> tuple[Box, FloatArray]:
+        """Resample a part of images, beyond which they are zero.
+
+        Parameters
+        ----------
+        pixels
+            (N, h, w).
+        part
+            The rows and columns of the images that they are.
+
+        Returns
+        -------
+        box
+            Rows and columns of the voxels; all others are zero.
+        planes
+            (N, rows, columns): what is there.
+        """
+        (rows, row_matrix), (columns, column_matrix) = (
+            matrix.over(extent)
+            for matrix, extent in zip((self.rows_back, self.columns_back), part, strict=True)
+        )
+        return (rows, columns), column_matrix.along_columns(row_matrix.along_rows(pixels))
 
 
 def _profile_centre(profile: NDArray[np.intp]) -> int:
