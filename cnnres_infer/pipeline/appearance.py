@@ -16,6 +16,7 @@ from cnnres_infer.core.volume import Volume
 from cnnres_infer.pipeline.banded import Banded
 from cnnres_infer.pipeline.box import bounding_box
 from cnnres_infer.pipeline.chunks import chunks
+from cnnres_infer.pipeline.voxels import counts
 
 # Voxels are averaged to about this size, which suppresses noise and keeps cortex and sulci.
 _STEP_MM = 3.2
@@ -162,7 +163,7 @@ def slice_shape(volume: Volume, brain: BoolArray) -> tuple[float, float, float]:
         bool (X, Y, Z), True in the brain.
     """
     planes = volume.grid.orientation.planes(brain)
-    largest = planes[int(np.argmax(np.count_nonzero(planes, axis=(1, 2))))]
+    largest = planes[int(np.argmax(counts(planes, (1, 2))))]
     rows, columns = np.flatnonzero(largest.any(axis=1)), np.flatnonzero(largest.any(axis=0))
     height, width = int(rows[-1] - rows[0]) + 1, int(columns[-1] - columns[0]) + 1
     row_axis, column_axis, _ = volume.grid.orientation.axes
@@ -205,7 +206,7 @@ def _depth(inside: BoolArray, spacing: NDArray[np.float64]) -> FloatArray:
     step = float(spacing.mean())
     padded = np.pad(inside, ((0, 0), (1, 1), (1, 1)))
     core = padded[:, 1:-1, 1:-1]
-    depth = np.zeros(inside.shape, np.uint16)
+    depth = np.zeros(inside.shape, np.uint8)
     for _ in range(int(_DEEPEST_MM / step)):
         depth += core
         along_rows = padded[:, 2:, 1:-1] & padded[:, :-2, 1:-1]

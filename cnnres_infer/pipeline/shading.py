@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.volume import Volume
+from cnnres_infer.pipeline import trend
 from cnnres_infer.pipeline.banded import Banded
 from cnnres_infer.pipeline.box import bounding_box
 from cnnres_infer.pipeline.chunks import chunks
@@ -26,9 +27,6 @@ _DARKEST, _BRIGHTEST = 0.15, 0.10
 # an infarct can be half of a slice.
 _PLAIN, _BRIGHTER = 0.4, 0.25
 _ROUNDS = 6
-# What bends the trend must explain more than this share of variance.
-_STIFFNESS = 0.02
-_RIDGE = 1e-7
 
 # A voxel of the coarse grid counts if at least this share of it is brain.
 _OCCUPIED = 0.5
@@ -160,47 +158,30 @@ def _coarse(
 
 def _log_field(total: FloatArray, share: FloatArray, axes: list[_Axis]) -> FloatArray:
     """Logarithm of the field at the coarse positions, zero on average over the brain."""
-    seen = (share > min(_OCCUPIED, 0.5 * float(share.max()))) & (total > 0)
-    level = np.log(total[seen] / share[seen])
+    occupied = share > min(_OCCUPIED, 0.5 * float(share.max()))
+    seen = np.flatnonzero(occupied & (total > 0))
+    weight = share.ravel()[seen]
+    level = np.log(total.ravel()[seen] / weight)
     level -= level.mean()
-    basis = _quadratic([axis.positions for axis in axes])
-    terms = basis[:, seen]
-    trend = np.zeros_like(level)
+    powers = trend.powers([axis.positions for axis in axes])
+    known, rest = np.zeros_like(share), np.zeros_like(share)
+    flat = level
     for later in range(_ROUNDS):
-        flat = level - trend
         ranked, last = np.sort(flat), len(flat) - 1
         low, plain, high = (
             float(ranked[round(part * last)]) for part in (_DARKEST, _PLAIN, 1 - _BRIGHTEST)
         )
         high = min(high, plain + _BRIGHTER) if later else high
-        kept = share[seen] * ((flat >= low) & (flat <= high))
-        factors = _fitted(terms, level, kept)
-        trend = factors @ terms
-    known, rest = np.zeros_like(share), np.zeros_like(share)
-    known[seen], rest[seen] = kept, kept * (level - trend)
+        kept = weight * ((flat >= low) & (flat <= high))
+        known.ravel()[seen], rest.ravel()[seen] = kept, kept * level
+        quadratic = trend.fitted(known, rest, powers)
+        flat = level - quadratic.ravel()[seen]
+    rest.ravel()[seen] = kept * flat
     smooth = [axis.smooth for axis in axes]
     field = _along_axes(rest, smooth) / (_along_axes(known, smooth) + np.float32(_FLOOR))
-    field += np.tensordot(factors, basis, 1)
-    field -= field[seen].mean()
+    field += quadratic
+    field -= field.ravel()[seen].mean()
     return field
-
-
-def _fitted(terms: FloatArray, level: FloatArray, weight: FloatArray) -> FloatArray:
-    """Factors (10,) of the terms (10, N) that fit levels (N,) best."""
-    weighted = terms * weight
-    stiffness = np.r_[np.zeros(4), np.full(6, _STIFFNESS)] * weight.sum()
-    normal = (weighted @ terms.T).astype(np.float64) + np.diag(stiffness)
-    # Along an axis of one voxel, terms are equal or zero: a little of the identity decides.
-    normal += _RIDGE * np.trace(normal) * np.eye(len(normal))
-    factors: FloatArray = np.linalg.solve(normal, weighted @ level).astype(np.float32)
-    return factors
-
-
-def _quadratic(positions: list[NDArray[np.float64]]) -> FloatArray:
-    """Terms (10, X, Y, Z) of a quadratic in positions, scaled to at most one."""
-    scale = max(1.0, *(float(np.abs(p).max()) for p in positions))
-    x, y, z = np.meshgrid(*((p / scale).astype(np.float32) for p in positions), indexing="ij")
-    return np.stack([np.ones_like(x), x, y, z, x * x, y * y, z * z, x * y, x * z, y * z])
 
 
 def _axis(extent: int, spacing: float) -> _Axis:

@@ -78,14 +78,15 @@ def _equal_neighbours(data: FloatArray) -> float:
     Zeros do not count: they are the background of images as well.
     """
     centre = data[tuple(slice(n // 4, max(n // 4 + 1, n - n // 4)) for n in data.shape)]
+    centre = centre.copy(order="K")
+    occupied = centre != 0
     fractions = []
     for axis in range(3):
-        along = np.moveaxis(centre, axis, 0)
-        one, next_one = along[:-1], along[1:]
-        pairs = (one != 0) | (next_one != 0)
-        total = np.count_nonzero(pairs)
+        along, seen = np.moveaxis(centre, axis, 0), np.moveaxis(occupied, axis, 0)
+        total = np.count_nonzero(seen[:-1] | seen[1:])
         if total >= _MIN_PAIRS:
-            fractions.append(np.count_nonzero(pairs & (one == next_one)) / total)
+            equal = (along[:-1] == along[1:]) & seen[1:]
+            fractions.append(np.count_nonzero(equal) / total)
     return min(fractions, default=0.0)
 
 

@@ -1,4 +1,4 @@
-"""Voxels of a volume: those of a mask, or a sample from all over."""
+"""Voxels of a volume: those of a mask, their number along axes, or a sample from all over."""
 
 import math
 from typing import TypeVar
@@ -16,6 +16,12 @@ def voxels_in(data: NDArray[T], mask: BoolArray) -> NDArray[T]:
     # In the order of memory, they are selected several times as fast.
     order = sorted(range(mask.ndim), key=lambda axis: -abs(mask.strides[axis]))
     return data.transpose(order)[mask.transpose(order)]
+
+
+def counts(mask: BoolArray, axis: int | tuple[int, ...]) -> NDArray[np.int64]:
+    """The number of True along axes of a mask, many times as fast as `numpy.count_nonzero`."""
+    number: NDArray[np.uint32] = mask.view(np.uint8).sum(axis=axis, dtype=np.uint32)
+    return number.astype(np.int64)
 
 
 def sample(data: NDArray[T], count: int) -> NDArray[T]:

@@ -15,6 +15,7 @@ from cnnres_infer.errors import VolumeError
 from cnnres_infer.pipeline.banded import Banded
 from cnnres_infer.pipeline.box import bounding_box
 from cnnres_infer.pipeline.resample import resampling
+from cnnres_infer.pipeline.voxels import counts
 
 # Fraction of the brain that is ignored at either end of its extent: eyes and noise.
 _TAIL_FRACTION = 0.005
@@ -73,7 +74,7 @@ class SliceGeometry:
                 "no brain was found in the volume; give one with `brain_mask`",
                 code=ErrorCode.BRAIN_NONE,
             )
-        occupied = inside.sum(axis=2)
+        occupied = counts(inside, 2)
         spacing = grid.spacing
         pairs = []
         for image_axis in (0, 1):
@@ -100,7 +101,7 @@ class SliceGeometry:
         rows, columns = (
             back.dense().sum(axis=1) > 0.5 for back in (self.rows_back, self.columns_back)
         )
-        occupied = np.count_nonzero(self.orientation.view(brain), axis=2)
+        occupied = counts(self.orientation.view(brain), 2)
         return 1.0 - float(occupied[rows][:, columns].sum() / occupied.sum())
 
     def to_pixels(self, planes: FloatArray, part: Box | None = None) -> FloatArray:
