@@ -22,6 +22,21 @@ def hull(boxes: Iterable[Box]) -> Box:
     return rows, columns
 
 
+def overlap(one: Box, other: Box) -> tuple[Box, Box]:
+    """What two boxes share, in the rows and columns of the one and of the other."""
+    shared = [(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(one, other, strict=True)]
+    rows, columns = (slice(start, max(start, stop)) for start, stop in shared)
+    return _moved((rows, columns), one), _moved((rows, columns), other)
+
+
+def _moved(box: Box, origin: Box) -> Box:
+    rows, columns = (
+        slice(each.start - start.start, each.stop - start.start)
+        for each, start in zip(box, origin, strict=True)
+    )
+    return rows, columns
+
+
 @dataclass(frozen=True, eq=False)
 class SliceBatch:
     """A batch of images of one shape from one volume.
@@ -50,8 +65,13 @@ class SliceBatch:
         """Where each image lies in its whole slice."""
         if self.boxes:
             return self.boxes
-        height, width = self.images.shape[2:]
+        height, width = self.whole
         return [(slice(0, height), slice(0, width))] * len(self.images)
+
+    @property
+    def whole(self) -> tuple[int, int]:
+        """Height and width of whole slices."""
+        return self.frame if self.boxes else (self.images.shape[2], self.images.shape[3])
 
     def framed(self, pixels: FloatArray) -> FloatArray:
         """Put pixels (N, K, H, W) where they lie in whole slices, which are zero elsewhere."""

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnres_infer.core.arrays import BoolArray, FloatArray
-from cnnres_infer.core.batch import Box, SliceBatch, hull
+from cnnres_infer.core.batch import Box, SliceBatch, hull, overlap
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.volume import Probabilities
 from cnnres_infer.host.deadline import check_time
@@ -117,10 +117,7 @@ class SliceOutputs(LesionMap):
         images = np.zeros((len(z), height, width), np.float32)
         for image, index in zip(images, z.tolist(), strict=True):
             output, place = self._outputs[index]
-            rows, columns = (
-                slice(own.start - all_.start, own.stop - all_.start)
-                for own, all_ in zip(place, pixels, strict=True)
-            )
-            image[rows, columns] = output
+            here, there = overlap(pixels, place)
+            image[here] = output[there]
         box, planes = self._geometry.part_to_voxels(images, pixels)
         return box, np.clip(planes, 0.0, 1.0, out=planes)

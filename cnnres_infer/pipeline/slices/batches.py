@@ -44,8 +44,10 @@ def to_batches(
     VolumeError
         If the brain has no positive intensities.
     """
-    whole = whole_slices(channels, brain, geometry, spec, batch_size)
-    return whole if spec.frame == "whole" else cropped(whole, spec.sides, batch_size)
+    if spec.frame == "whole":
+        return whole_slices(channels, brain, geometry, spec, batch_size)
+    parts = _brain_parts(channels, brain, geometry, spec, batch_size)
+    return cropped(parts, spec.sides, batch_size)
 
 
 def whole_slices(
@@ -56,6 +58,18 @@ def whole_slices(
     batch_size: int,
 ) -> Iterator[SliceBatch]:
     """Extract batches of images that are not cut, from inferior to superior; see `to_batches`."""
+    for batch in _brain_parts(channels, brain, geometry, spec, batch_size):
+        yield SliceBatch(batch.framed(batch.images), batch.z)
+
+
+def _brain_parts(
+    channels: tuple[Volume, ...],
+    brain: BoolArray,
+    geometry: SliceGeometry,
+    spec: SliceSpec,
+    batch_size: int,
+) -> Iterator[SliceBatch]:
+    """The part of each image that the brain of the volume reaches, the same in all slices."""
     box = geometry.box
     inside = np.ascontiguousarray(geometry.planes(brain)[box])
     occupied = box[0].start + np.flatnonzero(inside.any(axis=(1, 2)))
@@ -63,16 +77,18 @@ def whole_slices(
     scales = [1.0 / source.saturation(inside, occupied, spec) for source in sources]
     for first in range(0, len(occupied), batch_size):
         z = occupied[first : first + batch_size]
-        images = np.empty((len(z), len(channels), spec.size, spec.size), np.float32)
-        for channel, (source, scale) in enumerate(zip(sources, scales, strict=True)):
+        images = []
+        for source, scale in zip(sources, scales, strict=True):
             planes = source.planes(z)
             # Values that overflow are above the ceiling, and clipped there.
             with np.errstate(over="ignore"):
                 planes *= np.float32(scale)
             np.clip(planes, 0.0, 1.0, out=planes)
             planes *= inside[z - box[0].start]
-            images[:, channel] = geometry.to_pixels(planes, box[1:])
-        yield SliceBatch(images, z)
+            place, pixels = geometry.part_to_pixels(planes, box[1:])
+            images.append(pixels)
+        frame = (spec.size, spec.size)
+        yield SliceBatch(np.stack(images, axis=1), z, (place,) * len(z), frame)
 
 
 def all_slices(

@@ -104,52 +104,45 @@ class SliceGeometry:
         occupied = counts(self.orientation.view(brain), 2)
         return 1.0 - float(occupied[rows][:, columns].sum() / occupied.sum())
 
-    def to_pixels(self, planes: FloatArray, part: Box | None = None) -> FloatArray:
-        """Resample planes of voxels (N, rows, columns) to pixels (N, H, W).
-
-        Parameters
-        ----------
-        planes
-            Slices, or a part of each.
-        part
-            The rows and columns that `planes` hold; all others are zero. By default,
-            they hold all.
-        """
-        part = part or (slice(0, self.rows.shape[1]), slice(0, self.columns.shape[1]))
-        (rows, row_matrix), (columns, column_matrix) = (
-            matrix.over(extent)
-            for matrix, extent in zip((self.rows, self.columns), part, strict=True)
-        )
-        pixels = np.zeros((len(planes), self.rows.shape[0], self.columns.shape[0]), np.float32)
-        pixels[:, rows, columns] = column_matrix.along_columns(row_matrix.along_rows(planes))
-        return pixels
+    def to_pixels(self, planes: FloatArray) -> FloatArray:
+        """Resample planes of voxels (N, rows, columns) to pixels (N, H, W)."""
+        return self.columns.along_columns(self.rows.along_rows(planes))
 
     def to_voxels(self, images: FloatArray) -> FloatArray:
         """Resample pixels (N, H, W) to planes of voxels (N, rows, columns)."""
         return self.columns_back.along_columns(self.rows_back.along_rows(images))
 
-    def part_to_voxels(self, pixels: FloatArray, part: Box) -> tuple[Box, FloatArray]:
-        """Resample a part of images, beyond which they are zero.
+    def part_to_pixels(self, planes: FloatArray, part: Box) -> tuple[Box, FloatArray]:
+        """Resample a part of planes of voxels, beyond which they are zero.
 
         Parameters
         ----------
-        pixels
-            (N, h, w).
+        planes
+            (N, rows, columns).
         part
-            The rows and columns of the images that they are.
+            The rows and columns that they are.
 
         Returns
         -------
         box
-            Rows and columns of the voxels; all others are zero.
-        planes
-            (N, rows, columns): what is there.
+            Rows and columns of the pixels; all others are zero.
+        pixels
+            (N, h, w): what is there.
         """
-        (rows, row_matrix), (columns, column_matrix) = (
-            matrix.over(extent)
-            for matrix, extent in zip((self.rows_back, self.columns_back), part, strict=True)
-        )
-        return (rows, columns), column_matrix.along_columns(row_matrix.along_rows(pixels))
+        return _part_resampled(planes, part, (self.rows, self.columns))
+
+    def part_to_voxels(self, pixels: FloatArray, part: Box) -> tuple[Box, FloatArray]:
+        """Resample a part of images to voxels, as `part_to_pixels` does the other way."""
+        return _part_resampled(pixels, part, (self.rows_back, self.columns_back))
+
+
+def _part_resampled(
+    planes: FloatArray, part: Box, matrices: tuple[Banded, Banded]
+) -> tuple[Box, FloatArray]:
+    (rows, row_matrix), (columns, column_matrix) = (
+        matrix.over(extent) for matrix, extent in zip(matrices, part, strict=True)
+    )
+    return (rows, columns), column_matrix.along_columns(row_matrix.along_rows(planes))
 
 
 def _profile_centre(profile: NDArray[np.intp]) -> int:
