@@ -24,17 +24,17 @@ def hull(boxes: Iterable[Box]) -> Box:
 
 def overlap(one: Box, other: Box) -> tuple[Box, Box]:
     """What two boxes share, in the rows and columns of the one and of the other."""
-    shared = [(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(one, other, strict=True)]
-    rows, columns = (slice(start, max(start, stop)) for start, stop in shared)
-    return _moved((rows, columns), one), _moved((rows, columns), other)
+    (rows, other_rows), (columns, other_columns) = map(_shared, one, other)
+    return (rows, columns), (other_rows, other_columns)
 
 
-def _moved(box: Box, origin: Box) -> Box:
-    rows, columns = (
-        slice(each.start - start.start, each.stop - start.start)
-        for each, start in zip(box, origin, strict=True)
+def _shared(one: slice, other: slice) -> tuple[slice, slice]:
+    start = max(one.start, other.start)
+    stop = max(start, min(one.stop, other.stop))
+    return (
+        slice(start - one.start, stop - one.start),
+        slice(start - other.start, stop - other.start),
     )
-    return rows, columns
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,11 +27,14 @@ class Banded:
     entries
         float32 (rows, span): of each row, what the block's columns hold; zero where these
         are beyond the matrix.
+    missing
+        How many rows fewer than others the first block has.
     """
 
     shape: tuple[int, int]
     starts: NDArray[np.intp]
     entries: FloatArray
+    missing: int = 0
 
     @classmethod
     def of(cls, n_columns: int, first: NDArray[np.intp], band: NDArray[np.floating]) -> Self:
@@ -58,18 +61,19 @@ class Banded:
         return cls((n_rows, n_columns), starts, entries)
 
     def over(self, columns: slice) -> tuple[slice, Self]:
-        """The part of the matrix for some columns: the rows with entries there, and their matrix.
-
-        There can be more rows than needed, since only whole blocks are left out.
-        """
-        span = self.entries.shape[1]
-        first = int(np.searchsorted(self.starts, columns.start - span, "right"))
-        last = int(np.searchsorted(self.starts, columns.stop, "left"))
-        rows = slice(*(min(block * _ROWS, self.shape[0]) for block in (first, last)))
+        """The rows with entries in some columns, and the matrix of these rows and columns alone."""
+        n_rows, span = self.entries.shape
+        block = (np.arange(n_rows) + self.missing) // _ROWS
+        column = self.starts[block][:, None] + np.arange(span)
+        held = (column >= columns.start) & (column < columns.stop) & (self.entries != 0)
+        places = np.flatnonzero(held.any(axis=1))
+        rows = slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
+        first, last = block[rows][[0, -1]] if len(places) else (0, -1)
         part = type(self)(
             (rows.stop - rows.start, columns.stop - columns.start),
-            self.starts[first:last] - columns.start,
+            self.starts[first : last + 1] - columns.start,
             self.entries[rows],
+            (rows.start + self.missing) % _ROWS,
         )
         return rows, part
 
@@ -112,7 +116,8 @@ class Banded:
         n_rows, n_columns = self.shape
         span = self.entries.shape[1]
         for index, start in enumerate(self.starts.tolist()):
-            rows = slice(index * _ROWS, min((index + 1) * _ROWS, n_rows))
+            place = index * _ROWS - self.missing
+            rows = slice(max(0, place), min(place + _ROWS, n_rows))
             begin = min(max(start, 0), n_columns)
             columns = slice(begin, max(begin, min(start + span, n_columns)))
             first = max(0, begin - start)

@@ -85,10 +85,9 @@ def _brain_parts(
                 planes *= np.float32(scale)
             np.clip(planes, 0.0, 1.0, out=planes)
             planes *= inside[z - box[0].start]
-            place, pixels = geometry.part_to_pixels(planes, box[1:])
-            images.append(pixels)
+            images.append(geometry.brain_to_pixels(planes))
         frame = (spec.size, spec.size)
-        yield SliceBatch(np.stack(images, axis=1), z, (place,) * len(z), frame)
+        yield SliceBatch(np.stack(images, axis=1), z, (geometry.place,) * len(z), frame)
 
 
 def all_slices(

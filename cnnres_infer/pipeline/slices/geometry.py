@@ -35,6 +35,10 @@ class SliceGeometry:
         (size, extent): resampling matrices from voxels to pixels.
     rows_back, columns_back
         (extent, size): resampling matrices from pixels to voxels.
+    place
+        The rows and columns of pixels that the box reaches; all others are zero.
+    brain_rows, brain_columns
+        The part of `rows` and `columns` from the box to the place.
     """
 
     orientation: Orientation
@@ -43,6 +47,9 @@ class SliceGeometry:
     columns: Banded
     rows_back: Banded
     columns_back: Banded
+    place: Box
+    brain_rows: Banded
+    brain_columns: Banded
 
     @classmethod
     def of(cls, grid: Grid, brain: BoolArray, spec: SliceSpec) -> Self:
@@ -90,7 +97,19 @@ class SliceGeometry:
             pairs.append((forward, back))
         (rows, rows_back), (columns, columns_back) = pairs
         box = bounding_box(orientation.planes(brain))
-        return cls(orientation, box, rows, columns, rows_back, columns_back)
+        place_rows, brain_rows = rows.over(box[1])
+        place_columns, brain_columns = columns.over(box[2])
+        return cls(
+            orientation,
+            box,
+            rows,
+            columns,
+            rows_back,
+            columns_back,
+            (place_rows, place_columns),
+            brain_rows,
+            brain_columns,
+        )
 
     def planes(self, data: NDArray[T]) -> NDArray[T]:
         """View an array (X, Y, Z) as (slices, rows, columns), without copying."""
@@ -112,37 +131,32 @@ class SliceGeometry:
         """Resample pixels (N, H, W) to planes of voxels (N, rows, columns)."""
         return self.columns_back.along_columns(self.rows_back.along_rows(images))
 
-    def part_to_pixels(self, planes: FloatArray, part: Box) -> tuple[Box, FloatArray]:
-        """Resample a part of planes of voxels, beyond which they are zero.
+    def brain_to_pixels(self, planes: FloatArray) -> FloatArray:
+        """Resample the rows and columns of the `box` of planes to the pixels of the `place`."""
+        return self.brain_columns.along_columns(self.brain_rows.along_rows(planes))
+
+    def part_to_voxels(self, pixels: FloatArray, part: Box) -> tuple[Box, FloatArray]:
+        """Resample a part of images, beyond which they are zero.
 
         Parameters
         ----------
-        planes
-            (N, rows, columns).
+        pixels
+            (N, h, w).
         part
             The rows and columns that they are.
 
         Returns
         -------
         box
-            Rows and columns of the pixels; all others are zero.
-        pixels
-            (N, h, w): what is there.
+            Rows and columns of the voxels; all others are zero.
+        planes
+            (N, rows, columns): what is there.
         """
-        return _part_resampled(planes, part, (self.rows, self.columns))
-
-    def part_to_voxels(self, pixels: FloatArray, part: Box) -> tuple[Box, FloatArray]:
-        """Resample a part of images to voxels, as `part_to_pixels` does the other way."""
-        return _part_resampled(pixels, part, (self.rows_back, self.columns_back))
-
-
-def _part_resampled(
-    planes: FloatArray, part: Box, matrices: tuple[Banded, Banded]
-) -> tuple[Box, FloatArray]:
-    (rows, row_matrix), (columns, column_matrix) = (
-        matrix.over(extent) for matrix, extent in zip(matrices, part, strict=True)
-    )
-    return (rows, columns), column_matrix.along_columns(row_matrix.along_rows(planes))
+        (rows, row_matrix), (columns, column_matrix) = (
+            matrix.over(extent)
+            for matrix, extent in zip((self.rows_back, self.columns_back), part, strict=True)
+        )
+        return (rows, columns), column_matrix.along_columns(row_matrix.along_rows(pixels))
 
 
 def _profile_centre(profile: NDArray[np.intp]) -> int:
