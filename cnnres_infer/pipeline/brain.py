@@ -215,10 +215,10 @@ def _brain_intensity(image: FloatArray, spacing: NDArray[np.float64]) -> float:
     little but brain. Its median is robust to lesions, and it is located with
     clipped intensities, which are robust to bright structures.
     """
-    clipped = np.clip(image, 0.0, max(0.0, float(image.mean())))
+    clipped = np.clip(image, 0.0, max(0.0, float(image.mean()))).sum(axis=0)
     centre = image
     for axis in (1, 2):
-        cumulative = np.cumsum(clipped.sum(axis=(0, 3 - axis)))
+        cumulative = np.cumsum(clipped.sum(axis=2 - axis))
         middle = int(np.searchsorted(cumulative, cumulative[-1] / 2))
         radius = int(_CENTRE_RADIUS_MM / spacing[axis])
         indices = np.arange(max(0, middle - radius), min(image.shape[axis], middle + radius + 1))

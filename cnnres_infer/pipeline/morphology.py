@@ -24,7 +24,7 @@ def ball(radius: float, spacing: NDArray[np.float64]) -> NDArray[np.intp]:
 
 
 def dilate(mask: BoolArray, offsets: NDArray[np.intp]) -> BoolArray:
-    """Dilate by a ball, decomposed into lines along the last axis.
+    """Dilate by a ball, composed of discs, and these of lines along the last axis.
 
     What the mask occupies becomes one long integer with a bit for each voxel,
     which shifts and ORs move and unite whole. The padding is as wide as anything
@@ -37,13 +37,17 @@ def dilate(mask: BoolArray, offsets: NDArray[np.intp]) -> BoolArray:
     bits = _to_bits(padded)
     by_line = [bits]
     for n in range(1, reach[2] + 1):
-        by_line.append(by_line[-1] | bits << n | bits >> n)
+        by_line.append(by_line[-1] | _both_ways(bits, n))
+    # Lines from the middle of the ball to one side of it, since it is symmetric.
+    half_lengths: dict[tuple[int, int], int] = {}
+    for plane, row, half_length in offsets[(offsets >= 0).all(axis=1)].tolist():
+        half_lengths[plane, row] = half_length
+    discs = [0] * (reach[0] + 1)
+    for (plane, row), half_length in half_lengths.items():
+        discs[plane] |= _both_ways(by_line[half_length], row * columns)
     dilated = 0
-    is_line_end = np.r_[np.any(np.diff(offsets[:, :2], axis=0), axis=1), True]
-    for plane, row, half_length in offsets[is_line_end].tolist():
-        shift = (plane * rows + row) * columns
-        line = by_line[half_length]
-        dilated |= line << shift if shift > 0 else line >> -shift
+    for plane, disc in enumerate(discs):
+        dilated |= _both_ways(disc, plane * rows * columns)
     result = np.zeros(mask.shape, np.bool_)
     target = widened(box, reach, mask.shape)
     source = tuple(
@@ -70,7 +74,7 @@ def main_components(mask: BoolArray, least: float) -> BoolArray:
     labels, count = cc3d.connected_components(mask[box], connectivity=6, return_N=True)
     if count == 1:
         return mask
-    sizes = cc3d.statistics(labels)["voxel_counts"]
+    sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     kept = np.zeros_like(mask)
     kept[box] = (sizes >= least * sizes.max())[labels]
@@ -93,6 +97,10 @@ def fill_holes(mask: BoolArray) -> None:
         labels = cc3d.connected_components(background.reshape(-1, columns + 2), connectivity=4)
         labels = labels.reshape(background.shape)
         np.not_equal(labels[:, 1:-1, 1:-1], labels[0, 0, 0], out=planes)
+
+
+def _both_ways(bits: int, shift: int) -> int:
+    return bits << shift | bits >> shift if shift else bits
 
 
 def _to_bits(mask: BoolArray) -> int:
