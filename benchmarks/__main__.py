@@ -13,6 +13,7 @@ from benchmarks import end_to_end as whole
 from benchmarks import gpu as on_gpu
 from benchmarks import images as image_kinds
 from benchmarks import scale as scaling
+from benchmarks import stages as staged
 from benchmarks.charts import bar_chart
 from benchmarks.common import SHAPE
 from benchmarks.profile import profile
@@ -111,6 +112,29 @@ def steps_command(
     for name, spent in figures["steps"].items():
         table.add_row(name, f"{spent:.1f}")
     wide_console().print(table)
+    _write(json_file, figures)
+
+
+@app.command("stages")
+def stages_command(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Volumes to measure; default: synthetic heads.")
+    ] = None,
+    bundle: BundleOption = None,
+    flair: Annotated[bool, typer.Option("--flair", help="Give the synthetic heads FLAIR.")] = False,
+    runs: Annotated[int, typer.Option(min=1, help="Runs; figures are the least of them.")] = 25,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure a warm `predict` with an engine that takes no time, stage by stage."""
+    figures = staged.stages(bundle, runs, files or (), flair=flair)
+    console = wide_console()
+    console.print(figures["machine"])
+    for name, volume in figures["volumes"].items():
+        console.print(f"{name}: {volume['found']}")
+        table = Table("stage", "ms", "ms of a core")
+        for stage, spent in volume["stages"].items():
+            table.add_row(stage, *(f"{spent[kind]:.1f}" for kind in staged.KINDS))
+        console.print(table)
     _write(json_file, figures)
 
 

@@ -33,7 +33,15 @@ def phantom_slices(bundle: Bundle) -> FloatArray:
     return np.ascontiguousarray(batch.images[:SLICES])
 
 
-def save_phantom(path: Path, shape: tuple[int, int, int]) -> None:
-    """Write a synthetic brain as a NIfTI file."""
-    phantom = make_phantom(shape=shape)
-    save_volume(path, phantom.data, Grid(shape, phantom.affine))
+def save_phantom(
+    path: Path,
+    shape: tuple[int, int, int],
+    spacing: tuple[float, float, float] = (2.0, 2.0, 2.0),
+    *,
+    modality: str = "dwi",
+    skull: bool = False,
+) -> None:
+    """Write a synthetic brain, or a whole head with its `skull`, as scanners' 16-bit integers."""
+    phantom = make_phantom(shape=shape, spacing=spacing, modality=modality, skull=skull)
+    voxels = np.asfortranarray(np.rint(phantom.data), np.int16)
+    save_volume(path, voxels, Grid(shape, phantom.affine), overwrite=True)

@@ -7,12 +7,13 @@ computed together. The box of a mirrored slice is the mirrored box.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnnres_infer.core.arrays import FloatArray
-from cnnres_infer.core.batch import Box, SliceBatch
+from cnnres_infer.core.batch import Box, SliceBatch, overlap
 
 # Pixels that are not brighter may be what rounding left behind where there is no brain.
 _DARK = 0.01
@@ -29,9 +30,7 @@ def crop_box(image: FloatArray, sides: Sequence[int]) -> Box:
         The heights and widths that a box may have, in ascending order. H and W
         must be even and not below the last one.
     """
-    rows: NDArray[np.bool_] = np.any(image > _DARK, axis=(0, 2))
-    columns: NDArray[np.bool_] = np.any(image > _DARK, axis=(0, 1))
-    return _span(rows, sides), _span(columns, sides)
+    return _boxes(SliceBatch(image[None], np.zeros(1, np.intp)), sides)[0]
 
 
 def box_shape(image: FloatArray, sides: Sequence[int]) -> tuple[int, int]:
@@ -43,27 +42,26 @@ def box_shape(image: FloatArray, sides: Sequence[int]) -> tuple[int, int]:
 def cropped(
     batches: Iterable[SliceBatch], sides: Sequence[int], batch_size: int
 ) -> Iterator[SliceBatch]:
-    """Cut whole slices to their brains, and batch those of the same shape.
+    """Cut slices to their brains, and batch those of the same shape.
 
     Parameters
     ----------
     batches
-        Batches of whole slices.
+        Batches of whole slices, or of the part of them that holds all of the brain.
     sides
         See `crop_box`.
     batch_size
         Maximum number of images in a batch.
     """
-    waiting: defaultdict[tuple[int, int], list[tuple[FloatArray, np.intp, Box]]]
-    waiting = defaultdict(list)
+    waiting: defaultdict[tuple[int, int], list[_Cut]] = defaultdict(list)
     frame = (0, 0)
     for batch in batches:
-        frame = (batch.images.shape[2], batch.images.shape[3])
-        for image, z in zip(batch.images, batch.z, strict=True):
-            rows, columns = box = crop_box(image, sides)
-            crop = image[:, rows, columns]
-            alike = waiting[crop.shape[1], crop.shape[2]]
-            alike.append((crop, z, box))
+        frame = batch.whole
+        cuts = zip(batch.images, batch.z, batch.places, _boxes(batch, sides), strict=True)
+        for cut in map(_Cut._make, cuts):
+            rows, columns = cut.box
+            alike = waiting[rows.stop - rows.start, columns.stop - columns.start]
+            alike.append(cut)
             if len(alike) == batch_size:
                 yield _stacked(alike, frame)
                 alike.clear()
@@ -103,10 +101,31 @@ def computed(
     return output
 
 
-def _span(occupied: NDArray[np.bool_], sides: Sequence[int]) -> slice:
+class _Cut(NamedTuple):
+    """An image (C, H, W), its slice, where it lies in it, and the box to cut from that."""
+
+    image: FloatArray
+    z: np.intp
+    place: Box
+    box: Box
+
+
+def _boxes(batch: SliceBatch, sides: Sequence[int]) -> list[Box]:
+    """The box around the brain of each image; see `crop_box`."""
+    bright = batch.images > _DARK
+    rows, columns = (np.logical_or.reduce(bright, axis=axes) for axes in ((1, 3), (1, 2)))
+    height, width = batch.whole
+    return [
+        (
+            _span(np.flatnonzero(row) + place[0].start, height, sides),
+            _span(np.flatnonzero(column) + place[1].start, width, sides),
+        )
+        for row, column, place in zip(rows, columns, batch.places, strict=True)
+    ]
+
+
+def _span(places: NDArray[np.intp], extent: int, sides: Sequence[int]) -> slice:
     """The span of one of the lengths around all that is occupied, as far as one is long enough."""
-    extent = len(occupied)
-    places = np.flatnonzero(occupied)
     first, end = (int(places[0]), int(places[-1]) + 1) if len(places) else (extent // 2,) * 2
     length = next((side for side in sides if side >= end - first), sides[-1])
     # Where it cannot be centred exactly, it is half a pixel closer to the image's middle.
@@ -116,8 +135,12 @@ def _span(occupied: NDArray[np.bool_], sides: Sequence[int]) -> slice:
     return slice(start, start + length)
 
 
-def _stacked(
-    images: Sequence[tuple[FloatArray, np.intp, Box]], frame: tuple[int, int]
-) -> SliceBatch:
-    pixels, z, boxes = zip(*images, strict=True)
-    return SliceBatch(np.stack(pixels), np.array(z), boxes, frame)
+def _stacked(cuts: Sequence[_Cut], frame: tuple[int, int]) -> SliceBatch:
+    first = cuts[0]
+    shape = (extent.stop - extent.start for extent in first.box)
+    images = np.zeros((len(cuts), len(first.image), *shape), np.float32)
+    for target, cut in zip(images, cuts, strict=True):
+        here, there = overlap(cut.box, cut.place)
+        target[:, *here] = cut.image[:, *there]
+    z, boxes = np.array([cut.z for cut in cuts]), tuple(cut.box for cut in cuts)
+    return SliceBatch(images, z, boxes, frame)

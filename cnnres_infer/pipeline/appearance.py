@@ -16,6 +16,7 @@ from cnnres_infer.core.volume import Volume
 from cnnres_infer.pipeline.banded import Banded
 from cnnres_infer.pipeline.box import bounding_box
 from cnnres_infer.pipeline.chunks import chunks
+from cnnres_infer.pipeline.voxels import counts
 
 # Voxels are averaged to about this size, which suppresses noise and keeps cortex and sulci.
 _STEP_MM = 3.2
@@ -162,7 +163,7 @@ def slice_shape(volume: Volume, brain: BoolArray) -> tuple[float, float, float]:
         bool (X, Y, Z), True in the brain.
     """
     planes = volume.grid.orientation.planes(brain)
-    largest = planes[int(np.argmax(np.count_nonzero(planes, axis=(1, 2))))]
+    largest = planes[int(np.argmax(counts(planes, (1, 2))))]
     rows, columns = np.flatnonzero(largest.any(axis=1)), np.flatnonzero(largest.any(axis=0))
     height, width = int(rows[-1] - rows[0]) + 1, int(columns[-1] - columns[0]) + 1
     row_axis, column_axis, _ = volume.grid.orientation.axes
@@ -182,9 +183,7 @@ def _coarse(volume: Volume, brain: BoolArray) -> tuple[FloatArray, BoolArray, ND
     planes = orientation.planes(volume.data[box])
     parts = chunks(len(planes), multiple=steps[0])
     weight = np.concatenate([_block_sums(inside[z].astype(np.float32), steps) for z in parts])
-    total = np.concatenate(
-        [_block_sums(np.where(inside[z], planes[z], np.float32(0)), steps) for z in parts]
-    )
+    total = np.concatenate([_block_sums(planes[z] * inside[z], steps) for z in parts])
     image = np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
     occupied: BoolArray = weight >= _OCCUPIED * np.prod(steps)
     return image, occupied, spacing * steps
@@ -193,27 +192,29 @@ def _coarse(volume: Volume, brain: BoolArray) -> tuple[FloatArray, BoolArray, ND
 def _block_sums(data: FloatArray, steps: list[int]) -> FloatArray:
     """Sums over blocks of voxels; those at the ends may be smaller."""
     for axis, step in enumerate(steps):
-        padding = [(0, 0)] * 3
-        padding[axis] = (0, -data.shape[axis] % step)
-        along = np.moveaxis(np.pad(data, padding), axis, 0)
-        first: FloatArray = along[::step]
+        along = np.moveaxis(data, axis, 0)
+        sums = along[::step].copy(order="K")
         for offset in range(1, step):
-            first = first + along[offset::step]
-        data = np.moveaxis(first, 0, axis)
+            rest = along[offset::step]
+            sums[: len(rest)] += rest
+        data = np.moveaxis(sums, 0, axis)
     return data
 
 
 def _depth(inside: BoolArray, spacing: NDArray[np.float64]) -> FloatArray:
     """Distance from the edge of the brain within each slice, in mm, up to a largest one."""
-    depth = np.zeros(inside.shape, np.float32)
     step = float(spacing.mean())
-    core = inside
+    # With the slices last, which the steps inwards leave alone, memory is walked through in turn.
+    padded = np.pad(inside.transpose(1, 2, 0), ((1, 1), (1, 1), (0, 0))).copy("C")
+    core = padded[1:-1, 1:-1]
+    depth = np.zeros(core.shape, np.uint8)
     for _ in range(int(_DEEPEST_MM / step)):
-        depth += core * np.float32(step)
-        padded = np.pad(core, ((0, 0), (1, 1), (1, 1)))
-        core = core & padded[:, 2:, 1:-1] & padded[:, :-2, 1:-1]
-        core &= padded[:, 1:-1, 2:] & padded[:, 1:-1, :-2]
-    return depth
+        depth += core
+        along_rows = padded[2:, 1:-1] & padded[:-2, 1:-1]
+        along_columns = padded[1:-1, 2:] & padded[1:-1, :-2]
+        core &= along_rows
+        core &= along_columns
+    return np.ascontiguousarray(depth.transpose(2, 0, 1)) * np.float32(step)
 
 
 def _central(inside: BoolArray) -> BoolArray:
@@ -284,13 +285,8 @@ def _grey_and_white(
 
 def _window(extent: int, reach: float) -> Banded:
     """Matrix (extent, extent) that sums up what is within `reach` voxels."""
-    index = np.arange(extent, dtype=np.float64)
-
-    def entries(rows: slice, columns: slice) -> FloatArray:
-        near: FloatArray = (np.abs(index[rows, None] - index[columns]) <= reach).astype(np.float32)
-        return near
-
-    return Banded.of((extent, extent), index, reach, entries)
+    width = int(reach)
+    return Banded.of(extent, np.arange(extent) - width, np.ones((extent, 2 * width + 1)))
 
 
 def _local_sum(planes: FloatArray, windows: list[Banded]) -> FloatArray:

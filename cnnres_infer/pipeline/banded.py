@@ -1,7 +1,7 @@
-"""Matrices with entries along their diagonal alone, in memory that grows with their length."""
+"""Matrices with entries along their diagonal alone, whose products take time for these only."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -9,135 +9,116 @@ from numpy.typing import NDArray
 
 from cnnres_infer.core.arrays import FloatArray
 
-# Up to this many entries, a matrix is kept whole: products of whole matrices are fast.
-_MAX_WHOLE = 1 << 22
-# Of a block: its rows, and about how many columns they span beside the width of the band.
-_ROWS, _SPAN = 1024, 1024
-
-
-@dataclass(frozen=True)
-class Block:
-    """A part of a matrix that holds all entries of some rows.
-
-    Attributes
-    ----------
-    rows, columns
-        Where it lies.
-    entries
-        float32 (rows, columns).
-    """
-
-    rows: slice
-    columns: slice
-    entries: FloatArray
+# Rows that are multiplied at once: enough for BLAS to be fast, and so few that most of the
+# columns that they span are within the band.
+_ROWS = 16
 
 
 @dataclass(frozen=True, eq=False)
 class Banded:
-    """A matrix in blocks of rows; a small one is a single block.
+    """A matrix in blocks of rows, of each of which only the columns of its band are kept.
 
     Attributes
     ----------
     shape
         Number of rows and columns.
-    blocks
-        Together, all rows; where they have no columns, entries are zero.
+    starts
+        (blocks,): the first column of each block; may be before the matrix or after it.
+    entries
+        float32 (rows, span): of each row, what the block's columns hold; zero where these
+        are beyond the matrix.
+    missing
+        How many rows fewer than others the first block has.
     """
 
     shape: tuple[int, int]
-    blocks: tuple[Block, ...]
+    starts: NDArray[np.intp]
+    entries: FloatArray
+    missing: int = 0
 
     @classmethod
-    def of(
-        cls,
-        shape: tuple[int, int],
-        place: NDArray[np.float64],
-        reach: float,
-        entries: Callable[[slice, slice], FloatArray],
-    ) -> Self:
-        """Build a matrix from a function that computes any part of it.
+    def of(cls, n_columns: int, first: NDArray[np.intp], band: NDArray[np.floating]) -> Self:
+        """Build a matrix from the band of each row.
 
         Parameters
         ----------
-        shape
-            Number of rows and columns.
-        place
-            (rows,), ascending: the column around which each row's entries lie.
-        reach
-            How many columns away from there entries may differ from zero.
-        entries
-            Computes the entries of some rows and columns, float32.
+        n_columns
+            Number of columns.
+        first
+            (rows,), ascending: the column of each row's first entry. Bands may begin
+            before the first column and end after the last, and are cut off there.
+        band
+            (rows, K): consecutive entries of each row.
         """
-        n_rows, n_columns = shape
-        if n_rows * n_columns <= _MAX_WHOLE:
-            everything = slice(0, n_rows), slice(0, n_columns)
-            return cls(shape, (Block(*everything, entries(*everything)),))
-        step = (float(place[-1]) - float(place[0])) / max(1, n_rows - 1)
-        height = max(1, min(_ROWS, int(_SPAN / max(step, 1e-9))))
-        blocks = []
-        for first in range(0, n_rows, height):
-            rows = slice(first, min(first + height, n_rows))
-            low = int(np.floor(place[rows][0] - reach))
-            high = int(np.ceil(place[rows][-1] + reach)) + 1
-            start = min(max(low, 0), n_columns)
-            columns = slice(start, max(start, min(high, n_columns)))
-            blocks.append(Block(rows, columns, entries(rows, columns)))
-        return cls(shape, tuple(blocks))
+        n_rows, length = band.shape
+        starts = first[::_ROWS]
+        shift = first - np.repeat(starts, _ROWS)[:n_rows]
+        entries = np.zeros((n_rows, int(shift.max(initial=0)) + length), np.float32)
+        offsets = np.arange(length)
+        columns = first[:, None] + offsets
+        within = np.where((columns >= 0) & (columns < n_columns), band, 0)
+        entries[np.arange(n_rows)[:, None], shift[:, None] + offsets] = within
+        return cls((n_rows, n_columns), starts, entries)
 
-    @property
-    def _whole(self) -> FloatArray | None:
-        """The only block, if it is the whole matrix."""
-        entries = self.blocks[0].entries
-        return entries if entries.shape == self.shape else None
+    def over(self, columns: slice) -> tuple[slice, Self]:
+        """The rows with entries in some columns, and the matrix of these rows and columns alone."""
+        n_rows, span = self.entries.shape
+        block = (np.arange(n_rows) + self.missing) // _ROWS
+        column = self.starts[block][:, None] + np.arange(span)
+        held = (column >= columns.start) & (column < columns.stop) & (self.entries != 0)
+        places = np.flatnonzero(held.any(axis=1))
+        rows = slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
+        first, last = block[rows][[0, -1]] if len(places) else (0, -1)
+        part = type(self)(
+            (rows.stop - rows.start, columns.stop - columns.start),
+            self.starts[first : last + 1] - columns.start,
+            self.entries[rows],
+            (rows.start + self.missing) % _ROWS,
+        )
+        return rows, part
 
     def dense(self) -> FloatArray:
         """The whole matrix."""
-        if self._whole is not None:
-            return self._whole
         matrix = np.zeros(self.shape, np.float32)
-        for block in self.blocks:
-            matrix[block.rows, block.columns] = block.entries
+        for rows, columns, entries in self._blocks():
+            matrix[rows, columns] = entries
         return matrix
 
     def averaging(self) -> Self:
         """The same matrix with rows that sum to one."""
-        return type(self)(
-            self.shape,
-            tuple(
-                Block(
-                    each.rows,
-                    each.columns,
-                    each.entries / each.entries.sum(axis=1, keepdims=True),
-                )
-                for each in self.blocks
-            ),
-        )
+        return replace(self, entries=self.entries / self.entries.sum(axis=1, keepdims=True))
 
     def along_first(self, data: FloatArray) -> FloatArray:
         """Apply it along the first axis of (X, Y, Z)."""
-        if self._whole is not None:
-            return np.tensordot(self._whole, data, 1)
         result = np.empty((self.shape[0], *data.shape[1:]), np.float32)
-        for block in self.blocks:
-            result[block.rows] = np.tensordot(block.entries, data[block.columns], 1)
+        flat, flat_result = (each.reshape(len(each), -1) for each in (data, result))
+        for rows, columns, entries in self._blocks():
+            np.matmul(entries, flat[columns], out=flat_result[rows])
         return result
 
     def along_rows(self, planes: FloatArray) -> FloatArray:
         """Apply it along the rows of (N, rows, columns)."""
-        if self._whole is not None:
-            product: FloatArray = np.matmul(self._whole, planes)
-            return product
         result = np.empty((len(planes), self.shape[0], planes.shape[2]), np.float32)
-        for block in self.blocks:
-            result[:, block.rows] = np.matmul(block.entries, planes[:, block.columns])
+        for rows, columns, entries in self._blocks():
+            np.matmul(entries, planes[:, columns], out=result[:, rows])
         return result
 
     def along_columns(self, planes: FloatArray) -> FloatArray:
         """Apply it along the columns of (N, rows, columns)."""
-        if self._whole is not None:
-            product: FloatArray = np.matmul(planes, self._whole.T)
-            return product
         result = np.empty((*planes.shape[:2], self.shape[0]), np.float32)
-        for block in self.blocks:
-            result[:, :, block.rows] = np.matmul(planes[:, :, block.columns], block.entries.T)
+        flat, flat_result = (each.reshape(-1, each.shape[2]) for each in (planes, result))
+        for rows, columns, entries in self._blocks():
+            np.matmul(flat[:, columns], entries.T, out=flat_result[:, rows])
         return result
+
+    def _blocks(self) -> Iterator[tuple[slice, slice, FloatArray]]:
+        """Rows and columns of each block, and its entries."""
+        n_rows, n_columns = self.shape
+        span = self.entries.shape[1]
+        for index, start in enumerate(self.starts.tolist()):
+            place = index * _ROWS - self.missing
+            rows = slice(max(0, place), min(place + _ROWS, n_rows))
+            begin = min(max(start, 0), n_columns)
+            columns = slice(begin, max(begin, min(start + span, n_columns)))
+            first = max(0, begin - start)
+            yield rows, columns, self.entries[rows, first : first + columns.stop - begin]

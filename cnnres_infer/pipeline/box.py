@@ -1,5 +1,7 @@
 """The part of a volume that a mask occupies."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from cnnres_infer.core.arrays import BoolArray
@@ -7,9 +9,26 @@ from cnnres_infer.core.arrays import BoolArray
 
 def bounding_box(mask: BoolArray) -> tuple[slice, slice, slice]:
     """Smallest box of voxels that contains all of a mask (X, Y, Z); empty if the mask is."""
-    box = []
-    for axes in ((1, 2), (0, 2), (0, 1)):
-        places = np.flatnonzero(mask.any(axis=axes))
-        box.append(slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0))
+    # In the order of memory, whole planes are united at a time.
+    order = sorted(range(3), key=lambda axis: -abs(mask.strides[axis]))
+    planes = mask.transpose(order)
+    plane = np.logical_or.reduce(planes, axis=0)
+    profiles = planes.any(axis=(1, 2)), plane.any(axis=1), plane.any(axis=0)
+    box = [slice(0, 0)] * 3
+    for axis, profile in zip(order, profiles, strict=True):
+        places = np.flatnonzero(profile)
+        if len(places):
+            box[axis] = slice(int(places[0]), int(places[-1]) + 1)
     x, y, z = box
+    return x, y, z
+
+
+def widened(
+    box: tuple[slice, slice, slice], margin: Sequence[int], shape: Sequence[int]
+) -> tuple[slice, slice, slice]:
+    """A box with so many more voxels at each end of its axes, as far as the volume goes."""
+    x, y, z = (
+        slice(max(0, extent.start - more), min(count, extent.stop + more))
+        for extent, more, count in zip(box, margin, shape, strict=True)
+    )
     return x, y, z

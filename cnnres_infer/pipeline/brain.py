@@ -1,6 +1,5 @@
 """Brain masks: of skull-stripped volumes, by skull stripping, or given by the caller."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,13 +13,17 @@ from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import GeometryError, VolumeError
 from cnnres_infer.host.deadline import check_time
 from cnnres_infer.pipeline.banded import Banded
+from cnnres_infer.pipeline.box import bounding_box
 from cnnres_infer.pipeline.chunks import chunks
+from cnnres_infer.pipeline.morphology import ball, dilate, erode, fill_holes, main_components
 from cnnres_infer.pipeline.resample import resampling
-from cnnres_infer.pipeline.slices.normalisation import tissue_median
+from cnnres_infer.pipeline.slices.normalisation import median_of_tissue, tissue_median
+from cnnres_infer.pipeline.voxels import sample
 
 # Fraction of the visible voxels that lies in the extracted brain: 0.9 in stripped volumes,
 # but at most 0.7 in whole heads, even in slices through the widest part of the brain.
 _MIN_STRIPPED_FRACTION = 0.75
+_SAMPLE = 1 << 17
 
 # Intensity thresholds, as fractions of the intensity of brain tissue.
 _VISIBLE = 0.03
@@ -76,17 +79,20 @@ def find_brain(volume: Volume) -> Brain:
         If no brain is found.
     """
     brain = _nonempty(extract_brain(volume), volume.name)
-    positive = volume.data > 0
-    positive &= brain
-    tissue = tissue_median(volume, positive)
-    del positive
-    visible = volume.data > _VISIBLE * tissue
-    total = np.count_nonzero(visible)
-    visible &= brain
-    if np.count_nonzero(visible) < _MIN_STRIPPED_FRACTION * total:
-        return Brain(brain, "extracted")
-    del brain, visible
-    return stripped_brain(volume, tissue)
+    if _is_stripped(volume, brain):
+        positive = volume.data > 0
+        positive &= brain
+        return stripped_brain(volume, tissue_median(volume, positive))
+    return Brain(brain, "extracted")
+
+
+def _is_stripped(volume: Volume, brain: BoolArray) -> bool:
+    """Whether little else than the brain is visible, judged by a sample of the voxels."""
+    values, inside = sample(volume.data, _SAMPLE), sample(brain, _SAMPLE)
+    tissue = median_of_tissue(values[inside & (values > 0)], volume.name)
+    visible = values > _VISIBLE * tissue
+    in_brain = np.count_nonzero(visible & inside)
+    return bool(in_brain >= _MIN_STRIPPED_FRACTION * np.count_nonzero(visible))
 
 
 def stripped_brain(volume: Volume, tissue: float | None = None) -> Brain:
@@ -107,7 +113,7 @@ def stripped_brain(volume: Volume, tissue: float | None = None) -> Brain:
     """
     tissue = tissue_median(volume, volume.data > 0) if tissue is None else tissue
     visible = volume.data > _VISIBLE * tissue
-    _fill_holes(volume.grid.orientation.planes(visible))
+    fill_holes(volume.grid.orientation.planes(visible))
     return Brain(_nonempty(visible, volume.name), "stripped")
 
 
@@ -160,13 +166,19 @@ def extract_brain(volume: Volume) -> BoolArray:
         for chunk in chunks(len(planes))
     ]
     coarse_image = to_coarse[0].along_first(np.concatenate(reduced))
-    coarse_brain = _segment_coarse(coarse_image, spacing * steps).astype(np.float32)
-    restored = to_fine[0].along_first(coarse_brain)
-    mask = np.empty_like(volume.data, np.bool_)
-    mask_planes = volume.grid.orientation.planes(mask)
-    for chunk in chunks(len(planes)):
+    coarse_brain = _segment_coarse(coarse_image, spacing * steps)
+    mask = np.zeros_like(volume.data, np.bool_)
+    if not coarse_brain.any():
+        return mask
+    box = bounding_box(coarse_brain)
+    fine_box, growing = zip(
+        *(matrix.over(extent) for matrix, extent in zip(to_fine, box, strict=True)), strict=True
+    )
+    restored = growing[0].along_first(coarse_brain[box].astype(np.float32))
+    mask_planes = volume.grid.orientation.planes(mask)[fine_box]
+    for chunk in chunks(len(restored)):
         check_time()
-        fine = _resample_in_plane(restored[chunk], to_fine)
+        fine = _resample_in_plane(restored[chunk], growing)
         np.greater(fine, _MASK_THRESHOLD, mask_planes[chunk])
     return mask
 
@@ -182,16 +194,17 @@ def _segment_coarse(image: FloatArray, spacing: NDArray[np.float64]) -> BoolArra
     bright = brain = image > _BRIGHT * _brain_intensity(image, spacing)
     for radius in _EROSION_RADII_MM:
         check_time()
-        core = _erode(bright, _ball(radius, spacing))
+        core = erode(bright, ball(radius, spacing))
         if not core.any():
             break
-        brain = _dilate(_main_components(core), _ball(radius + _EXTRA_DILATION_MM, spacing))
+        main = main_components(core, _MIN_COMPONENT_FRACTION)
+        brain = dilate(main, ball(radius + _EXTRA_DILATION_MM, spacing))
         brain &= bright
         if np.count_nonzero(brain) * spacing.prod() / 1000 <= _MAX_BRAIN_ML:
             break
-    disc = _ball(_CLOSING_RADIUS_MM, spacing * (np.inf, 1, 1))
-    closed = _erode(_dilate(brain, disc), disc)
-    _fill_holes(closed)
+    disc = ball(_CLOSING_RADIUS_MM, spacing * (np.inf, 1, 1))
+    closed = erode(dilate(brain, disc), disc)
+    fill_holes(closed)
     return closed
 
 
@@ -202,10 +215,10 @@ def _brain_intensity(image: FloatArray, spacing: NDArray[np.float64]) -> float:
     little but brain. Its median is robust to lesions, and it is located with
     clipped intensities, which are robust to bright structures.
     """
-    clipped = np.clip(image, 0.0, max(0.0, float(image.mean())))
+    clipped = np.clip(image, 0.0, max(0.0, float(image.mean()))).sum(axis=0)
     centre = image
     for axis in (1, 2):
-        cumulative = np.cumsum(clipped.sum(axis=(0, 3 - axis)))
+        cumulative = np.cumsum(clipped.sum(axis=2 - axis))
         middle = int(np.searchsorted(cumulative, cumulative[-1] / 2))
         radius = int(_CENTRE_RADIUS_MM / spacing[axis])
         indices = np.arange(max(0, middle - radius), min(image.shape[axis], middle + radius + 1))
@@ -239,85 +252,3 @@ def _resample_in_plane(planes: FloatArray, matrices: Sequence[Banded]) -> FloatA
     """Resample (slices, rows, columns) along rows and columns, but not across slices."""
     _, rows, columns = matrices
     return columns.along_columns(rows.along_rows(planes))
-
-
-def _ball(radius: float, spacing: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Structuring element: voxel offsets (K, 3) within `radius` in mm.
-
-    Along an axis of infinite spacing, the only offset is zero.
-    """
-    reach = (radius / spacing).astype(np.intp)
-    offsets = np.argwhere(np.ones(2 * reach + 1)) - reach
-    distance = np.linalg.norm(offsets * np.where(reach, spacing, 0.0), axis=1)
-    ball: NDArray[np.intp] = offsets[distance <= radius]
-    return ball
-
-
-def _dilate(mask: BoolArray, ball: NDArray[np.intp]) -> BoolArray:
-    """Dilate by a ball, decomposed into lines along the last axis.
-
-    The mask becomes one long integer with a bit for each voxel, which shifts and
-    ORs move and unite whole. The padding keeps what is moved beyond an edge out
-    of the next row or plane.
-    """
-    reach = ball.max(axis=0)
-    padded = np.pad(mask, [(n, n) for n in reach])
-    _, rows, columns = padded.shape
-    bits = _to_bits(padded)
-    by_line = [bits]
-    for n in range(1, reach[2] + 1):
-        by_line.append(by_line[-1] | bits << n | bits >> n)
-    dilated = 0
-    is_line_end = np.r_[np.any(np.diff(ball[:, :2], axis=0), axis=1), True]
-    for plane, row, half_length in ball[is_line_end].tolist():
-        shift = (plane * rows + row) * columns
-        line = by_line[half_length]
-        dilated |= line << shift if shift > 0 else line >> -shift
-    inner = tuple(slice(n, n + extent) for n, extent in zip(reach, mask.shape, strict=True))
-    return _from_bits(dilated, padded.shape)[inner]
-
-
-def _to_bits(mask: BoolArray) -> int:
-    return int.from_bytes(np.packbits(mask, bitorder="little").tobytes(), "little")
-
-
-def _from_bits(bits: int, shape: tuple[int, ...]) -> BoolArray:
-    """The mask of a shape; further bits are left out."""
-    size = math.prod(shape)
-    content = (bits & ((1 << size) - 1)).to_bytes((size + 7) // 8, "little")
-    unpacked = np.unpackbits(np.frombuffer(content, np.uint8), count=size, bitorder="little")
-    return unpacked.view(np.bool_).reshape(shape)
-
-
-def _erode(mask: BoolArray, ball: NDArray[np.intp]) -> BoolArray:
-    return ~_dilate(~mask, ball)
-
-
-def _main_components(mask: BoolArray) -> BoolArray:
-    """The largest component and those of similar size, such as both hemispheres in high slices."""
-    import cc3d
-
-    labels, count = cc3d.connected_components(mask, connectivity=6, return_N=True)
-    if count == 1:
-        return mask
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    kept: BoolArray = (sizes >= _MIN_COMPONENT_FRACTION * sizes.max())[labels]
-    return kept
-
-
-def _fill_holes(mask: BoolArray) -> None:
-    """Fill the holes in each slice of a mask (slices, rows, columns), in place."""
-    import cc3d
-
-    for chunk in chunks(len(mask)):
-        check_time()
-        # The slices one below another make a single image, whose borders connect all background
-        # that is no hole. Its label is that of the first pixel.
-        planes = mask[chunk]
-        count, rows, columns = planes.shape
-        background = np.ones((count, rows + 2, columns + 2), np.bool_)
-        np.logical_not(planes, out=background[:, 1:-1, 1:-1])
-        labels = cc3d.connected_components(background.reshape(-1, columns + 2), connectivity=4)
-        labels = labels.reshape(background.shape)
-        np.not_equal(labels[:, 1:-1, 1:-1], labels[0, 0, 0], out=planes)

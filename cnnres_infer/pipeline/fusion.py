@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnres_infer.core.arrays import BoolArray, FloatArray
+from cnnres_infer.core.batch import Box, hull
 from cnnres_infer.core.spec import FusionSpec
 from cnnres_infer.pipeline.slices.back import LesionMap, SliceOutputs
 from cnnres_infer.pipeline.slices.geometry import SliceGeometry
@@ -41,6 +42,11 @@ class Fused(LesionMap):
     def z(self) -> NDArray[np.intp]:
         return self._dwi.z
 
-    def planes(self, z: NDArray[np.intp]) -> FloatArray:
-        dwi = self._dwi.planes(z)
-        return np.where(self._covered[z], self._spec.merge(dwi, self._flair.planes(z)), dwi)
+    @property
+    def pixels(self) -> Box:
+        return hull([self._dwi.pixels, self._flair.pixels])
+
+    def planes(self, z: NDArray[np.intp], pixels: Box) -> tuple[Box, FloatArray]:
+        box, dwi = self._dwi.planes(z, pixels)
+        _, flair = self._flair.planes(z, pixels)
+        return box, np.where(self._covered[z, *box], self._spec.merge(dwi, flair), dwi)

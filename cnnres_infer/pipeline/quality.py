@@ -17,7 +17,8 @@ from cnnres_infer.core.volume import Volume
 from cnnres_infer.pipeline.appearance import Appearance, slice_shape
 from cnnres_infer.pipeline.brain import Brain
 from cnnres_infer.pipeline.diffusion import ADC_TISSUE
-from cnnres_infer.pipeline.slices.normalisation import median_of_tissue
+from cnnres_infer.pipeline.slices.normalisation import median_of_tissue, ranked
+from cnnres_infer.pipeline.voxels import voxels_in
 
 # The range of the training data, extended by a quarter, in mm.
 _PIXEL_SPACING_MM = (0.18, 2.5)
@@ -102,15 +103,14 @@ def input_notices(
     spec
         Normalisation of the network's images.
     """
-    sorted_values = volume.data[brain.mask]
-    sorted_values.sort()
-    median = _positive_median(sorted_values)
-    ceiling = spec.ceiling * median_of_tissue(_without_zeros(sorted_values), volume.name)
+    values = voxels_in(volume.data, brain.mask)
+    median = _positive_median(values)
+    ceiling = spec.ceiling * median_of_tissue(values[values != _ZERO], volume.name)
     notices = (
         *_check_spacing(volume),
         *_check_brain_size(volume, brain),
         *_check_contrast(volume, brain.mask, median, modality),
-        *_check_saturation(sorted_values, ceiling),
+        *_check_saturation(values, ceiling),
         *_check_negative(volume, brain, median),
     )
     return _named(volume, notices)
@@ -126,9 +126,7 @@ def flair_notices(flair: Volume, covered: BoolArray) -> tuple[Notice, ...]:
     covered
         bool (X, Y, Z), True in the brain where the FLAIR has voxels.
     """
-    sorted_values = flair.data[covered]
-    sorted_values.sort()
-    median = _positive_median(sorted_values)
+    median = _positive_median(voxels_in(flair.data, covered))
     return _named(flair, _check_contrast(flair, covered, median, Modality.FLAIR))
 
 
@@ -210,21 +208,20 @@ def _check_contrast(
 def _background_objection(volume: Volume, brain: BoolArray, median: float) -> str | None:
     """What the voxels around the brain tell, by every eighth of them."""
     data = volume.data[::2, ::2, ::2]
-    around = data[~brain[::2, ::2, ::2]]
+    around = voxels_in(data, ~brain[::2, ::2, ::2])
     if around.size < _MIN_AROUND * data.size:
         return None
     air = np.count_nonzero((around < _AIR_HU) & (around > _LOWEST_HU)) / around.size
     if air > _MIN_AIR:
         return f"looks like CT: {air:.0%} of the background is below {_AIR_HU:.0f}, as air is"
-    if np.percentile(around, 25) > _MAX_BACKGROUND * median:
+    if ranked(around, 0.25 * (around.size - 1)) > _MAX_BACKGROUND * median:
         return "looks like an inverted image or a phase map: the background is bright"
     return None
 
 
-def _check_saturation(sorted_values: FloatArray, ceiling: float) -> Iterator[Notice]:
+def _check_saturation(values: FloatArray, ceiling: float) -> Iterator[Notice]:
     """Warn if many voxels of the brain are clipped at `ceiling`."""
-    bright = np.searchsorted(sorted_values, np.float32(ceiling), side="right")
-    saturated = 1 - bright / sorted_values.size
+    saturated = np.count_nonzero(values > np.float32(ceiling)) / values.size
     if saturated > _MAX_SATURATED:
         text = f"{saturated:.0%} of the brain is brighter than the network's input range"
         yield Notice(WarningCode.INPUT_INTENSITY, text)
@@ -247,17 +244,10 @@ def _check_negative(volume: Volume, brain: Brain, median: float) -> Iterator[Not
         yield Notice(WarningCode.INPUT_INTENSITY, text)
 
 
-def _positive_median(sorted_values: FloatArray) -> float:
-    """Median of the positive values, zero if there are none."""
-    positive = sorted_values[np.searchsorted(sorted_values, _ZERO, side="right") :]
-    return float(positive[positive.size // 2]) if positive.size else 0.0
-
-
-def _without_zeros(sorted_values: FloatArray) -> FloatArray:
-    """All other values, without a copy where none is negative."""
-    first, last = (np.searchsorted(sorted_values, _ZERO, side) for side in ("left", "right"))
-    rest = sorted_values[last:]
-    return np.concatenate([sorted_values[:first], rest]) if first else rest
+def _positive_median(values: FloatArray) -> float:
+    """Median of the positive values, which are reordered; zero if there are none."""
+    positive = int(np.count_nonzero(values > _ZERO))
+    return ranked(values, values.size - positive + positive // 2) if positive else 0.0
 
 
 def _named(volume: Volume, notices: Iterable[Notice]) -> tuple[Notice, ...]:

@@ -39,19 +39,16 @@ def resampling(
         float32 (n_out, n_in). The rows of samples inside the line sum to 1.
     """
     width = max(1.0, step) if width is None else width
-    pad = int(np.ceil(width)) + 1
+    margin = int(np.ceil(width)) + 1
     position = start + step * np.arange(n_out)
-    inside = np.clip(position, -pad / 2, n_in - 1 + pad / 2)
-
-    def entries(rows: slice, columns: slice) -> FloatArray:
-        # Weights beyond the ends count in the sum, and are cut off afterwards.
-        index = np.arange(columns.start - pad, columns.stop + pad)
-        weight = np.maximum(0.0, 1.0 - np.abs(index - inside[rows, None]) / width)
-        weight /= weight.sum(axis=1, keepdims=True)
-        weight[position[rows] != inside[rows]] = 0.0
-        return np.ascontiguousarray(weight[:, pad:-pad], dtype=np.float32)
-
-    return Banded.of((n_out, n_in), inside, width + pad, entries)
+    inside = np.clip(position, -margin / 2, n_in - 1 + margin / 2)
+    # Weights beyond the ends count in the sum, and are cut off afterwards.
+    first = np.floor(inside - width).astype(np.intp) + 1
+    distance = np.abs(first[:, None] + np.arange(int(np.ceil(2 * width))) - inside[:, None])
+    weight = np.maximum(0.0, 1.0 - distance / width)
+    weight /= weight.sum(axis=1, keepdims=True)
+    weight[position != inside] = 0.0
+    return Banded.of(n_in, first, weight)
 
 
 def resampling_matrix(n_in: int, n_out: int, start: float, step: float) -> FloatArray:

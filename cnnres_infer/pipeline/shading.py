@@ -1,7 +1,6 @@
 """Coil shading: the smooth field that makes one side of a head brighter, estimated and removed."""
 
 from dataclasses import dataclass, replace
-from itertools import combinations_with_replacement
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -13,6 +12,7 @@ from cnnres_infer.pipeline.banded import Banded
 from cnnres_infer.pipeline.box import bounding_box
 from cnnres_infer.pipeline.chunks import chunks
 from cnnres_infer.pipeline.resample import resampling
+from cnnres_infer.pipeline.trend import fitted_trend
 
 # Lengths in mm: what the field is smoothed by (a narrower Gaussian takes infarcts for shading),
 # and the voxels it is estimated on.
@@ -21,20 +21,10 @@ _WORKING_STEP = 6.0
 # Beyond as many sigma, weights vanish in float32.
 _REACH = 8.0
 
-# Order of the trend, a polynomial; a higher one takes an infarct of a hemisphere for shading.
-_ORDER = 3
-# Differences of log intensity between neighbours from which on they are edges of tissue, and have
-# less and less of a say. The first fit, in which all of them count, starts with none.
-_EDGES = (0.2, 0.12, 0.1, 0.1, 0.1)
-# Share of their mean square that keeps terms small which differences hardly tell.
-_RIDGE = 0.01
-
 # Of what the trend leaves, tissue that has no say: fluid and partial volume; lesions and pile-up
 # at air, and what is brighter by this factor's logarithm than plain tissue.
 _DARKEST, _BRIGHTEST = 0.15, 0.10
 _PLAIN, _BRIGHTER = 0.4, 0.25
-
-_TINY = 1e-9
 
 # A voxel of the coarse grid counts if at least this share of it is brain.
 _OCCUPIED = 0.5
@@ -115,14 +105,13 @@ class Shading:
         Parameters
         ----------
         planes
-            float32 (N, rows, columns): slices of the volume. What lies beyond the
-            box is left as it is.
+            float32 (N, rows, columns): slices of the volume, as far as they are in
+            the box.
         z
             (N,), the index of each, counted from inferior; all in the box.
         """
-        slices, rows, columns = self.box
-        coarse = self.gain[z - slices.start]
-        planes[:, rows, columns] *= self.columns.along_columns(self.rows.along_rows(coarse))
+        coarse = self.gain[z - self.box[0].start]
+        planes *= self.columns.along_columns(self.rows.along_rows(coarse))
 
 
 def remove_shading(volume: Volume, brain: BoolArray) -> Volume:
@@ -140,7 +129,7 @@ def remove_shading(volume: Volume, brain: BoolArray) -> Volume:
         return volume
     flat = volume.data.copy(order="K")
     planes = volume.grid.orientation.planes(flat)
-    shading.remove(planes[shading.box[0]], np.arange(len(planes))[shading.box[0]])
+    shading.remove(planes[shading.box], np.arange(len(planes))[shading.box[0]])
     return replace(volume, data=flat)
 
 
@@ -159,7 +148,7 @@ def _coarse(
         parts.append(
             [
                 columns.shrink.along_columns(rows.shrink.along_rows(each))
-                for each in (np.where(inside, data, np.float32(0)), inside.astype(np.float32))
+                for each in (data * inside, inside.astype(np.float32))
             ]
         )
     total, share = (np.concatenate(each) for each in zip(*parts, strict=True))
@@ -171,7 +160,7 @@ def _log_field(total: FloatArray, share: FloatArray, axes: list[_Axis]) -> Float
     seen = (share > min(_OCCUPIED, 0.5 * float(share.max()))) & (total > 0)
     level = np.zeros_like(share)
     level[seen] = np.log(total[seen] / share[seen])
-    trend = _trend(level, seen, _polynomial([axis.positions for axis in axes]))
+    trend = fitted_trend(level, seen, [axis.positions for axis in axes])
     flat = level[seen] - trend[seen]
     ranked, last = np.sort(flat), len(flat) - 1
     low, plain, high = (
@@ -186,69 +175,21 @@ def _log_field(total: FloatArray, share: FloatArray, axes: list[_Axis]) -> Float
     return field
 
 
-def _trend(level: FloatArray, seen: BoolArray, terms: FloatArray) -> FloatArray:
-    """The sum of terms (K, X, Y, Z) whose differences fit those of levels (X, Y, Z) best.
-
-    Differences are those of neighbours along each axis that are both seen.
-    """
-    steps, changes = [], []
-    for axis in range(level.ndim):
-        ahead, behind = ((slice(None),) * axis + (part,) for part in (slice(1, None), slice(-1)))
-        both = seen[ahead] & seen[behind]
-        steps.append((level[ahead] - level[behind])[both])
-        changes.append((terms[:, *ahead] - terms[:, *behind])[:, both])
-    step, change = np.concatenate(steps), np.concatenate(changes, axis=1)
-    if not step.size:
-        return np.zeros_like(level)
-    factors = _fitted(change, step, change)
-    for edge in _EDGES:
-        doubt = (step - factors @ change) / np.float32(edge)
-        factors = _fitted(change, step, change / (1 + doubt * doubt) ** 2)
-    return np.tensordot(factors, terms, 1)
-
-
-def _fitted(terms: FloatArray, level: FloatArray, weighted: FloatArray) -> FloatArray:
-    """Factors (K,) of terms (K, N) that fit levels (N,) best; `weighted` are weighted terms."""
-    normal = (weighted @ terms.T).astype(np.float64)
-    # Along an axis of one voxel, terms do not change: a little of the identity decides.
-    normal += _RIDGE * max(np.trace(normal) / len(normal), _TINY) * np.eye(len(normal))
-    factors: FloatArray = np.linalg.solve(normal, weighted @ level).astype(np.float32)
-    return factors
-
-
-def _polynomial(positions: list[NDArray[np.float64]]) -> FloatArray:
-    """Terms (K, X, Y, Z) of a polynomial without constant, in positions scaled to at most one."""
-    scale = max(1.0, *(float(np.abs(p).max()) for p in positions))
-    axes = np.meshgrid(*((p / scale).astype(np.float32) for p in positions), indexing="ij")
-    return np.stack(
-        [
-            np.prod(factors, axis=0)
-            for order in range(1, _ORDER + 1)
-            for factors in combinations_with_replacement(axes, order)
-        ]
-    )
-
-
 def _axis(extent: int, spacing: float) -> _Axis:
     count = max(1, round(extent * spacing / max(spacing, _WORKING_STEP)))
     step = extent / count
     positions = ((np.arange(count) - (count - 1) / 2) * step * spacing).astype(np.float64)
 
-    def gaussian(rows: slice, columns: slice) -> FloatArray:
-        distance = positions[rows, None] - positions[None, columns]
-        weight: FloatArray = np.exp(-(distance**2) / (2 * _SIGMA**2)).astype(np.float32)
-        return weight
-
+    reach = min(count - 1, int(_REACH * _SIGMA / (step * spacing)))
+    offsets = np.arange(-reach, reach + 1)
+    gaussian = np.exp(-((offsets * step * spacing) ** 2) / (2 * _SIGMA**2))
     # Rows sum to one, so that nothing fades at the ends; for weights of a whole Gaussian, the
     # floor then means the same on every axis.
     return _Axis(
         positions,
         resampling(extent, count, (step - 1) / 2, step).averaging(),
         Banded.of(
-            (count, count),
-            np.arange(count, dtype=np.float64),
-            _REACH * _SIGMA / (step * spacing),
-            gaussian,
+            count, np.arange(count) - reach, np.broadcast_to(gaussian, (count, len(gaussian)))
         ).averaging(),
         resampling(count, extent, (1 / step - 1) / 2, 1 / step).averaging(),
     )

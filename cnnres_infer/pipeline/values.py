@@ -1,13 +1,12 @@
 """What the values of a volume cannot be: labels, or integers that wrapped around."""
 
-import math
-
 import numpy as np
 
 from cnnres_infer.codes import ErrorCode
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import VolumeError
+from cnnres_infer.pipeline.voxels import sample
 
 # Images of brains have hundreds of values; the bound leaves them at least five bits.
 _MIN_DISTINCT = 32
@@ -43,7 +42,7 @@ def check_values(volume: Volume) -> None:
         that were stored as signed ones.
     """
     data = volume.data
-    distinct = len(np.unique(_sample(data)))
+    distinct = len(np.unique(sample(data, _SAMPLE)))
     if distinct <= _MIN_DISTINCT:
         distinct = len(np.unique(data))
     equal = 0.0 if distinct <= _MIN_DISTINCT else _equal_neighbours(data)
@@ -63,16 +62,6 @@ def check_values(volume: Volume) -> None:
         )
 
 
-def _sample(data: FloatArray) -> FloatArray:
-    """About `_SAMPLE` of the values, from all over the volume."""
-    step = max(1, data.size // _SAMPLE)
-    # A step that shares a factor with an axis would keep to some of its places.
-    while any(math.gcd(step, extent) > 1 for extent in data.shape):
-        step += 1
-    sample: FloatArray = data.ravel(order="K")[::step]
-    return sample
-
-
 def _labels(distinct: int, equal: float) -> str:
     if distinct == 2:
         return "mask: all voxels have one of 2 values"
@@ -89,14 +78,15 @@ def _equal_neighbours(data: FloatArray) -> float:
     Zeros do not count: they are the background of images as well.
     """
     centre = data[tuple(slice(n // 4, max(n // 4 + 1, n - n // 4)) for n in data.shape)]
+    centre = centre.copy(order="K")
+    occupied = centre != 0
     fractions = []
     for axis in range(3):
-        along = np.moveaxis(centre, axis, 0)
-        one, next_one = along[:-1], along[1:]
-        pairs = (one != 0) | (next_one != 0)
-        total = np.count_nonzero(pairs)
+        along, seen = np.moveaxis(centre, axis, 0), np.moveaxis(occupied, axis, 0)
+        total = np.count_nonzero(seen[:-1] | seen[1:])
         if total >= _MIN_PAIRS:
-            fractions.append(np.count_nonzero(pairs & (one == next_one)) / total)
+            equal = (along[:-1] == along[1:]) & seen[1:]
+            fractions.append(np.count_nonzero(equal) / total)
     return min(fractions, default=0.0)
 
 
@@ -123,7 +113,7 @@ def _wrapped_bits(data: FloatArray) -> int | None:
 
 def _step(data: FloatArray) -> float:
     """What integers were multiplied with: the distance of the closest values."""
-    distances = np.diff(np.unique(_sample(data)))
+    distances = np.diff(np.unique(sample(data, _SAMPLE)))
     if not distances.size:
         return 0.0
     return float(np.median(distances[distances < 1.5 * distances.min()]))

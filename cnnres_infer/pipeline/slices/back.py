@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnres_infer.core.arrays import BoolArray, FloatArray
-from cnnres_infer.core.batch import SliceBatch
+from cnnres_infer.core.batch import Box, SliceBatch, hull, overlap
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.volume import Probabilities
 from cnnres_infer.host.deadline import check_time
@@ -36,9 +36,29 @@ class LesionMap(ABC):
     def z(self) -> NDArray[np.intp]:
         """(N,): the slices that were computed, counted from inferior, in ascending order."""
 
+    @property
     @abstractmethod
-    def planes(self, z: NDArray[np.intp]) -> FloatArray:
-        """Probabilities (N, rows, columns) of slices that were computed."""
+    def pixels(self) -> Box:
+        """The rows and columns of images that were computed, in any slice."""
+
+    @abstractmethod
+    def planes(self, z: NDArray[np.intp], pixels: Box) -> tuple[Box, FloatArray]:
+        """Probabilities of slices that were computed.
+
+        Parameters
+        ----------
+        z
+            (N,), the slices.
+        pixels
+            Rows and columns of images that include all that were computed.
+
+        Returns
+        -------
+        box
+            Rows and columns of voxels; all other probabilities are zero.
+        planes
+            float32 (N, rows, columns): the probabilities there.
+        """
 
     def above(self, rule: Callable[[FloatArray], BoolArray]) -> BoolArray:
         """Apply a rule such as a threshold to the probabilities.
@@ -46,13 +66,14 @@ class LesionMap(ABC):
         Returns
         -------
         bool (X, Y, Z)
-            False in slices that were not computed.
+            False where nothing was computed.
         """
         # In NIfTI's order, in which most volumes store slices contiguously.
         found = np.zeros(self.grid.shape, np.bool_, order="F")
         planes = self._geometry.planes(found)
         for z in self._chunks():
-            planes[z] = rule(self.planes(z))
+            box, values = self.planes(z, self.pixels)
+            planes[z, *box] = rule(values)
         return found
 
     def probabilities(self) -> Probabilities:
@@ -60,7 +81,8 @@ class LesionMap(ABC):
         data = np.zeros(self.grid.shape, np.float32, order="F")
         planes = self._geometry.planes(data)
         for z in self._chunks():
-            planes[z] = self.planes(z)
+            box, values = self.planes(z, self.pixels)
+            planes[z, *box] = values
         return Probabilities(data, self.grid)
 
     def _chunks(self) -> Iterator[NDArray[np.intp]]:
@@ -75,17 +97,27 @@ class SliceOutputs(LesionMap):
 
     def __init__(self, grid: Grid, geometry: SliceGeometry) -> None:
         super().__init__(grid, geometry)
-        self._pixels: dict[int, FloatArray] = {}
+        self._outputs: dict[int, tuple[FloatArray, Box]] = {}
 
     def put(self, batch: SliceBatch, output: FloatArray) -> None:
         """Add the network's output for a batch, float32 (N, 1, H, W)."""
-        self._pixels.update(zip(batch.z.tolist(), batch.framed(output)[:, 0], strict=True))
+        placed = zip(output[:, 0], batch.places, strict=True)
+        self._outputs.update(zip(batch.z.tolist(), placed, strict=True))
 
     @property
     def z(self) -> NDArray[np.intp]:
-        return np.array(sorted(self._pixels), np.intp)
+        return np.array(sorted(self._outputs), np.intp)
 
-    def planes(self, z: NDArray[np.intp]) -> FloatArray:
-        voxels = self._geometry.to_voxels(np.stack([self._pixels[index] for index in z.tolist()]))
-        clipped: FloatArray = np.clip(voxels, 0.0, 1.0, out=voxels)
-        return clipped
+    @property
+    def pixels(self) -> Box:
+        return hull([place for _, place in self._outputs.values()])
+
+    def planes(self, z: NDArray[np.intp], pixels: Box) -> tuple[Box, FloatArray]:
+        height, width = (extent.stop - extent.start for extent in pixels)
+        images = np.zeros((len(z), height, width), np.float32)
+        for image, index in zip(images, z.tolist(), strict=True):
+            output, place = self._outputs[index]
+            here, there = overlap(pixels, place)
+            image[here] = output[there]
+        box, planes = self._geometry.part_to_voxels(images, pixels)
+        return box, np.clip(planes, 0.0, 1.0, out=planes)

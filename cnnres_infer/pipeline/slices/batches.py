@@ -44,8 +44,10 @@ def to_batches(
     VolumeError
         If the brain has no positive intensities.
     """
-    whole = whole_slices(channels, brain, geometry, spec, batch_size)
-    return whole if spec.frame == "whole" else cropped(whole, spec.sides, batch_size)
+    if spec.frame == "whole":
+        return whole_slices(channels, brain, geometry, spec, batch_size)
+    parts = _brain_parts(channels, brain, geometry, spec, batch_size)
+    return cropped(parts, spec.sides, batch_size)
 
 
 def whole_slices(
@@ -56,22 +58,36 @@ def whole_slices(
     batch_size: int,
 ) -> Iterator[SliceBatch]:
     """Extract batches of images that are not cut, from inferior to superior; see `to_batches`."""
-    occupied = np.flatnonzero(geometry.orientation.view(brain).any(axis=(0, 1)))
+    for batch in _brain_parts(channels, brain, geometry, spec, batch_size):
+        yield SliceBatch(batch.framed(batch.images), batch.z)
+
+
+def _brain_parts(
+    channels: tuple[Volume, ...],
+    brain: BoolArray,
+    geometry: SliceGeometry,
+    spec: SliceSpec,
+    batch_size: int,
+) -> Iterator[SliceBatch]:
+    """The part of each image that the brain of the volume reaches, the same in all slices."""
+    box = geometry.box
+    inside = np.ascontiguousarray(geometry.planes(brain)[box])
+    occupied = box[0].start + np.flatnonzero(inside.any(axis=(1, 2)))
     sources = [SliceSource.of(volume, brain, geometry, spec) for volume in channels]
-    scales = [1.0 / source.saturation(brain, occupied, spec) for source in sources]
+    scales = [1.0 / source.saturation(inside, occupied, spec) for source in sources]
     for first in range(0, len(occupied), batch_size):
         z = occupied[first : first + batch_size]
-        images = np.empty((len(z), len(channels), spec.size, spec.size), np.float32)
-        outside = ~geometry.planes(brain)[z]
-        for channel, (source, scale) in enumerate(zip(sources, scales, strict=True)):
+        images = []
+        for source, scale in zip(sources, scales, strict=True):
             planes = source.planes(z)
             # Values that overflow are above the ceiling, and clipped there.
             with np.errstate(over="ignore"):
                 planes *= np.float32(scale)
             np.clip(planes, 0.0, 1.0, out=planes)
-            planes[outside] = 0.0
-            images[:, channel] = geometry.to_pixels(planes)
-        yield SliceBatch(images, z)
+            planes *= inside[z - box[0].start]
+            images.append(geometry.brain_to_pixels(planes))
+        frame = (spec.size, spec.size)
+        yield SliceBatch(np.stack(images, axis=1), z, (geometry.place,) * len(z), frame)
 
 
 def all_slices(

@@ -8,10 +8,14 @@ from numpy.typing import NDArray
 
 from cnnres_infer.codes import ErrorCode
 from cnnres_infer.core.arrays import BoolArray, FloatArray
+from cnnres_infer.core.batch import Box
 from cnnres_infer.core.grid import Grid, Orientation, T
 from cnnres_infer.core.spec import SliceSpec
 from cnnres_infer.errors import VolumeError
-from cnnres_infer.pipeline.resample import resampling_matrix
+from cnnres_infer.pipeline.banded import Banded
+from cnnres_infer.pipeline.box import bounding_box
+from cnnres_infer.pipeline.resample import resampling
+from cnnres_infer.pipeline.voxels import counts
 
 # Fraction of the brain that is ignored at either end of its extent: eyes and noise.
 _TAIL_FRACTION = 0.005
@@ -25,17 +29,27 @@ class SliceGeometry:
     ----------
     orientation
         How the grid's axes map to those of the images.
+    box
+        The slices, rows and columns that hold the brain.
     rows, columns
-        float32 (size, extent): resampling matrices from voxels to pixels.
+        (size, extent): resampling matrices from voxels to pixels.
     rows_back, columns_back
-        float32 (extent, size): resampling matrices from pixels to voxels.
+        (extent, size): resampling matrices from pixels to voxels.
+    place
+        The rows and columns of pixels that the box reaches; all others are zero.
+    brain_rows, brain_columns
+        The part of `rows` and `columns` from the box to the place.
     """
 
     orientation: Orientation
-    rows: FloatArray
-    columns: FloatArray
-    rows_back: FloatArray
-    columns_back: FloatArray
+    box: tuple[slice, slice, slice]
+    rows: Banded
+    columns: Banded
+    rows_back: Banded
+    columns_back: Banded
+    place: Box
+    brain_rows: Banded
+    brain_columns: Banded
 
     @classmethod
     def of(cls, grid: Grid, brain: BoolArray, spec: SliceSpec) -> Self:
@@ -67,7 +81,7 @@ class SliceGeometry:
                 "no brain was found in the volume; give one with `brain_mask`",
                 code=ErrorCode.BRAIN_NONE,
             )
-        occupied = inside.sum(axis=2)
+        occupied = counts(inside, 2)
         spacing = grid.spacing
         pairs = []
         for image_axis in (0, 1):
@@ -78,11 +92,24 @@ class SliceGeometry:
                 start = _profile_centre(profile) - step * (spec.size // 2)
             else:
                 start = _symmetric_centre(profile) - step * (spec.size - 1) / 2
-            forward = resampling_matrix(extent, spec.size, start, step)
-            back = resampling_matrix(spec.size, extent, -start / step, 1 / step)
+            forward = resampling(extent, spec.size, start, step)
+            back = resampling(spec.size, extent, -start / step, 1 / step)
             pairs.append((forward, back))
         (rows, rows_back), (columns, columns_back) = pairs
-        return cls(orientation, rows, columns, rows_back, columns_back)
+        box = bounding_box(orientation.planes(brain))
+        place_rows, brain_rows = rows.over(box[1])
+        place_columns, brain_columns = columns.over(box[2])
+        return cls(
+            orientation,
+            box,
+            rows,
+            columns,
+            rows_back,
+            columns_back,
+            (place_rows, place_columns),
+            brain_rows,
+            brain_columns,
+        )
 
     def planes(self, data: NDArray[T]) -> NDArray[T]:
         """View an array (X, Y, Z) as (slices, rows, columns), without copying."""
@@ -90,20 +117,46 @@ class SliceGeometry:
 
     def fraction_outside(self, brain: BoolArray) -> float:
         """Fraction of the brain, bool (X, Y, Z), beyond the edges of the images, 0 to 1."""
-        rows = self.rows_back.sum(axis=1) > 0.5
-        columns = self.columns_back.sum(axis=1) > 0.5
-        occupied = np.count_nonzero(self.orientation.view(brain), axis=2)
+        rows, columns = (
+            back.dense().sum(axis=1) > 0.5 for back in (self.rows_back, self.columns_back)
+        )
+        occupied = counts(self.orientation.view(brain), 2)
         return 1.0 - float(occupied[rows][:, columns].sum() / occupied.sum())
 
     def to_pixels(self, planes: FloatArray) -> FloatArray:
         """Resample planes of voxels (N, rows, columns) to pixels (N, H, W)."""
-        pixels: FloatArray = np.matmul(np.matmul(self.rows, planes), self.columns.T)
-        return pixels
+        return self.columns.along_columns(self.rows.along_rows(planes))
 
     def to_voxels(self, images: FloatArray) -> FloatArray:
         """Resample pixels (N, H, W) to planes of voxels (N, rows, columns)."""
-        planes: FloatArray = np.matmul(np.matmul(self.rows_back, images), self.columns_back.T)
-        return planes
+        return self.columns_back.along_columns(self.rows_back.along_rows(images))
+
+    def brain_to_pixels(self, planes: FloatArray) -> FloatArray:
+        """Resample the rows and columns of the `box` of planes to the pixels of the `place`."""
+        return self.brain_columns.along_columns(self.brain_rows.along_rows(planes))
+
+    def part_to_voxels(self, pixels: FloatArray, part: Box) -> tuple[Box, FloatArray]:
+        """Resample a part of images, beyond which they are zero.
+
+        Parameters
+        ----------
+        pixels
+            (N, h, w).
+        part
+            The rows and columns that they are.
+
+        Returns
+        -------
+        box
+            Rows and columns of the voxels; all others are zero.
+        planes
+            (N, rows, columns): what is there.
+        """
+        (rows, row_matrix), (columns, column_matrix) = (
+            matrix.over(extent)
+            for matrix, extent in zip((self.rows_back, self.columns_back), part, strict=True)
+        )
+        return (rows, columns), column_matrix.along_columns(row_matrix.along_rows(pixels))
 
 
 def _profile_centre(profile: NDArray[np.intp]) -> int:

@@ -6,6 +6,7 @@ from cnnres_infer.codes import ErrorCode
 from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import VolumeError
+from cnnres_infer.pipeline.voxels import voxels_in
 
 # As a fraction of the upper quartile.
 _TISSUE_FLOOR = 0.5
@@ -30,29 +31,31 @@ def tissue_median(volume: Volume, brain: BoolArray) -> float:
     VolumeError
         If most of the brain is not positive.
     """
-    # In the order of memory, voxels are selected several times as fast.
-    data, inside = (volume.data.T, brain.T) if brain.flags.f_contiguous else (volume.data, brain)
-    return median_of_tissue(data[inside], volume.name)
+    return median_of_tissue(voxels_in(volume.data, brain), volume.name)
 
 
 def median_of_tissue(values: FloatArray, name: str) -> float:
-    """The `tissue_median` of a brain's voxels (N,), which it sorts."""
-    # Vectorised sorting is fast, and quantiles of sorted values cost nothing.
-    values.sort()
-    upper_quartile = _quantile(values, 0.75) if values.size else 0.0
+    """The `tissue_median` of a brain's voxels (N,), which it reorders."""
+    count = len(values)
+    upper_quartile = ranked(values, 0.75 * (count - 1)) if count else 0.0
     if not upper_quartile > 0:
         raise VolumeError(
             f"{name}: the brain is dark: most of its voxels are not positive; give an image "
             "with positive intensities",
             code=ErrorCode.BRAIN_NONE,
         )
-    first = np.searchsorted(values, _TISSUE_FLOOR * upper_quartile, side="right")
-    return float(_quantile(values[first:], 0.5))
+    below = np.count_nonzero(values <= np.float32(_TISSUE_FLOOR * upper_quartile))
+    return ranked(values, below + 0.5 * (count - below - 1))
 
 
-def _quantile(ordered: FloatArray, part: float) -> np.float32:
-    """Quantile of values in ascending order, interpolated linearly."""
-    place = part * (len(ordered) - 1)
-    around = ordered[int(place) : int(place) + 2]
-    quantile: np.float32 = np.quantile(around, place - int(place)) if len(around) > 1 else around[0]
-    return quantile
+def ranked(values: FloatArray, rank: float) -> float:
+    """What has a rank among values (N,), from 0 for the least, interpolated linearly between two.
+
+    The values are reordered: to select is a fraction of the work of sorting.
+    """
+    lower = int(rank)
+    values.partition(lower)
+    value, share = values[lower], np.float32(rank - lower)
+    if share:
+        value += (values[lower + 1 :].min() - value) * share
+    return float(value)

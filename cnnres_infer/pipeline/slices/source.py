@@ -40,13 +40,25 @@ class SliceSource:
         return cls(volume, geometry, shading)
 
     def planes(self, z: NDArray[np.intp]) -> FloatArray:
-        """A copy of slices (N, rows, columns); `z` (N,) are among those with brain."""
-        planes: FloatArray = self.geometry.planes(self.volume.data)[z]
+        """A copy of slices, as far as they hold brain.
+
+        Parameters
+        ----------
+        z
+            (N,), the slices, all of them with brain.
+
+        Returns
+        -------
+        float32 (N, rows, columns)
+            The rows and columns of the geometry's box.
+        """
+        _, rows, columns = self.geometry.box
+        planes: FloatArray = self.geometry.planes(self.volume.data)[z, rows, columns]
         if self.shading is not None:
             self.shading.remove(planes, z)
         return planes
 
-    def saturation(self, brain: BoolArray, z: NDArray[np.intp], spec: SliceSpec) -> float:
+    def saturation(self, inside: BoolArray, z: NDArray[np.intp], spec: SliceSpec) -> float:
         """Intensity that is mapped to 1.0.
 
         Voxels of zero are ignored, since skull stripping may leave some inside
@@ -54,8 +66,8 @@ class SliceSource:
 
         Parameters
         ----------
-        brain
-            bool (X, Y, Z), True in the brain.
+        inside
+            bool (slices, rows, columns), True in the brain: that of the geometry's box.
         z
             (N,), the slices with brain.
         spec
@@ -69,5 +81,5 @@ class SliceSource:
         values = []
         for chunk in chunks(len(z)):
             planes = self.planes(z[chunk])
-            values.append(planes[self.geometry.planes(brain)[z[chunk]] & (planes != 0)])
+            values.append(planes[inside[z[chunk] - self.geometry.box[0].start] & (planes != 0)])
         return spec.ceiling * median_of_tissue(np.concatenate(values), self.volume.name)

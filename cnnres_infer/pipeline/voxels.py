@@ -1,0 +1,37 @@
+"""Voxels of a volume: those of a mask, their number along axes, or a sample from all over."""
+
+import math
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnres_infer.core.arrays import BoolArray
+
+T = TypeVar("T", bound=np.generic)
+
+
+def voxels_in(data: NDArray[T], mask: BoolArray) -> NDArray[T]:
+    """The voxels (N,) of an array (X, Y, Z) where a mask is True, in no order that matters."""
+    # In the order of memory, they are selected several times as fast.
+    order = sorted(range(mask.ndim), key=lambda axis: -abs(mask.strides[axis]))
+    return data.transpose(order)[mask.transpose(order)]
+
+
+def counts(mask: BoolArray, axis: int | tuple[int, ...]) -> NDArray[np.int64]:
+    """The number of True along axes of a mask, many times as fast as `numpy.count_nonzero`."""
+    number: NDArray[np.uint32] = mask.view(np.uint8).sum(axis=axis, dtype=np.uint32)
+    return number.astype(np.int64)
+
+
+def sample(data: NDArray[T], count: int) -> NDArray[T]:
+    """About so many voxels, from all over an array (X, Y, Z), or all if there are fewer.
+
+    Arrays of one shape whose axes are in the same order in memory are sampled at the same
+    voxels.
+    """
+    step = max(1, data.size // count)
+    # A step that shares a factor with an axis would keep to some of its places.
+    while any(math.gcd(step, extent) > 1 for extent in data.shape):
+        step += 1
+    return data.ravel(order="K")[::step]
