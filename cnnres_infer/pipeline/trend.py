@@ -43,21 +43,24 @@ def fitted_trend(
     Geman, McClure, "Statistical methods for tomographic image reconstruction",
     Bull. Int. Stat. Inst. 52 (1987): the weights of differences.
     """
-    terms = _polynomial(positions)
-    steps, changes = [], []
+    terms = _polynomial(positions).reshape(-1, level.size)
+    number = np.arange(level.size).reshape(level.shape)
+    pairs = []
     for axis in range(level.ndim):
         ahead, behind = ((slice(None),) * axis + (part,) for part in (slice(1, None), slice(-1)))
         both = seen[ahead] & seen[behind]
-        steps.append((level[ahead] - level[behind])[both])
-        changes.append((terms[:, *ahead] - terms[:, *behind])[:, both])
-    step, change = np.concatenate(steps), np.concatenate(changes, axis=1)
-    if not step.size:
+        pairs.append((number[ahead][both], number[behind][both]))
+    first, second = (np.concatenate(each) for each in zip(*pairs, strict=True))
+    if not len(first):
         return np.zeros_like(level)
+    step = level.ravel()[first] - level.ravel()[second]
+    change = terms[:, first] - terms[:, second]
     factors = _fitted(change, step, change)
     for edge in _EDGES:
         doubt = (step - factors @ change) / np.float32(edge)
         factors = _fitted(change, step, change / (1 + doubt * doubt) ** 2)
-    return np.tensordot(factors, terms, 1)
+    trend: FloatArray = (factors @ terms).reshape(level.shape)
+    return trend
 
 
 def _fitted(terms: FloatArray, level: FloatArray, weighted: FloatArray) -> FloatArray:
