@@ -28,6 +28,7 @@ from training.data import (
 )
 from training.evaluate import compare_fusions, evaluate_all, evaluate_weights
 from training.lesion_free import find_series
+from training.limits import limits
 from training.loop import Recipe, train
 from training.start import averaged, with_norms
 from training.symmetry import padded, symmetric
@@ -166,6 +167,13 @@ def evaluate_command(
     typer.echo(json.dumps(accuracy, indent=2))
     if record:
         seal(bundle, {**opened.manifest, "accuracy": accuracy})
+
+
+@app.command("limits")
+def limits_command(bundle: BundleArgument, data: DataOption) -> None:
+    """Measure what limits the accuracy: patients trained on, small lesions, shading left over."""
+    with Predictor.load(bundle, "ort", "fp32") as predictor:
+        typer.echo(json.dumps(limits(predictor, data), indent=2))
 
 
 @app.command("fusion")

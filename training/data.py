@@ -143,6 +143,21 @@ def load_validation_slices(root: Path, spec: SliceSpec = SPEC) -> tuple[Images, 
     return _concatenated(list(dwi)), _concatenated(list(flair))
 
 
+def load_training_slices(root: Path, spec: SliceSpec = SPEC) -> tuple[Images, Images]:
+    """DWI and FLAIR slices of the patients trained on, as they are."""
+    rows = _index(root)
+    held_out = _held_out(rows)
+    dwi, flair = (
+        _stack(
+            _images(_isles_case(root, row["case"], modality), spec.of(modality))
+            for row in rows
+            if _usable(row, modality) and row["case"] not in held_out
+        )
+        for modality in Modality
+    )
+    return dwi, flair
+
+
 def volume_paths(root: Path, case: str) -> tuple[Path, Path]:
     """Paths of a case's DWI volume and of its expert mask."""
     folder = root / "volumes" / case
@@ -241,16 +256,20 @@ def _isles_slice(
     root: Path, case: str, modality: Modality, rng: Generator | None, teacher: Teacher | None
 ) -> Images:
     """One slice as it is, or with another coil and brain mask if there is an `rng`."""
+    labelled = _isles_case(root, case, modality)
+    if teacher is not None and modality is Modality.DWI:
+        labelled = teacher.softened(labelled)
+    if rng is not None:
+        labelled = varied(replace(labelled, volume=unsaturated(labelled.volume, rng)), rng)
+    return _images(labelled, SPEC.of(modality))
+
+
+def _isles_case(root: Path, case: str, modality: Modality) -> Labelled:
     with np.load(root / "isles22_slices" / f"{case}.npz") as archive:
         columns, rows = archive["spacing"]
         volume = _plane(archive[modality], (rows, -columns), case)
         truth = archive["mask"][:, :, None].astype(np.float32)
-    labelled = Labelled(volume, truth, stripped_brain(volume).mask)
-    if teacher is not None and modality is Modality.DWI:
-        labelled = teacher.softened(labelled)
-    if rng is not None:
-        labelled = varied(replace(labelled, volume=unsaturated(volume, rng)), rng)
-    return _images(labelled, SPEC.of(modality))
+    return Labelled(volume, truth, stripped_brain(volume).mask)
 
 
 def _isles_pair(root: Path, case: str, spec: SliceSpec) -> tuple[Images, Images]:

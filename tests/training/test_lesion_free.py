@@ -70,7 +70,7 @@ def test_the_card_shows_the_table() -> None:
     }
     agreement = {
         "rounded_slices": 0.99,
-        "volumes": {"case": {"mirrored": 0.97, "cropped": 0.96, "rounded": 0.98}},
+        "volumes": {"case": {"mirrored": 0.97, "cropped": 0.96, "rounded": 0.98, "shaded": 0.95}},
     }
     manifest = {
         "name": "n",
