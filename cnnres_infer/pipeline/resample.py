@@ -84,7 +84,7 @@ def regrid(volume: Volume, grid: Grid) -> tuple[Volume, BoolArray]:
     if volume.grid.matches(grid):
         return volume, np.ones(grid.shape, np.bool_)
     to_source = np.linalg.inv(volume.grid.affine) @ grid.affine
-    data = np.asfortranarray(_smooth(volume.data, to_source))
+    data = _smooth(volume.data, to_source)
     resampled = np.zeros(grid.shape, np.float32, order="F")
     covered = np.zeros(grid.shape, np.bool_, order="F")
     # Transposed, so that planes are contiguous.
@@ -118,14 +118,20 @@ def _smooth(data: FloatArray, to_source: NDArray[np.float64]) -> FloatArray:
         (X, Y, Z).
     to_source
         (4, 4), voxel indices of the target grid to those of `data`.
+
+    Returns
+    -------
+    array
+        (X, Y, Z), contiguous in the order of NIfTI.
     """
-    for axis in range(3):
+    planes = np.ascontiguousarray(data.T)
+    for axis, apply in enumerate((Banded.along_columns, Banded.along_rows, Banded.along_first)):
         width = float(np.abs(to_source[axis, :3]).max())
         if width > 1.0:
             extent = data.shape[axis]
             kernel = resampling(extent, extent, 0.0, 1.0, width=width).averaging()
-            data = np.moveaxis(kernel.along_first(np.moveaxis(data, axis, 0)), 0, axis)
-    return data
+            planes = apply(kernel, planes)
+    return planes.T
 
 
 def _interpolate(data: FloatArray, position: list[FloatArray]) -> FloatArray:
@@ -153,7 +159,8 @@ def _interpolate(data: FloatArray, position: list[FloatArray]) -> FloatArray:
     def between(offset: int, axes: list[tuple[int, FloatArray]]) -> FloatArray:
         """Interpolate on the axes, of which the first varies slowest."""
         if not axes:
-            return voxels[first + offset]
+            corner: FloatArray = voxels[offset:].take(first)
+            return corner
         (step, fraction), *rest = axes
         lower = between(offset, rest)
         upper = between(offset + step, rest)
