@@ -20,7 +20,7 @@ from cnnres_infer.errors import InputError
 from cnnres_infer.phantom.head import make_phantom
 from cnnres_infer.pipeline.appearance import Appearance
 from cnnres_infer.pipeline.deadline import Stopwatch
-from cnnres_infer.pipeline.prepare import prepare
+from cnnres_infer.pipeline.prepare import case_notices, prepare
 from cnnres_infer.readers import load_volume
 
 # What the model is meant for, in s/mm².
@@ -117,11 +117,12 @@ def _made(scan: Scan, data: np.ndarray) -> Volume:
 def _outcome(
     volume: Volume, modality: Modality, spec: ModelSpec, counted: frozenset[WarningCode]
 ) -> tuple[str, set[str]]:
+    case = Case(modality, volume)
     try:
-        prepared = prepare(Case(modality, volume), spec, Stopwatch(None))
+        notices = case_notices(case, prepare(case, spec, Stopwatch(None)), spec)
     except InputError as error:
         return "refused", {str(error.code)}
-    codes = {str(notice.code) for notice in prepared.notices if notice.code in counted}
+    codes = {str(notice.code) for notice in notices if notice.code in counted}
     return ("warned" if codes else "let_through"), codes
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from cnnres_infer.outputs.save import save
 from cnnres_infer.pipeline.deadline import Progress, Stopwatch
 from cnnres_infer.pipeline.infer import infer
 from cnnres_infer.pipeline.mask import find_lesions
-from cnnres_infer.pipeline.prepare import Prepared, prepare
+from cnnres_infer.pipeline.prepare import Prepared, case_notices, prepare
 from cnnres_infer.pipeline.quality import output_notices
 from cnnres_infer.pipeline.restriction import judge, known_adc
 from cnnres_infer.pipeline.slices.back import LesionMap
@@ -297,9 +298,12 @@ class Predictor:
         adc = known_adc(case, prepared.brain, clock)
         answer = partial(self._infer, prepared, clock)
         lesion_map, selection = self._engines.run(answer, clock)
-        with clock("mask"):
+        with ThreadPoolExecutor(1) as beside, clock("mask"):
+            # On the other core, which the engine leaves idle now.
+            noticing = beside.submit(case_notices, case, prepared, spec)
             found = find_lesions(lesion_map, spec.mask)
             verdict = judge(found, adc, spec.relative_adc_below)
+            notices = noticing.result()
         result = Result(
             volume=case.volume,
             mask=verdict.mask,
@@ -318,7 +322,7 @@ class Predictor:
             ),
             warnings=(
                 *selection.warnings,
-                *prepared.notices,
+                *notices,
                 *verdict.notices,
                 *output_notices(verdict.mask, prepared.brain, len(verdict.rejected)),
             ),

@@ -214,6 +214,9 @@ def overflows(exact: NDArray[Any], values: FloatArray) -> bool:
     values
         The same values as float32.
     """
+    if exact.dtype.kind != "f":
+        # No integer is as large.
+        return False
     invalid = ~np.isfinite(values)
     return bool(invalid.any() and np.isfinite(exact[invalid]).any())
 

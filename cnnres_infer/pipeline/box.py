@@ -9,14 +9,16 @@ from cnnres_infer.core.arrays import BoolArray
 
 def bounding_box(mask: BoolArray) -> tuple[slice, slice, slice]:
     """Smallest box of voxels that contains all of a mask (X, Y, Z); empty if the mask is."""
-    # In the order of memory, whole planes are united at a time.
-    order = sorted(range(3), key=lambda axis: -abs(mask.strides[axis]))
-    planes = mask.transpose(order)
+    # In the order of memory, which flips are undone for, whole planes are united at a time.
+    backwards = [stride < 0 for stride in mask.strides]
+    forwards = mask[tuple(slice(None, None, -1 if flip else 1) for flip in backwards)]
+    order = sorted(range(3), key=lambda axis: -forwards.strides[axis])
+    planes = forwards.transpose(order)
     plane = np.logical_or.reduce(planes, axis=0)
     profiles = planes.any(axis=(1, 2)), plane.any(axis=1), plane.any(axis=0)
     box = [slice(0, 0)] * 3
     for axis, profile in zip(order, profiles, strict=True):
-        places = np.flatnonzero(profile)
+        places = np.flatnonzero(profile[::-1] if backwards[axis] else profile)
         if len(places):
             box[axis] = slice(int(places[0]), int(places[-1]) + 1)
     x, y, z = box

@@ -23,7 +23,7 @@ from cnnres_infer.pipeline.voxels import sample
 # Fraction of the visible voxels that lies in the extracted brain: 0.9 in stripped volumes,
 # but at most 0.7 in whole heads, even in slices through the widest part of the brain.
 _MIN_STRIPPED_FRACTION = 0.75
-_SAMPLE = 1 << 17
+_SAMPLE = 1 << 15
 
 # Intensity thresholds, as fractions of the intensity of brain tissue.
 _VISIBLE = 0.03

@@ -41,8 +41,8 @@ class Prepared:
         The modality of each.
     covered
         bool (X, Y, Z), True where the FLAIR has voxels; None without a FLAIR.
-    notices
-        What is unusual about the input.
+    fraction_covered
+        Fraction of the brain where it has.
     """
 
     brain: Brain
@@ -50,7 +50,7 @@ class Prepared:
     volumes: tuple[Volume, ...]
     modalities: tuple[Modality, ...]
     covered: BoolArray | None
-    notices: tuple[Notice, ...]
+    fraction_covered: float
 
 
 def prepare(case: Case, spec: ModelSpec, clock: Stopwatch) -> Prepared:
@@ -83,27 +83,29 @@ def prepare(case: Case, spec: ModelSpec, clock: Stopwatch) -> Prepared:
         given = case.brain_mask
         brain = find_brain(volume) if given is None else brain_from_mask(given, volume)
         geometry = SliceGeometry.of(volume.grid, brain.mask, spec.slices)
-        notices = input_notices(volume, brain, case.modality, spec.slices)
     volumes: tuple[Volume, ...] = (volume,)
     modalities: tuple[Modality, ...] = (case.modality,)
     covered, fraction_covered = None, 1.0
     if case.flair is not None:
         with clock("register"):
             aligned, covered, fraction_covered = on_grid(case.flair, Role.FLAIR, volume.grid, brain)
-            notices += flair_notices(aligned, covered & brain.mask)
         volumes, modalities = (volume, aligned), (case.modality, Modality.FLAIR)
-    return Prepared(
-        brain,
-        geometry,
-        volumes,
-        modalities,
-        covered,
-        (
-            *read_notices(case),
-            *notices,
-            *coverage_notices("FLAIR", "only the DWI is used", fraction_covered),
-            *outside_notices(geometry.fraction_outside(brain.mask)),
-        ),
+    return Prepared(brain, geometry, volumes, modalities, covered, fraction_covered)
+
+
+def case_notices(case: Case, prepared: Prepared, spec: ModelSpec) -> tuple[Notice, ...]:
+    """What is unusual about a preprocessed case; nothing that is computed depends on it."""
+    volume, *others = prepared.volumes
+    brain = prepared.brain
+    notices = input_notices(volume, brain, case.modality, spec.slices)
+    if prepared.covered is not None:
+        (flair,) = others
+        notices += flair_notices(flair, prepared.covered & brain.mask)
+    return (
+        *read_notices(case),
+        *notices,
+        *coverage_notices("FLAIR", "only the DWI is used", prepared.fraction_covered),
+        *outside_notices(prepared.geometry.fraction_outside(brain.mask)),
     )
 
 

@@ -85,20 +85,21 @@ def regrid(volume: Volume, grid: Grid) -> tuple[Volume, BoolArray]:
         return volume, np.ones(grid.shape, np.bool_)
     to_source = np.linalg.inv(volume.grid.affine) @ grid.affine
     data = _smooth(volume.data, to_source)
-    resampled = np.zeros(grid.shape, np.float32)
-    covered = np.zeros(grid.shape, np.bool_)
-    i, j = np.indices(grid.shape[:2], np.float32)
+    resampled = np.zeros(grid.shape, np.float32, order="F")
+    covered = np.zeros(grid.shape, np.bool_, order="F")
+    # Transposed, so that planes are contiguous.
+    j, i = np.indices(grid.shape[1::-1], np.float32)
     matrix = to_source.astype(np.float32)
     for k in range(grid.shape[2]):
         check_time()
         # Positions in the original volume of the voxels (:, :, k), as voxel indices.
         position = [row[0] * i + row[1] * j + (row[2] * k + row[3]) for row in matrix[:3]]
-        inside = np.ones(grid.shape[:2], np.bool_)
+        inside = np.ones(i.shape, np.bool_)
         for coordinate, extent in zip(position, data.shape, strict=True):
             inside &= (coordinate >= -0.5) & (coordinate <= extent - 0.5)
         if inside.any():
-            resampled[inside, k] = _interpolate(data, [p[inside] for p in position])
-            covered[:, :, k] = inside
+            resampled[:, :, k].T[inside] = _interpolate(data, [p[inside] for p in position])
+            covered[:, :, k] = inside.T
     if not covered.any():
         raise GeometryError(
             f"{volume.name}: does not overlap with the DWI in space; give volumes of the same "
@@ -117,14 +118,20 @@ def _smooth(data: FloatArray, to_source: NDArray[np.float64]) -> FloatArray:
         (X, Y, Z).
     to_source
         (4, 4), voxel indices of the target grid to those of `data`.
+
+    Returns
+    -------
+    array
+        (X, Y, Z), contiguous in the order of NIfTI.
     """
-    for axis in range(3):
+    planes = np.ascontiguousarray(data.T)
+    for axis, apply in enumerate((Banded.along_columns, Banded.along_rows, Banded.along_first)):
         width = float(np.abs(to_source[axis, :3]).max())
         if width > 1.0:
             extent = data.shape[axis]
             kernel = resampling(extent, extent, 0.0, 1.0, width=width).averaging()
-            data = np.moveaxis(kernel.along_first(np.moveaxis(data, axis, 0)), 0, axis)
-    return data
+            planes = apply(kernel, planes)
+    return planes.T
 
 
 def _interpolate(data: FloatArray, position: list[FloatArray]) -> FloatArray:
@@ -133,24 +140,33 @@ def _interpolate(data: FloatArray, position: list[FloatArray]) -> FloatArray:
     Parameters
     ----------
     data
-        (X, Y, Z).
+        (X, Y, Z), contiguous in the order of NIfTI.
     position
         Three coordinates (N,), as voxel indices.
     """
-    lower, upper, fraction = [], [], []
+    voxels = data.ravel(order="F")
+    first = np.zeros(position[0].shape, np.intp)
+    fractions, steps, stride = [], [], 1
     for coordinate, extent in zip(position, data.shape, strict=True):
         clamped = np.clip(coordinate, 0, extent - 1)
         floor = np.minimum(clamped.astype(np.intp), max(extent - 2, 0))
-        lower.append(floor)
-        upper.append(np.minimum(floor + 1, extent - 1))
-        fraction.append(clamped - floor)
-    value = np.zeros_like(position[0])
-    for corner in range(8):
-        index: list[NDArray[np.intp]] = []
-        weight = np.ones_like(value)
-        for axis in range(3):
-            is_upper = corner >> axis & 1
-            index.append(upper[axis] if is_upper else lower[axis])
-            weight = weight * (fraction[axis] if is_upper else 1 - fraction[axis])
-        value += weight * data[tuple(index)]
-    return value
+        fractions.append(clamped - floor.astype(np.float32))
+        first += floor * stride
+        steps.append(stride if extent > 1 else 0)
+        stride *= extent
+    x, y, z = fractions
+
+    def between(offset: int, axes: list[tuple[int, FloatArray]]) -> FloatArray:
+        """Interpolate on the axes, of which the first varies slowest."""
+        if not axes:
+            corner: FloatArray = voxels[offset:].take(first)
+            return corner
+        (step, fraction), *rest = axes
+        lower = between(offset, rest)
+        upper = between(offset + step, rest)
+        upper -= lower
+        upper *= fraction
+        upper += lower
+        return upper
+
+    return between(0, [(steps[2], z), (steps[1], y), (steps[0], x)])

@@ -14,7 +14,8 @@ _MIN_DISTINCT = 32
 # doubled along an axis, and above 0.7 in parcellations of hundreds of regions.
 _MAX_EQUAL = 0.65
 _MIN_PAIRS = 500
-_SAMPLE = 1 << 16
+# Few voxels tell that there are many values; the step between values takes more of them.
+_FEW, _SAMPLE = 1 << 13, 1 << 16
 
 # Neighbours further apart than this part of an integer type's range, in at least so many
 # places, are closer the other way round.
@@ -42,7 +43,7 @@ def check_values(volume: Volume) -> None:
         that were stored as signed ones.
     """
     data = volume.data
-    distinct = len(np.unique(sample(data, _SAMPLE)))
+    distinct = len(np.unique(sample(data, _FEW)))
     if distinct <= _MIN_DISTINCT:
         distinct = len(np.unique(data))
     equal = 0.0 if distinct <= _MIN_DISTINCT else _equal_neighbours(data)

@@ -10,9 +10,11 @@ from PIL import Image
 from benchmarks import end_to_end as whole
 from benchmarks import rewritings as rewriting
 from benchmarks import scale as scaling
+from benchmarks import stages as staged
 from benchmarks import steps as stepwise
 from benchmarks.__main__ import _write
 from benchmarks.charts import bar_chart
+from benchmarks.common import save_phantom
 from benchmarks.contestants import EAGER, contestants, multiply_adds
 from benchmarks.profile import profile
 from benchmarks.unet import UNet
@@ -77,6 +79,32 @@ def test_every_step_takes_some_time(monkeypatch: pytest.MonkeyPatch) -> None:
     figures = stepwise.steps(runs=1)
     assert set(figures["steps"]) == {"brain", "shading", "ADC map", "b0", "lesions"}
     assert all(spent >= 0 for spent in figures["steps"].values())
+
+
+def test_stages_of_synthetic_heads_with_a_flair(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staged, "GRIDS", (((60, 70, 12), (3.0, 3.0, 10.0)),))
+    monkeypatch.setattr(staged, "FLAIR_GRID", ((64, 64, 14), (3.2, 3.2, 9.0)))
+    volumes = staged.stages(None, 1, (), flair=True)["volumes"]
+    assert list(volumes) == ["60 x 70 x 12, whole head", "60 x 70 x 12, stripped"]
+    for volume in volumes.values():
+        assert not volume["found"].startswith("0 ")
+        spent = volume["stages"]
+        steps = {"read", "brain", "register", "slices", "engine", "mask"}
+        assert set(spent) == steps | {staged.OTHER_THREADS, staged.ALL_BUT_ENGINE, staged.SAVE}
+        clock = {name: each[staged.CLOCK] for name, each in spent.items()}
+        parts = sum(clock[name] for name in steps - {"engine"})
+        assert 0 < parts < clock[staged.ALL_BUT_ENGINE]
+        assert spent[staged.OTHER_THREADS][staged.PROCESSOR] > 0
+
+
+def test_stages_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "dwi.nii.gz"
+    save_phantom(path, (60, 70, 12), (3.0, 3.0, 10.0))
+    figures = staged.stages(None, 2, [path], flair=False)
+    (name,) = figures["volumes"]
+    assert name == "dwi.nii.gz"
+    assert "register" not in figures["volumes"][name]["stages"]
+    assert [each.name for each in tmp_path.iterdir()] == ["dwi.nii.gz"]
 
 
 @pytest.mark.slow

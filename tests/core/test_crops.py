@@ -87,6 +87,25 @@ def test_cutting_and_putting_back_are_inverse(
     assert np.array_equal(np.stack([back[i] for i in z.tolist()]), images)
 
 
+@given(st.lists(rectangles, min_size=1, max_size=6))
+def test_the_part_that_holds_the_brain_is_enough(
+    brains: list[tuple[tuple[int, int], tuple[int, int]]],
+) -> None:
+    images, z = slices(*brains), np.arange(len(brains))
+    rows, columns = (
+        slice(min(each[axis][0] for each in brains), max(each[axis][1] for each in brains))
+        for axis in range(2)
+    )
+    places = ((rows, columns),) * len(images)
+    part = SliceBatch(images[:, :, rows, columns], z, places, (SIZE, SIZE))
+    whole = SliceBatch(images, z)
+    for one, other in zip(cropped([part], SIDES, 2), cropped([whole], SIDES, 2), strict=True):
+        assert one.boxes == other.boxes
+        assert one.frame == other.frame
+        assert np.array_equal(one.z, other.z)
+        assert np.array_equal(one.images, other.images)
+
+
 def test_whole_slices_are_put_back_as_they_are() -> None:
     images = slices(((3, 20), (4, 9)))
     assert SliceBatch(images, np.array([5])).framed(images) is images
