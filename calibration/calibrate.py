@@ -29,9 +29,11 @@ from training.evaluate import precise_engine
 
 RECORD = "calibration.json"
 _SIXTEEN_BITS = {
-    Precision.FP16: "weights and activations in float16, PyTorch",
-    Precision.BF16: "weights and activations in bfloat16, OpenVINO",
+    Precision.FP16: "weights and activations in float16",
+    Precision.BF16: "weights and activations in bfloat16",
 }
+# What must be the same for figures of an earlier calibration to stand beside new ones.
+_CONDITIONS = ("seed", "slices_sha256", "cases", "gates", "largest_drop")
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Outcome:
         Its name in the bundle.
     tried
         How it was made.
+    engine
+        The backend that computed it, or ``"torch"``.
     verdict
         On the gate's patients.
     misses
@@ -81,6 +85,7 @@ class Outcome:
 
     variant: str
     tried: str
+    engine: str
     verdict: Verdict
     misses: tuple[str, ...]
     share_in_int8: float = 0.0
@@ -93,6 +98,7 @@ class Outcome:
         """The figures, ready for JSON."""
         return {
             "tried": self.tried,
+            "engine": self.engine,
             "passed": not self.misses,
             "misses": list(self.misses),
             **({"share_in_int8": self.share_in_int8} if self.content else {}),
@@ -113,7 +119,8 @@ def calibrate(
     INT8 variants that pass the gate are written into the bundle, together with
     ``calibration.json``: the slices used, everything that was tried, and the
     sensitivity of the layers. Variants that fail are not written. With
-    `overwrite`, they are also removed from the bundle, float16 included.
+    `overwrite`, they are also removed from the bundle, float16 included. What an
+    earlier calibration with the same slices says of other variants stays.
 
     Raises
     ------
@@ -165,7 +172,7 @@ def _selected(
 
 
 def _sixteen_bits(bundle: Bundle, judge: Judge) -> Iterator[Outcome]:
-    """Judge the 16-bit precisions that this machine computes natively."""
+    """Judge float16, and bfloat16 if this machine computes it."""
     for precision, tried in _SIXTEEN_BITS.items():
         if precision is Precision.FP16 and precision not in bundle.variants:
             continue
@@ -175,7 +182,8 @@ def _sixteen_bits(bundle: Bundle, judge: Judge) -> Iterator[Outcome]:
             continue
         with engine:
             verdict = judge(partial(run_all, engine))
-        yield Outcome(precision, tried, verdict, verdict.misses(GATES[precision]))
+            name = engine.describe().backend
+        yield Outcome(precision, tried, name, verdict, verdict.misses(GATES[precision]))
 
 
 def _int8(variant: str, search: Search, report: Callable[[Trial], None]) -> Outcome:
@@ -185,6 +193,7 @@ def _int8(variant: str, search: Search, report: Callable[[Trial], None]) -> Outc
     return Outcome(
         variant,
         best.candidate.name,
+        best.engine,
         best.verdict,
         best.misses(search.gate),
         best.candidate.share_in_int8,
@@ -226,9 +235,30 @@ def _write(
         "trials": [trial.to_json() for outcome in outcomes for trial in outcome.trials],
         "layers": {o.variant: [layer.to_json() for layer in o.layers] for o in outcomes},
     }
+    _add_earlier(record, bundle, variants)
     files[RECORD] = (json.dumps(record, indent=1) + "\n").encode()
     removed = set(bundle.variants.values()) - set(variants.values())
     details = ("slices_sha256", "trials", "layers")
     summary = {key: value for key, value in record.items() if key not in details}
     manifest = {**bundle.manifest, "variants": variants, "calibration": summary}
     seal(bundle.folder, manifest, files, removed)
+
+
+def _add_earlier(record: dict[str, Any], bundle: Bundle, variants: dict[str, str]) -> None:
+    """Add what the bundle's record says of variants that it keeps, or that failed.
+
+    So what this machine cannot compute, such as bfloat16, keeps its verdict.
+    """
+    earlier = json.loads(bundle.read(RECORD)) if RECORD in bundle.sha256 else {}
+    if any(earlier.get(key) != record[key] for key in _CONDITIONS):
+        return
+    known = {
+        name: verdict
+        for name, verdict in earlier["variants"].items()
+        if name in variants or not verdict["passed"]
+    }
+    others = known.keys() - record["variants"].keys()
+    record["variants"] = {**known, **record["variants"]}
+    record["trials"] += [trial for trial in earlier["trials"] if trial["variant"] in others]
+    for key in ("passes", "layers"):
+        record[key] |= {name: each for name, each in earlier[key].items() if name in others}

@@ -6,14 +6,15 @@ A plan refers to the tensors and convolutions of the float ONNX graph by name.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
 import onnx
+from numpy.typing import ArrayLike, NDArray
 
-from export.onnx_graph import attributes_of
+from export.onnx_graph import CONVS, attributes_of
 
 LARGEST_WEIGHT = 127
-CONVS = ("Conv", "MatMul")
 _VALUE_PRESERVING = ("MaxPool", "Resize", "Transpose")
 
 
@@ -30,13 +31,16 @@ class Scheme:
         zero point of their own.
     all_activations
         Whether to quantise every activation between the first and the last
-        convolution, for runtimes that fuse whole chains; otherwise only the
-        inputs of convolutions.
-    residuals
-        Whether to quantise the inputs of the residual additions as well.
+        convolution, for runtimes that fuse whole chains; otherwise only what
+        convolutions in INT8 take, and what is added to their results.
     int32_bias
         Whether biases are int32, at the product of the activation's and the
         weight's scale, rather than float.
+    per_channel
+        Whether each output channel of a convolution has a scale of its own.
+    half
+        Whether all else is in float16 but for the first block and the sigmoid, and
+        so are scales; otherwise in float32.
     passes
         Names of the graph rewritings (`export.passes.PASSES`) to apply first, in
         this order: those with which the runtime is fastest.
@@ -45,8 +49,9 @@ class Scheme:
     variant: str
     symmetric: bool
     all_activations: bool
-    residuals: bool
     int32_bias: bool
+    per_channel: bool
+    half: bool
     passes: tuple[str, ...] = ()
 
     @property
@@ -54,18 +59,30 @@ class Scheme:
         """Largest quantised value of an activation."""
         return 127 if self.symmetric else 255
 
+    def stored(self, scales: ArrayLike) -> NDArray[np.floating[Any]]:
+        """Scales in the type in which they are stored, and no smaller than its normal numbers."""
+        kind = np.float16 if self.half else np.float32
+        return np.maximum(scales, np.finfo(kind).tiny).astype(kind)
+
 
 INT8_CPU = Scheme(
     "int8-cpu",
     symmetric=False,
     all_activations=True,
-    residuals=True,
     int32_bias=True,
+    per_channel=True,
+    half=False,
     # Batch norms would break the INT8 chains, and upsampling in INT8 is slow.
     passes=("head-before-upsampling", "head-to-matmul", "batch-norms-to-convs"),
 )
 INT8_TRT = Scheme(
-    "int8-trt", symmetric=True, all_activations=False, residuals=False, int32_bias=False
+    "int8-trt",
+    symmetric=True,
+    all_activations=False,
+    int32_bias=False,
+    per_channel=True,
+    half=True,
+    passes=("head-before-upsampling",),
 )
 SCHEMES = {scheme.variant: scheme for scheme in (INT8_CPU, INT8_TRT)}
 
@@ -82,7 +99,7 @@ class QParams:
         """Parameters whose range covers `low`, `high` and zero."""
         low, high = min(low, 0.0), max(high, 0.0)
         if scheme.symmetric:
-            return cls(max(-low, high, 1e-8) / scheme.qmax, 0)
+            return cls(float(scheme.stored(max(-low, high, 1e-8) / scheme.qmax)), 0)
         scale = max(high - low, 1e-8) / scheme.qmax
         return cls(scale, round(-low / scale))
 
@@ -200,9 +217,22 @@ def _quantised_tensors(model: onnx.ModelProto, convs: frozenset[str], scheme: Sc
     """Tensors to quantise if these convolutions are computed in INT8."""
     if scheme.all_activations:
         return _all_activations(model, convs)
-    quantised = {n.input[0] for n in model.graph.node if n.output[0] in convs}
-    if scheme.residuals:
-        quantised |= {name for n in model.graph.node if n.op_type == "Add" for name in n.input}
+    return _taken_in_int8(model, convs)
+
+
+def _taken_in_int8(model: onnx.ModelProto, convs: frozenset[str]) -> set[str]:
+    """What convolutions in INT8 take, and what is added to their results, with these.
+
+    Where that is upsampled or concatenated, it is quantised before: there is less of it,
+    and skips are rounded once.
+    """
+    quantised: set[str] = set()
+    for node in reversed(model.graph.node):
+        upsampled = node.op_type in ("Resize", "Concat") and node.output[0] in quantised
+        if node.output[0] in convs or upsampled:
+            quantised |= {node.input[0]} if node.op_type != "Concat" else set(node.input)
+        elif node.op_type == "Add" and convs.intersection(node.input):
+            quantised |= set(node.input)
     return quantised
 
 

@@ -1,22 +1,30 @@
 """Writing a plan into an ONNX graph as QuantizeLinear and DequantizeLinear nodes."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from calibration.plan import LARGEST_WEIGHT, Plan, QParams, within_output
+from calibration.plan import LARGEST_WEIGHT, Plan, QParams, Scheme, within_output
+from cnnres_infer.core.arrays import FloatArray
+from export.half import in_half
 from export.onnx_graph import constants_of, copy_of
+
+# The first in which scales may be float16.
+_OPSET_OF_HALF_SCALES = 19
 
 
 def quantised(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
     """A copy of a float network, quantised as planned.
 
     Every quantised activation passes through a QuantizeLinear and a
-    DequantizeLinear node. The weights of INT8 convolutions are int8, symmetric
-    and per output channel, with a scale of the largest magnitude / 127.
+    DequantizeLinear node. The weights of INT8 convolutions are int8 and symmetric,
+    with a scale of the largest magnitude / 127, of each output channel or of all.
     """
     writer = _Writer(model, plan)
+    model = in_half(model) if plan.scheme.half else model
     nodes = []
     if plan.qparams(model.graph.input[0].name):
         nodes += writer.quantised_activation(model.graph.input[0].name)
@@ -37,15 +45,17 @@ def quantised(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
     used = {name for node in nodes for name in node.input}
     stored = [*model.graph.initializer, *writer.initializers]
     result.graph.initializer.extend(t for t in stored if t.name in used)
+    if plan.scheme.half:
+        result.opset_import[0].version = _OPSET_OF_HALF_SCALES
     onnx.checker.check_model(result, full_check=True)
     return result
 
 
-def weight_scales(weights: NDArray[np.float32], within: tuple[int, ...]) -> NDArray[np.float32]:
-    """Scale of a convolution's weights for each output channel; see `within_output`."""
+def weight_scales(node: onnx.NodeProto, weights: FloatArray, scheme: Scheme) -> FloatArray:
+    """Scale of a convolution's weights: one for each output channel, or a single number."""
+    within = within_output(node) if scheme.per_channel else None
     largest = np.abs(weights).max(axis=within).clip(1e-8)
-    scales: NDArray[np.float32] = (largest / LARGEST_WEIGHT).astype(np.float32)
-    return scales
+    return scheme.stored((largest / LARGEST_WEIGHT).astype(np.float32))
 
 
 class _Writer:
@@ -75,8 +85,9 @@ class _Writer:
         """Quantise a convolution's weights, and its bias if the scheme wants it."""
         weights = self.floats[node.input[1]]
         within = within_output(node)
-        scales = weight_scales(weights, within)
-        codes = np.round(weights / np.expand_dims(scales, within)).astype(np.int8)
+        scales = weight_scales(node, weights, self.plan.scheme)
+        steps = (np.expand_dims(scales, within) if scales.ndim else scales).astype(np.float32)
+        codes = np.round(weights / steps).clip(-LARGEST_WEIGHT, LARGEST_WEIGHT).astype(np.int8)
         added = [self._constant(node.input[1], codes, scales, axis=0 if within[0] else 1)]
         copied.input[1] = added[-1].output[0]
         if self.plan.scheme.int32_bias and len(node.input) > 2:
@@ -95,7 +106,7 @@ class _Writer:
         if name not in self._stored:
             self._stored.add(name)
             kind = np.int8 if self.plan.scheme.symmetric else np.uint8
-            self._store(scale, np.array(qparams.scale, np.float32))
+            self._store(scale, self.plan.scheme.stored(np.float32(qparams.scale)))
             self._store(zero, np.array(qparams.zero_point, kind))
         return scale, zero
 
@@ -103,17 +114,17 @@ class _Writer:
         self,
         name: str,
         codes: NDArray[np.signedinteger],
-        scales: NDArray[np.float32],
+        scales: NDArray[np.floating[Any]],
         axis: int = 0,
     ) -> onnx.NodeProto:
-        """Store a quantised constant with a scale for each index of an axis; dequantise it."""
+        """Store a quantised constant with a scale, or one for each index of an axis; dequantise it."""
         inputs = [f"{name}.codes", f"{name}.scale", f"{name}.zero"]
-        for key, value in zip(
-            inputs, (codes, scales, np.zeros(len(scales), codes.dtype)), strict=True
-        ):
+        zeros = np.zeros(scales.shape, codes.dtype)
+        for key, value in zip(inputs, (codes, scales, zeros), strict=True):
             self._store(key, value)
+        axes = {"axis": axis} if scales.ndim else {}
         return helper.make_node(
-            "DequantizeLinear", inputs, [f"{name}.dequantised"], f"{name}.dq", axis=axis
+            "DequantizeLinear", inputs, [f"{name}.dequantised"], f"{name}.dq", **axes
         )
 
     def _store(self, name: str, value: NDArray[np.generic]) -> None:

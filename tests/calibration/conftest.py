@@ -9,7 +9,7 @@ from onnx import helper, numpy_helper
 
 from calibration.candidate import Candidate
 from calibration.plan import Scheme, make_plan
-from calibration.torch_graph import TorchGraph
+from export.torch_graph import TorchGraph
 from cnnres_infer.core.arrays import FloatArray
 
 

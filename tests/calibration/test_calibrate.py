@@ -18,7 +18,7 @@ CALIBRATION = Calibration(8, 0, ("int8-cpu",))
 def outcome(variant: str, *misses: str, content: bytes = b"") -> Outcome:
     images = np.ones((2, 1, 4, 4), np.float32)
     verdict = Verdict(Agreement.of(images, images, MaskSpec(0.5, 0.0)), {}, None, None)
-    return Outcome(variant, "tried", verdict, misses, content=content)
+    return Outcome(variant, "tried", "ort", verdict, misses, content=content)
 
 
 def written(bundle: Bundle, outcomes: list[Outcome], overwrite: bool) -> Bundle:

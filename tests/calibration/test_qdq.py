@@ -21,7 +21,7 @@ from calibration.plan import (
     keep_in_float,
 )
 from calibration.qdq import quantised
-from calibration.torch_graph import TorchGraph
+from export.torch_graph import TorchGraph
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.engines.onnxruntime.cpu import DISABLED_OPTIMIZERS
 from cnnres_infer.errors import UsageError
@@ -108,7 +108,7 @@ def test_tensorrt_gets_symmetric_activations_and_float_biases(
 def test_the_residual_option_quantises_the_inputs_of_additions(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
-    scheme = Scheme("t", symmetric=True, all_activations=False, residuals=True, int32_bias=False)
+    scheme = Scheme("t", symmetric=True, all_activations=False, int32_bias=False, per_channel=True, half=False)
     plan = min_max(network, images, scheme).plan
     assert {"pool", "conv2"} <= set(plan.tensors)
 

@@ -9,7 +9,7 @@ import torch
 from onnx import numpy_helper
 
 from calibration.plan import INT8_CPU
-from calibration.torch_graph import TorchGraph
+from export.torch_graph import TorchGraph
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.verification.agreement import load_reference
