@@ -16,7 +16,7 @@ from torch import Tensor
 
 from calibration.channels import Channels
 from calibration.logit_error import NEAR
-from calibration.plan import LARGEST_WEIGHT, Plan
+from calibration.plan import LARGEST_WEIGHT, Plan, Scheme, make_plan
 from cnnres_infer.core.arrays import FloatArray
 from export.onnx_graph import CONVS, constants_of
 from export.torch_graph import TorchGraph
@@ -114,6 +114,12 @@ class NoiseModel:
         for conv in self._convs(plan):
             error = error + self._of_weights(conv, plan, factors)
         return error * _ROUNDING
+
+    def plan(
+        self, factors: Tensor, scheme: Scheme, in_float: frozenset[str] = frozenset()
+    ) -> Plan:
+        """The plan for channels divided by their factors; see `make_plan`."""
+        return make_plan(self.channels.model, self.ranges(factors), scheme, in_float)
 
     def ranges(self, factors: Tensor) -> dict[str, tuple[float, float]]:
         """Smallest and largest value of each tensor if channels are divided by their factors."""

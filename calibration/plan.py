@@ -4,7 +4,7 @@ A plan refers to the tensors and convolutions of the float ONNX graph by name.
 `calibration.qdq` writes it into the graph.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -155,7 +155,10 @@ def within_output(node: onnx.NodeProto) -> tuple[int, ...]:
 
 
 def make_plan(
-    model: onnx.ModelProto, ranges: Mapping[str, tuple[float, float]], scheme: Scheme
+    model: onnx.ModelProto,
+    ranges: Mapping[str, tuple[float, float]],
+    scheme: Scheme,
+    in_float: frozenset[str] = frozenset(),
 ) -> Plan:
     """Plan to quantise every convolution that can be.
 
@@ -165,29 +168,13 @@ def make_plan(
         The float network.
     ranges
         Smallest and largest value to represent in each tensor.
+    in_float
+        Outputs of further convolutions to keep in float.
     """
-    return _plan(
-        model, frozenset(conv_names(model)), scheme, lambda t: QParams.covering(*ranges[t], scheme)
-    )
-
-
-def keep_in_float(model: onnx.ModelProto, plan: Plan, convs: frozenset[str]) -> Plan:
-    """The same plan with some convolutions, named by their outputs, kept in float."""
-
-    def known(tensor: str) -> QParams:
-        qparams = plan.qparams(tensor)
-        assert qparams is not None
-        return qparams
-
-    return _plan(model, plan.convs - convs, plan.scheme, known)
-
-
-def _plan(
-    model: onnx.ModelProto, convs: frozenset[str], scheme: Scheme, qparams: Callable[[str], QParams]
-) -> Plan:
+    convs = frozenset(conv_names(model)) - in_float
     quantised = _quantised_tensors(model, convs, scheme)
     sharing, carried = _sharing(model, quantised)
-    tensors = {name: qparams(name) for name in quantised if name not in sharing}
+    tensors = {t: QParams.covering(*ranges[t], scheme) for t in quantised if t not in sharing}
     return Plan(scheme, tensors, sharing, quantised - carried, convs)
 
 
@@ -221,7 +208,7 @@ def _quantised_tensors(model: onnx.ModelProto, convs: frozenset[str], scheme: Sc
 
 
 def _taken_in_int8(model: onnx.ModelProto, convs: frozenset[str]) -> set[str]:
-    """What convolutions in INT8 take, and what is added to their results, with these.
+    """What convolutions in INT8 take, and what is added to their results.
 
     Where that is upsampled or concatenated, it is quantised before: there is less of it,
     and skips are rounded once.
@@ -232,7 +219,8 @@ def _taken_in_int8(model: onnx.ModelProto, convs: frozenset[str]) -> set[str]:
         if node.output[0] in convs or upsampled:
             quantised |= {node.input[0]} if node.op_type != "Concat" else set(node.input)
         elif node.op_type == "Add" and convs.intersection(node.input):
-            quantised |= set(node.input)
+            # The sum is computed with the convolution, whose result needs no rounding.
+            quantised |= set(node.input) - convs
     return quantised
 
 

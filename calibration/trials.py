@@ -17,7 +17,7 @@ from calibration.channels import Channels
 from calibration.judge import Judge, Verdict
 from calibration.logit_error import LogitError
 from calibration.noise import NoiseModel, Statistics
-from calibration.plan import Plan, Scheme, keep_in_float, make_plan
+from calibration.plan import Plan, Scheme
 from calibration.sensitivity import LayerSensitivity, layer_sensitivities, most_sensitive_block
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.batch import SliceBatch
@@ -202,12 +202,7 @@ def _plans(noise: NoiseModel, scheme: Scheme) -> Iterator[tuple[tuple[Block, ...
 
 def _balanced(noise: NoiseModel, scheme: Scheme, in_float: Iterable[Block]) -> tuple[Plan, Tensor]:
     """A plan with some blocks in float, for the factors that suit it."""
-    model = noise.channels.model
     convs = frozenset[str]().union(*(block.convs for block in in_float))
-
-    def planned(factors: Tensor) -> Plan:
-        plan = make_plan(model, noise.ranges(factors), scheme)
-        return keep_in_float(model, plan, convs)
-
-    factors = balancing_factors(noise, planned(torch.ones(len(noise.channels.partners))))
-    return planned(factors), factors
+    ones = torch.ones(len(noise.channels.partners))
+    factors = balancing_factors(noise, noise.plan(ones, scheme, convs))
+    return noise.plan(factors, scheme, convs), factors

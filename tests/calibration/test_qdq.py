@@ -1,5 +1,5 @@
 import json
-from dataclasses import replace
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,6 @@ from calibration.plan import (
     QParams,
     Scheme,
     conv_names,
-    keep_in_float,
 )
 from calibration.qdq import quantised
 from export.torch_graph import TorchGraph
@@ -26,19 +25,19 @@ from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.engines.onnxruntime.cpu import DISABLED_OPTIMIZERS
 from cnnres_infer.errors import UsageError
 from export.passes import rewritten
+from export.tensorrt_rules import broken_rules
 from tests.calibration.conftest import computed, min_max
 
 SCHEMES = pytest.mark.parametrize("scheme", [INT8_CPU, INT8_TRT], ids=lambda s: s.variant)
 
 
-def candidate(network: onnx.ModelProto, images: FloatArray, scheme: Scheme) -> Candidate:
-    return min_max(rewritten(network, scheme.passes), images, scheme)
-
-
-def in_float(made: Candidate, names: set[str]) -> Candidate:
-    kept = tuple(layer for layer in layers(made.model) if layer.name in names)
-    convs = frozenset().union(*(layer.convs for layer in kept))
-    return replace(made, plan=keep_in_float(made.model, made.plan, convs), in_float=kept)
+def candidate(
+    network: onnx.ModelProto,
+    images: FloatArray,
+    scheme: Scheme,
+    in_float: Collection[str] = (),
+) -> Candidate:
+    return min_max(rewritten(network, scheme.passes), images, scheme, in_float)
 
 
 def kernels(content: bytes, images: FloatArray, folder: Path) -> list[str]:
@@ -83,7 +82,7 @@ def test_onnx_runtime_computes_every_planned_convolution_in_int8(
     assert ran.count("QLinearConv") == len(made.plan.convs) - 1 == 6
     assert ran.count("MatMulIntegerToFloat") == 1  # the head
     assert ran.count("Conv") + ran.count("FusedConv") == 1  # the first
-    mixed = in_float(made, {"last"})
+    mixed = candidate(network, images, INT8_CPU, {"last"})
     assert kernels(mixed.onnx, images, tmp_path).count("QLinearConv") == 5
     assert mixed.name == "balanced; in float: last"
 
@@ -92,25 +91,35 @@ def test_tensorrt_gets_symmetric_activations_and_float_biases(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
     model = onnx.load_from_string(candidate(network, images, INT8_TRT).onnx)
+    assert list(broken_rules(model)) == []
+    assert [each.version for each in model.opset_import] == [19]
     constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     zeros = [v for name, v in constants.items() if name.endswith(".zero")]
     assert zeros
     assert all(v.dtype == np.int8 and not v.any() for v in zeros)
     producers = {node.output[0]: node for node in model.graph.node}
     convs = [node for node in model.graph.node if node.op_type == "Conv"]
-    assert all(constants[node.input[2]].dtype == np.float32 for node in convs)
+    stem, *others = convs
+    assert constants[stem.input[2]].dtype == np.float32
+    assert all(constants[node.input[2]].dtype == np.float16 for node in others)
     quantised_convs = [n for n in convs if n.input[1].endswith(".dequantised")]
     assert len(quantised_convs) == len(convs) - 2  # without the first and the head
     assert all(producers[n.input[0]].op_type == "DequantizeLinear" for n in quantised_convs)
     assert "BatchNormalization" in {node.op_type for node in model.graph.node}
 
 
-def test_the_residual_option_quantises_the_inputs_of_additions(
+def test_tensorrt_gets_all_that_8_bits_are_added_to_or_concatenated_with_in_8_bits(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
-    scheme = Scheme("t", symmetric=True, all_activations=False, int32_bias=False, per_channel=True, half=False)
-    plan = min_max(network, images, scheme).plan
-    assert {"pool", "conv2"} <= set(plan.tensors)
+    made = candidate(network, images, INT8_TRT)
+    concatenated = {"bottom", "up", "trunk", "deep"}
+    assert made.plan.sharing == dict.fromkeys(concatenated, "both")
+    own = {"pool", "norm_relu", "conv1_relu", "expand_relu"}  # not what is added to: conv2
+    assert set(made.plan.tensors) == own | {"both"}
+    assert made.plan.rounded == own | {"bottom", "trunk"}
+    mixed = candidate(network, images, INT8_TRT, {"conv1", "conv2"})
+    assert not {"pool", "norm_relu", "conv1_relu"} & set(mixed.plan.tensors)
+    assert mixed.plan.qparams("trunk") == made.plan.qparams("trunk")
 
 
 def test_pooled_upsampled_and_concatenated_activations_share_their_parameters(
@@ -127,12 +136,9 @@ def test_pooled_upsampled_and_concatenated_activations_share_their_parameters(
     assert plan.qparams("head.product") is None  # a matrix product gives floats
 
 
-def test_keeping_nothing_in_float_changes_nothing(
-    network: onnx.ModelProto, images: FloatArray
-) -> None:
-    made = candidate(network, images, INT8_CPU)
-    assert keep_in_float(made.model, made.plan, frozenset()) == made.plan
-    bare = in_float(made, {layer.name for layer in layers(made.model)})
+def test_all_may_be_kept_in_float(network: onnx.ModelProto, images: FloatArray) -> None:
+    names = {layer.name for layer in layers(rewritten(network, INT8_CPU.passes))}
+    bare = candidate(network, images, INT8_CPU, names)
     assert bare.plan.convs == frozenset()
     assert not bare.plan.tensors
     assert bare.share_in_int8 == 0
@@ -141,7 +147,8 @@ def test_keeping_nothing_in_float_changes_nothing(
 def test_quantisation_parameters_cover_zero_and_both_ends() -> None:
     assert QParams.covering(-1.0, 3.0, INT8_CPU) == QParams(4 / 255, 64)
     assert QParams.covering(2.0, 3.0, INT8_CPU) == QParams(3 / 255, 0)
-    assert QParams.covering(-2.0, 1.0, INT8_TRT) == QParams(2 / 127, 0)
+    assert QParams.covering(-2.0, 1.0, INT8_TRT) == QParams(float(np.float16(2 / 127)), 0)
+    assert QParams.covering(0.0, 1e-5, INT8_TRT) == QParams(2.0**-14, 0)  # a normal number
 
 
 def test_weights_are_quantised_per_output_channel(
@@ -162,22 +169,20 @@ def test_weights_are_quantised_per_output_channel(
 def test_activations_between_float_nodes_are_not_quantised(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
-    made = candidate(network, images, INT8_CPU)
-    mixed = in_float(made, {"norm.gain", "conv1", "conv2"})
+    mixed = candidate(network, images, INT8_CPU, {"norm.gain", "conv1", "conv2"})
     among_floats = {"images", "stem_relu", "pool", "norm_relu", "conv1_relu", "conv2"}
     assert not among_floats & {*mixed.plan.tensors, *mixed.plan.sharing, *mixed.plan.rounded}
     assert {"trunk", "bottom"} <= mixed.plan.rounded  # taken by convolutions in INT8
 
 
 def test_blocks_hold_all_layers_with_their_shares(network: onnx.ModelProto) -> None:
-    plain = rewritten(network, INT8_TRT.passes)
-    together, single = blocks(plain), layers(plain)
+    together, single = blocks(network), layers(network)
     assert [x.name for x in single] == ["conv1", "conv2", "bottom", "expand", "last"]
     sizes = {"conv1": 64 * 256, "conv2": 576 * 256, "bottom": 48 * 64}
     sizes |= {"expand": 1008 * 256, "last": 576 * 1024}
     total = sum(sizes.values()) + (72 + 8) * 1024  # the first and the head, which stay in float
     assert [x.share for x in single] == pytest.approx([n / total for n in sizes.values()])
-    assert frozenset().union(*(x.convs for x in together)) == frozenset(conv_names(plain))
+    assert frozenset().union(*(x.convs for x in together)) == frozenset(conv_names(network))
 
 
 def test_layers_of_one_block_stay_together(network: onnx.ModelProto) -> None:

@@ -7,11 +7,9 @@ import pytest
 import torch
 from onnx import TensorProto, shape_inference
 
-from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.arrays import FloatArray
 from export.half import in_half
 from export.onnx_graph import constants_of
-from export.onnx_model import variant_of
 from export.torch_graph import TorchGraph
 from tests.calibration.conftest import computed, small_network
 
@@ -98,8 +96,3 @@ def test_nothing_is_rounded_in_a_float32_network(
     np.testing.assert_allclose(
         in_pytorch(network, images), computed(network, images), rtol=0, atol=1e-6
     )
-
-
-def test_the_built_in_fp16_is_the_fp32_file_rewritten() -> None:
-    bundle = Bundle.open()
-    assert bundle.model("fp16") == variant_of(bundle.model("fp32"), "fp16")

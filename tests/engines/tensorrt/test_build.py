@@ -31,9 +31,9 @@ SMS = (75, 80, 86, 89, 120, 121)
 EACH_SM = [pytest.param(sm, marks=[pytest.mark.slow] if sm in (80, 89, 121) else []) for sm in SMS]
 Compile = Callable[[str, int], tuple[bytes, list[Layer]]]
 # Of compiled layers; more means that less was fused.
-MOST_ROWS = {"fp32": 44, "fp16": 44, "int8": 56}
+MOST_ROWS = {"fp32": 44, "fp16": 41, "int8": 55}
 # Size of a plan in that of its ONNX file; the layers that stay in float grow.
-SIZES = {"fp32": (1.0, 1.2), "fp16": (1.0, 1.25), "int8": (1.0, 1.6)}
+SIZES = {"fp32": (1.0, 1.2), "fp16": (1.0, 1.25), "int8": (1.0, 1.8)}
 
 
 @pytest.fixture(scope="module")
