@@ -16,7 +16,7 @@ from torch import Tensor
 
 from calibration.channels import Channels
 from calibration.logit_error import NEAR
-from calibration.plan import LARGEST_WEIGHT, Plan, Scheme, make_plan
+from calibration.plan import LARGEST_WEIGHT, Plan, Scheme, WeightScales, make_plan
 from cnnres_infer.core.arrays import FloatArray
 from export.onnx_graph import CONVS, constants_of
 from export.torch_graph import TorchGraph
@@ -144,7 +144,7 @@ class NoiseModel:
     def _of_weights(self, conv: onnx.NodeProto, plan: Plan, factors: Tensor) -> Tensor:
         scaling = self.channels.scaling(conv, factors)
         largest = (self._largest_weights[conv.output[0]] * scaling).amax(1, keepdim=True)
-        if not plan.scheme.per_channel:
+        if plan.scheme.weight_scales is WeightScales.TENSOR:
             largest = largest.amax()
         steps = largest / LARGEST_WEIGHT / scaling
         return (steps.square() * self.statistics.weights[conv.output[0]]).sum()

@@ -6,6 +6,7 @@ A plan refers to the tensors and convolutions of the float ONNX graph by name.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Self
 
 import numpy as np
@@ -16,6 +17,25 @@ from export.onnx_graph import CONVS, attributes_of
 
 LARGEST_WEIGHT = 127
 _VALUE_PRESERVING = ("MaxPool", "Resize", "Transpose")
+
+
+class WeightScales(StrEnum):
+    """What the weights of a convolution in INT8 are multiples of, and where that is written.
+
+    With scales of channels, TensorRT-RTX writes sums in float32, which another kernel
+    reads, scales and rounds. With a single scale, it writes float16. Factors of
+    channels after that cost nothing more: that kernel multiplies by them.
+    """
+
+    CHANNELS = "channels"
+    TENSOR = "tensor"
+    FACTORS = "factors"
+    POWERS = "powers"  # factors that are powers of two
+
+    @property
+    def has_factors(self) -> bool:
+        """Whether there is a single scale, and results are multiplied by factors of channels."""
+        return self in (WeightScales.FACTORS, WeightScales.POWERS)
 
 
 @dataclass(frozen=True)
@@ -36,8 +56,8 @@ class Scheme:
     int32_bias
         Whether biases are int32, at the product of the activation's and the
         weight's scale, rather than float.
-    per_channel
-        Whether each output channel of a convolution has a scale of its own.
+    weight_scales
+        How the scales of weights are chosen and stored.
     half
         Whether all else is in float16 but for the first block and the sigmoid, and
         so are scales; otherwise in float32.
@@ -50,7 +70,7 @@ class Scheme:
     symmetric: bool
     all_activations: bool
     int32_bias: bool
-    per_channel: bool
+    weight_scales: WeightScales
     half: bool
     passes: tuple[str, ...] = ()
 
@@ -70,7 +90,7 @@ INT8_CPU = Scheme(
     symmetric=False,
     all_activations=True,
     int32_bias=True,
-    per_channel=True,
+    weight_scales=WeightScales.CHANNELS,
     half=False,
     # Batch norms would break the INT8 chains, and upsampling in INT8 is slow.
     passes=("head-before-upsampling", "head-to-matmul", "batch-norms-to-convs"),
@@ -80,7 +100,7 @@ INT8_TRT = Scheme(
     symmetric=True,
     all_activations=False,
     int32_bias=False,
-    per_channel=True,
+    weight_scales=WeightScales.FACTORS,
     half=True,
     passes=("head-before-upsampling",),
 )

@@ -30,7 +30,7 @@ class TorchGraph(nn.Module):
     ----------
     model
         The network, made of Conv, ConvTranspose, MatMul, Relu, MaxPool,
-        BatchNormalization, Resize (nearest, by 2), Concat, Add, Sigmoid,
+        BatchNormalization, Resize (nearest, by 2), Concat, Add, Mul, Sigmoid,
         Transpose, DepthToSpace (to one channel), Slice (one pixel off each
         edge), Cast, and QuantizeLinear and DequantizeLinear (symmetric int8).
     """
@@ -148,6 +148,7 @@ _OPERATORS: dict[str, Callable[[list[Tensor], Attributes], Tensor]] = {
     "Resize": lambda operands, _: functional.interpolate(operands[0], scale_factor=2.0),
     "Concat": lambda operands, _: torch.cat(operands, dim=1),
     "Add": lambda operands, _: operands[0] + operands[1],
+    "Mul": lambda operands, _: operands[0] * operands[1],
     "MatMul": lambda operands, _: operands[0] @ operands[1],
     "Transpose": lambda operands, attributes: operands[0].permute(attributes["perm"]),
     "DepthToSpace": lambda operands, _: functional.pixel_shuffle(operands[0], 2),
