@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import onnx
 from calibration.data import Split, load_split
 from calibration.judge import LARGEST_DROP, Judge, Verdict
 from calibration.logit_error import LogitError
-from calibration.plan import SCHEMES
+from calibration.plan import INT8_TRT, SCHEMES, Scheme, WeightScales
 from calibration.selection import choose_slices, slice_hashes
 from calibration.sensitivity import LayerSensitivity
 from calibration.trials import Search, Trial
@@ -48,11 +48,19 @@ class Calibration:
         Of the split, of the selection of slices and of the estimate of derivatives.
     variants
         INT8 variants to make.
+    weight_scales
+        How the scales of weights are stored in the variant for GPUs.
     """
 
     slices: int
     seed: int
     variants: tuple[str, ...]
+    weight_scales: WeightScales = INT8_TRT.weight_scales
+
+    def scheme(self, variant: str) -> Scheme:
+        """How a variant is quantised."""
+        scheme = SCHEMES[variant]
+        return replace(scheme, weight_scales=self.weight_scales) if scheme.half else scheme
 
 
 @dataclass(frozen=True)
@@ -155,7 +163,7 @@ def calibrate(
     )
     outcomes = [
         *_sixteen_bits(bundle, judge),
-        *(_int8(name, search, report) for name in calibration.variants),
+        *(_int8(calibration.scheme(name), search, report) for name in calibration.variants),
     ]
     _write(bundle, outcomes, chosen, split, calibration, overwrite)
     return outcomes
@@ -186,12 +194,12 @@ def _sixteen_bits(bundle: Bundle, judge: Judge) -> Iterator[Outcome]:
         yield Outcome(precision, tried, name, verdict, verdict.misses(GATES[precision]))
 
 
-def _int8(variant: str, search: Search, report: Callable[[Trial], None]) -> Outcome:
+def _int8(scheme: Scheme, search: Search, report: Callable[[Trial], None]) -> Outcome:
     """Search for an INT8 variant."""
-    result = search.run(SCHEMES[variant], report)
+    result = search.run(scheme, report)
     best = result.best
     return Outcome(
-        variant,
+        scheme.variant,
         best.candidate.name,
         best.engine,
         best.verdict,
@@ -231,6 +239,9 @@ def _write(
         },
         "largest_drop": LARGEST_DROP,
         "passes": {name: list(SCHEMES[name].passes) for name in calibration.variants},
+        "weight_scales": {
+            name: calibration.scheme(name).weight_scales for name in calibration.variants
+        },
         "variants": {outcome.variant: outcome.to_json() for outcome in outcomes},
         "trials": [trial.to_json() for outcome in outcomes for trial in outcome.trials],
         "layers": {o.variant: [layer.to_json() for layer in o.layers] for o in outcomes},
@@ -260,5 +271,5 @@ def _add_earlier(record: dict[str, Any], bundle: Bundle, variants: dict[str, str
     others = known.keys() - record["variants"].keys()
     record["variants"] = {**known, **record["variants"]}
     record["trials"] += [trial for trial in earlier["trials"] if trial["variant"] in others]
-    for key in ("passes", "layers"):
-        record[key] |= {name: each for name, each in earlier[key].items() if name in others}
+    for key in ("passes", "weight_scales", "layers"):
+        record[key] |= {n: each for n, each in earlier.get(key, {}).items() if n in others}

@@ -115,9 +115,7 @@ class NoiseModel:
             error = error + self._of_weights(conv, plan, factors)
         return error * _ROUNDING
 
-    def plan(
-        self, factors: Tensor, scheme: Scheme, in_float: frozenset[str] = frozenset()
-    ) -> Plan:
+    def plan(self, factors: Tensor, scheme: Scheme, in_float: frozenset[str] = frozenset()) -> Plan:
         """The plan for channels divided by their factors; see `make_plan`."""
         return make_plan(self.channels.model, self.ranges(factors), scheme, in_float)
 

@@ -228,16 +228,11 @@ def _quantised_tensors(model: onnx.ModelProto, convs: frozenset[str], scheme: Sc
 
 
 def _taken_in_int8(model: onnx.ModelProto, convs: frozenset[str]) -> set[str]:
-    """What convolutions in INT8 take, and what is added to their results.
-
-    Where that is upsampled or concatenated, it is quantised before: there is less of it,
-    and skips are rounded once.
-    """
+    """What convolutions in INT8 take, and what is added to their results."""
     quantised: set[str] = set()
-    for node in reversed(model.graph.node):
-        upsampled = node.op_type in ("Resize", "Concat") and node.output[0] in quantised
-        if node.output[0] in convs or upsampled:
-            quantised |= {node.input[0]} if node.op_type != "Concat" else set(node.input)
+    for node in model.graph.node:
+        if node.output[0] in convs:
+            quantised.add(node.input[0])
         elif node.op_type == "Add" and convs.intersection(node.input):
             # The sum is computed with the convolution, whose result needs no rounding.
             quantised |= set(node.input) - convs

@@ -39,7 +39,8 @@ def quantised(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
     for node in model.graph.node:
         copied = onnx.NodeProto()
         copied.CopyFrom(node)
-        copied.input[:] = [writer.renamed.get(name, name) for name in node.input]
+        if plan.scheme.all_activations or node.op_type not in ("Concat", "MaxPool"):
+            copied.input[:] = [writer.renamed.get(name, name) for name in node.input]
         if node.output[0] in plan.convs:
             nodes += writer.in_int8(node, copied)
         else:
@@ -161,10 +162,14 @@ class _Writer:
         names = [f"{output}.factors", f"{output}.offsets"]
         self._store(names[0], factors[:, None, None])
         product = f"{output}.scaled" if bias else output
-        nodes = [helper.make_node("Mul", [conv.output[0], names[0]], [product], product)]
+        nodes = [
+            helper.make_node("Mul", [conv.output[0], names[0]], [product], f"{output}.by-factors")
+        ]
         if bias:
             self._store(names[1], self.floats[bias[0]].astype(factors.dtype)[:, None, None])
-            nodes.append(helper.make_node("Add", [product, names[1]], [output], output))
+            nodes.append(
+                helper.make_node("Add", [product, names[1]], [output], f"{output}.plus-offsets")
+            )
         return nodes
 
     def _qparams(self, name: str, qparams: QParams) -> tuple[str, str]:
@@ -184,7 +189,7 @@ class _Writer:
         scales: NDArray[np.floating[Any]],
         axis: int = 0,
     ) -> onnx.NodeProto:
-        """Store a quantised constant with a scale, or one for each index of an axis; dequantise it."""
+        """Store a quantised constant with a scale or one for each index of an axis."""
         inputs = [f"{name}.codes", f"{name}.scale", f"{name}.zero"]
         zeros = np.zeros(scales.shape, codes.dtype)
         for key, value in zip(inputs, (codes, scales, zeros), strict=True):

@@ -111,13 +111,20 @@ def _half_tensors(model: onnx.ModelProto) -> set[str]:
 
 
 def _conv(operands: list[Tensor], attributes: Attributes) -> Tensor:
-    padding = attributes.get("pads", [0, 0])[:2]
-    return functional.conv2d(*operands, padding=padding, groups=attributes.get("group", 1))
+    values, weight, bias = _with_bias(operands)
+    padding, groups = attributes.get("pads", [0, 0])[:2], attributes.get("group", 1)
+    return functional.conv2d(values, weight, bias, padding=padding, groups=groups)
 
 
 def _transposed_conv(operands: list[Tensor], attributes: Attributes) -> Tensor:
+    values, weight, bias = _with_bias(operands)
     stride, padding = attributes["strides"], attributes["pads"][:2]
-    return functional.conv_transpose2d(*operands, stride=stride, padding=padding)
+    return functional.conv_transpose2d(values, weight, bias, stride, padding)
+
+
+def _with_bias(operands: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+    values, weight = operands[:2]
+    return values, weight, operands[2] if len(operands) > 2 else None
 
 
 def _batch_norm(operands: list[Tensor], attributes: Attributes) -> Tensor:

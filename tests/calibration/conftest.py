@@ -10,8 +10,8 @@ from onnx import helper, numpy_helper
 from calibration.blocks import layers
 from calibration.candidate import Candidate
 from calibration.plan import Scheme, make_plan
-from export.torch_graph import TorchGraph
 from cnnres_infer.core.arrays import FloatArray
+from export.torch_graph import TorchGraph
 
 
 def small_network(seed: int = 0) -> onnx.ModelProto:

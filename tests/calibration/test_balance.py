@@ -10,7 +10,7 @@ from calibration.candidate import Candidate
 from calibration.channels import Channels
 from calibration.logit_error import LogitError
 from calibration.noise import NoiseModel, Statistics
-from calibration.plan import INT8_CPU, INT8_TRT, Plan, QParams, Scheme
+from calibration.plan import INT8_CPU, INT8_TRT, Plan, Scheme
 from calibration.sensitivity import layer_sensitivities, most_sensitive_block
 from cnnres_infer.core.arrays import FloatArray
 from export.onnx_graph import constants_of, with_constants
@@ -149,15 +149,3 @@ def test_the_most_sensitive_block_is_the_one_that_saves_most_for_its_cost(
     }
     assert worst.name == max(saved, key=saved.__getitem__)  # every block has one layer here
     assert noise.plan(ones, INT8_CPU, worst.convs).convs == plan.convs - worst.convs
-
-
-def test_a_skip_has_its_own_range_where_it_is_not_concatenated_in_8_bits(
-    network: onnx.ModelProto, images: FloatArray
-) -> None:
-    noise = noise_model(rewritten(network, INT8_TRT.passes), images, 0.5)
-    ones = torch.ones(len(noise.channels.partners))
-    together, apart = (noise.plan(ones, INT8_TRT, frozenset(x)) for x in ([], ["expand"]))
-    ranges = noise.ranges(ones)
-    assert together.qparams("deep") == QParams.covering(*ranges["both"], INT8_TRT)
-    assert apart.qparams("deep") == QParams.covering(*ranges["deep"], INT8_TRT)
-    assert apart.qparams("deep") != together.qparams("deep")

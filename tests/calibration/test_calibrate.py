@@ -21,9 +21,7 @@ def outcome(variant: str, *misses: str, content: bytes = b"") -> Outcome:
     return Outcome(variant, "tried", "ort", verdict, misses, content=content)
 
 
-def written(
-    bundle: Bundle, outcomes: list[Outcome], overwrite: bool, level: float = 1.0
-) -> Bundle:
+def written(bundle: Bundle, outcomes: list[Outcome], overwrite: bool, level: float = 1.0) -> Bundle:
     images = np.full((2, 1, 4, 4), level, np.float32)
     _write(bundle, outcomes, images, Split((), ()), CALIBRATION, overwrite)
     again = Bundle.open(bundle.folder)

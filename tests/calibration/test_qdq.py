@@ -1,5 +1,6 @@
 import json
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +18,17 @@ from calibration.plan import (
     INT8_TRT,
     QParams,
     Scheme,
+    WeightScales,
     conv_names,
 )
 from calibration.qdq import quantised
-from export.torch_graph import TorchGraph
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.engines.onnxruntime.cpu import DISABLED_OPTIMIZERS
 from cnnres_infer.errors import UsageError
+from export.onnx_graph import constants_of
 from export.passes import rewritten
 from export.tensorrt_rules import broken_rules
+from export.torch_graph import TorchGraph
 from tests.calibration.conftest import computed, min_max
 
 SCHEMES = pytest.mark.parametrize("scheme", [INT8_CPU, INT8_TRT], ids=lambda s: s.variant)
@@ -87,10 +90,12 @@ def test_onnx_runtime_computes_every_planned_convolution_in_int8(
     assert mixed.name == "balanced; in float: last"
 
 
+@pytest.mark.parametrize("weight_scales", WeightScales)
 def test_tensorrt_gets_symmetric_activations_and_float_biases(
-    network: onnx.ModelProto, images: FloatArray
+    network: onnx.ModelProto, images: FloatArray, weight_scales: WeightScales
 ) -> None:
-    model = onnx.load_from_string(candidate(network, images, INT8_TRT).onnx)
+    scheme = replace(INT8_TRT, weight_scales=weight_scales)
+    model = onnx.load_from_string(candidate(network, images, scheme).onnx)
     assert list(broken_rules(model)) == []
     assert [each.version for each in model.opset_import] == [19]
     constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
@@ -98,28 +103,57 @@ def test_tensorrt_gets_symmetric_activations_and_float_biases(
     assert zeros
     assert all(v.dtype == np.int8 and not v.any() for v in zeros)
     producers = {node.output[0]: node for node in model.graph.node}
-    convs = [node for node in model.graph.node if node.op_type == "Conv"]
-    stem, *others = convs
-    assert constants[stem.input[2]].dtype == np.float32
-    assert all(constants[node.input[2]].dtype == np.float16 for node in others)
-    quantised_convs = [n for n in convs if n.input[1].endswith(".dequantised")]
-    assert len(quantised_convs) == len(convs) - 2  # without the first and the head
-    assert all(producers[n.input[0]].op_type == "DequantizeLinear" for n in quantised_convs)
+    stem, *convs, head = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert [constants[n.input[2]].dtype for n in (stem, head)] == [np.float32, np.float16]
+    for conv in convs:
+        images_maker, weights_maker = (producers[name] for name in conv.input[:2])
+        assert {images_maker.op_type, weights_maker.op_type} == {"DequantizeLinear"}
+        scale = constants[weights_maker.input[1]]
+        assert scale.dtype == np.float16
+        outputs = constants[weights_maker.input[0]].shape[:1]
+        assert scale.shape == (outputs if weight_scales == "channels" else ())
+        assert len(conv.input) == (2 if weight_scales.has_factors else 3)
     assert "BatchNormalization" in {node.op_type for node in model.graph.node}
 
 
-def test_tensorrt_gets_all_that_8_bits_are_added_to_or_concatenated_with_in_8_bits(
+@pytest.mark.parametrize("weight_scales", WeightScales)
+def test_weights_are_rounded_to_their_steps(
+    network: onnx.ModelProto, images: FloatArray, weight_scales: WeightScales
+) -> None:
+    scheme = replace(INT8_TRT, weight_scales=weight_scales)
+    made = candidate(network, images, scheme)
+    constants = constants_of(onnx.load_from_string(made.onnx))
+    codes, steps = constants["expand.weight.codes"], constants["expand.weight.scale"]
+    if weight_scales.has_factors:
+        factors = constants["expand.factors"][:, 0, 0]
+        assert factors.max() == 1
+        exact = np.log2(factors) == np.rint(np.log2(factors))
+        assert exact.all() == (weight_scales is WeightScales.POWERS)
+        steps = steps.astype(np.float32) * factors
+    steps = np.broadcast_to(steps, 8).astype(np.float32)[:, None, None, None]
+    weights = constants_of(made.model)["expand.weight"]
+    assert (np.abs(codes * steps - weights) <= 0.505 * steps).all()
+    largest = np.abs(codes).max(axis=(1, 2, 3))
+    least = {"channels": 127, "factors": 127, "powers": 64, "tensor": 1}[weight_scales]
+    assert least <= largest.min() <= largest.max() == 127
+
+
+def test_tensorrt_gets_8_bits_where_convolutions_take_them_or_are_added_to(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
     made = candidate(network, images, INT8_TRT)
-    concatenated = {"bottom", "up", "trunk", "deep"}
-    assert made.plan.sharing == dict.fromkeys(concatenated, "both")
-    own = {"pool", "norm_relu", "conv1_relu", "expand_relu"}  # not what is added to: conv2
-    assert set(made.plan.tensors) == own | {"both"}
-    assert made.plan.rounded == own | {"bottom", "trunk"}
+    assert made.plan.tensors.keys() == made.plan.rounded
+    assert made.plan.rounded == {"pool", "norm_relu", "conv1_relu", "deep", "both", "expand_relu"}
+    assert not made.plan.sharing
+    producers = {n.output[0]: n for n in onnx.load_from_string(made.onnx).graph.node}
+    (addition,) = (n for n in producers.values() if n.output[0] == "trunk")
+    # The shortcut, but not what the convolution gives it.
+    assert {producers[name].op_type for name in addition.input} == {"Add", "DequantizeLinear"}
+    # Nothing is rounded before it is concatenated, and so not twice.
+    (concatenation,) = (n for n in producers.values() if n.op_type == "Concat")
+    assert {producers[name].op_type for name in concatenation.input} == {"Resize", "Add"}
     mixed = candidate(network, images, INT8_TRT, {"conv1", "conv2"})
-    assert not {"pool", "norm_relu", "conv1_relu"} & set(mixed.plan.tensors)
-    assert mixed.plan.qparams("trunk") == made.plan.qparams("trunk")
+    assert mixed.plan.rounded == {"deep", "both", "expand_relu"}
 
 
 def test_pooled_upsampled_and_concatenated_activations_share_their_parameters(

@@ -71,7 +71,9 @@ def test_pytorch_rounds_as_numpy_does(network: onnx.ModelProto, images: FloatArr
     ours, expected = in_pytorch(model, images), values["probabilities"]
     # Where sums come out in another order, a value may be rounded to the next number.
     np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-3)
-    assert np.abs(ours - expected).mean() < 0.2 * np.abs(computed(network, images) - expected).mean()
+    assert (
+        np.abs(ours - expected).mean() < 0.2 * np.abs(computed(network, images) - expected).mean()
+    )
 
 
 def alone(node: onnx.NodeProto, feeds: dict[str, FloatArray]) -> FloatArray:

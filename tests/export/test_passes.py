@@ -9,12 +9,12 @@ import torch
 from onnx import numpy_helper
 
 from calibration.plan import INT8_CPU
-from export.torch_graph import TorchGraph
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.verification.agreement import load_reference
 from export.onnx_model import PASSES_OF, variant_of
 from export.passes import PASSES, rewritten
+from export.torch_graph import TorchGraph
 from tests.calibration.conftest import computed, small_network
 
 SEQUENCES = [
