@@ -32,8 +32,6 @@ _SIXTEEN_BITS = {
     Precision.FP16: "weights and activations in float16",
     Precision.BF16: "weights and activations in bfloat16",
 }
-# What must be the same for figures of an earlier calibration to stand beside new ones.
-_CONDITIONS = ("seed", "slices_sha256", "cases", "gates", "largest_drop")
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ def calibrate(
     ``calibration.json``: the slices used, everything that was tried, and the
     sensitivity of the layers. Variants that fail are not written. With
     `overwrite`, they are also removed from the bundle, float16 included. What an
-    earlier calibration with the same slices says of other variants stays.
+    earlier calibration says of other variants stays.
 
     Raises
     ------
@@ -260,16 +258,16 @@ def _add_earlier(record: dict[str, Any], bundle: Bundle, variants: dict[str, str
 
     So what this machine cannot compute, such as bfloat16, keeps its verdict.
     """
-    earlier = json.loads(bundle.read(RECORD)) if RECORD in bundle.sha256 else {}
-    if any(earlier.get(key) != record[key] for key in _CONDITIONS):
+    if RECORD not in bundle.sha256:
         return
-    known = {
+    earlier = json.loads(bundle.read(RECORD))
+    kept = {
         name: verdict
         for name, verdict in earlier["variants"].items()
-        if name in variants or not verdict["passed"]
+        if name not in record["variants"] and (name in variants or not verdict["passed"])
     }
-    others = known.keys() - record["variants"].keys()
-    record["variants"] = {**known, **record["variants"]}
-    record["trials"] += [trial for trial in earlier["trials"] if trial["variant"] in others]
+    record["earlier"] = sorted(kept)
+    record["variants"] = {**kept, **record["variants"]}
+    record["trials"] += [trial for trial in earlier["trials"] if trial["variant"] in kept]
     for key in ("passes", "weight_scales", "layers"):
-        record[key] |= {n: each for n, each in earlier.get(key, {}).items() if n in others}
+        record[key] |= {n: each for n, each in earlier.get(key, {}).items() if n in kept}

@@ -100,7 +100,7 @@ INT8_TRT = Scheme(
     symmetric=True,
     all_activations=False,
     int32_bias=False,
-    weight_scales=WeightScales.FACTORS,
+    weight_scales=WeightScales.TENSOR,
     half=True,
     passes=("head-before-upsampling",),
 )

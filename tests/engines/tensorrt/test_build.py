@@ -34,7 +34,7 @@ SMS = (75, 80, 86, 89, 120, 121)
 EACH_SM = [pytest.param(sm, marks=[pytest.mark.slow] if sm in (80, 89, 121) else []) for sm in SMS]
 Compile = Callable[[str, int], tuple[bytes, list[Layer]]]
 # Of compiled layers; more means that less was fused.
-MOST_ROWS = {"fp32": 44, "fp16": 41, "int8": 55}
+MOST_ROWS = {"fp32": 44, "fp16": 40, "int8": 58}
 # Size of a plan in that of its ONNX file; the layers that stay in float grow.
 SIZES = {"fp32": (1.0, 1.2), "fp16": (1.0, 1.25), "int8": (1.0, 1.8)}
 # An int8 plan compared with a float16 one.
@@ -112,6 +112,11 @@ def compiled(trt: Any, variants: dict[str, bytes]) -> Compile:
     return compile_it
 
 
+def rows(table: list[Layer]) -> int:
+    """How many kernels there are; the others only make one stream wait for another."""
+    return sum(each.kind not in ("signal", "wait") for each in table)
+
+
 def convolutions(table: list[Layer]) -> Counter[tuple[str, str, str]]:
     """How many convolutions there are by the types of images, weights and results."""
     found = (each for each in table if each.kind == "correlation")
@@ -128,7 +133,7 @@ def test_engines_build_for_a_gpu_that_is_not_here(
     if (precision, sm) != ("int8", 75):
         smallest, largest = SIZES[precision]
         assert smallest * len(model) < len(plan) < largest * len(model)
-        assert len(table) <= MOST_ROWS[precision]
+        assert rows(table) <= MOST_ROWS[precision]
     # The images are float32 and so are the probabilities, whatever is between them.
     (images, *_), (*_, probabilities) = (each for each in table if each.inputs), table
     assert images.inputs[0] == "Float"
@@ -141,6 +146,9 @@ def test_engines_build_for_a_gpu_that_is_not_here(
     if precision == "fp16":
         assert found["Float", "Float", "Float"] == 1  # the first block
         assert found["Half", "Half", "Half"] == found.total() - 1
+        # The head, the cast and the sigmoid.
+        ends = [each for each in table if each.kind == "runtime_fusion" and "Float" in each.outputs]
+        assert sm == 75 or [each.inputs for each in ends] == [("Half",)]
 
 
 @pytest.mark.parametrize("sm", EACH_SM)
@@ -153,7 +161,7 @@ def test_convolutions_of_int8_are_in_int8_but_on_turing(
     plan, table = compiled(precision, sm)
     found = convolutions(table)
     if sm == 75:
-        assert not [each for each in table if "Int8" in (*each.inputs, *each.outputs)]
+        assert not [types for types in found if "Int8" in types]
         assert found.total() == CONVOLUTIONS
         TENSORRT_RTX.check_precision(Precision.FP16, sm)
         with pytest.raises(PrecisionUnavailableError):
@@ -164,7 +172,7 @@ def test_convolutions_of_int8_are_in_int8_but_on_turing(
     assert found["Int8", "Int8", "Half"] + found["Int8", "Int8", "Int8"] == planned
     assert found["Float", "Float", "Float"] == 1  # the first block
     assert found["Half", "Half", "Half"] == found.total() - planned - 1
-    assert len(table) <= MOST_ROWS["int8"]
+    assert rows(table) <= MOST_ROWS["int8"]
     assert len(plan) < SMALLER * len(compiled("fp16", sm)[0])
 
 
