@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from calibration.calibrate import Calibration, Outcome, calibrate
-from calibration.plan import SCHEMES
+from calibration.plan import INT8_TRT, SCHEMES, WeightScales
 from calibration.trials import Trial
 from cnnres_infer.cli.console import wide_console
 from cnnres_infer.cli.default_command import DefaultCommandGroup, run_tool
@@ -36,12 +36,15 @@ def calibrate_command(
     variant: Annotated[
         list[str], typer.Option(help=f"Variants to make: {', '.join(SCHEMES)}.")
     ] = list(SCHEMES),  # noqa: B006
+    weight_scales: Annotated[
+        WeightScales, typer.Option(help="How int8-trt stores the scales of weights.")
+    ] = INT8_TRT.weight_scales,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Overwrite existing INT8 variants.")
     ] = False,
 ) -> None:
     """Make INT8 variants that pass the accuracy gate, and check the float16 one."""
-    calibration = Calibration(slices, seed, tuple(variant))
+    calibration = Calibration(slices, seed, tuple(variant), weight_scales)
     outcomes = calibrate(bundle, data, calibration, overwrite, _print_trial)
     _console.print(_table([trial for outcome in outcomes for trial in outcome.trials]))
     for outcome in outcomes:

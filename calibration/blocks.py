@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import onnx
 from onnx import shape_inference
 
-from calibration.plan import CONVS, conv_names
-from export.onnx_graph import constants_of, copy_of
+from calibration.plan import conv_names
+from export.onnx_graph import CONVS, constants_of, copy_of
 
 # A multiple of 32.
 _ANY_SIDE = 160

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import onnx
 from calibration.data import Split, load_split
 from calibration.judge import LARGEST_DROP, Judge, Verdict
 from calibration.logit_error import LogitError
-from calibration.plan import SCHEMES
+from calibration.plan import INT8_TRT, SCHEMES, Scheme, WeightScales
 from calibration.selection import choose_slices, slice_hashes
 from calibration.sensitivity import LayerSensitivity
 from calibration.trials import Search, Trial
@@ -29,8 +29,8 @@ from training.evaluate import precise_engine
 
 RECORD = "calibration.json"
 _SIXTEEN_BITS = {
-    Precision.FP16: "weights and activations in float16, PyTorch",
-    Precision.BF16: "weights and activations in bfloat16, OpenVINO",
+    Precision.FP16: "weights and activations in float16",
+    Precision.BF16: "weights and activations in bfloat16",
 }
 
 
@@ -46,11 +46,19 @@ class Calibration:
         Of the split, of the selection of slices and of the estimate of derivatives.
     variants
         INT8 variants to make.
+    weight_scales
+        How the scales of weights are stored in the variant for GPUs.
     """
 
     slices: int
     seed: int
     variants: tuple[str, ...]
+    weight_scales: WeightScales = INT8_TRT.weight_scales
+
+    def scheme(self, variant: str) -> Scheme:
+        """How a variant is quantised."""
+        scheme = SCHEMES[variant]
+        return replace(scheme, weight_scales=self.weight_scales) if scheme.half else scheme
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,8 @@ class Outcome:
         Its name in the bundle.
     tried
         How it was made.
+    engine
+        The backend that computed it, or ``"torch"``.
     verdict
         On the gate's patients.
     misses
@@ -81,6 +91,7 @@ class Outcome:
 
     variant: str
     tried: str
+    engine: str
     verdict: Verdict
     misses: tuple[str, ...]
     share_in_int8: float = 0.0
@@ -93,6 +104,7 @@ class Outcome:
         """The figures, ready for JSON."""
         return {
             "tried": self.tried,
+            "engine": self.engine,
             "passed": not self.misses,
             "misses": list(self.misses),
             **({"share_in_int8": self.share_in_int8} if self.content else {}),
@@ -113,7 +125,8 @@ def calibrate(
     INT8 variants that pass the gate are written into the bundle, together with
     ``calibration.json``: the slices used, everything that was tried, and the
     sensitivity of the layers. Variants that fail are not written. With
-    `overwrite`, they are also removed from the bundle, float16 included.
+    `overwrite`, they are also removed from the bundle, float16 included. What an
+    earlier calibration says of other variants stays.
 
     Raises
     ------
@@ -148,7 +161,7 @@ def calibrate(
     )
     outcomes = [
         *_sixteen_bits(bundle, judge),
-        *(_int8(name, search, report) for name in calibration.variants),
+        *(_int8(calibration.scheme(name), search, report) for name in calibration.variants),
     ]
     _write(bundle, outcomes, chosen, split, calibration, overwrite)
     return outcomes
@@ -165,7 +178,7 @@ def _selected(
 
 
 def _sixteen_bits(bundle: Bundle, judge: Judge) -> Iterator[Outcome]:
-    """Judge the 16-bit precisions that this machine computes natively."""
+    """Judge float16, and bfloat16 if this machine computes it."""
     for precision, tried in _SIXTEEN_BITS.items():
         if precision is Precision.FP16 and precision not in bundle.variants:
             continue
@@ -175,16 +188,18 @@ def _sixteen_bits(bundle: Bundle, judge: Judge) -> Iterator[Outcome]:
             continue
         with engine:
             verdict = judge(partial(run_all, engine))
-        yield Outcome(precision, tried, verdict, verdict.misses(GATES[precision]))
+            name = engine.describe().backend
+        yield Outcome(precision, tried, name, verdict, verdict.misses(GATES[precision]))
 
 
-def _int8(variant: str, search: Search, report: Callable[[Trial], None]) -> Outcome:
+def _int8(scheme: Scheme, search: Search, report: Callable[[Trial], None]) -> Outcome:
     """Search for an INT8 variant."""
-    result = search.run(SCHEMES[variant], report)
+    result = search.run(scheme, report)
     best = result.best
     return Outcome(
-        variant,
+        scheme.variant,
         best.candidate.name,
+        best.engine,
         best.verdict,
         best.misses(search.gate),
         best.candidate.share_in_int8,
@@ -222,13 +237,37 @@ def _write(
         },
         "largest_drop": LARGEST_DROP,
         "passes": {name: list(SCHEMES[name].passes) for name in calibration.variants},
+        "weight_scales": {
+            name: calibration.scheme(name).weight_scales for name in calibration.variants
+        },
         "variants": {outcome.variant: outcome.to_json() for outcome in outcomes},
         "trials": [trial.to_json() for outcome in outcomes for trial in outcome.trials],
         "layers": {o.variant: [layer.to_json() for layer in o.layers] for o in outcomes},
     }
+    _add_earlier(record, bundle, variants)
     files[RECORD] = (json.dumps(record, indent=1) + "\n").encode()
     removed = set(bundle.variants.values()) - set(variants.values())
     details = ("slices_sha256", "trials", "layers")
     summary = {key: value for key, value in record.items() if key not in details}
     manifest = {**bundle.manifest, "variants": variants, "calibration": summary}
     seal(bundle.folder, manifest, files, removed)
+
+
+def _add_earlier(record: dict[str, Any], bundle: Bundle, variants: dict[str, str]) -> None:
+    """Add what the bundle's record says of variants that it keeps, or that failed.
+
+    So what this machine cannot compute, such as bfloat16, keeps its verdict.
+    """
+    if RECORD not in bundle.sha256:
+        return
+    earlier = json.loads(bundle.read(RECORD))
+    kept = {
+        name: verdict
+        for name, verdict in earlier["variants"].items()
+        if name not in record["variants"] and (name in variants or not verdict["passed"])
+    }
+    record["earlier"] = sorted(kept)
+    record["variants"] = {**kept, **record["variants"]}
+    record["trials"] += [trial for trial in earlier["trials"] if trial["variant"] in kept]
+    for key in ("passes", "weight_scales", "layers"):
+        record[key] |= {n: each for n, each in earlier.get(key, {}).items() if n in kept}

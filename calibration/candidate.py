@@ -10,10 +10,12 @@ from calibration.blocks import Block, layers
 from calibration.plan import Plan
 from calibration.qdq import quantised
 from cnnres_infer.core.precision import Precision
-from cnnres_infer.engines.base import ModelFile
+from cnnres_infer.engines.base import Engine, ModelFile
 from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
 from cnnres_infer.engines.openvino import OpenVinoEngine
 from cnnres_infer.host.machine import usable_cores
+from export.torch_graph import TorchGraph
+from network.engine import TorchEngine
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +60,14 @@ class Candidate:
         # Nobody opens a candidate again: compiled, it would only fill the user's cache.
         return ModelFile(self.plan.scheme.variant, self.onnx, self.sides, use_cache=False)
 
-    def ort_engine(self) -> OrtEngine:
-        """The quantised network, opened in ONNX Runtime on the CPU."""
+    def engine(self) -> Engine:
+        """The quantised network, opened in ONNX Runtime on the CPU; what is for GPUs, in PyTorch.
+
+        ONNX Runtime would compute float16 in float32.
+        """
+        if self.plan.scheme.half:
+            graph = TorchGraph(onnx.load_from_string(self.onnx))
+            return TorchEngine(graph, usable_cores(), Precision.INT8, self.sides)
         return OrtEngine.open(self._file, Precision.INT8, usable_cores())
 
     def openvino_engine(self) -> OpenVinoEngine | None:

@@ -14,9 +14,9 @@ import onnx
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calibration.plan import CONVS, is_depthwise
+from calibration.plan import is_depthwise
 from cnnres_infer.core.arrays import FloatArray
-from export.onnx_graph import constants_of, with_constants
+from export.onnx_graph import CONVS, constants_of, with_constants
 
 Indices: TypeAlias = NDArray[np.intp]
 Factors = TypeVar("Factors", FloatArray, Tensor)
@@ -54,7 +54,7 @@ class Channels:
 
     @classmethod
     def of(cls, model: onnx.ModelProto) -> "Channels":
-        """Find the groups of a network; see `calibration.torch_graph.TorchGraph`."""
+        """Find the groups of a network; see `export.torch_graph.TorchGraph`."""
         groups, count = _groups(model)
         partners = np.arange(count)
         exchanges = _exchanges(model, groups)

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from calibration.channels import Channels
 from calibration.logit_error import NEAR
-from calibration.plan import CONVS, LARGEST_WEIGHT, Plan
-from calibration.torch_graph import TorchGraph
+from calibration.plan import LARGEST_WEIGHT, Plan, Scheme, WeightScales, make_plan
 from cnnres_infer.core.arrays import FloatArray
-from export.onnx_graph import constants_of
+from export.onnx_graph import CONVS, constants_of
+from export.torch_graph import TorchGraph
 
 _ROUNDING = 1 / 12
 
@@ -112,8 +112,12 @@ class NoiseModel:
         for name in sorted(plan.rounded):
             error = error + self._of_tensor(name, plan, factors)
         for conv in self._convs(plan):
-            error = error + self._of_weights(conv, factors)
+            error = error + self._of_weights(conv, plan, factors)
         return error * _ROUNDING
+
+    def plan(self, factors: Tensor, scheme: Scheme, in_float: frozenset[str] = frozenset()) -> Plan:
+        """The plan for channels divided by their factors; see `make_plan`."""
+        return make_plan(self.channels.model, self.ranges(factors), scheme, in_float)
 
     def ranges(self, factors: Tensor) -> dict[str, tuple[float, float]]:
         """Smallest and largest value of each tensor if channels are divided by their factors."""
@@ -135,9 +139,11 @@ class NoiseModel:
         own = factors[self.channels.groups[tensor]]
         return step.square() * (own.square() * self.statistics.activations[tensor]).sum()
 
-    def _of_weights(self, conv: onnx.NodeProto, factors: Tensor) -> Tensor:
+    def _of_weights(self, conv: onnx.NodeProto, plan: Plan, factors: Tensor) -> Tensor:
         scaling = self.channels.scaling(conv, factors)
         largest = (self._largest_weights[conv.output[0]] * scaling).amax(1, keepdim=True)
+        if plan.scheme.weight_scales is WeightScales.TENSOR:
+            largest = largest.amax()
         steps = largest / LARGEST_WEIGHT / scaling
         return (steps.square() * self.statistics.weights[conv.output[0]]).sum()
 

@@ -4,17 +4,38 @@ A plan refers to the tensors and convolutions of the float ONNX graph by name.
 `calibration.qdq` writes it into the graph.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from enum import StrEnum
+from typing import Any, Self
 
+import numpy as np
 import onnx
+from numpy.typing import ArrayLike, NDArray
 
-from export.onnx_graph import attributes_of
+from export.onnx_graph import CONVS, attributes_of
 
 LARGEST_WEIGHT = 127
-CONVS = ("Conv", "MatMul")
 _VALUE_PRESERVING = ("MaxPool", "Resize", "Transpose")
+
+
+class WeightScales(StrEnum):
+    """What the weights of a convolution in INT8 are multiples of, and where that is written.
+
+    With scales of channels, TensorRT-RTX writes sums in float32, which another kernel
+    reads, scales and rounds. With a single scale, it writes float16. Factors of
+    channels after that cost nothing more: that kernel multiplies by them.
+    """
+
+    CHANNELS = "channels"
+    TENSOR = "tensor"
+    FACTORS = "factors"
+    POWERS = "powers"  # factors that are powers of two
+
+    @property
+    def has_factors(self) -> bool:
+        """Whether there is a single scale, and results are multiplied by factors of channels."""
+        return self in (WeightScales.FACTORS, WeightScales.POWERS)
 
 
 @dataclass(frozen=True)
@@ -30,13 +51,16 @@ class Scheme:
         zero point of their own.
     all_activations
         Whether to quantise every activation between the first and the last
-        convolution, for runtimes that fuse whole chains; otherwise only the
-        inputs of convolutions.
-    residuals
-        Whether to quantise the inputs of the residual additions as well.
+        convolution, for runtimes that fuse whole chains; otherwise only what
+        convolutions in INT8 take, and what is added to their results.
     int32_bias
         Whether biases are int32, at the product of the activation's and the
         weight's scale, rather than float.
+    weight_scales
+        How the scales of weights are chosen and stored.
+    half
+        Whether all else is in float16 but for the first block and the sigmoid, and
+        so are scales; otherwise in float32.
     passes
         Names of the graph rewritings (`export.passes.PASSES`) to apply first, in
         this order: those with which the runtime is fastest.
@@ -45,8 +69,9 @@ class Scheme:
     variant: str
     symmetric: bool
     all_activations: bool
-    residuals: bool
     int32_bias: bool
+    weight_scales: WeightScales
+    half: bool
     passes: tuple[str, ...] = ()
 
     @property
@@ -54,18 +79,30 @@ class Scheme:
         """Largest quantised value of an activation."""
         return 127 if self.symmetric else 255
 
+    def stored(self, scales: ArrayLike) -> NDArray[np.floating[Any]]:
+        """Scales in the type in which they are stored, and no smaller than its normal numbers."""
+        kind = np.float16 if self.half else np.float32
+        return np.maximum(scales, np.finfo(kind).tiny).astype(kind)
+
 
 INT8_CPU = Scheme(
     "int8-cpu",
     symmetric=False,
     all_activations=True,
-    residuals=True,
     int32_bias=True,
+    weight_scales=WeightScales.CHANNELS,
+    half=False,
     # Batch norms would break the INT8 chains, and upsampling in INT8 is slow.
     passes=("head-before-upsampling", "head-to-matmul", "batch-norms-to-convs"),
 )
 INT8_TRT = Scheme(
-    "int8-trt", symmetric=True, all_activations=False, residuals=False, int32_bias=False
+    "int8-trt",
+    symmetric=True,
+    all_activations=False,
+    int32_bias=False,
+    weight_scales=WeightScales.TENSOR,
+    half=True,
+    passes=("head-before-upsampling",),
 )
 SCHEMES = {scheme.variant: scheme for scheme in (INT8_CPU, INT8_TRT)}
 
@@ -82,7 +119,7 @@ class QParams:
         """Parameters whose range covers `low`, `high` and zero."""
         low, high = min(low, 0.0), max(high, 0.0)
         if scheme.symmetric:
-            return cls(max(-low, high, 1e-8) / scheme.qmax, 0)
+            return cls(float(scheme.stored(max(-low, high, 1e-8) / scheme.qmax)), 0)
         scale = max(high - low, 1e-8) / scheme.qmax
         return cls(scale, round(-low / scale))
 
@@ -138,7 +175,10 @@ def within_output(node: onnx.NodeProto) -> tuple[int, ...]:
 
 
 def make_plan(
-    model: onnx.ModelProto, ranges: Mapping[str, tuple[float, float]], scheme: Scheme
+    model: onnx.ModelProto,
+    ranges: Mapping[str, tuple[float, float]],
+    scheme: Scheme,
+    in_float: frozenset[str] = frozenset(),
 ) -> Plan:
     """Plan to quantise every convolution that can be.
 
@@ -148,29 +188,13 @@ def make_plan(
         The float network.
     ranges
         Smallest and largest value to represent in each tensor.
+    in_float
+        Outputs of further convolutions to keep in float.
     """
-    return _plan(
-        model, frozenset(conv_names(model)), scheme, lambda t: QParams.covering(*ranges[t], scheme)
-    )
-
-
-def keep_in_float(model: onnx.ModelProto, plan: Plan, convs: frozenset[str]) -> Plan:
-    """The same plan with some convolutions, named by their outputs, kept in float."""
-
-    def known(tensor: str) -> QParams:
-        qparams = plan.qparams(tensor)
-        assert qparams is not None
-        return qparams
-
-    return _plan(model, plan.convs - convs, plan.scheme, known)
-
-
-def _plan(
-    model: onnx.ModelProto, convs: frozenset[str], scheme: Scheme, qparams: Callable[[str], QParams]
-) -> Plan:
+    convs = frozenset(conv_names(model)) - in_float
     quantised = _quantised_tensors(model, convs, scheme)
     sharing, carried = _sharing(model, quantised)
-    tensors = {name: qparams(name) for name in quantised if name not in sharing}
+    tensors = {t: QParams.covering(*ranges[t], scheme) for t in quantised if t not in sharing}
     return Plan(scheme, tensors, sharing, quantised - carried, convs)
 
 
@@ -200,9 +224,18 @@ def _quantised_tensors(model: onnx.ModelProto, convs: frozenset[str], scheme: Sc
     """Tensors to quantise if these convolutions are computed in INT8."""
     if scheme.all_activations:
         return _all_activations(model, convs)
-    quantised = {n.input[0] for n in model.graph.node if n.output[0] in convs}
-    if scheme.residuals:
-        quantised |= {name for n in model.graph.node if n.op_type == "Add" for name in n.input}
+    return _taken_in_int8(model, convs)
+
+
+def _taken_in_int8(model: onnx.ModelProto, convs: frozenset[str]) -> set[str]:
+    """What convolutions in INT8 take, and what is added to their results."""
+    quantised: set[str] = set()
+    for node in model.graph.node:
+        if node.output[0] in convs:
+            quantised.add(node.input[0])
+        elif node.op_type == "Add" and convs.intersection(node.input):
+            # The sum is computed with the convolution, whose result needs no rounding.
+            quantised |= set(node.input) - convs
     return quantised
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from calibration.blocks import Block, blocks, layers
 from calibration.noise import NoiseModel
-from calibration.plan import Plan, keep_in_float
+from calibration.plan import Plan
 
 # What converting from and to 8 bits around a block costs, in shares of the multiply-adds.
 _CONVERSIONS = 0.02
@@ -46,16 +46,18 @@ class LayerSensitivity:
 
 def layer_sensitivities(noise: NoiseModel, plan: Plan, factors: Tensor) -> list[LayerSensitivity]:
     """Predict the errors of all layers of a plan, sorted from the most sensitive to the least."""
-    model = noise.channels.model
+    every = layers(noise.channels.model)
+    convs = frozenset[str]().union(*(layer.convs for layer in every))
 
-    def error(in_float: frozenset[str]) -> float:
-        return noise.error(keep_in_float(model, plan, in_float), factors).sqrt().item()
+    def error(in_int8: frozenset[str]) -> float:
+        changed = noise.plan(factors, plan.scheme, convs - in_int8)
+        return noise.error(changed, factors).sqrt().item()
 
     found = [
         LayerSensitivity(
-            layer.name, layer.share, error(plan.convs - layer.convs), error(layer.convs)
+            layer.name, layer.share, error(layer.convs), error(plan.convs - layer.convs)
         )
-        for layer in layers(model)
+        for layer in every
         if layer.convs <= plan.convs
     ]
     return sorted(found, key=lambda layer: (layer.error_without, -layer.error_alone))
@@ -63,10 +65,11 @@ def layer_sensitivities(noise: NoiseModel, plan: Plan, factors: Tensor) -> list[
 
 def most_sensitive_block(noise: NoiseModel, plan: Plan, factors: Tensor) -> Block:
     """The block in INT8 that makes the most error for what keeping it in float costs."""
-    model, whole = noise.channels.model, noise.error(plan, factors).item()
+    every, whole = blocks(noise.channels.model), noise.error(plan, factors).item()
+    in_float = frozenset[str]().union(*(block.convs for block in every)) - plan.convs
 
     def saved(block: Block) -> float:
-        without = keep_in_float(model, plan, block.convs)
+        without = noise.plan(factors, plan.scheme, in_float | block.convs)
         return (whole - noise.error(without, factors).item()) / (block.share + _CONVERSIONS)
 
-    return max((block for block in blocks(model) if block.convs <= plan.convs), key=saved)
+    return max((block for block in every if block.convs <= plan.convs), key=saved)

@@ -17,7 +17,7 @@ from calibration.channels import Channels
 from calibration.judge import Judge, Verdict
 from calibration.logit_error import LogitError
 from calibration.noise import NoiseModel, Statistics
-from calibration.plan import Plan, Scheme, keep_in_float, make_plan
+from calibration.plan import Plan, Scheme
 from calibration.sensitivity import LayerSensitivity, layer_sensitivities, most_sensitive_block
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.batch import SliceBatch
@@ -38,18 +38,21 @@ class Trial:
     ----------
     candidate
         What was tried.
+    engine
+        The backend that computed it, or ``"torch"``.
     error
         Logit error on the slices of the calibration patients.
     verdict
-        On the gate's patients, in ONNX Runtime. The candidate that is kept is
-        chosen by it, so its figures are slightly optimistic.
+        On the gate's patients. The candidate that is kept is chosen by it, so its
+        figures are slightly optimistic.
     openvino
-        The same in OpenVINO, which runs the same file but rounds in other
-        places; None if the candidate fails in ONNX Runtime or OpenVINO cannot
+        The same in OpenVINO, which runs the same file as ONNX Runtime but rounds in
+        other places; None if the candidate fails in ONNX Runtime or OpenVINO cannot
         run it here.
     """
 
     candidate: Candidate
+    engine: str
     error: float
     verdict: Verdict
     openvino: Verdict | None
@@ -59,6 +62,7 @@ class Trial:
         return {
             "variant": self.candidate.plan.scheme.variant,
             "tried": self.candidate.name,
+            "engine": self.engine,
             "share_in_int8": self.candidate.share_in_int8,
             "logit_error": self.error,
             **self.verdict.to_json(),
@@ -159,12 +163,13 @@ class Search:
         return NoiseModel(channels, Statistics.of(channels, images, self.threshold, self.seed))
 
     def _measured(self, candidate: Candidate) -> Trial:
-        with candidate.ort_engine() as engine:
+        with candidate.engine() as engine:
             network = partial(run_all, engine)
             verdict = self.judge(network)
             passes = not verdict.misses(self.gate)
             return Trial(
                 candidate,
+                engine.describe().backend,
                 self.logit_error(network),
                 verdict,
                 self._judged_in_openvino(candidate) if passes else None,
@@ -197,12 +202,7 @@ def _plans(noise: NoiseModel, scheme: Scheme) -> Iterator[tuple[tuple[Block, ...
 
 def _balanced(noise: NoiseModel, scheme: Scheme, in_float: Iterable[Block]) -> tuple[Plan, Tensor]:
     """A plan with some blocks in float, for the factors that suit it."""
-    model = noise.channels.model
     convs = frozenset[str]().union(*(block.convs for block in in_float))
-
-    def planned(factors: Tensor) -> Plan:
-        plan = make_plan(model, noise.ranges(factors), scheme)
-        return keep_in_float(model, plan, convs)
-
-    factors = balancing_factors(noise, planned(torch.ones(len(noise.channels.partners))))
-    return planned(factors), factors
+    ones = torch.ones(len(noise.channels.partners))
+    factors = balancing_factors(noise, noise.plan(ones, scheme, convs))
+    return noise.plan(factors, scheme, convs), factors

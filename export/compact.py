@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.bundle.onnx_check import Constant, constants_of
-from cnnres_infer.bundle.recipe import build, made
+from cnnres_infer.bundle.recipe import FORMATS, build, made
 from export.bundle_writer import seal
 from export.passes import CORNER_TAPS, TRANSPOSED_TAPS
 
@@ -26,6 +26,8 @@ _LEAST_BYTES = 1024
 # A recipe that saves less is not worth the time that it takes.
 _LARGEST_SHARE = 0.5
 _ROUNDS = 60
+# How many float32 numbers below and above a factor are tried.
+_NEIGHBOURS = 8
 # Bound of the logarithm of a factor, where nothing else bounds it.
 _LARGEST_LOGARITHM = 100.0
 Step = dict[str, Any]
@@ -95,12 +97,10 @@ def _step(
     if kind is None or len(constant.shape) != 4 or len(content) < _LEAST_BYTES:
         return None
     for each in sources:
-        for step in _arrangements(each, constant.shape):
-            if kind == "int8":
-                step = _with_factors(step, constant, content, source)
-            step["as"] = kind
-            if made(step, source, len(content)) == content:
-                return step
+        for plain in _arrangements(each, constant.shape):
+            for step in _scalings({**plain, "as": kind}, constant, content, source):
+                if made(step, source, len(content)) == content:
+                    return step
     return None
 
 
@@ -126,16 +126,51 @@ def _arrangements(source: Constant, shape: tuple[int, ...]) -> Iterator[Step]:
         yield {**weights, "spread": spread}
 
 
-def _with_factors(step: Step, constant: Constant, codes: bytes, source: bytes) -> Step:
-    """A step whose weights have factors for which they round to 8-bit codes."""
-    plain = made({**step, "as": "float32"}, source, 4 * len(codes))
+def _scalings(step: Step, constant: Constant, content: bytes, source: bytes) -> Iterator[Step]:
+    """A step as it is, and with factors for which its weights may round to a constant."""
+    if step["as"] != "int8":
+        yield step
+    if step["as"] == "float32":
+        return
+    values = np.frombuffer(content, FORMATS[step["as"]]).reshape(constant.shape)
+    plain = made({**step, "as": "float32"}, source, 4 * values.size)
     weights = np.frombuffer(plain, "<f4").reshape(constant.shape)
-    rows, columns = _factors(weights, np.frombuffer(codes, np.int8).reshape(constant.shape))
-    texts = [base64.b64encode(each.astype("<f4").tobytes()).decode() for each in (rows, columns)]
-    return {**step, "factors": texts}
+    factors = (_factors_of_codes if step["as"] == "int8" else _factors_of_halves)(weights, values)
+    texts = [base64.b64encode(each.astype("<f4").tobytes()).decode() for each in factors]
+    yield {**step, "factors": texts}
 
 
-def _factors(
+def _factors_of_halves(
+    weights: NDArray[np.float32], halves: NDArray[np.float16]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Factors of the first axis for which weights round to float16 numbers, if there are any.
+
+    Each number bounds the factor. What is rounded twice, to float32 before, may lie on a
+    bound, so neighbours of the middle are tried, too. Factors of the second axis are 1.
+    """
+    sources, size = (np.abs(each).reshape(len(each), -1) for each in (weights, halves))
+    known = (size > 0) & (sources > 0) & np.isfinite(size)
+    lowest, highest = (
+        np.divide(
+            (size.astype(np.float64) + np.nextafter(size, np.float16(end))) / 2,
+            sources,
+            where=known,
+            out=np.full(size.shape, unknown),
+        )
+        for end, unknown in ((0, 0.0), (np.inf, np.inf))
+    )
+    bounds = lowest.max(axis=1), highest.min(axis=1)
+    middle = np.where(np.isfinite(bounds[1]), sum(bounds) / 2, 1.0).astype(np.float32)
+    rows = middle
+    for step in range(-_NEIGHBOURS, _NEIGHBOURS + 1):
+        near = middle + np.float32(step) * np.spacing(middle)
+        made_of_it = (sources.astype(np.float64) * near[:, None]).astype(np.float32)
+        fits = (made_of_it.astype(np.float16) == size).all(axis=1)
+        rows = np.where(fits, near, rows)
+    return rows.astype(np.float64), np.ones(weights.shape[1])
+
+
+def _factors_of_codes(
     weights: NDArray[np.float32], codes: NDArray[np.int8]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Factors of the first and the second axis for which weights round to codes, if there are any.

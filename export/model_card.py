@@ -9,6 +9,7 @@ _SHADING = {
     "removed": ["- The coil's shading is estimated in the brain and removed"],
     "removed from dwi": ["- The coil's shading of DWIs is estimated in the brain and removed"],
 }
+_RUNTIMES = {"ort": "ONNX Runtime", "openvino": "OpenVINO", "torch": "PyTorch"}
 _USE = """\
 Research on acute ischaemic stroke: outlining lesions on diffusion-weighted (DWI, b about 1000)
 and FLAIR MRI of adults, for review by a person who can read such images.
@@ -113,21 +114,25 @@ def _calibration(calibration: dict[str, Any]) -> list[str]:
         "of whom the network was trained on. A slice counts if either mask has lesion. INT8 and "
         "bfloat16 must reach a mean Dice of slices, 5th percentile and Dice of volumes of "
         f"{_bounds(gates['int8'])}, float16 of {_bounds(gates['fp16'])}, and Dice with the expert "
-        f"masks may drop by at most {calibration['largest_drop']}. Everything that was tried is "
-        "recorded in `calibration.json`.\n",
-        "| variant | made with | multiply-adds in 8 bits | mean Dice of slices | "
+        f"masks may drop by at most {calibration['largest_drop']}. PyTorch computes "
+        "the files for GPUs, with what they have in float16 rounded to that after each node. "
+        "Everything that was tried is recorded in `calibration.json`.\n",
+        "| variant | computed by | made with | multiply-adds in 8 bits | mean Dice of slices | "
         "5th percentile, slices over 50 pixels | lowest Dice of a volume | "
         "slices: counted, empty in one mask, empty in both | drop in Dice with experts | gate |\n"
-        + "|---" * 9
+        + "|---" * 10
         + "|",
     ]
     rows = []
     for name, row in calibration["variants"].items():
+        if name in calibration.get("earlier", ()):
+            row = {**row, "tried": f"{row['tried']} (judged in an earlier calibration)"}
         rows.append((name, row))
         if row.get("openvino"):
-            rows.append((f"{name}, OpenVINO", {**row, **row["openvino"]}))
+            rows.append((name, {**row, **row["openvino"], "engine": "openvino"}))
     lines += [
-        f"| {name} | {row['tried']} | {row.get('share_in_int8', 0.0):.1%} | "
+        f"| {name} | {_RUNTIMES.get(row.get('engine'), '')} | {row['tried']} | "
+        f"{row.get('share_in_int8', 0.0):.1%} | "
         f"{row['dice_mean']:.4f} | {row['dice_p5_large']:.4f} | "
         f"{min(row['dice_volumes'], default=1.0):.4f} | "
         f"{row['slices'] - row['both_empty']}, {row['one_empty']}, {row['both_empty']} | "

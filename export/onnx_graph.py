@@ -8,6 +8,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+# The nodes with weights, of those that a convolution may be rewritten as.
+CONVS = ("Conv", "MatMul")
+
 
 def constants_of(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
     """All constants of a model, by name."""

@@ -159,32 +159,3 @@ def without_folded_norms(network: CNNRes) -> CNNRes:
     for residual in [*network.residuals, network.bottleneck_residual]:
         residual.norm2 = nn.Identity()
     return network
-
-
-class _SingleBlock(nn.Module):
-    """A block that computes in float32 within a network in float16."""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.block = block
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.block(x.float()).half()
-        return out
-
-
-class HalfCNNRes(nn.Module):
-    """CNN-Res in float16, with float32 in the first block and in the sigmoid.
-
-    Differences between intensities near 1 may be smaller than float16 resolves,
-    and the first block has few of the multiply-adds.
-    """
-
-    def __init__(self, network: CNNRes) -> None:
-        super().__init__()
-        self.network = copy.deepcopy(network).half().eval()
-        self.network.translations[0] = _SingleBlock(copy.deepcopy(network.translations[0]).eval())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute lesion probabilities (N, 1, H, W) of images (N, C, H, W), both float32."""
-        return torch.sigmoid(self.network.logits(x).float())

@@ -1,6 +1,6 @@
 """CNN-Res in PyTorch as an engine, the reference for all other engines."""
 
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -11,7 +11,6 @@ from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.provenance import EngineInfo
 from cnnres_infer.engines.base import ModelFile, Probe, SharedEngine, Variants
 from cnnres_infer.errors import BackendUnavailableError
-from network.cnnres import CNNRes, HalfCNNRes
 
 
 class TorchEngine(SharedEngine[nn.Module]):
@@ -22,37 +21,39 @@ class TorchEngine(SharedEngine[nn.Module]):
     Parameters
     ----------
     network
-        The network.
+        The network, with its number of channels as ``in_channels``.
     threads
         Number of CPU threads.
     sides
         Heights and widths that images may have, in ascending order; by default any.
     precision
-        ``"fp32"``, or ``"fp16"`` for `HalfCNNRes`, as a reference for the fp16
-        variant, which ONNX Runtime cannot compute on a CPU.
+        What the network computes in.
     """
 
     RUNTIME: ClassVar[str] = "PyTorch"
     VARIANTS: ClassVar[Variants] = {
         Precision.FP32: ("fp32",),
         Precision.FP16: ("fp16",),
+        Precision.INT8: ("int8-trt",),
     }
     BATCH: ClassVar[int] = 1
     LEAST: ClassVar[int] = 1
 
     def __init__(
         self,
-        network: CNNRes,
+        network: nn.Module,
         threads: int,
         precision: Precision = Precision.FP32,
         sides: tuple[int, ...] = (),
     ) -> None:
         versions = {"torch": str(torch.__version__)}
         extent = sides if len(sides) > 1 else None
+        channels: Any = network.in_channels
+        (variant,) = self.VARIANTS[precision]
         super().__init__(
-            HalfCNNRes(network) if precision is Precision.FP16 else network.eval(),
-            EngineInfo("torch", "eager", precision, precision, threads, versions),
-            (network.in_channels, extent, extent),
+            network.eval(),
+            EngineInfo("torch", "eager", precision, variant, threads, versions),
+            (channels, extent, extent),
         )
         torch.set_num_threads(threads)
 

@@ -17,7 +17,8 @@ from cnnres_infer.codes import ErrorCode
 from cnnres_infer.errors import BundleError
 
 INPUT, OUTPUT = "images", "probabilities"
-OPSET, _MAX_IR_VERSION = 18, 10
+# 19 has scales in float16; TensorRT 10.0 reads no newer one.
+_OPSETS, _MAX_IR_VERSION = (18, 19), 10
 OPERATORS = frozenset(
     {
         "Add", "BatchNormalization", "Cast", "Concat", "Conv", "ConvTranspose", "DepthToSpace",
@@ -117,8 +118,10 @@ def _check_model(content: bytes) -> None:
         raise NotCanonicalError("contains no network")
     opsets = [Message(content, span, _OPSET) for span in model.spans(8)]
     versions = [(each.text(1), each.number(2)) for each in opsets]
-    if versions != [("", OPSET)] or not 1 <= model.number(1) <= _MAX_IR_VERSION:
-        raise NotCanonicalError(f"is not of opset {OPSET} alone, or of a later format")
+    if versions not in [[("", each)] for each in _OPSETS] or not (
+        1 <= model.number(1) <= _MAX_IR_VERSION
+    ):
+        raise NotCanonicalError("is not of opset 18 or 19 alone, or of a later format")
     graph = Message(content, graphs[0], _GRAPH)
     nodes = graph.spans(1)
     if not 1 <= len(nodes) <= _MAX_NODES:

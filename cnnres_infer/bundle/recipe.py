@@ -8,7 +8,8 @@ from the fp32 file. Each step gives bytes, and together, in order, they are the 
     The bytes themselves, in base64.
 ``{"weights": [START, SHAPE], "as": TYPE}``
     Weights of the source, a little-endian float32 array of SHAPE at the byte START,
-    written as ``"float32"``, ``"float16"`` or ``"int8"``, rounded half to even. Of the
+    written as ``"float32"``, ``"float16"`` or ``"int8"``, rounded half to even; what is
+    written as ``"float16"`` is rounded to float32 before, as networks are. Of the
     entries that a step may have in between, these are applied in this order:
 
     ``"inputs": [FIRST, LAST]``
@@ -32,7 +33,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_TYPES = {"float32": "<f4", "float16": "<f2", "int8": "i1"}
+# How numbers of each type are stored.
+FORMATS = {"float32": "<f4", "float16": "<f2", "int8": "i1"}
 _MAX_TAPS = 8
 
 
@@ -125,8 +127,8 @@ def _scaled(
 def _written(weights: NDArray[np.float64], kind: str) -> bytes:
     """Weights as the bytes of an array of a type, rounded half to even."""
     with np.errstate(all="ignore"):
-        values = np.rint(weights).clip(-128, 127) if kind == "int8" else weights
-        return values.astype(_TYPES[kind]).tobytes()
+        values = np.rint(weights).clip(-128, 127) if kind == "int8" else weights.astype(np.float32)
+        return values.astype(FORMATS[kind]).tobytes()
 
 
 def _weights(source: bytes, start: int, shape: list[int]) -> NDArray[np.float64]:

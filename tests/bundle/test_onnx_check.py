@@ -155,7 +155,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "sparse constant": (sparse, "unknown field"),
     "metadata": (metadata, "unknown field"),
     "older opset": (opset(17), "opset"),
-    "newer opset": (opset(19), "opset"),
+    "newer opset": (opset(20), "opset"),
     "foreign opset": (opset(18, "com.example"), "opset"),
     "second opset": (second_opset, "opset"),
     "second input": (second_input, "inputs and outputs"),

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx
@@ -7,10 +7,11 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
+from calibration.blocks import layers
 from calibration.candidate import Candidate
 from calibration.plan import Scheme, make_plan
-from calibration.torch_graph import TorchGraph
 from cnnres_infer.core.arrays import FloatArray
+from export.torch_graph import TorchGraph
 
 
 def small_network(seed: int = 0) -> onnx.ModelProto:
@@ -65,12 +66,16 @@ def small_network(seed: int = 0) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
-def min_max(model: onnx.ModelProto, images: FloatArray, scheme: Scheme) -> Candidate:
+def min_max(
+    model: onnx.ModelProto, images: FloatArray, scheme: Scheme, in_float: Collection[str] = ()
+) -> Candidate:
     """A network quantised between the extremes of each tensor, without balancing."""
     with torch.no_grad():
         walk = TorchGraph(model).walk(torch.from_numpy(images))
         ranges = {n.output[0]: (float(out.min()), float(out.max())) for n, out in walk}
-    return Candidate(model, make_plan(model, ranges, scheme))
+    kept = tuple(layer for layer in layers(model) if layer.name in in_float)
+    convs = frozenset[str]().union(*(layer.convs for layer in kept))
+    return Candidate(model, make_plan(model, ranges, scheme, convs), kept)
 
 
 def computed(model: onnx.ModelProto | bytes, images: FloatArray) -> FloatArray:

@@ -10,7 +10,7 @@ from calibration.candidate import Candidate
 from calibration.channels import Channels
 from calibration.logit_error import LogitError
 from calibration.noise import NoiseModel, Statistics
-from calibration.plan import INT8_CPU, INT8_TRT, Plan, Scheme, keep_in_float, make_plan
+from calibration.plan import INT8_CPU, INT8_TRT, Plan, Scheme
 from calibration.sensitivity import layer_sensitivities, most_sensitive_block
 from cnnres_infer.core.arrays import FloatArray
 from export.onnx_graph import constants_of, with_constants
@@ -56,12 +56,12 @@ def noise_model(model: onnx.ModelProto, images: FloatArray, threshold: float) ->
 
 def planned(noise: NoiseModel, scheme: Scheme) -> tuple[Plan, torch.Tensor]:
     ones = torch.ones(len(noise.channels.partners))
-    return make_plan(noise.channels.model, noise.ranges(ones), scheme), ones
+    return noise.plan(ones, scheme), ones
 
 
 def balanced(noise: NoiseModel, scheme: Scheme) -> tuple[Candidate, torch.Tensor]:
     factors = balancing_factors(noise, planned(noise, scheme)[0])
-    plan = make_plan(noise.channels.model, noise.ranges(factors), scheme)
+    plan = noise.plan(factors, scheme)
     return Candidate(noise.channels.scaled(factors.numpy()), plan), factors
 
 
@@ -148,4 +148,4 @@ def test_the_most_sensitive_block_is_the_one_that_saves_most_for_its_cost(
         layer.name: (whole**2 - layer.error_without**2) / (layer.share + 0.02) for layer in layers
     }
     assert worst.name == max(saved, key=saved.__getitem__)  # every block has one layer here
-    assert keep_in_float(noise.channels.model, plan, worst.convs).convs < plan.convs
+    assert noise.plan(ones, INT8_CPU, worst.convs).convs == plan.convs - worst.convs

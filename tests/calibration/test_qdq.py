@@ -1,4 +1,5 @@
 import json
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,28 +18,29 @@ from calibration.plan import (
     INT8_TRT,
     QParams,
     Scheme,
+    WeightScales,
     conv_names,
-    keep_in_float,
 )
 from calibration.qdq import quantised
-from calibration.torch_graph import TorchGraph
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.engines.onnxruntime.cpu import DISABLED_OPTIMIZERS
 from cnnres_infer.errors import UsageError
+from export.onnx_graph import constants_of
 from export.passes import rewritten
+from export.tensorrt_rules import broken_rules
+from export.torch_graph import TorchGraph
 from tests.calibration.conftest import computed, min_max
 
 SCHEMES = pytest.mark.parametrize("scheme", [INT8_CPU, INT8_TRT], ids=lambda s: s.variant)
 
 
-def candidate(network: onnx.ModelProto, images: FloatArray, scheme: Scheme) -> Candidate:
-    return min_max(rewritten(network, scheme.passes), images, scheme)
-
-
-def in_float(made: Candidate, names: set[str]) -> Candidate:
-    kept = tuple(layer for layer in layers(made.model) if layer.name in names)
-    convs = frozenset().union(*(layer.convs for layer in kept))
-    return replace(made, plan=keep_in_float(made.model, made.plan, convs), in_float=kept)
+def candidate(
+    network: onnx.ModelProto,
+    images: FloatArray,
+    scheme: Scheme,
+    in_float: Collection[str] = (),
+) -> Candidate:
+    return min_max(rewritten(network, scheme.passes), images, scheme, in_float)
 
 
 def kernels(content: bytes, images: FloatArray, folder: Path) -> list[str]:
@@ -83,34 +85,75 @@ def test_onnx_runtime_computes_every_planned_convolution_in_int8(
     assert ran.count("QLinearConv") == len(made.plan.convs) - 1 == 6
     assert ran.count("MatMulIntegerToFloat") == 1  # the head
     assert ran.count("Conv") + ran.count("FusedConv") == 1  # the first
-    mixed = in_float(made, {"last"})
+    mixed = candidate(network, images, INT8_CPU, {"last"})
     assert kernels(mixed.onnx, images, tmp_path).count("QLinearConv") == 5
     assert mixed.name == "balanced; in float: last"
 
 
+@pytest.mark.parametrize("weight_scales", WeightScales)
 def test_tensorrt_gets_symmetric_activations_and_float_biases(
-    network: onnx.ModelProto, images: FloatArray
+    network: onnx.ModelProto, images: FloatArray, weight_scales: WeightScales
 ) -> None:
-    model = onnx.load_from_string(candidate(network, images, INT8_TRT).onnx)
+    scheme = replace(INT8_TRT, weight_scales=weight_scales)
+    model = onnx.load_from_string(candidate(network, images, scheme).onnx)
+    assert list(broken_rules(model)) == []
+    assert [each.version for each in model.opset_import] == [19]
     constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     zeros = [v for name, v in constants.items() if name.endswith(".zero")]
     assert zeros
     assert all(v.dtype == np.int8 and not v.any() for v in zeros)
     producers = {node.output[0]: node for node in model.graph.node}
-    convs = [node for node in model.graph.node if node.op_type == "Conv"]
-    assert all(constants[node.input[2]].dtype == np.float32 for node in convs)
-    quantised_convs = [n for n in convs if n.input[1].endswith(".dequantised")]
-    assert len(quantised_convs) == len(convs) - 2  # without the first and the head
-    assert all(producers[n.input[0]].op_type == "DequantizeLinear" for n in quantised_convs)
+    stem, *convs, head = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert [constants[n.input[2]].dtype for n in (stem, head)] == [np.float32, np.float16]
+    for conv in convs:
+        images_maker, weights_maker = (producers[name] for name in conv.input[:2])
+        assert {images_maker.op_type, weights_maker.op_type} == {"DequantizeLinear"}
+        scale = constants[weights_maker.input[1]]
+        assert scale.dtype == np.float16
+        outputs = constants[weights_maker.input[0]].shape[:1]
+        assert scale.shape == (outputs if weight_scales == "channels" else ())
+        assert len(conv.input) == (2 if weight_scales.has_factors else 3)
     assert "BatchNormalization" in {node.op_type for node in model.graph.node}
 
 
-def test_the_residual_option_quantises_the_inputs_of_additions(
+@pytest.mark.parametrize("weight_scales", WeightScales)
+def test_weights_are_rounded_to_their_steps(
+    network: onnx.ModelProto, images: FloatArray, weight_scales: WeightScales
+) -> None:
+    scheme = replace(INT8_TRT, weight_scales=weight_scales)
+    made = candidate(network, images, scheme)
+    constants = constants_of(onnx.load_from_string(made.onnx))
+    codes, steps = constants["expand.weight.codes"], constants["expand.weight.scale"]
+    if weight_scales.has_factors:
+        factors = constants["expand.factors"][:, 0, 0]
+        assert factors.max() == 1
+        exact = np.log2(factors) == np.rint(np.log2(factors))
+        assert exact.all() == (weight_scales is WeightScales.POWERS)
+        steps = steps.astype(np.float32) * factors
+    steps = np.broadcast_to(steps, 8).astype(np.float32)[:, None, None, None]
+    weights = constants_of(made.model)["expand.weight"]
+    assert (np.abs(codes * steps - weights) <= 0.505 * steps).all()
+    largest = np.abs(codes).max(axis=(1, 2, 3))
+    least = {"channels": 127, "factors": 127, "powers": 64, "tensor": 1}[weight_scales]
+    assert least <= largest.min() <= largest.max() == 127
+
+
+def test_tensorrt_gets_8_bits_where_convolutions_take_them_or_are_added_to(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
-    scheme = Scheme("t", symmetric=True, all_activations=False, residuals=True, int32_bias=False)
-    plan = min_max(network, images, scheme).plan
-    assert {"pool", "conv2"} <= set(plan.tensors)
+    made = candidate(network, images, INT8_TRT)
+    assert made.plan.tensors.keys() == made.plan.rounded
+    assert made.plan.rounded == {"pool", "norm_relu", "conv1_relu", "deep", "both", "expand_relu"}
+    assert not made.plan.sharing
+    producers = {n.output[0]: n for n in onnx.load_from_string(made.onnx).graph.node}
+    (addition,) = (n for n in producers.values() if n.output[0] == "trunk")
+    # The shortcut, but not what the convolution gives it.
+    assert {producers[name].op_type for name in addition.input} == {"Add", "DequantizeLinear"}
+    # Nothing is rounded before it is concatenated, and so not twice.
+    (concatenation,) = (n for n in producers.values() if n.op_type == "Concat")
+    assert {producers[name].op_type for name in concatenation.input} == {"Resize", "Add"}
+    mixed = candidate(network, images, INT8_TRT, {"conv1", "conv2"})
+    assert mixed.plan.rounded == {"deep", "both", "expand_relu"}
 
 
 def test_pooled_upsampled_and_concatenated_activations_share_their_parameters(
@@ -127,12 +170,9 @@ def test_pooled_upsampled_and_concatenated_activations_share_their_parameters(
     assert plan.qparams("head.product") is None  # a matrix product gives floats
 
 
-def test_keeping_nothing_in_float_changes_nothing(
-    network: onnx.ModelProto, images: FloatArray
-) -> None:
-    made = candidate(network, images, INT8_CPU)
-    assert keep_in_float(made.model, made.plan, frozenset()) == made.plan
-    bare = in_float(made, {layer.name for layer in layers(made.model)})
+def test_all_may_be_kept_in_float(network: onnx.ModelProto, images: FloatArray) -> None:
+    names = {layer.name for layer in layers(rewritten(network, INT8_CPU.passes))}
+    bare = candidate(network, images, INT8_CPU, names)
     assert bare.plan.convs == frozenset()
     assert not bare.plan.tensors
     assert bare.share_in_int8 == 0
@@ -141,7 +181,8 @@ def test_keeping_nothing_in_float_changes_nothing(
 def test_quantisation_parameters_cover_zero_and_both_ends() -> None:
     assert QParams.covering(-1.0, 3.0, INT8_CPU) == QParams(4 / 255, 64)
     assert QParams.covering(2.0, 3.0, INT8_CPU) == QParams(3 / 255, 0)
-    assert QParams.covering(-2.0, 1.0, INT8_TRT) == QParams(2 / 127, 0)
+    assert QParams.covering(-2.0, 1.0, INT8_TRT) == QParams(float(np.float16(2 / 127)), 0)
+    assert QParams.covering(0.0, 1e-5, INT8_TRT) == QParams(2.0**-14, 0)  # a normal number
 
 
 def test_weights_are_quantised_per_output_channel(
@@ -162,22 +203,20 @@ def test_weights_are_quantised_per_output_channel(
 def test_activations_between_float_nodes_are_not_quantised(
     network: onnx.ModelProto, images: FloatArray
 ) -> None:
-    made = candidate(network, images, INT8_CPU)
-    mixed = in_float(made, {"norm.gain", "conv1", "conv2"})
+    mixed = candidate(network, images, INT8_CPU, {"norm.gain", "conv1", "conv2"})
     among_floats = {"images", "stem_relu", "pool", "norm_relu", "conv1_relu", "conv2"}
     assert not among_floats & {*mixed.plan.tensors, *mixed.plan.sharing, *mixed.plan.rounded}
     assert {"trunk", "bottom"} <= mixed.plan.rounded  # taken by convolutions in INT8
 
 
 def test_blocks_hold_all_layers_with_their_shares(network: onnx.ModelProto) -> None:
-    plain = rewritten(network, INT8_TRT.passes)
-    together, single = blocks(plain), layers(plain)
+    together, single = blocks(network), layers(network)
     assert [x.name for x in single] == ["conv1", "conv2", "bottom", "expand", "last"]
     sizes = {"conv1": 64 * 256, "conv2": 576 * 256, "bottom": 48 * 64}
     sizes |= {"expand": 1008 * 256, "last": 576 * 1024}
     total = sum(sizes.values()) + (72 + 8) * 1024  # the first and the head, which stay in float
     assert [x.share for x in single] == pytest.approx([n / total for n in sizes.values()])
-    assert frozenset().union(*(x.convs for x in together)) == frozenset(conv_names(plain))
+    assert frozenset().union(*(x.convs for x in together)) == frozenset(conv_names(network))
 
 
 def test_layers_of_one_block_stay_together(network: onnx.ModelProto) -> None:

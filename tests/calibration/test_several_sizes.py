@@ -47,7 +47,7 @@ def test_a_candidate_runs_in_every_size(
     scheme = SCHEMES[variant]
     candidate = replace(min_max(rewritten(model, scheme.passes), images, scheme), sides=SIDES)
     assert len({box_shape(image, SIDES) for image in images}) == 4
-    with candidate.ort_engine() as engine:
+    with candidate.engine() as engine:
         output = run_all(engine, images)
     for image, answer in zip(images, output, strict=True):
         box = crop_box(image, SIDES)

@@ -72,5 +72,5 @@ def test_the_first_trial_that_passes_is_kept(search: Search, failed: SearchResul
 def test_the_search_ends_where_8_bits_pass_everywhere(search: Search) -> None:
     found = replace(search, gate=Gate(0.0, 0.0, 0.0, 1.0)).run(INT8_CPU, lambda _: None)
     assert len(found.trials) == 1
-    engine = partial(run_all, found.best.candidate.ort_engine())
+    engine = partial(run_all, found.best.candidate.engine())
     assert search.logit_error(engine) == pytest.approx(found.best.error, rel=1e-3)

@@ -92,6 +92,21 @@ def test_eight_bit_weights_follow_from_balanced_ones(shape: tuple[int, ...], zer
     assert [step.get("as") for step in json.loads(recipe)["steps"]] == [None, "int8", None]
 
 
+@pytest.mark.parametrize("zero", ["nothing", "output", "input"])
+def test_float16_weights_follow_from_scaled_ones(zero: str) -> None:
+    """Thousands of numbers leave a factor hardly any room, some of them rounded twice."""
+    shape = (64, 128, 3, 3)
+    weights = RNG.normal(0, 0.1, shape).astype(np.float16).astype(np.float32)
+    weights[:1] *= zero != "output"
+    weights[:, 2:3] *= zero != "input"
+    factors = RNG.lognormal(0, 0.5, shape[0]).astype(np.float32)
+    source = network(w=weights)
+    target = network(halves=(weights * factors[:, None, None, None]).astype(np.float16))
+    recipe = recipe_for(target, source)
+    assert build(recipe, source, 1 << 20) == target
+    assert [step.get("as") for step in json.loads(recipe)["steps"]] == [None, "float16", None]
+
+
 def test_what_follows_from_nothing_is_stored() -> None:
     shape = (16, 24, 3, 3)
     source = network(w=RNG.normal(0, 0.1, shape).astype(np.float32))

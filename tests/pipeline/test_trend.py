@@ -1,45 +1,55 @@
-"""Quadratics are found again, whatever weights positions have."""
-
-from collections.abc import Sequence
+"""The trend of intensities follows what is smooth, and no edge."""
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cnnres_infer.pipeline import trend
+from cnnres_infer.core.arrays import BoolArray, FloatArray
+from cnnres_infer.pipeline.trend import fitted_trend
 
-SHAPE = (12, 15, 9)
-
-
-def places(shape: Sequence[int] = SHAPE) -> list[NDArray[np.float64]]:
-    """Positions in mm on each axis, around zero."""
-    return [4.0 * (np.arange(n, dtype=np.float64) - (n - 1) / 2) for n in shape]
-
-
-def test_a_quadratic_is_found_again() -> None:
-    rng = np.random.default_rng(0)
-    positions = places()
-    x, y, z = np.meshgrid(*(each / 28 for each in positions), indexing="ij")
-    truth = 0.2 + 0.5 * x - 0.3 * y + 0.1 * z + 0.2 * x * x - 0.4 * x * y + 0.3 * z * y
-    weight = (rng.random(SHAPE) * (rng.random(SHAPE) > 0.5)).astype(np.float32)
-    found = trend.fitted(weight, (weight * truth).astype(np.float32), trend.powers(positions))
-    # What bends is damped a little.
-    assert np.abs(found - truth).max() < 0.15
-    assert np.corrcoef(found.ravel(), truth.ravel())[0, 1] > 0.99
+SHAPE = (20, 24, 18)
+POSITIONS: list[NDArray[np.float64]] = [(np.arange(n) - (n - 1) / 2) * 6.0 for n in SHAPE]
+X, Y, Z = np.meshgrid(*(p / 75 for p in POSITIONS), indexing="ij")
+BRAIN: BoolArray = X**2 + Y**2 + Z**2 < 0.6
 
 
-def test_a_plane_is_found_exactly() -> None:
-    positions = places()
-    x, y, z = np.meshgrid(*(each / 28 for each in positions), indexing="ij")
-    truth = (0.2 + 0.5 * x - 0.3 * y + 0.1 * z).astype(np.float32)
-    found = trend.fitted(np.ones(SHAPE, np.float32), truth, trend.powers(positions))
-    np.testing.assert_allclose(found, truth, atol=1e-5)
+def apart(first: FloatArray, second: FloatArray) -> float:
+    """Largest difference inside the brain, but for a constant."""
+    difference = (first - second)[BRAIN]
+    return float(np.abs(difference - difference.mean()).max())
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_an_axis_of_one_voxel_does_not_matter(axis: int) -> None:
-    shape = list(SHAPE)
-    shape[axis] = 1
-    weight = np.ones(shape, np.float32)
-    found = trend.fitted(weight, 3 * weight, trend.powers(places(shape)))
-    np.testing.assert_allclose(found, 3, rtol=1e-4)
+def tissue(seed: int = 0) -> FloatArray:
+    return np.random.default_rng(seed).normal(0, 0.05, SHAPE).astype(np.float32)
+
+
+@given(st.lists(st.floats(-0.3, 0.3), min_size=6, max_size=6))
+def test_a_smooth_field_comes_out_whatever_lies_below(slopes: list[float]) -> None:
+    a, b, c, d, e, f = slopes
+    field = (a * X + b * Y + c * Z + d * X * X + e * X * Y + f * Y**3).astype(np.float32)
+    below = fitted_trend(tissue(), BRAIN, POSITIONS)
+    assert apart(fitted_trend(tissue() + field, BRAIN, POSITIONS) - below, field) < 0.05
+
+
+@pytest.mark.parametrize("brighter", [0.4, 0.7])
+def test_an_infarct_of_a_hemisphere_stays(brighter: float) -> None:
+    infarct = (X > 0.1) & (Y > -0.5)
+    level = tissue() + np.float32(brighter) * infarct
+    found = fitted_trend(level, BRAIN, POSITIONS)
+    inside, outside = BRAIN & infarct, BRAIN & ~infarct
+    assert found[inside].mean() - found[outside].mean() < 0.2 * brighter
+
+
+def test_mirrored_levels_have_the_mirrored_trend() -> None:
+    level = tissue() + np.float32(0.3) * (X > 0.2).astype(np.float32)
+    found = fitted_trend(level, BRAIN, POSITIONS)
+    mirrored = fitted_trend(level[::-1].copy(), BRAIN[::-1].copy(), POSITIONS)
+    np.testing.assert_allclose(mirrored[::-1], found, atol=1e-4)
+
+
+def test_without_neighbours_there_is_none() -> None:
+    alone = np.zeros(SHAPE, np.bool_)
+    alone[3, 4, 5] = True
+    assert not fitted_trend(tissue(), alone, POSITIONS).any()

@@ -66,7 +66,8 @@ class OrtTensorRtEngine(OrtCudaEngine):
         cls, onnxruntime: Any, model: ModelFile, precision: Precision, folder: Path | None
     ) -> dict[str, str]:
         return {
-            "trt_fp16_enable": str(int(precision == Precision.FP16)),
+            # The int8 file is in float16 where it is not in 8 bits.
+            "trt_fp16_enable": str(int(precision in (Precision.FP16, Precision.INT8))),
             "trt_int8_enable": str(int(precision == Precision.INT8)),
             **({} if folder is None else _caches(folder)),
             # A graph is captured for one size of image only.

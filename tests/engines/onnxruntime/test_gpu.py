@@ -246,12 +246,20 @@ def test_fp32_of_tensorrt_is_not_tf32(
     assert os.environ.get("NVIDIA_TF32_OVERRIDE") == before
 
 
+@pytest.mark.parametrize(
+    ("precision", "enabled"), [("fp32", ("0", "0")), ("fp16", ("1", "0")), ("int8", ("1", "1"))]
+)
+def test_types_of_the_tensorrt_provider(precision: str, enabled: tuple[str, str]) -> None:
+    model = ModelFile(precision, bright_model())
+    settings = OrtTensorRtEngine._settings(onnxruntime, model, Precision(precision), None)
+    assert (settings["trt_fp16_enable"], settings["trt_int8_enable"]) == enabled
+
+
 def test_settings_of_the_tensorrt_provider(own_cache: Path) -> None:
     model = ModelFile("fp16", bright_model())
     settings = OrtTensorRtEngine._settings(onnxruntime, model, Precision.FP16, own_cache)
     assert settings["trt_profile_min_shapes"] == "images:1x1x160x160"
     assert settings["trt_profile_max_shapes"] == "images:16x1x160x160"
-    assert (settings["trt_fp16_enable"], settings["trt_int8_enable"]) == ("1", "0")
     assert settings["trt_cuda_graph_enable"] == "1"
     assert settings["trt_engine_cache_path"] == str(own_cache)
     uncached = OrtTensorRtEngine._settings(onnxruntime, model, Precision.FP16, None)

@@ -10,8 +10,13 @@ from cnnres_infer.engines import probe
 from cnnres_infer.engines.nvidia.device import DEVICE
 from cnnres_infer.engines.tensorrt import plan
 from cnnres_infer.engines.tensorrt.api import Flavour
-from cnnres_infer.errors import BackendUnavailableError, PrecisionUnavailableError
+from cnnres_infer.errors import (
+    BackendUnavailableError,
+    EngineRunError,
+    PrecisionUnavailableError,
+)
 from cnnres_infer.predictor import Predictor
+from cnnres_infer.selection import autotune
 from cnnres_infer.selection.autotune import fastest_first
 from cnnres_infer.selection.offers import open_engine
 from tests.conftest import BundleMaker
@@ -55,6 +60,28 @@ def test_rtx_has_no_int8_for_turing_and_does_not_try(
     assert fake_machine.built == []
     assert fastest_first(bundle, "tensorrt-rtx") == ("fp16", "int8")
     assert fake_machine.built == ["1,8,16"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "selected"), [(1.1, "fp16"), (1.0, "fp16"), (None, "fp16"), (0.9, "int8")]
+)
+def test_auto_takes_fp16_until_int8_was_measured_faster(
+    fake_machine: FakeMachine,
+    make_bundle: BundleMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float | None,
+    selected: str,
+) -> None:
+    def time(_bundle: Bundle, _name: str, precision: str, _threads: int | None) -> float:
+        if precision == "int8" and seconds is None:
+            raise EngineRunError("it does not run")
+        return 1.0 if precision == "fp16" else seconds or 0.0
+
+    monkeypatch.setattr(autotune, "_time", time)
+    variants = dict.fromkeys(("fp16", "int8-trt", "fp32"), "model.fp32.onnx")
+    with Predictor.load(make_bundle(variants=variants)) as predictor:
+        info = predictor.engine.describe()
+    assert (info.backend, info.precision) == ("tensorrt", selected)
 
 
 @pytest.mark.parametrize(
