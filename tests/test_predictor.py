@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,24 @@ def test_only_the_dwi_is_used_where_there_is_no_flair(make_bundle: BundleMaker) 
         result = predictor.predict(dwi, flair=low)
     assert dice(result.mask.data[:, :, 10:] > 0, ball[:, :, 10:]) > 0.85
     assert any("has no FLAIR" in str(warning) for warning in result.warnings)
+
+
+def test_each_modality_loses_its_shading_or_keeps_it(make_bundle: BundleMaker) -> None:
+    volume, _ = blob_volume()
+    gain = np.linspace(0.6, 1.4, volume.data.shape[0], dtype=np.float32)[:, None, None]
+    shaded = replace(volume, data=volume.data * gain)
+    found = {}
+    for shading in ("none", "removed", "removed from dwi"):
+        image = {"channels": 1, "modalities": ["dwi", "flair"], "size": 160, "spacing_mm": 1.25}
+        folder = make_bundle(input={**image, "ceiling": 2.0, "shading": shading})
+        with Predictor.load(folder) as predictor:
+            found[shading] = [
+                predictor.predict(shaded, modality=modality).probabilities.data
+                for modality in ("dwi", "flair")
+            ]
+    assert np.array_equal(found["removed from dwi"][0], found["removed"][0])
+    assert np.array_equal(found["removed from dwi"][1], found["none"][1])
+    assert not np.array_equal(found["removed"][0], found["none"][0])
 
 
 def test_a_network_of_two_channels(make_bundle: BundleMaker) -> None:

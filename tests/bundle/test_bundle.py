@@ -6,6 +6,7 @@ import pytest
 
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.bundle.manifest import MANIFEST, spec_from_json, spec_to_json
+from cnnres_infer.core.case import Modality
 from cnnres_infer.errors import BundleError
 from tests.conftest import BundleMaker
 
@@ -151,3 +152,23 @@ def test_an_unlisted_file_is_refused(make_bundle: BundleMaker) -> None:
     with pytest.raises(BundleError):
         Bundle.open(folder).read("extra")
     assert "extra" not in json.loads((folder / MANIFEST).read_text())["sha256"]
+
+
+def test_shading_is_removed_from_the_modalities_that_the_manifest_names(
+    bright_bundle: Path,
+) -> None:
+    manifest = json.loads((bright_bundle / MANIFEST).read_text())
+    image = manifest["input"]
+    found = {}
+    for shading in ("none", "removed", "removed from dwi"):
+        spec = spec_from_json({**manifest, "input": {**image, "shading": shading}})
+        assert spec_from_json({**manifest, **spec_to_json(spec)}) == spec
+        found[shading] = [spec.slices.of(modality).shading for modality in Modality]
+    assert found == {
+        "none": ["none", "none"],
+        "removed": ["removed", "removed"],
+        "removed from dwi": ["removed", "none"],
+    }
+    for wrong in ({"shading": "dwi"}, {"shading": "removed from dwi", "channels": 2}):
+        with pytest.raises(BundleError, match="shading"):
+            spec_from_json({**manifest, "input": {**image, **wrong}})

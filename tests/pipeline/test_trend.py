@@ -10,7 +10,7 @@ from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.pipeline.trend import fitted_trend
 
 SHAPE = (20, 24, 18)
-POSITIONS: list[NDArray[np.float64]] = [(np.arange(n) - (n - 1) / 2) * 6.0 for n in SHAPE]
+POSITIONS: list[NDArray[np.float64]] = [np.linspace(3.0 - 3 * n, 3 * n - 3.0, n) for n in SHAPE]
 X, Y, Z = np.meshgrid(*(p / 75 for p in POSITIONS), indexing="ij")
 BRAIN: BoolArray = X**2 + Y**2 + Z**2 < 0.6
 
@@ -36,7 +36,7 @@ def test_a_smooth_field_comes_out_whatever_lies_below(slopes: list[float]) -> No
 @pytest.mark.parametrize("brighter", [0.4, 0.7])
 def test_an_infarct_of_a_hemisphere_stays(brighter: float) -> None:
     infarct = (X > 0.1) & (Y > -0.5)
-    level = tissue() + np.float32(brighter) * infarct
+    level = tissue() + np.float32(brighter) * infarct.astype(np.float32)
     found = fitted_trend(level, BRAIN, POSITIONS)
     inside, outside = BRAIN & infarct, BRAIN & ~infarct
     assert found[inside].mean() - found[outside].mean() < 0.2 * brighter
