@@ -39,7 +39,8 @@ def quantised(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
     for node in model.graph.node:
         copied = onnx.NodeProto()
         copied.CopyFrom(node)
-        if plan.scheme.all_activations or node.op_type not in ("Concat", "MaxPool"):
+        # What is rounded after a concatenation is not rounded before it.
+        if plan.scheme.all_activations or node.op_type != "Concat":
             copied.input[:] = [writer.renamed.get(name, name) for name in node.input]
         if node.output[0] in plan.convs:
             nodes += writer.in_int8(node, copied)
@@ -125,9 +126,9 @@ class _Writer:
         Parameters
         ----------
         node
-            It in the float network.
+            The convolution in the float network.
         copied
-            A copy whose inputs are quantised, which is changed.
+            Its copy, which takes quantised images and is changed.
         """
         weights = self.floats[node.input[1]]
         within = within_output(node)

@@ -144,7 +144,11 @@ def test_halves_are_rounded_from_float32_as_those_of_networks_are() -> None:
     """Just above the middle of two float16 numbers, but in float32 in the middle."""
     weight, factor = np.float32(1 + 2.0**-23), np.float32(1 + 2.0**-11 - 2.0**-23)
     source = np.full((1, 1, 1, 1), weight, "<f4").tobytes()
-    step = {"weights": [0, [1, 1, 1, 1]], "factors": factors([factor], [1.0]), "as": "float16"}
+    step = {
+        "weights": [0, [1, 1, 1, 1]],
+        "factors": factors([float(factor)], [1.0]),
+        "as": "float16",
+    }
     found = np.frombuffer(build(json.dumps({"steps": [step]}).encode(), source, ENOUGH), "<f2")
     assert float(weight) * float(factor) > 1 + 2.0**-11
     assert found == (weight * factor).astype(np.float16) == 1.0

@@ -148,7 +148,7 @@ def test_tensorrt_gets_8_bits_where_convolutions_take_them_or_are_added_to(
     producers = {n.output[0]: n for n in onnx.load_from_string(made.onnx).graph.node}
     (addition,) = (n for n in producers.values() if n.output[0] == "trunk")
     # The shortcut, but not what the convolution gives it.
-    assert {producers[name].op_type for name in addition.input} == {"Add", "DequantizeLinear"}
+    assert {producers[name].op_type for name in addition.input} == {"Conv", "DequantizeLinear"}
     # Nothing is rounded before it is concatenated, and so not twice.
     (concatenation,) = (n for n in producers.values() if n.op_type == "Concat")
     assert {producers[name].op_type for name in concatenation.input} == {"Resize", "Add"}

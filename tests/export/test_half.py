@@ -7,10 +7,15 @@ import pytest
 import torch
 from onnx import TensorProto, shape_inference
 
+from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.precision import Precision
+from cnnres_infer.engines.base import run_all
+from cnnres_infer.verification.agreement import GATES, Agreement, load_reference
 from export.half import in_half
 from export.onnx_graph import constants_of
 from export.torch_graph import TorchGraph
+from export.volume_outputs import torch_engine
 from tests.calibration.conftest import computed, small_network
 
 
@@ -98,3 +103,17 @@ def test_nothing_is_rounded_in_a_float32_network(
     np.testing.assert_allclose(
         in_pytorch(network, images), computed(network, images), rtol=0, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.INT8])
+def test_the_built_in_files_for_gpus_agree_with_float32(precision: Precision) -> None:
+    bundle = Bundle.open()
+    if precision == "int8" and "int8-trt" not in bundle.variants:
+        pytest.skip("it has no int8-trt")
+    images, expected = (each[::4] for each in load_reference(bundle))
+    with torch_engine(bundle, precision=precision) as engine:
+        info, output = engine.describe(), run_all(engine, images)
+    assert (info.backend, info.precision) == ("torch", precision)
+    agreement = Agreement.of(output, expected, bundle.spec.mask)
+    assert agreement.passes(GATES[precision])
+    assert 1e-4 < agreement.largest_difference < (0.05 if precision == "fp16" else 0.5)

@@ -67,7 +67,8 @@ def quantised(folder: Path, model: bytes, *, symmetric: bool, bias: bool) -> byt
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._feeds = iter([{"images": np.ones((1, 1, 160, 160), np.float32)}])
+            images = np.random.default_rng(0).random((1, 1, 160, 160), np.float32)
+            self._feeds = iter([{"images": images}])
 
         def get_next(self) -> dict[str, Any] | None:
             return next(self._feeds, None)
