@@ -62,7 +62,7 @@ class Shading:
     columns: Banded
 
     @classmethod
-    def of(cls, volume: Volume, brain: BoolArray) -> Self | None:
+    def of(cls, volume: Volume, brain: BoolArray, box: tuple[slice, slice, slice]) -> Self | None:
         """Estimate the field of a volume.
 
         It is a cubic trend of log intensities, and what a normalised convolution
@@ -78,6 +78,8 @@ class Shading:
             In any orientation, and in any unit; a single slice is a volume of one.
         brain
             bool (X, Y, Z).
+        box
+            The slices, rows and columns that hold the brain.
 
         Returns
         -------
@@ -87,7 +89,6 @@ class Shading:
         orientation = volume.grid.orientation
         rows, columns, slices = orientation.axes
         inside = orientation.planes(brain)
-        box = bounding_box(inside)
         spacing = np.take(volume.grid.spacing, (slices, rows, columns)).tolist()
         extents = [extent.stop - extent.start for extent in box]
         if not all(extents):
@@ -124,7 +125,7 @@ def remove_shading(volume: Volume, brain: BoolArray) -> Volume:
         Voxels far from the brain are left as they are, and so is a volume whose
         brain holds no positive intensities.
     """
-    shading = Shading.of(volume, brain)
+    shading = Shading.of(volume, brain, bounding_box(volume.grid.orientation.planes(brain)))
     if shading is None:
         return volume
     flat = volume.data.copy(order="K")

@@ -75,28 +75,29 @@ class SliceGeometry:
             If `brain` is empty.
         """
         orientation = grid.orientation
-        inside = orientation.view(brain)
-        if not inside.any():
+        box = bounding_box(orientation.planes(brain))
+        inside = orientation.planes(brain)[box]
+        if not inside.size:
             raise VolumeError(
                 "no brain was found in the volume; give one with `brain_mask`",
                 code=ErrorCode.BRAIN_NONE,
             )
-        occupied = counts(inside, 2)
+        occupied = counts(inside, 0)
         spacing = grid.spacing
         pairs = []
         for image_axis in (0, 1):
-            extent = inside.shape[image_axis]
+            axis, first = orientation.axes[image_axis], box[1 + image_axis].start
+            extent = grid.shape[axis]
             profile = occupied.sum(axis=1 - image_axis)
-            step = spec.spacing / spacing[orientation.axes[image_axis]]
+            step = spec.spacing / spacing[axis]
             if spec.frame == "whole":
-                start = _profile_centre(profile) - step * (spec.size // 2)
+                start = first + _profile_centre(profile) - step * (spec.size // 2)
             else:
-                start = _symmetric_centre(profile) - step * (spec.size - 1) / 2
+                start = first + _symmetric_centre(profile) - step * (spec.size - 1) / 2
             forward = resampling(extent, spec.size, start, step)
             back = resampling(spec.size, extent, -start / step, 1 / step)
             pairs.append((forward, back))
         (rows, rows_back), (columns, columns_back) = pairs
-        box = bounding_box(orientation.planes(brain))
         place_rows, brain_rows = rows.over(box[1])
         place_columns, brain_columns = columns.over(box[2])
         return cls(

@@ -36,7 +36,8 @@ class SliceSource:
     @classmethod
     def of(cls, volume: Volume, brain: BoolArray, geometry: SliceGeometry, spec: SliceSpec) -> Self:
         """Estimate the shading of a volume if `spec` has it removed."""
-        shading = Shading.of(volume, brain) if spec.shading == "removed" else None
+        removed = spec.shading == "removed"
+        shading = Shading.of(volume, brain, geometry.box) if removed else None
         return cls(volume, geometry, shading)
 
     def planes(self, z: NDArray[np.intp]) -> FloatArray:
