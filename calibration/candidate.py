@@ -13,7 +13,7 @@ from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines.base import Engine, ModelFile
 from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
 from cnnres_infer.engines.openvino import OpenVinoEngine
-from cnnres_infer.host.machine import usable_cores
+from cnnres_infer.host.machine import cpu_features, usable_cores
 from export.torch_graph import TorchGraph
 from network.engine import TorchEngine
 
@@ -61,11 +61,12 @@ class Candidate:
         return ModelFile(self.plan.scheme.variant, self.onnx, self.sides, use_cache=False)
 
     def engine(self) -> Engine:
-        """The quantised network, opened in ONNX Runtime on the CPU; what is for GPUs, in PyTorch.
+        """The quantised network, opened in ONNX Runtime if it computes here what is meant.
 
-        ONNX Runtime would compute float16 in float32.
+        It computes float16 in float32, and 8 bits not exactly on every processor: then
+        PyTorch does.
         """
-        if self.plan.scheme.half:
+        if self.plan.scheme.half or _saturates():
             graph = TorchGraph(onnx.load_from_string(self.onnx))
             return TorchEngine(graph, usable_cores(), Precision.INT8, self.sides)
         return OrtEngine.open(self._file, Precision.INT8, usable_cores())
@@ -73,6 +74,15 @@ class Candidate:
     def openvino_engine(self) -> OpenVinoEngine | None:
         """The quantised network, opened in OpenVINO; None if OpenVINO cannot run it here."""
         serves = self.plan.scheme.variant in OpenVinoEngine.VARIANTS[Precision.INT8]
-        if not serves or not OpenVinoEngine.probe().usable:
+        if not serves or _saturates() or not OpenVinoEngine.probe().usable:
             return None
         return OpenVinoEngine.open(self._file, Precision.INT8, usable_cores())
+
+
+def _saturates() -> bool:
+    """Whether sums of two products of 8 bits overflow, as on x86 without VNNI.
+
+    Runtimes there add them up in 16 bits. How much that changes is up to the processor,
+    and each machine's own check of its engine finds it out.
+    """
+    return cpu_features().get("VNNI") is False

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto, shape_inference
 from torch import Tensor, nn
 from torch.nn import functional
@@ -15,7 +16,7 @@ from export.onnx_graph import CONVS, attributes_of, constants_of
 
 Attributes: TypeAlias = dict[str, Any]
 # Types of the constants that nodes compute with; others hold shapes.
-_STORED = (np.float32, np.float16, np.int8)
+_STORED = (np.float32, np.float16, np.int8, np.uint8, np.int32)
 
 
 class TorchGraph(nn.Module):
@@ -32,16 +33,19 @@ class TorchGraph(nn.Module):
         The network, made of Conv, ConvTranspose, MatMul, Relu, MaxPool,
         BatchNormalization, Resize (nearest, by 2), Concat, Add, Mul, Sigmoid,
         Transpose, DepthToSpace (to one channel), Slice (one pixel off each
-        edge), Cast, and QuantizeLinear and DequantizeLinear (symmetric int8).
+        edge), Cast, and QuantizeLinear and DequantizeLinear (int8, uint8, and
+        int32 for biases).
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         super().__init__()
         self.model = model
         self.in_channels = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
-        self._attributes = [attributes_of(node) for node in model.graph.node]
         self._in_half = _half_tensors(model)
         constants = constants_of(model)
+        self._attributes = [
+            attributes_of(node) | _codes(node, constants) for node in model.graph.node
+        ]
         self._keys = {name: _key(name) for name in constants}
         self.constants = nn.ParameterDict(
             {
@@ -98,6 +102,14 @@ def _key(name: str) -> str:
     return name.replace(".", "/")
 
 
+def _codes(node: onnx.NodeProto, constants: dict[str, NDArray[Any]]) -> Attributes:
+    """The smallest and the largest code that a node quantises to, if it does."""
+    if node.op_type != "QuantizeLinear":
+        return {}
+    kind = np.iinfo(constants[node.input[2]].dtype)
+    return {"codes": (kind.min, kind.max)}
+
+
 def _half_tensors(model: onnx.ModelProto) -> set[str]:
     """The tensors to round to float16."""
     inferred = shape_inference.infer_shapes(model).graph
@@ -133,17 +145,17 @@ def _batch_norm(operands: list[Tensor], attributes: Attributes) -> Tensor:
     return functional.batch_norm(values, *statistics, weight, bias, eps=attributes["epsilon"])
 
 
-def _quantised(operands: list[Tensor], _: Attributes) -> Tensor:
-    values, scale = operands[:2]
-    return (values / scale).round().clamp(-128, 127)
+def _quantised(operands: list[Tensor], attributes: Attributes) -> Tensor:
+    values, scale, zero = operands
+    return ((values / scale).round() + zero).clamp(*attributes["codes"])
 
 
 def _dequantised(operands: list[Tensor], attributes: Attributes) -> Tensor:
-    codes, scale = operands[:2]
+    codes, scale, zero = operands
     if not scale.ndim:
-        return codes * scale
-    after = codes.ndim - 1 - attributes["axis"]
-    return codes * scale.reshape(-1, *[1] * after)
+        return (codes - zero) * scale
+    shape = (-1, *[1] * (codes.ndim - 1 - attributes["axis"]))
+    return (codes - zero.reshape(shape)) * scale.reshape(shape)
 
 
 _OPERATORS: dict[str, Callable[[list[Tensor], Attributes], Tensor]] = {
