@@ -125,7 +125,8 @@ def _network(engine: Engine, case: Case, bundle: Bundle) -> Callable[[], object]
     """The engine's work for a case, on batches that are made beforehand."""
     spec = bundle.spec
     ready = prepare(case, spec, Stopwatch())
-    batches = to_batches(ready.volumes, ready.brain.mask, ready.geometry, spec.slices, engine.BATCH)
+    slices = spec.slices.of(case.modality)
+    batches = to_batches(ready.volumes, ready.brain.mask, ready.geometry, slices, engine.BATCH)
     images = [batch.images for batch in batches]
     return lambda: [engine.run(each) for each in images]
 

@@ -237,6 +237,10 @@ def _write(
         },
         "largest_drop": LARGEST_DROP,
         "passes": {name: list(SCHEMES[name].passes) for name in calibration.variants},
+        "judged": {
+            "fp32": bundle.sha256[bundle.variants["fp32"]],
+            "input": bundle.manifest["input"],
+        },
         "weight_scales": {
             name: calibration.scheme(name).weight_scales for name in calibration.variants
         },
@@ -256,15 +260,17 @@ def _write(
 def _add_earlier(record: dict[str, Any], bundle: Bundle, variants: dict[str, str]) -> None:
     """Add what the bundle's record says of variants that it keeps, or that failed.
 
-    So what this machine cannot compute, such as bfloat16, keeps its verdict.
+    A failure stays until it is judged again, even of what this machine cannot compute,
+    such as bfloat16; a pass stays only while the network and its images are the same.
     """
     if RECORD not in bundle.sha256:
         return
     earlier = json.loads(bundle.read(RECORD))
+    same = earlier.get("judged") == record["judged"]
     kept = {
         name: verdict
         for name, verdict in earlier["variants"].items()
-        if name not in record["variants"] and (name in variants or not verdict["passed"])
+        if name not in record["variants"] and (not verdict["passed"] or (same and name in variants))
     }
     record["earlier"] = sorted(kept)
     record["variants"] = {**kept, **record["variants"]}

@@ -93,7 +93,8 @@ def weight_steps(node: onnx.NodeProto, weights: FloatArray, scheme: Scheme) -> W
     common = scheme.stored(scales.max())
     if scheme.weight_scales is WeightScales.TENSOR:
         return WeightSteps(common)
-    factors = scales / common.astype(np.float32)
+    # Rounded down, the common scale would leave the largest channel a factor above 1.
+    factors = np.minimum(scales / common.astype(np.float32), 1)
     if scheme.weight_scales is WeightScales.POWERS:
         factors = np.exp2(np.ceil(np.log2(factors)))
     return WeightSteps(common, scheme.stored(factors))

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -299,8 +300,8 @@ class Predictor:
         answer = partial(self._infer, prepared, clock)
         lesion_map, selection = self._engines.run(answer, clock)
         with ThreadPoolExecutor(1) as beside, clock("mask"):
-            # On the other core, which the engine leaves idle now.
-            noticing = beside.submit(case_notices, case, prepared, spec)
+            # On another core: the engine is idle by now.
+            noticing = beside.submit(copy_context().run, case_notices, case, prepared, spec)
             found = find_lesions(lesion_map, spec.mask)
             verdict = judge(found, adc, spec.relative_adc_below)
             notices = noticing.result()

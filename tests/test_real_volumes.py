@@ -176,7 +176,7 @@ def on_one_runtime(request: pytest.FixtureRequest) -> Iterator[Predictor]:
     # Removing the shading does not undo a gain entirely, which moves the margins of lesions. Those
     # of the first have 6 ml together, in small pieces. The least measured: 0.81 and 0.92.
     ("name", "least"),
-    [("sub-strokecase0001", 0.75), ("sub-strokecase0003", 0.9)],
+    [("sub-strokecase0001", 0.85), ("sub-strokecase0003", 0.95)],
 )
 def test_a_smooth_gain_changes_little_of_the_mask(
     on_one_runtime: Predictor, shared_data: Path, name: str, least: float, seed: int

@@ -84,11 +84,11 @@ def mirrored(volume: Volume) -> Volume:
     return Volume(data, volume.grid, volume.name)
 
 
-def shaded(volume: Volume) -> Iterator[Volume]:
-    """The head under the fields of several coils."""
+def shaded(volume: Volume, share: float = 1.0) -> Iterator[Volume]:
+    """The head under the fields of several coils, or under a share of their logarithm."""
     for seed in range(_GAINS):
         gain = random_gain(volume, _STRONGEST, np.random.default_rng(seed))
-        yield replace(volume, data=volume.data * gain)
+        yield replace(volume, data=volume.data * gain ** np.float32(share))
 
 
 def _across(volume: Volume) -> int:

@@ -17,6 +17,7 @@ from cnnres_infer.predictor import Predictor
 from cnnres_infer.readers import load_volume
 from cnnres_infer.selection.select import Selection
 from cnnres_infer.verification.agreement import dice
+from training.agreement import shaded
 from training.data import (
     VALIDATION_VOLUMES,
     Images,
@@ -24,15 +25,12 @@ from training.data import (
     load_validation_slices,
     volume_paths,
 )
-from training.variants import random_gain
 
 # Edges of classes of lesions, in pixels of a slice and in ml.
 _PIXELS = (0, 50, 250, 1000, np.inf)
 _ML = (0.0, 0.1, 0.5, np.inf)
 _THRESHOLDS = np.linspace(0.05, 0.95, 19)
 _SHARES = (0.05, 0.1, 0.2, 0.4)
-# Natural logarithm of the strongest gain, and how many are tried.
-_GAIN, _GAINS = 0.4, 3
 
 
 def limits(predictor: Predictor, data: Path) -> dict[str, Any]:
@@ -117,12 +115,11 @@ def _left_over(predictor: Predictor, data: Path, case: str) -> dict[str, Any]:
     bundle = replace(predictor.bundle, spec=as_it_is)
     flat = Predictor(bundle, Selection(predictor.engine))
     even = remove_shading(volume, brain)
-    gains = [random_gain(volume, _GAIN, np.random.default_rng(i)) for i in range(_GAINS)]
 
     def change(predictor: Predictor, image: Volume, share: float) -> float:
         before = predictor.predict(image).mask.data > 0
-        changed = (replace(image, data=image.data * gain**share) for gain in gains)
-        return float(np.mean([dice(before, predictor.predict(c).mask.data > 0) for c in changed]))
+        after = (predictor.predict(each).mask.data > 0 for each in shaded(image, share))
+        return float(np.mean([dice(before, mask) for mask in after]))
 
     left = {f"{share:.0%}": change(flat, even, share) for share in _SHARES}
     return {"case": case, "left": left, "corrected": change(predictor, volume, 1.0)}

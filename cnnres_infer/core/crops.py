@@ -102,7 +102,7 @@ def computed(
 
 
 class _Cut(NamedTuple):
-    """An image (C, H, W), its slice, where it lies in it, and the box to cut from that."""
+    """An image (C, H, W), its slice, where it lies in it, and the box to cut out of the slice."""
 
     image: FloatArray
     z: np.intp

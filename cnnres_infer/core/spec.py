@@ -68,7 +68,7 @@ class SliceSpec:
         return tuple(range(min(_SMALLEST_SIDE, self.size), self.size + 1, _STEP))
 
     def of(self, modality: Modality) -> Self:
-        """What holds for the images of one modality: their shading is removed, or it is not."""
+        """The spec for images of one modality: `shading` is then ``removed`` or ``none``."""
         removed = modality in SHADINGS.get(self.shading, ())
         return replace(self, shading="removed" if removed else "none")
 
@@ -176,7 +176,7 @@ class ModelSpec:
             ),
             (
                 self.channels == 1 or self.slices.shading in ("none", "removed"),
-                "the two channels of a network are both without shading, or neither is",
+                "a network of two channels needs shading 'none' or 'removed'",
             ),
             (
                 self.slices.frame in FRAMES,

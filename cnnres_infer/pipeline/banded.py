@@ -1,5 +1,6 @@
 """Matrices with entries along their diagonal alone, whose products take time for these only."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Self
@@ -91,7 +92,8 @@ class Banded:
     def along_first(self, data: FloatArray) -> FloatArray:
         """Apply it along the first axis of (X, Y, Z)."""
         result = np.empty((self.shape[0], *data.shape[1:]), np.float32)
-        flat, flat_result = (each.reshape(len(each), -1) for each in (data, result))
+        rest = math.prod(data.shape[1:])
+        flat, flat_result = (each.reshape(len(each), rest) for each in (data, result))
         for rows, columns, entries in self._blocks():
             np.matmul(entries, flat[columns], out=flat_result[rows])
         return result
@@ -106,7 +108,8 @@ class Banded:
     def along_columns(self, planes: FloatArray) -> FloatArray:
         """Apply it along the columns of (N, rows, columns)."""
         result = np.empty((*planes.shape[:2], self.shape[0]), np.float32)
-        flat, flat_result = (each.reshape(-1, each.shape[2]) for each in (planes, result))
+        count = math.prod(planes.shape[:2])
+        flat, flat_result = (each.reshape(count, each.shape[2]) for each in (planes, result))
         for rows, columns, entries in self._blocks():
             np.matmul(flat[:, columns], entries.T, out=flat_result[:, rows])
         return result

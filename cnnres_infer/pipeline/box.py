@@ -9,7 +9,7 @@ from cnnres_infer.core.arrays import BoolArray
 
 def bounding_box(mask: BoolArray) -> tuple[slice, slice, slice]:
     """Smallest box of voxels that contains all of a mask (X, Y, Z); empty if the mask is."""
-    # In the order of memory, which flips are undone for, whole planes are united at a time.
+    # Axes in memory order and unflipped, so that contiguous planes are combined.
     backwards = [stride < 0 for stride in mask.strides]
     forwards = mask[tuple(slice(None, None, -1 if flip else 1) for flip in backwards)]
     order = sorted(range(3), key=lambda axis: -forwards.strides[axis])

@@ -79,11 +79,14 @@ def find_brain(volume: Volume) -> Brain:
         If no brain is found.
     """
     brain = _nonempty(extract_brain(volume), volume.name)
-    if _is_stripped(volume, brain):
-        positive = volume.data > 0
-        positive &= brain
-        return stripped_brain(volume, tissue_median(volume, positive))
-    return Brain(brain, "extracted")
+    if not _is_stripped(volume, brain):
+        return Brain(brain, "extracted")
+    positive = volume.data > 0
+    positive &= brain
+    del brain
+    tissue = tissue_median(volume, positive)
+    del positive
+    return stripped_brain(volume, tissue)
 
 
 def _is_stripped(volume: Volume, brain: BoolArray) -> bool:

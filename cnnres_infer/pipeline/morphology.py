@@ -72,7 +72,7 @@ def main_components(mask: BoolArray, least: float) -> BoolArray:
 
     box = bounding_box(mask)
     labels, count = cc3d.connected_components(mask[box], connectivity=6, return_N=True)
-    if count == 1:
+    if count < 2:
         return mask
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0

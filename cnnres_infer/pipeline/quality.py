@@ -105,7 +105,8 @@ def input_notices(
     """
     values = voxels_in(volume.data, brain.mask)
     median = _positive_median(values)
-    ceiling = spec.ceiling * median_of_tissue(values[values != _ZERO], volume.name)
+    nonzero = values if values.all() else values[values != _ZERO]
+    ceiling = spec.ceiling * median_of_tissue(nonzero, volume.name)
     notices = (
         *_check_spacing(volume),
         *_check_brain_size(volume, brain),

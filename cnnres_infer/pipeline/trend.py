@@ -9,12 +9,15 @@ from cnnres_infer.core.arrays import BoolArray, FloatArray
 
 # Order of the trend, a polynomial; a higher one takes an infarct of a hemisphere for shading.
 _ORDER = 3
-# Differences of log intensity between neighbours from which on they are edges of tissue, and have
-# less and less of a say. The first fit, in which all of them count, starts with none.
+# Differences of log intensity above these are taken for edges of tissue and count less and less.
+# The first fit weights all differences equally.
 _EDGES = (0.2, 0.12, 0.1, 0.1, 0.1)
 # Share of their mean square that keeps terms small which differences hardly tell.
 _RIDGE = 0.01
 
+# Half of the extent from which on the trend is as flexible as for a whole head: what is smaller
+# than that could be a lesion.
+_SMALLEST_MM = 60.0
 _TINY = 1e-9
 
 
@@ -54,11 +57,14 @@ def fitted_trend(
     if not len(first):
         return np.zeros_like(level)
     step = level.ravel()[first] - level.ravel()[second]
-    change = terms[:, first] - terms[:, second]
+    change = terms.take(first, axis=1)
+    change -= terms.take(second, axis=1)
     factors = _fitted(change, step, change)
+    weighted = np.empty_like(change)
     for edge in _EDGES:
         doubt = (step - factors @ change) / np.float32(edge)
-        factors = _fitted(change, step, change / (1 + doubt * doubt) ** 2)
+        np.multiply(change, 1 / (1 + doubt * doubt) ** 2, out=weighted)
+        factors = _fitted(change, step, weighted)
     trend: FloatArray = (factors @ terms).reshape(level.shape)
     return trend
 
@@ -73,8 +79,8 @@ def _fitted(terms: FloatArray, level: FloatArray, weighted: FloatArray) -> Float
 
 
 def _polynomial(positions: list[NDArray[np.float64]]) -> FloatArray:
-    """Terms (K, X, Y, Z) of a polynomial without constant, in positions scaled to at most one."""
-    scale = max(1.0, *(float(np.abs(p).max()) for p in positions))
+    """Terms (K, X, Y, Z) of a polynomial without constant, each at most one."""
+    scale = max(_SMALLEST_MM, *(float(np.abs(p).max()) for p in positions))
     axes = np.meshgrid(*((p / scale).astype(np.float32) for p in positions), indexing="ij")
     return np.stack(
         [

@@ -78,6 +78,17 @@ def test_verdicts_that_are_not_renewed_stay(bundle: Bundle) -> None:
     assert again.read(again.variants["int8-cpu"]) == b"one"
 
 
+def test_a_pass_on_other_images_does_not_stay(bundle: Bundle) -> None:
+    first = [outcome("bf16", "too far off"), outcome("int8-cpu", content=b"one")]
+    once = written(bundle, first, overwrite=True)
+    changed = {**once.manifest["input"], "ceiling": 2.5}
+    (once.folder / "model.json").write_text(json.dumps({**once.manifest, "input": changed}))
+    again = written(Bundle.open(once.folder), [outcome("fp16")], overwrite=True)
+    record = json.loads(again.read("calibration.json"))
+    assert record["earlier"] == ["bf16"]
+    assert "int8-cpu" not in record["variants"]
+
+
 def test_figures_of_variants_that_went_go(bundle: Bundle) -> None:
     once = written(bundle, [outcome("int8-cpu", content=b"one")], overwrite=True)
     manifest = {**once.manifest, "variants": {"fp32": once.variants["fp32"]}}

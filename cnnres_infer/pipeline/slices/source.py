@@ -35,7 +35,9 @@ class SliceSource:
 
     @classmethod
     def of(cls, volume: Volume, brain: BoolArray, geometry: SliceGeometry, spec: SliceSpec) -> Self:
-        """Estimate the shading of a volume if `spec` has it removed."""
+        """Estimate the shading of a volume if `spec`, that of its modality, has it removed."""
+        if spec.shading not in ("none", "removed"):
+            raise ValueError(f"shading {spec.shading!r}: take the spec of a modality")
         removed = spec.shading == "removed"
         shading = Shading.of(volume, brain, geometry.box) if removed else None
         return cls(volume, geometry, shading)
@@ -79,8 +81,11 @@ class SliceSource:
         VolumeError
             If most of the brain is not positive.
         """
-        values = []
+        values = np.empty(np.count_nonzero(inside), np.float32)
+        count = 0
         for chunk in chunks(len(z)):
             planes = self.planes(z[chunk])
-            values.append(planes[inside[z[chunk] - self.geometry.box[0].start] & (planes != 0)])
-        return spec.ceiling * median_of_tissue(np.concatenate(values), self.volume.name)
+            found = planes[inside[z[chunk] - self.geometry.box[0].start] & (planes != 0)]
+            values[count : count + len(found)] = found
+            count += len(found)
+        return spec.ceiling * median_of_tissue(values[:count], self.volume.name)
