@@ -110,7 +110,8 @@ def test_two_channels_take_dwi_and_flair_of_one_folder(tmp_path: Path, spec: Mod
     for seed, patient in enumerate(("a", "b")):
         for modality in ("dwi", "flair"):
             save(tmp_path / patient / f"s_{modality}.nii.gz", seed)
-    both = replace(spec, channels=2)
+    slices = replace(spec.slices, shading="removed")
+    both = replace(spec, channels=2, slices=slices)
     split = load_split(tmp_path, both, seed=0)
     (one,), (other,) = split.calibration, split.gate
     assert one.images.shape[1] == other.images.shape[1] == 2

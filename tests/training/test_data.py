@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cnnres_infer.core.case import Modality
 from cnnres_infer.pipeline.brain import find_brain
 from cnnres_infer.pipeline.slices.batches import to_batches
 from cnnres_infer.pipeline.slices.geometry import SliceGeometry
@@ -78,7 +79,7 @@ def test_training_and_inference_see_the_same_images(shared_data: Path) -> None:
     volume = load_volume(volume_paths(shared_data, TRAINING_VOLUME)[0])
     brain = find_brain(volume).mask
     geometry = SliceGeometry.of(volume.grid, brain, SPEC)
-    batches = to_batches((volume,), brain, geometry, SPEC, 4)
+    batches = to_batches((volume,), brain, geometry, SPEC.of(Modality.DWI), 4)
     assert np.array_equal(trained.pixels, np.concatenate([b.images[:, 0] for b in batches]))
 
 
