@@ -80,7 +80,9 @@ def test_training_and_inference_see_the_same_images(shared_data: Path) -> None:
     brain = find_brain(volume).mask
     geometry = SliceGeometry.of(volume.grid, brain, SPEC)
     batches = to_batches((volume,), brain, geometry, SPEC.of(Modality.DWI), 4)
-    assert np.array_equal(trained.pixels, np.concatenate([b.images[:, 0] for b in batches]))
+    # Products of matrices round differently with the number of slices.
+    seen = np.concatenate([b.images[:, 0] for b in batches])
+    np.testing.assert_allclose(trained.pixels, seen, atol=1e-6)
 
 
 def test_validation_slices_are_the_same_each_time(shared_data: Path) -> None:
