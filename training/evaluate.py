@@ -113,9 +113,11 @@ def evaluate(predictor: Predictor, data: Path) -> dict[str, Any]:
     """Measure a predictor on the validation volumes and slices."""
     spec = predictor.bundle.spec
     dwi, flair = load_validation_slices(data, spec.slices)
-    answers = {name: _run(predictor.engine, x) for name, x in (("dwi", dwi), ("flair", flair))}
+    answers = {
+        name: answers_of(predictor.engine, x) for name, x in (("dwi", dwi), ("flair", flair))
+    }
     answers["dwi and flair"] = spec.fusion.merge(answers["dwi"], answers["flair"])
-    again = _run(predictor.engine, replace(dwi, pixels=with_noise(dwi.pixels)))
+    again = answers_of(predictor.engine, replace(dwi, pixels=with_noise(dwi.pixels)))
     truth = dwi.masks > 0.5
     engine = predictor.engine.describe()
     return {
@@ -176,7 +178,7 @@ def lesion_f1(predicted: BoolArray, truth: BoolArray) -> float:
 def compare_fusions(predictor: Predictor, data: Path) -> dict[str, dict[str, float]]:
     """Slice Dice of every fusion rule and threshold on the validation patients, the best first."""
     dwi, flair = load_validation_slices(data, predictor.bundle.spec.slices)
-    a, b = _run(predictor.engine, dwi), _run(predictor.engine, flair)
+    a, b = answers_of(predictor.engine, dwi), answers_of(predictor.engine, flair)
     truth = dwi.masks > 0.5
     merged = {
         f"{rule} {weight}": FusionSpec(rule, weight).merge(a, b)
@@ -191,7 +193,8 @@ def compare_fusions(predictor: Predictor, data: Path) -> dict[str, dict[str, flo
     return dict(sorted(table.items(), key=lambda item: -item[1]["mean"]))
 
 
-def _run(engine: Engine, images: Images) -> FloatArray:
+def answers_of(engine: Engine, images: Images) -> FloatArray:
+    """Probabilities (N, H, W) that an engine gives for images."""
     return run_all(engine, images.pixels[:, None])[:, 0]
 
 

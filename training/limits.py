@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.case import Modality
 from cnnres_infer.core.volume import Volume
-from cnnres_infer.engines.base import Engine, run_all
 from cnnres_infer.pipeline.brain import find_brain
 from cnnres_infer.pipeline.shading import remove_shading
 from cnnres_infer.predictor import Predictor
@@ -25,6 +23,7 @@ from training.data import (
     load_validation_slices,
     volume_paths,
 )
+from training.evaluate import answers_of
 
 # Edges of classes of lesions, in pixels of a slice and in ml.
 _PIXELS = (0, 50, 250, 1000, np.inf)
@@ -61,7 +60,7 @@ def limits(predictor: Predictor, data: Path) -> dict[str, Any]:
 def _patients(
     predictor: Predictor, images: Images, modality: Modality, group: str
 ) -> dict[str, Any]:
-    answers = _answers(predictor.engine, images)
+    answers = answers_of(predictor.engine, images)
     truth = images.masks > 0.5
     pixels = truth.sum(axis=(1, 2))
     mask = predictor.bundle.spec.mask
@@ -123,7 +122,3 @@ def _left_over(predictor: Predictor, data: Path, case: str) -> dict[str, Any]:
 
     left = {f"{share:.0%}": change(flat, even, share) for share in _SHARES}
     return {"case": case, "left": left, "corrected": change(predictor, volume, 1.0)}
-
-
-def _answers(engine: Engine, images: Images) -> FloatArray:
-    return run_all(engine, images.pixels[:, None])[:, 0]

@@ -121,7 +121,8 @@ def _check_model(content: bytes) -> None:
     if versions not in [[("", each)] for each in _OPSETS] or not (
         1 <= model.number(1) <= _MAX_IR_VERSION
     ):
-        raise NotCanonicalError("is not of opset 18 or 19 alone, or of a later format")
+        known = " or ".join(map(str, _OPSETS))
+        raise NotCanonicalError(f"is not of opset {known} alone, or of a later format")
     graph = Message(content, graphs[0], _GRAPH)
     nodes = graph.spans(1)
     if not 1 <= len(nodes) <= _MAX_NODES:
