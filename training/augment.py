@@ -242,8 +242,10 @@ def mirror_healthy(image: Tensor, mask: Tensor) -> Tensor | None:
 
 
 def jitter(images: Tensor, generator: Generator) -> Tensor:
-    """A copy that nobody could tell apart: a grey level's shift, gain and noise."""
-    count = len(images)
+    """A copy whose lesions are the same: a grey level's shift, gain and noise, and some shading."""
+    count, _, height, width = images.shape
+    shading = smooth_field(generator, count, max(height, width), 5)[:, :, :height, :width]
+    images = images * (1 + shading * uniform(generator, count, 0.0, 0.05))
     noise = torch.randn(images.shape, generator=generator, device=generator.device)
     noise = noise * uniform(generator, count, 0.0, 0.012)
     moved = images * uniform(generator, count, 0.99, 1.01) + uniform(

@@ -1,7 +1,7 @@
 """Batches to train on: drawn from pools of images and changed at random."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -80,13 +80,17 @@ class Batches:
         Gives the same batches again on the same kind of device.
     device
         Where images lie and are changed.
+    times
+        Each pool gives so many times its count.
     """
 
-    def __init__(self, collections: Collections, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, collections: Collections, seed: int, device: torch.device, times: int = 1
+    ) -> None:
         self.generator = Generator(device).manual_seed(seed)
-        self._pools = _pools(collections, device)
+        self._pools = [replace(p, count=times * p.count) for p in _pools(collections, device)]
         self._shapes = _lesion_shapes(collections.soop).to(device)
-        self._donors = _visible(collections.dwi)
+        self._donors = _tensors(_visible(collections.dwi), device)
 
     def draw(self) -> Pair:
         """Draw the next batch; each pool gives its share."""
@@ -133,21 +137,15 @@ class Batches:
         return drawn[torch.argsort(excess, stable=True)[: pool.count]]
 
     def _choose_donors(self, count: int) -> tuple[Tensor, Tensor]:
+        images, masks = self._donors
         device = self.generator.device
-        pick = torch.randint(len(self._donors), (count,), generator=self.generator, device=device)
-        images, masks = (
-            torch.from_numpy(array[pick.cpu().numpy()]).to(device)[:, None]
-            for array in (self._donors.pixels, self._donors.masks)
-        )
-        return images, masks
+        pick = torch.randint(len(images), (count,), generator=self.generator, device=device)
+        return images[pick].float(), masks[pick].float()
 
 
 def _pools(collections: Collections, device: torch.device) -> list[Pool]:
     def pool(images: Images, count: int, pasted: float, favoured: tuple[str, ...] = ()) -> Pool:
-        pixels, masks = (
-            torch.from_numpy(array.astype(np.float16)).to(device)[:, None]
-            for array in (images.pixels, images.masks)
-        )
+        pixels, masks = _tensors(images, device)
         boxes = brain_boxes(pixels)
         sizes = torch.stack([boxes[:, 1] - boxes[:, 0], boxes[:, 3] - boxes[:, 2]], dim=1)
         weights = (_weights(images.patients, favoured) * _rarity(images.masks)).to(device)
@@ -161,8 +159,17 @@ def _pools(collections: Collections, device: torch.device) -> list[Pool]:
         pool(collections.lesion_free, 3, 0.45, ("vol01", "vol07")),
         pool(collections.high_b, 1, 0.45),
         pool(collections.flair, 5, 0.1),
-        pool(_visible(collections.soop), 2, 0.1),
+        pool(_visible(collections.soop), 3, 0.1),
     ]
+
+
+def _tensors(images: Images, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Pixels and masks, float16 (N, 1, H, W)."""
+    pixels, masks = (
+        torch.from_numpy(array.astype(np.float16)).to(device)[:, None]
+        for array in (images.pixels, images.masks)
+    )
+    return pixels, masks
 
 
 def _weights(patients: tuple[str, ...], favoured: tuple[str, ...]) -> Tensor:

@@ -19,7 +19,8 @@ from training.data import Collections, Images
 from training.logits import logits_of
 from training.losses import segmentation_loss, soft_difference
 from training.mirror import Mirror
-from training.rounding import eight_bits
+from training.regularisation import dropped
+from training.rounding import Scheme, eight_bits
 
 _EMA_WARMUP = 10
 
@@ -32,9 +33,13 @@ class Recipe:
     ----------
     steps
         Optimiser steps.
+    batch
+        How many times as large as `training.batches` lays down its batches are.
     rounded_from
         Share of the steps after which each image is seen a second time, in
         another frame and computed in 8 bits. Steps before it take half as long.
+    dropout
+        Share of the channels behind each residual block that is left out of a step.
     learning_rate
         Peak, reached after 3 % of the steps; falls to zero as half a cosine.
     averaging
@@ -48,11 +53,13 @@ class Recipe:
 
     steps: int = 5000
     seed: int = 0
+    batch: int = 1
     learning_rate: float = 5e-4
     weight_decay: float = 0.02
     averaging: float = 0.998
     rounded_from: float = 0.5
     consistency: float = 1.0
+    dropout: float = 0.0
     minutes: float = math.inf
     check_every: int = 500
     widths: Widths = PUBLISHED
@@ -90,7 +97,8 @@ def train(
     """
     check_free([out / "log.jsonl"], overwrite=False)
     torch.manual_seed(recipe.seed)
-    batches = Batches(collections, recipe.seed, torch.device(device))
+    batches = Batches(collections, recipe.seed, torch.device(device), recipe.batch)
+    mirror = None if mirror is None else mirror.on(torch.device(device))
     network = CNNRes(widths=recipe.widths) if start is None else copy.deepcopy(start)
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(network).eval()
@@ -108,7 +116,8 @@ def train(
         progress = min(1.0, max(step / recipe.steps, passed))
         for group in optimiser.param_groups:
             group["lr"] = _learning_rate(recipe, progress)
-        loss = _pair_loss(network, batches.draw(), recipe, progress)
+        with dropped(network, recipe.dropout):
+            loss = _pair_loss(network, batches.draw(), recipe, step, progress)
         optimiser.zero_grad()
         loss.backward()
         if mirror is not None:
@@ -136,13 +145,15 @@ def train(
             save_file(tensors, out / f"step-{step:05d}.safetensors", metadata)
 
 
-def _pair_loss(network: CNNRes, pair: Pair, recipe: Recipe, progress: float) -> Tensor:
+def _pair_loss(
+    network: CNNRes, pair: Pair, recipe: Recipe, step: int, progress: float
+) -> Tensor:
     """Loss of a batch; later of both views of it, and the difference of their answers."""
     first = logits_of(network, pair.images)
     loss = segmentation_loss(first, pair.masks)
     if progress <= recipe.rounded_from:
         return loss
-    with eight_bits(network):
+    with eight_bits(network, Scheme.CPU if step % 2 else Scheme.TENSORRT):
         second = logits_of(network, pair.copies)
     moved, known = pair.second.as_seen_by(pair.first, torch.sigmoid(second))
     difference = soft_difference(torch.sigmoid(first) * known, moved)
@@ -158,10 +169,6 @@ def _learning_rate(recipe: Recipe, progress: float) -> float:
 
 def _average(average: CNNRes, network: CNNRes, decay: float) -> None:
     with torch.no_grad():
-        for kept, new in zip(
-            average.state_dict().values(), network.state_dict().values(), strict=True
-        ):
-            if kept.dtype.is_floating_point:
-                kept.lerp_(new, 1 - decay)
-            else:
-                kept.copy_(new)
+        pairs = zip(average.state_dict().values(), network.state_dict().values(), strict=True)
+        kept, new = zip(*(pair for pair in pairs if pair[0].dtype.is_floating_point), strict=True)
+        torch._foreach_lerp_(kept, new, 1 - decay)

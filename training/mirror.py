@@ -6,8 +6,10 @@ themselves; a convolution does where its kernel for the partners of two channels
 theirs, mirrored. Layers, numbers stored and computing stay the same, in 8 bits too.
 """
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -98,13 +100,22 @@ class Mirror:
             first += len(partner)
         return torch.cat(parts)
 
+    def on(self, device: torch.device) -> Self:
+        """The same for networks on a device."""
+        moved = copy.copy(self)
+        moved._exchanges = {
+            name: (outputs.to(device), None if inputs is None else inputs.to(device))
+            for name, (outputs, inputs) in self._exchanges.items()
+        }
+        return moved
+
     def mirrored(self, name: str, tensor: Tensor) -> Tensor:
         """What the network that computes mirrored masks of mirrored images has for a tensor."""
         outputs, inputs = self._exchanges[name]
-        exchanged = tensor[outputs.to(tensor.device)]
+        exchanged = tensor[outputs]
         if inputs is None:
             return exchanged
-        return exchanged[:, inputs.to(tensor.device)].flip(3)
+        return exchanged[:, inputs].flip(3)
 
     @torch.no_grad()
     def tie(self, network: CNNRes) -> None:
