@@ -70,9 +70,9 @@ def _cropped(network: CNNRes, pixels: Tensor) -> FloatArray:
         places = torch.nonzero((frames == frame).all(dim=1)).flatten()
         images = pixels[places]
         view = View.draw(images, (int(frame[0]), int(frame[1])), 0.0, generator)
-        found = torch.from_numpy(_answers(network, view.of(images)))[:, None]
+        found = torch.from_numpy(_answers(network, view.of(images)))[:, None].to(pixels.device)
         height, width = pixels.shape[2:]
         zero = torch.zeros_like(view.top)
         whole = View((height, width), zero, zero, torch.zeros_like(view.mirrored))
-        answers[places.cpu().numpy()] = view.as_seen_by(whole, found)[0][:, 0].numpy()
+        answers[places.cpu().numpy()] = view.as_seen_by(whole, found)[0][:, 0].cpu().numpy()
     return answers
