@@ -1,5 +1,7 @@
 """Voxels are selected and counted as NumPy does, whatever their order in memory."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -34,6 +36,20 @@ def test_a_sample_takes_the_same_voxels_of_arrays_alike() -> None:
     assert 500 <= len(few) <= 1000
     assert np.array_equal(few > 0.5, at_once)
     assert len(sample(data, data.size)) == data.size
+
+
+@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, 1), (1, -1, -1), (-1, -1, -1)])
+def test_a_sample_of_a_flipped_array_needs_no_copy_of_it(flips: tuple[int, int, int]) -> None:
+    data = np.asfortranarray(np.random.default_rng(0).random((50, 60, 70)))
+    flipped = data[tuple(slice(None, None, flip) for flip in flips)]
+    tracemalloc.start()
+    try:
+        found = sample(flipped, 1000)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < data.nbytes / 10
+    assert np.array_equal(found, sample(flipped.copy(order="K"), 1000))
 
 
 @given(
