@@ -36,7 +36,7 @@ class Lesions:
 
     def mask(self, wanted: BoolArray | None = None) -> Mask:
         """Mask of all lesions, or of those that are True in `wanted` (N,)."""
-        data = np.zeros(self.grid.shape, np.uint8)
+        data = np.zeros(self.grid.shape, np.uint8, order="F")
         numbers = np.ones(len(self.each), np.bool_) if wanted is None else wanted
         data[self.box] = np.r_[False, numbers][self.labels]
         return Mask(data, self.grid)
