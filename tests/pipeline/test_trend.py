@@ -64,7 +64,7 @@ def test_a_single_slice_has_the_trend_of_its_axes(axis: int) -> None:
 @pytest.mark.parametrize("shape", [(2, 1, 1), (1, 3, 2), (2, 2, 2)])
 def test_a_few_voxels_have_a_trend(shape: tuple[int, int, int]) -> None:
     level = np.random.default_rng(0).normal(0, 0.05, shape).astype(np.float32)
-    positions = [6.0 * np.arange(n) - 3.0 * (n - 1) for n in shape]
+    positions = [np.linspace(3.0 - 3 * n, 3 * n - 3.0, n) for n in shape]
     found = fitted_trend(level, np.ones(shape, np.bool_), positions)
     assert np.abs(found).max() <= 2 * np.abs(level).max()
 

@@ -87,7 +87,8 @@ def _brain_parts(
             planes *= inside[z - box[0].start]
             images.append(geometry.brain_to_pixels(planes))
         frame = (spec.size, spec.size)
-        yield SliceBatch(np.stack(images, axis=1), z, (geometry.place,) * len(z), frame)
+        several = images[0][:, None] if len(images) == 1 else np.stack(images, axis=1)
+        yield SliceBatch(several, z, (geometry.place,) * len(z), frame)
 
 
 def all_slices(
