@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnres_infer.pipeline.slices.normalisation import ranked
-from cnnres_infer.pipeline.voxels import counts, sample, voxels_in
+from cnnres_infer.pipeline.voxels import counts, nonzero_in, sample, voxels_in
 
 
 @pytest.mark.parametrize("data_is_fortran", [False, True])
@@ -21,6 +21,16 @@ def test_voxels_of_a_mask(data_is_fortran: bool, mask_is_fortran: bool) -> None:
         np.asfortranarray(mask) if mask_is_fortran else mask,
     )
     assert sorted(found.tolist()) == sorted(data[mask].tolist())
+
+
+@pytest.mark.parametrize("is_fortran", [False, True])
+def test_voxels_that_are_not_zero(is_fortran: bool) -> None:
+    rng = np.random.default_rng(0)
+    data = rng.integers(0, 3, (40, 6, 37)).astype(np.float32)
+    mask = rng.random(data.shape) < 0.4
+    found = nonzero_in(np.asfortranarray(data) if is_fortran else data, mask)
+    expected = data[mask]
+    assert sorted(found.tolist()) == sorted(expected[expected != 0].tolist())
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2, (0, 1), (1, 2)])

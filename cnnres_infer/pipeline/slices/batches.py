@@ -71,7 +71,7 @@ def _brain_parts(
 ) -> Iterator[SliceBatch]:
     """The part of each image that the brain of the volume reaches, the same in all slices."""
     box = geometry.box
-    inside = np.ascontiguousarray(geometry.planes(brain)[box])
+    inside = geometry.planes(brain)[box]
     occupied = box[0].start + np.flatnonzero(inside.any(axis=(1, 2)))
     sources = [SliceSource.of(volume, brain, geometry, spec) for volume in channels]
     scales = [1.0 / source.saturation(inside, occupied, spec) for source in sources]
