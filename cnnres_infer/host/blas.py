@@ -93,7 +93,7 @@ class _Limit(threading.Thread):
 
 @cache
 def _openblas() -> Any:
-    """Find NumPy's OpenBLAS, once: to look through all libraries of a process takes 1 ms."""
+    """Find NumPy's OpenBLAS, once: to look through all libraries of a process takes about 1 ms."""
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController().select(internal_api="openblas")
