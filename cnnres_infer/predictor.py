@@ -298,13 +298,13 @@ class Predictor:
         prepared = prepare(case, spec, clock)
         adc = known_adc(case, prepared.brain, clock)
         answer = partial(self._infer, prepared, clock)
-        lesion_map, selection = self._engines.run(answer, clock)
-        with ThreadPoolExecutor(1) as beside, clock("mask"):
-            # On another core: the engine is idle by now.
+        with ThreadPoolExecutor(1) as beside:
+            # While this thread waits for the first slices and the engine is idle.
             noticing = beside.submit(copy_context().run, case_notices, case, prepared, spec)
+            lesion_map, selection = self._engines.run(answer, clock)
+        with clock("mask"):
             found = find_lesions(lesion_map, spec.mask)
             verdict = judge(found, adc, spec.relative_adc_below)
-            notices = noticing.result()
         result = Result(
             volume=case.volume,
             mask=verdict.mask,
@@ -323,7 +323,7 @@ class Predictor:
             ),
             warnings=(
                 *selection.warnings,
-                *notices,
+                *noticing.result(),
                 *verdict.notices,
                 *output_notices(verdict.mask, prepared.brain, len(verdict.rejected)),
             ),

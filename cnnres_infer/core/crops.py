@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.batch import Box, SliceBatch, overlap
 
 # Pixels that are not brighter may be what rounding left behind where there is no brain.
@@ -117,16 +116,29 @@ def _boxes(batch: SliceBatch, sides: Sequence[int]) -> list[Box]:
     height, width = batch.whole
     return [
         (
-            _span(np.flatnonzero(row) + place[0].start, height, sides),
-            _span(np.flatnonzero(column) + place[1].start, width, sides),
+            _span(row, place[0].start, height, sides),
+            _span(column, place[1].start, width, sides),
         )
-        for row, column, place in zip(rows, columns, batch.places, strict=True)
+        for row, column, place in zip(_ends(rows), _ends(columns), batch.places, strict=True)
     ]
 
 
-def _span(places: NDArray[np.intp], extent: int, sides: Sequence[int]) -> slice:
+def _ends(profiles: BoolArray) -> list[tuple[int, int]]:
+    """The first True of each profile (N, L), and what follows the last; the same if there is none.
+
+    All at once, since to look into each of them takes longer than to find them.
+    """
+    first = profiles.argmax(axis=1)
+    end = profiles.shape[1] - profiles[:, ::-1].argmax(axis=1)
+    end[~profiles.any(axis=1)] = 0
+    return list(zip(first.tolist(), end.tolist(), strict=True))
+
+
+def _span(occupied: tuple[int, int], offset: int, extent: int, sides: Sequence[int]) -> slice:
     """The span of one of the lengths around all that is occupied, as far as one is long enough."""
-    first, end = (int(places[0]), int(places[-1]) + 1) if len(places) else (extent // 2,) * 2
+    first, end = (place + offset for place in occupied)
+    if first == end:
+        first = end = extent // 2
     length = next((side for side in sides if side >= end - first), sides[-1])
     # Where it cannot be centred exactly, it is half a pixel closer to the image's middle.
     towards_end = first + end < extent

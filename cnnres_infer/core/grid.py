@@ -98,7 +98,7 @@ class Grid:
         affine.setflags(write=False)
         object.__setattr__(self, "affine", affine)
 
-    @property
+    @cached_property
     def spacing(self) -> tuple[float, float, float]:
         """Distance between voxel centres along each voxel axis, in mm."""
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 _lock = threading.Lock()
@@ -90,11 +91,19 @@ class _Limit(threading.Thread):
             self._over.wait()
 
 
+@cache
+def _openblas() -> Any:
+    """Find NumPy's OpenBLAS, once: to look through all libraries of a process takes about 1 ms."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(internal_api="openblas")
+
+
 def _limit_openblas() -> Any:
     """Set the limit; the returned context manager restores the previous setting."""
-    from threadpoolctl import OpenBLASController, ThreadpoolController
+    from threadpoolctl import OpenBLASController
 
-    openblas = ThreadpoolController().select(internal_api="openblas")
+    openblas = _openblas()
     limit = openblas.limit(limits=1)
     take_control = getattr(OpenBLASController, "clear_controlling_thread", None)
     if take_control is not None and any(each["num_threads"] != 1 for each in openblas.info()):

@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.arrays import BoolArray, FloatArray
 
 # Rows that are multiplied at once: enough for BLAS to be fast, and so few that most of the
 # columns that they span are within the band.
@@ -63,13 +63,9 @@ class Banded:
 
     def over(self, columns: slice) -> tuple[slice, Self]:
         """The rows with entries in some columns, and the matrix of these rows and columns alone."""
-        n_rows, span = self.entries.shape
-        block = (np.arange(n_rows) + self.missing) // _ROWS
-        column = self.starts[block][:, None] + np.arange(span)
-        held = (column >= columns.start) & (column < columns.stop) & (self.entries != 0)
-        places = np.flatnonzero(held.any(axis=1))
-        rows = slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
-        first, last = block[rows][[0, -1]] if len(places) else (0, -1)
+        block, column, held = self._places()
+        rows = _extent((held & (column >= columns.start) & (column < columns.stop)).any(axis=1))
+        first, last = block[rows][[0, -1]] if rows.stop else (0, -1)
         part = type(self)(
             (rows.stop - rows.start, columns.stop - columns.start),
             self.starts[first : last + 1] - columns.start,
@@ -77,6 +73,13 @@ class Banded:
             (rows.start + self.missing) % _ROWS,
         )
         return rows, part
+
+    def reach(self, columns: slice) -> slice:
+        """All columns with entries in the rows that have entries in some columns."""
+        _, column, held = self._places()
+        touched = (held & (column >= columns.start) & (column < columns.stop)).any(axis=1)
+        reached = column[held & touched[:, None]]
+        return slice(int(reached.min()), int(reached.max()) + 1) if len(reached) else slice(0, 0)
 
     def dense(self) -> FloatArray:
         """The whole matrix."""
@@ -114,6 +117,12 @@ class Banded:
             np.matmul(flat[:, columns], entries.T, out=flat_result[:, rows])
         return result
 
+    def _places(self) -> tuple[NDArray[np.intp], NDArray[np.intp], BoolArray]:
+        """The block (rows,) of each row, its columns (rows, span), and where it has entries."""
+        n_rows, span = self.entries.shape
+        block = (np.arange(n_rows) + self.missing) // _ROWS
+        return block, self.starts[block][:, None] + np.arange(span), self.entries != 0
+
     def _blocks(self) -> Iterator[tuple[slice, slice, FloatArray]]:
         """Rows and columns of each block, and its entries."""
         n_rows, n_columns = self.shape
@@ -125,3 +134,9 @@ class Banded:
             columns = slice(begin, max(begin, min(start + span, n_columns)))
             first = max(0, begin - start)
             yield rows, columns, self.entries[rows, first : first + columns.stop - begin]
+
+
+def _extent(profile: BoolArray) -> slice:
+    """From the first to the last True of a profile; empty if there is none."""
+    places = np.flatnonzero(profile)
+    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)

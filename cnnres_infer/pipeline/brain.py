@@ -226,7 +226,11 @@ def _brain_intensity(image: FloatArray, spacing: NDArray[np.float64]) -> float:
         radius = int(_CENTRE_RADIUS_MM / spacing[axis])
         indices = np.arange(max(0, middle - radius), min(image.shape[axis], middle + radius + 1))
         centre = centre.take(indices, axis)
-    return float(np.percentile(np.median(centre, axis=(1, 2)), 75))
+    # NumPy sorts several times as fast as it selects medians.
+    ranked = np.sort(centre.reshape(len(centre), -1), axis=1)
+    middle = (ranked.shape[1] - 1) / 2
+    medians = (ranked[:, int(middle)] + ranked[:, int(middle + 0.5)]) / 2
+    return float(np.percentile(medians, 75))
 
 
 def _nonempty(mask: BoolArray, name: str) -> BoolArray:

@@ -1,5 +1,7 @@
 """Combination of the probabilities for DWI and FLAIR."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,12 +41,20 @@ class Fused(LesionMap):
         self._covered = geometry.planes(covered)
 
     @property
-    def z(self) -> NDArray[np.intp]:
+    def z(self) -> list[int]:
         return self._dwi.z
 
     @property
     def pixels(self) -> Box:
         return hull([self._dwi.pixels, self._flair.pixels])
+
+    def bright(self, rule: Callable[[FloatArray], BoolArray]) -> dict[int, Box]:
+        # What is merged is never more than the larger of the two.
+        dwi, flair = self._dwi.bright(rule), self._flair.bright(rule)
+        return {
+            z: hull(each[z] for each in (dwi, flair) if z in each)
+            for z in dwi.keys() | flair.keys()
+        }
 
     def planes(self, z: NDArray[np.intp], pixels: Box) -> tuple[Box, FloatArray]:
         box, dwi = self._dwi.planes(z, pixels)

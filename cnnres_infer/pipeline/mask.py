@@ -36,7 +36,7 @@ class Lesions:
 
     def mask(self, wanted: BoolArray | None = None) -> Mask:
         """Mask of all lesions, or of those that are True in `wanted` (N,)."""
-        data = np.zeros(self.grid.shape, np.uint8)
+        data = np.zeros(self.grid.shape, np.uint8, order="F")
         numbers = np.ones(len(self.each), np.bool_) if wanted is None else wanted
         data[self.box] = np.r_[False, numbers][self.labels]
         return Mask(data, self.grid)
@@ -54,15 +54,20 @@ def find_lesions(probabilities: Probabilities | LesionMap, spec: MaskSpec) -> Le
     # With a margin, since cc3d fails on some boxes of a few voxels.
     padded = np.pad(above[box], 1)
     labels = cc3d.connected_components(padded, connectivity=26)
-    statistics = cc3d.statistics(labels)
-    voxels = np.array(statistics["voxel_counts"], np.int64)
+    places = np.flatnonzero(labels)
+    of_places = labels.ravel()[places]
+    voxels = np.bincount(of_places)
     keep = voxels * grid.voxel_ml >= spec.smallest_ml
     keep[0] = False
-    origin = np.array([extent.start - 1 for extent in box], np.float64)
+    origin = [extent.start - 1 for extent in box]
+    # Sums of integers, which float64 holds exactly.
+    sums = np.array(
+        [np.bincount(of_places, axis) for axis in np.unravel_index(places, labels.shape)]
+    )
     ordered = sorted(np.flatnonzero(keep), key=lambda label: -voxels[label])
     lesions = []
     for label in ordered:
-        centre = statistics["centroids"][label] + origin
+        centre = sums[:, label] / voxels[label] + origin
         lesions.append(
             Lesion(
                 int(voxels[label]),

@@ -18,7 +18,7 @@ from cnnres_infer.pipeline.appearance import Appearance, slice_shape
 from cnnres_infer.pipeline.brain import Brain
 from cnnres_infer.pipeline.diffusion import ADC_TISSUE
 from cnnres_infer.pipeline.slices.normalisation import median_of_tissue, ranked
-from cnnres_infer.pipeline.voxels import voxels_in
+from cnnres_infer.pipeline.voxels import nonzero_in, voxels_in
 
 # The range of the training data, extended by a quarter, in mm.
 _PIXEL_SPACING_MM = (0.18, 2.5)
@@ -103,15 +103,16 @@ def input_notices(
     spec
         Normalisation of the network's images.
     """
-    values = voxels_in(volume.data, brain.mask)
+    values = nonzero_in(volume.data, brain.mask)
     median = _positive_median(values)
-    nonzero = values if values.all() else values[values != _ZERO]
-    ceiling = spec.ceiling * median_of_tissue(nonzero, volume.name)
+    ceiling = spec.ceiling * median_of_tissue(values, volume.name)
+    saturated = np.count_nonzero(values > np.float32(ceiling)) / np.count_nonzero(brain.mask)
+    del values
     notices = (
         *_check_spacing(volume),
         *_check_brain_size(volume, brain),
         *_check_contrast(volume, brain.mask, median, modality),
-        *_check_saturation(values, ceiling),
+        *_check_saturation(saturated),
         *_check_negative(volume, brain, median),
     )
     return _named(volume, notices)
@@ -220,9 +221,8 @@ def _background_objection(volume: Volume, brain: BoolArray, median: float) -> st
     return None
 
 
-def _check_saturation(values: FloatArray, ceiling: float) -> Iterator[Notice]:
-    """Warn if many voxels of the brain are clipped at `ceiling`."""
-    saturated = np.count_nonzero(values > np.float32(ceiling)) / values.size
+def _check_saturation(saturated: float) -> Iterator[Notice]:
+    """Warn if a large fraction of the brain is clipped."""
     if saturated > _MAX_SATURATED:
         text = f"{saturated:.0%} of the brain is brighter than the network's input range"
         yield Notice(WarningCode.INPUT_INTENSITY, text)

@@ -28,6 +28,8 @@ _PLAIN, _BRIGHTER = 0.4, 0.25
 
 # A voxel of the coarse grid counts if at least this share of it is brain.
 _OCCUPIED = 0.5
+# Logarithm of the strongest field: no coil's is near it, and its exponential is finite.
+_STRONGEST = 20.0
 # Of the Gaussian's weight: where less is brain, the field tends to its smooth trend.
 _FLOOR = 1e-3
 
@@ -173,7 +175,7 @@ def _log_field(total: FloatArray, share: FloatArray, axes: list[_Axis]) -> Float
     smooth = [axis.smooth for axis in axes]
     field = trend + _along_axes(rest, smooth) / (_along_axes(known, smooth) + np.float32(_FLOOR))
     field -= field[seen].mean()
-    return field
+    return np.clip(field, -_STRONGEST, _STRONGEST)
 
 
 def _axis(extent: int, spacing: float) -> _Axis:

@@ -1,6 +1,7 @@
 """The smooth trend of intensities, which edges of tissue and of lesions do not bend."""
 
 from itertools import combinations_with_replacement
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,12 @@ from cnnres_infer.core.arrays import BoolArray, FloatArray
 
 # Order of the trend, a polynomial; a higher one takes an infarct of a hemisphere for shading.
 _ORDER = 3
+# Its terms, each by the axes whose positions it multiplies.
+_TERMS = [
+    axes
+    for order in range(1, _ORDER + 1)
+    for axes in combinations_with_replacement(range(3), order)
+]
 # Differences of log intensity above these are taken for edges of tissue and count less and less.
 # The first fit weights all differences equally.
 _EDGES = (0.2, 0.12, 0.1, 0.1, 0.1)
@@ -46,46 +53,62 @@ def fitted_trend(
     Geman, McClure, "Statistical methods for tomographic image reconstruction",
     Bull. Int. Stat. Inst. 52 (1987): the weights of differences.
     """
-    terms = _polynomial(positions).reshape(-1, level.size)
-    number = np.arange(level.size).reshape(level.shape)
-    pairs = []
-    for axis in range(level.ndim):
-        ahead, behind = ((slice(None),) * axis + (part,) for part in (slice(1, None), slice(-1)))
-        both = seen[ahead] & seen[behind]
-        pairs.append((number[ahead][both], number[behind][both]))
-    first, second = (np.concatenate(each) for each in zip(*pairs, strict=True))
-    if not len(first):
+    terms = _polynomial(positions)
+    steps = [_steps(axis, level, seen, terms) for axis in range(level.ndim)]
+    if not any(each.rise.size for each in steps):
         return np.zeros_like(level)
-    step = level.ravel()[first] - level.ravel()[second]
-    change = terms.take(first, axis=1)
-    change -= terms.take(second, axis=1)
-    factors = _fitted(change, step, change)
-    weighted = np.empty_like(change)
+    factors = _fitted(steps)
     for edge in _EDGES:
-        doubt = (step - factors @ change) / np.float32(edge)
-        np.multiply(change, 1 / (1 + doubt * doubt) ** 2, out=weighted)
-        factors = _fitted(change, step, weighted)
-    trend: FloatArray = (factors @ terms).reshape(level.shape)
+        factors = _fitted([each.weighted(factors, np.float32(edge)) for each in steps])
+    trend: FloatArray = (factors @ terms.reshape(len(terms), -1)).reshape(level.shape)
     return trend
 
 
-def _fitted(terms: FloatArray, level: FloatArray, weighted: FloatArray) -> FloatArray:
-    """Factors (K,) of terms (K, N) that fit levels (N,) best; `weighted` are weighted terms."""
-    normal = (weighted @ terms.T).astype(np.float64)
+class _Steps(NamedTuple):
+    """Differences between neighbours along one axis: of the terms that change there, of levels.
+
+    `terms` (J,) are the indices of these terms, `changes` (J, N) and `rise` (N,) the differences.
+    """
+
+    terms: NDArray[np.intp]
+    changes: FloatArray
+    rise: FloatArray
+
+    def weighted(self, factors: FloatArray, edge: np.float32) -> Self:
+        """The same, with roots of weights that tell how well factors (K,) explain the levels."""
+        doubt = (self.rise - factors[self.terms] @ self.changes) / edge
+        root = np.reciprocal(1 + doubt * doubt)
+        return self._replace(changes=self.changes * root, rise=self.rise * root)
+
+
+def _steps(axis: int, level: FloatArray, seen: BoolArray, terms: FloatArray) -> _Steps:
+    ahead, behind = ((slice(None),) * axis + (part,) for part in (slice(1, None), slice(-1)))
+    both = seen[ahead] & seen[behind]
+    changing = [k for k, axes in enumerate(_TERMS) if axis in axes]
+    changes = np.array([(terms[k][ahead] - terms[k][behind])[both] for k in changing])
+    return _Steps(np.array(changing), changes, (level[ahead] - level[behind])[both])
+
+
+def _fitted(steps: list[_Steps]) -> FloatArray:
+    """Factors (K,) of the terms whose changes fit those of levels best."""
+    count = len(_TERMS)
+    normal, right = np.zeros((count, count)), np.zeros(count)
+    for terms, changes, rise in steps:
+        normal[np.ix_(terms, terms)] += changes @ changes.T
+        right[terms] += changes @ rise
     # Along an axis of one voxel, terms do not change: a little of the identity decides.
-    normal += _RIDGE * max(np.trace(normal) / len(normal), _TINY) * np.eye(len(normal))
-    factors: FloatArray = np.linalg.solve(normal, weighted @ level).astype(np.float32)
-    return factors
+    normal.flat[:: count + 1] += _RIDGE * max(np.trace(normal) / count, _TINY)
+    return np.linalg.solve(normal, right).astype(np.float32)
 
 
 def _polynomial(positions: list[NDArray[np.float64]]) -> FloatArray:
     """Terms (K, X, Y, Z) of a polynomial without constant, each at most one."""
     scale = max(_SMALLEST_MM, *(float(np.abs(p).max()) for p in positions))
-    axes = np.meshgrid(*((p / scale).astype(np.float32) for p in positions), indexing="ij")
-    return np.stack(
-        [
-            np.prod(factors, axis=0)
-            for order in range(1, _ORDER + 1)
-            for factors in combinations_with_replacement(axes, order)
-        ]
+    axes = np.meshgrid(
+        *((p / scale).astype(np.float32) for p in positions), indexing="ij", sparse=True
     )
+    terms = np.empty((len(_TERMS), *map(len, positions)), np.float32)
+    for term, (*others, last) in zip(terms, _TERMS, strict=True):
+        lower = terms[_TERMS.index(tuple(others))] if others else np.float32(1)
+        np.multiply(lower, axes[last], out=term)
+    return terms

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnres_infer.core.arrays import BoolArray
+from cnnres_infer.pipeline.chunks import chunks
 
 T = TypeVar("T", bound=np.generic)
 
@@ -14,8 +15,22 @@ T = TypeVar("T", bound=np.generic)
 def voxels_in(data: NDArray[T], mask: BoolArray) -> NDArray[T]:
     """The voxels (N,) of an array (X, Y, Z) where a mask is True, in no order that matters."""
     # In the order of memory, they are selected several times as fast.
-    order = sorted(range(mask.ndim), key=lambda axis: -abs(mask.strides[axis]))
+    order = _memory_order(mask)
     return data.transpose(order)[mask.transpose(order)]
+
+
+def nonzero_in(data: NDArray[T], mask: BoolArray) -> NDArray[T]:
+    """Those of the voxels in a mask that are not zero, without a copy of the others."""
+    order = _memory_order(data)
+    along, inside = data.transpose(order), mask.transpose(order)
+    values = np.empty(np.count_nonzero(mask), data.dtype)
+    count = 0
+    for chunk in chunks(len(along)):
+        planes = along[chunk]
+        found = planes[inside[chunk] & (planes != data.dtype.type(0))]
+        values[count : count + len(found)] = found
+        count += len(found)
+    return values[:count]
 
 
 def counts(mask: BoolArray, axis: int | tuple[int, ...]) -> NDArray[np.int64]:
@@ -34,4 +49,12 @@ def sample(data: NDArray[T], count: int) -> NDArray[T]:
     # A step that shares a factor with an axis would keep to some of its places.
     while any(math.gcd(step, extent) > 1 for extent in data.shape):
         step += 1
-    return data.ravel(order="K")[::step]
+    along = data.transpose(_memory_order(data))
+    # An iterator takes 1 ms, but no copy, for flipped arrays.
+    voxels: NDArray[T] = (along.ravel() if along.flags.c_contiguous else along.flat)[::step]
+    return voxels
+
+
+def _memory_order(data: NDArray[np.generic]) -> list[int]:
+    """Axes from the one with the largest step in memory to that with the smallest."""
+    return sorted(range(data.ndim), key=lambda axis: -abs(data.strides[axis]))

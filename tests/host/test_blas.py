@@ -175,7 +175,7 @@ def test_an_error_on_entry_leaves_nothing_behind(
         raise OSError("a library cannot be looked into")
 
     with monkeypatch.context() as patch:
-        patch.setattr(threadpoolctl, "ThreadpoolController", fail)
+        patch.setattr(blas, "_openblas", fail)
         with pytest.raises(OSError, match="looked into"), single_blas_thread():
             pytest.fail("it was entered")
     assert blas_threads() == several

@@ -62,6 +62,11 @@ def test_a_part_of_the_columns(
     rows, part = matrix.over(columns)
     expected = matrix.dense()[:, columns]
     np.testing.assert_array_equal(part.dense(), expected[rows])
+    sharing = matrix.dense()[expected.any(axis=1)].any(axis=0)
+    found = np.zeros(n_in, np.bool_)
+    found[matrix.reach(columns)] = True
+    assert found[sharing].all()
+    assert found.sum() == (np.ptp(np.flatnonzero(sharing)) + 1 if sharing.any() else 0)
     expected[rows] = 0
     assert not expected.any()
 

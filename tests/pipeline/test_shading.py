@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.volume import Volume
-from cnnres_infer.pipeline.shading import remove_shading
+from cnnres_infer.pipeline.box import bounding_box
+from cnnres_infer.pipeline.shading import Shading, remove_shading
 
 Shape = tuple[int, int, int]
 
@@ -113,6 +114,24 @@ def test_a_single_slice_is_a_volume_of_one(axis: int) -> None:
     slopes = (0.3, 0.2, -0.3)
     shaded = Volume(volume.data * linear_gain(shape, slopes), volume.grid)
     assert spread(remove_shading(shaded, brain), remove_shading(volume, brain), brain) < 0.02
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 1), (1, 1, 1), (40, 2, 1), (2, 2, 2)])
+def test_few_voxels_are_a_volume_too(shape: Shape) -> None:
+    data = np.random.default_rng(0).uniform(90, 110, shape).astype(np.float32)
+    flat = remove_shading(Volume(data, Grid(shape, SPACING)), np.ones(shape, np.bool_))
+    np.testing.assert_allclose(flat.data, data, rtol=0.3)
+
+
+def test_extreme_values_overflow_nothing() -> None:
+    data = np.full(SHAPE, 1e-30, np.float32)
+    data[: SHAPE[0] // 2] = 1e30
+    volume, brain = Volume(data, Grid(SHAPE, SPACING)), np.ones(SHAPE, np.bool_)
+    with np.errstate(over="raise", invalid="raise"):
+        shading = Shading.of(volume, brain, bounding_box(volume.grid.orientation.planes(brain)))
+    assert shading is not None
+    assert np.isfinite(shading.gain).all()
+    assert np.abs(np.log(shading.gain)).max() < 20.1
 
 
 def test_nothing_to_go_by() -> None:

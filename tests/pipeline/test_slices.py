@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from cnnres_infer.core.batch import SliceBatch
 from cnnres_infer.core.grid import Grid
-from cnnres_infer.core.spec import SliceSpec
+from cnnres_infer.core.spec import FusionSpec, SliceSpec
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import GeometryError, VolumeError
+from cnnres_infer.pipeline.fusion import Fused
 from cnnres_infer.pipeline.resample import resampling_matrix
 from cnnres_infer.pipeline.shading import remove_shading
 from cnnres_infer.pipeline.slices.back import SliceOutputs
@@ -234,6 +235,33 @@ def test_crops_land_where_whole_slices_do(seed: int, batch_size: int) -> None:
     # Pixels that are nearly black may be cut off.
     np.testing.assert_allclose(from_crops, from_slices, atol=0.02)
     assert from_crops.max() > 0.3
+
+
+@given(
+    st.integers(0, 10_000),
+    st.floats(0.05, 0.95),
+    st.floats(0.9, 0.9999),
+    st.tuples(*[st.sampled_from([0.5, 1.25, 3.0])] * 2),
+)
+@settings(max_examples=20)
+def test_a_threshold_is_that_of_all_probabilities(
+    seed: int, threshold: float, dark: float, spacing: tuple[float, float]
+) -> None:
+    """Where few pixels are bright, only those around them are computed, to the same answer."""
+    rng = np.random.default_rng(seed)
+    grid = Grid((60, 50, 20), np.diag([*spacing, 4.0, 1.0]))
+    brain = np.ones(grid.shape, np.bool_)
+    geometry = SliceGeometry.of(grid, brain, SPEC)
+    outputs = [SliceOutputs(grid, geometry) for _ in range(2)]
+    covered = rng.random(grid.shape) < 0.5
+    for output in outputs:
+        images = rng.random((20, 1, 160, 160), np.float32)
+        images *= rng.random(images.shape) > dark
+        output.put(SliceBatch(images, np.arange(20)), images)
+    fused = Fused(outputs[0], outputs[1], geometry, covered, FusionSpec("mean", 0.7))
+    for each in (outputs[0], fused):
+        found = each.above(lambda values: values >= threshold)
+        np.testing.assert_array_equal(found, each.probabilities().data >= threshold)
 
 
 def test_a_grid_with_the_networks_spacing_is_not_interpolated() -> None:

@@ -49,6 +49,26 @@ def test_mirrored_levels_have_the_mirrored_trend() -> None:
     np.testing.assert_allclose(mirrored[::-1], found, atol=1e-4)
 
 
+@pytest.mark.parametrize("axis", range(3))
+def test_a_single_slice_has_the_trend_of_its_axes(axis: int) -> None:
+    middle = tuple(
+        slice(n // 2, n // 2 + 1) if i == axis else slice(None) for i, n in enumerate(SHAPE)
+    )
+    positions = [np.zeros(1) if i == axis else each for i, each in enumerate(POSITIONS)]
+    field = (0.3 * X - 0.2 * Y + 0.1 * Z + 0.2 * X * Y - 0.1 * Y * Z)[middle].astype(np.float32)
+    found = fitted_trend(field, BRAIN[middle], positions)
+    difference = (found - field)[BRAIN[middle]]
+    assert np.ptp(difference) < 0.05
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 1), (1, 3, 2), (2, 2, 2)])
+def test_a_few_voxels_have_a_trend(shape: tuple[int, int, int]) -> None:
+    level = np.random.default_rng(0).normal(0, 0.05, shape).astype(np.float32)
+    positions = [np.linspace(3.0 - 3 * n, 3 * n - 3.0, n) for n in shape]
+    found = fitted_trend(level, np.ones(shape, np.bool_), positions)
+    assert np.abs(found).max() <= 2 * np.abs(level).max()
+
+
 def test_without_neighbours_there_is_none() -> None:
     alone = np.zeros(SHAPE, np.bool_)
     alone[3, 4, 5] = True

@@ -14,6 +14,8 @@ from cnnres_infer.core.result import Result
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.host.blas import single_blas_thread
 from cnnres_infer.pipeline.resample import resampling_matrix
+from cnnres_infer.pipeline.slices.normalisation import ranked
+from cnnres_infer.pipeline.voxels import voxels_in
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,6 +30,8 @@ _MARGIN_MM = 8.0
 _COLUMNS = 5
 _MAX_TILES = 20
 _MAX_VOXELS_FOR_WHITE = 1 << 24
+# Of positive voxels, what is not brighter than white.
+_WHITE = 0.995
 _MAX_TILES_WITHOUT_LESION = 10
 OUTLINE = (255, 64, 48)
 REJECTED = (255, 200, 60)
@@ -159,8 +163,8 @@ def display_white(image: FloatArray) -> float:
     Of a large image (rows, columns, slices), evenly chosen slices decide.
     """
     some = image[:, :, :: 1 + image.size // _MAX_VOXELS_FOR_WHITE]
-    bright = some[some > 0]
-    return float(np.percentile(bright, 99.5)) if bright.size else 1.0
+    bright = voxels_in(some, some > 0)
+    return ranked(bright, _WHITE * (bright.size - 1)) if bright.size else 1.0
 
 
 def _window(image: FloatArray, selected: list[int], spacing: list[float]) -> tuple[FloatArray, ...]:
@@ -191,8 +195,10 @@ def _draw_tile(
     grey = np.clip(rows @ image @ columns.T / white, 0, 1) * 255
     tile = np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
     lesion, rejected = masks
-    tile[_dashed(outline(_on_tile(rejected, window)))] = REJECTED
-    tile[outline(_on_tile(lesion, window))] = OUTLINE
+    if rejected.any():
+        tile[_dashed(outline(_on_tile(rejected, window)))] = REJECTED
+    if lesion.any():
+        tile[outline(_on_tile(lesion, window))] = OUTLINE
     return tile
 
 

@@ -14,6 +14,9 @@ from cnnres_infer.host.deadline import check_time
 from cnnres_infer.pipeline.chunks import chunks
 from cnnres_infer.pipeline.slices.geometry import SliceGeometry
 
+# An average of pixels that are all the same may be rounded to more than they are.
+_SLIGHTLY_MORE = np.float32(1.0001)
+
 
 class LesionMap(ABC):
     """Lesion probabilities of a volume, computed slice by slice from what the network returned.
@@ -33,8 +36,8 @@ class LesionMap(ABC):
 
     @property
     @abstractmethod
-    def z(self) -> NDArray[np.intp]:
-        """(N,): the slices that were computed, counted from inferior, in ascending order."""
+    def z(self) -> list[int]:
+        """The slices that were computed, counted from inferior, in ascending order."""
 
     @property
     @abstractmethod
@@ -50,7 +53,7 @@ class LesionMap(ABC):
         z
             (N,), the slices.
         pixels
-            Rows and columns of images that include all that were computed.
+            Rows and columns of images, beyond which all are taken as zero.
 
         Returns
         -------
@@ -60,8 +63,21 @@ class LesionMap(ABC):
             float32 (N, rows, columns): the probabilities there.
         """
 
+    @abstractmethod
+    def bright(self, rule: Callable[[FloatArray], BoolArray]) -> dict[int, Box]:
+        """Slices with pixels for which a rule holds, and the rows and columns of these.
+
+        So that rounding hides none, it is applied to values that are slightly larger.
+        """
+
     def above(self, rule: Callable[[FloatArray], BoolArray]) -> BoolArray:
-        """Apply a rule such as a threshold to the probabilities.
+        """Apply a threshold to the probabilities.
+
+        Parameters
+        ----------
+        rule
+            Holds for all values above any for which it holds. A voxel is an average of
+            pixels, so only those are computed that bright pixels have a share in.
 
         Returns
         -------
@@ -71,8 +87,10 @@ class LesionMap(ABC):
         # In NIfTI's order, in which most volumes store slices contiguously.
         found = np.zeros(self.grid.shape, np.bool_, order="F")
         planes = self._geometry.planes(found)
-        for z in self._chunks():
-            box, values = self.planes(z, self.pixels)
+        bright = self.bright(rule)
+        for z in _in_chunks(sorted(bright)):
+            pixels = self._geometry.deciding(hull(bright[each] for each in z.tolist()))
+            box, values = self.planes(z, pixels)
             planes[z, *box] = rule(values)
         return found
 
@@ -80,16 +98,11 @@ class LesionMap(ABC):
         """Compute all probabilities; zero in slices never computed, and outside the images."""
         data = np.zeros(self.grid.shape, np.float32, order="F")
         planes = self._geometry.planes(data)
-        for z in self._chunks():
-            box, values = self.planes(z, self.pixels)
+        pixels = self.pixels
+        for z in _in_chunks(self.z):
+            box, values = self.planes(z, pixels)
             planes[z, *box] = values
         return Probabilities(data, self.grid)
-
-    def _chunks(self) -> Iterator[NDArray[np.intp]]:
-        z = self.z
-        for chunk in chunks(len(z)):
-            check_time()
-            yield z[chunk]
 
 
 class SliceOutputs(LesionMap):
@@ -105,12 +118,21 @@ class SliceOutputs(LesionMap):
         self._outputs.update(zip(batch.z.tolist(), placed, strict=True))
 
     @property
-    def z(self) -> NDArray[np.intp]:
-        return np.array(sorted(self._outputs), np.intp)
+    def z(self) -> list[int]:
+        return sorted(self._outputs)
 
     @property
     def pixels(self) -> Box:
-        return hull([place for _, place in self._outputs.values()])
+        return hull(place for _, place in self._outputs.values())
+
+    def bright(self, rule: Callable[[FloatArray], BoolArray]) -> dict[int, Box]:
+        found = {}
+        for z, (output, (rows, columns)) in self._outputs.items():
+            if rule(output.max() * _SLIGHTLY_MORE):
+                fulfilled = rule(output * _SLIGHTLY_MORE)
+                in_rows, in_columns = (np.logical_or.reduce(fulfilled, axis) for axis in (1, 0))
+                found[z] = _occupied(in_rows, rows), _occupied(in_columns, columns)
+        return found
 
     def planes(self, z: NDArray[np.intp], pixels: Box) -> tuple[Box, FloatArray]:
         height, width = (extent.stop - extent.start for extent in pixels)
@@ -121,3 +143,15 @@ class SliceOutputs(LesionMap):
             image[here] = output[there]
         box, planes = self._geometry.part_to_voxels(images, pixels)
         return box, np.clip(planes, 0.0, 1.0, out=planes)
+
+
+def _in_chunks(z: list[int]) -> Iterator[NDArray[np.intp]]:
+    for chunk in chunks(len(z)):
+        check_time()
+        yield np.array(z[chunk], np.intp)
+
+
+def _occupied(profile: BoolArray, extent: slice) -> slice:
+    """The part of an extent where its profile is True."""
+    places = np.flatnonzero(profile)
+    return slice(extent.start + int(places[0]), extent.start + int(places[-1]) + 1)

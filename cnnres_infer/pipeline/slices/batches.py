@@ -71,7 +71,7 @@ def _brain_parts(
 ) -> Iterator[SliceBatch]:
     """The part of each image that the brain of the volume reaches, the same in all slices."""
     box = geometry.box
-    inside = np.ascontiguousarray(geometry.planes(brain)[box])
+    inside = geometry.planes(brain)[box]
     occupied = box[0].start + np.flatnonzero(inside.any(axis=(1, 2)))
     sources = [SliceSource.of(volume, brain, geometry, spec) for volume in channels]
     scales = [1.0 / source.saturation(inside, occupied, spec) for source in sources]
@@ -87,7 +87,8 @@ def _brain_parts(
             planes *= inside[z - box[0].start]
             images.append(geometry.brain_to_pixels(planes))
         frame = (spec.size, spec.size)
-        yield SliceBatch(np.stack(images, axis=1), z, (geometry.place,) * len(z), frame)
+        several = images[0][:, None] if len(images) == 1 else np.stack(images, axis=1)
+        yield SliceBatch(several, z, (geometry.place,) * len(z), frame)
 
 
 def all_slices(

@@ -136,6 +136,11 @@ class SliceGeometry:
         """Resample the rows and columns of the `box` of planes to the pixels of the `place`."""
         return self.brain_columns.along_columns(self.brain_rows.along_rows(planes))
 
+    def deciding(self, pixels: Box) -> Box:
+        """All pixels with a share in those voxels that some of them have a share in."""
+        rows, columns = pixels
+        return self.rows_back.reach(rows), self.columns_back.reach(columns)
+
     def part_to_voxels(self, pixels: FloatArray, part: Box) -> tuple[Box, FloatArray]:
         """Resample a part of images, beyond which they are zero.
 

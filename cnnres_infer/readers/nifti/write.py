@@ -1,6 +1,6 @@
 """Writing NIfTI files whose transforms are those of the input's header."""
 
-import gzip
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,8 @@ from cnnres_infer.host.imports import hidden
 from cnnres_infer.readers.nifti.affine import is_sheared
 from cnnres_infer.readers.nifti.source import NiftiSource
 
+# zlib's `wbits` for gzip with the largest window; its header then holds no time.
+_GZIP_WBITS = 31
 # Voxels along an axis that a NIfTI-1 header can tell.
 _MAX_EXTENT = (1 << 15) - 1
 
@@ -96,4 +98,14 @@ def volume_bytes(
     # nibabel's image classes would repair unusual transforms instead of reproducing them.
     voxels = data.astype(header.get_data_dtype(), copy=False).tobytes(order="F")
     content: bytes = header.binaryblock.ljust(header.single_vox_offset, b"\0") + voxels
-    return gzip.compress(content, compresslevel=4, mtime=0) if compressed else content
+    return _gzip(content) if compressed else content
+
+
+def _gzip(content: bytes) -> bytes:
+    """Compress content with gzip: runs of the same byte, and codes for the others.
+
+    Masks and images become about as small as with a search for longer matches, in a third to
+    a half of the time.
+    """
+    compressor = zlib.compressobj(wbits=_GZIP_WBITS, strategy=zlib.Z_RLE)
+    return compressor.compress(content) + compressor.flush()
