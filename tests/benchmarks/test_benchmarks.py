@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,7 @@ from benchmarks.unet import UNet
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.errors import OutputError
 from network.cnnres import CNNRes
+from tests import commands
 
 
 def test_the_unet_has_the_papers_parameters() -> None:
@@ -145,8 +144,7 @@ def test_figures_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_error_is_one_line_and_its_exit_status(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks", "end-to-end", "--bundle", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = commands.run("benchmarks", "end-to-end", "--bundle", tmp_path)
     assert done.returncode == 3
     assert done.stderr.startswith("benchmarks: ")
     assert done.stderr.count("\n") == 1

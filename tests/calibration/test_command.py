@@ -1,7 +1,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from cnnres_infer.phantom.head import make_phantom
 from cnnres_infer.readers.nifti.write import save_volume
 from export.bundle_writer import write_bundle
 from network.checkpoint import load_checkpoint
+from tests import commands
 from tests.conftest import phantom_volume
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,8 +19,7 @@ pytestmark = pytest.mark.slow  # processes that import torch
 
 
 def calibrate(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "calibration", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    return commands.run("calibration", *arguments)
 
 
 @pytest.fixture(scope="module")

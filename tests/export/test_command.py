@@ -1,6 +1,5 @@
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +12,14 @@ from cnnres_infer.errors import BundleError
 from cnnres_infer.selection.offers import open_engine
 from cnnres_infer.verification.agreement import load_reference
 from network.checkpoint import load_checkpoint
+from tests import commands
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow  # processes that import torch
 
 
 def export(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "export", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    return commands.run("export", *arguments, cwd=ROOT)
 
 
 def test_a_bundle_from_a_bundles_weights(default_bundle: Path, tmp_path: Path) -> None:
