@@ -43,6 +43,8 @@ def test_contestants_compute_the_same_network() -> None:
 
 @pytest.mark.slow
 def test_volumes_of_two_sizes(bright_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "SHAPE", (112, 112, 4))
+    monkeypatch.setattr(scaling, "usable_cores", lambda: 1)
     monkeypatch.setattr(scaling, "SLICES", (3, 6))
     monkeypatch.setattr(scaling, "SIZES", (128,))
     monkeypatch.setattr(scaling, "LARGEST", (12, 256))
