@@ -65,7 +65,7 @@ class _Server:
         print(json.dumps(call), file=self._pipe("stdin"), flush=True)
         status = int(self._pipe("stdout").readline())
         return subprocess.CompletedProcess(
-            call["argv"], status, *(path.read_text() for path in printed)
+            [module, *arguments], status, *(path.read_text() for path in printed)
         )
 
     def _pipe(self, name: str) -> IO[str]:

@@ -110,7 +110,7 @@ def test_stages_of_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(whole, "SHAPE", (112, 112, 8))
+    monkeypatch.setattr(whole, "SHAPE", (112, 112, 4))
     monkeypatch.setattr(whole, "_engines", lambda _: [("ort", "int8"), ("tensorrt", "fp16")])
     figures = whole.measure(None, runs=1)
     assert "reason" in figures["rows"].pop("tensorrt fp16")
