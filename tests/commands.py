@@ -35,7 +35,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run ``python -m module`` with arguments; returns its status and what it printed."""
     words = [*map(str, arguments)]
-    if not hasattr(os, "fork"):
+    if sys.platform != "linux":  # elsewhere, libraries do not bear a fork
         command = [sys.executable, "-m", module, *words]
         return subprocess.run(
             command, capture_output=True, text=True, check=False, cwd=cwd, env=env
