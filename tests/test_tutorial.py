@@ -1,16 +1,14 @@
 """The commands of the tutorial work in its order, but for those that take minutes or a network."""
 
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from cnnres_infer.bundle.bundle import DEFAULT_BUNDLE
+from tests import commands
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
@@ -40,14 +38,7 @@ def test_the_tutorial(tmp_path: Path) -> None:
             shutil.copytree(tmp_path / command[2], tmp_path / command[3] / command[2])
         else:
             assert command[0] == "cnnres-infer"
-            done = subprocess.run(
-                [sys.executable, "-m", *("cnnres_infer", *command[1:])],
-                cwd=tmp_path,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            done = commands.run("cnnres_infer", *command[1:], cwd=tmp_path)
             assert done.returncode == 0, done.stdout + done.stderr
             ran.append(command[1])
     assert ran == ["verify", "demo", "doctor", "verify", "demo/demo.nii.gz"]

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,7 @@ from benchmarks.unet import UNet
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.errors import OutputError
 from network.cnnres import CNNRes
+from tests import commands
 
 
 def test_the_unet_has_the_papers_parameters() -> None:
@@ -44,6 +43,8 @@ def test_contestants_compute_the_same_network() -> None:
 
 @pytest.mark.slow
 def test_volumes_of_two_sizes(bright_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "SHAPE", (112, 112, 4))
+    monkeypatch.setattr(scaling, "usable_cores", lambda: 1)
     monkeypatch.setattr(scaling, "SLICES", (3, 6))
     monkeypatch.setattr(scaling, "SIZES", (128,))
     monkeypatch.setattr(scaling, "LARGEST", (12, 256))
@@ -109,7 +110,7 @@ def test_stages_of_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(whole, "SHAPE", (112, 112, 8))
+    monkeypatch.setattr(whole, "SHAPE", (112, 112, 4))
     monkeypatch.setattr(whole, "_engines", lambda _: [("ort", "int8"), ("tensorrt", "fp16")])
     figures = whole.measure(None, runs=1)
     assert "reason" in figures["rows"].pop("tensorrt fp16")
@@ -145,8 +146,7 @@ def test_figures_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_error_is_one_line_and_its_exit_status(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks", "end-to-end", "--bundle", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = commands.run("benchmarks", "end-to-end", "--bundle", tmp_path)
     assert done.returncode == 3
     assert done.stderr.startswith("benchmarks: ")
     assert done.stderr.count("\n") == 1

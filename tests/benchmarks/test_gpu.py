@@ -1,7 +1,5 @@
 """The benchmark of GPU backends on a fake machine, and where there is none."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ from benchmarks import gpu as on_gpu
 from cnnres_infer.engines.base import Probe
 from cnnres_infer.engines.nvidia.device import find_gpus
 from cnnres_infer.host import cache
+from tests import commands
 from tests.engines import conftest
 
 # The fixtures of another folder.
@@ -38,8 +37,7 @@ def test_every_backend_has_a_row(
 @pytest.mark.slow
 @pytest.mark.skipif(not isinstance(find_gpus(), Probe), reason="there is a GPU")
 def test_without_a_gpu_it_is_refused() -> None:
-    command = [sys.executable, "-m", "benchmarks", "gpu"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = commands.run("benchmarks", "gpu")
     assert done.returncode == 5
     assert done.stderr.startswith("benchmarks: ")
     assert "no GPU to measure: no NVIDIA driver" in done.stderr

@@ -1,6 +1,5 @@
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ from cnnres_infer import Bundle, Predictor
 from cnnres_infer.bundle.manifest import MANIFEST
 from cnnres_infer.bundle.signature import SIGNATURE
 from cnnres_infer.errors import BundleError, OutputError, UsageError
+from tests import commands
 from tests.conftest import BundleMaker
 
 pytest.importorskip("cryptography")
@@ -102,8 +102,7 @@ def test_the_commands(make_bundle: BundleMaker, tmp_path: Path) -> None:
     folder, key = make_bundle(), tmp_path / "key"
 
     def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", module, *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+        return commands.run(module, *arguments)
 
     assert run("export", "keygen", key).returncode == 0
     again = run("export", "keygen", key)

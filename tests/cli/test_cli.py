@@ -10,17 +10,12 @@ import pytest
 from cnnres_infer import __version__
 from cnnres_infer.outputs.writers import WRITERS
 from cnnres_infer.readers.nifti.write import save_volume
+from tests import commands
 from tests.conftest import BundleMaker, blob_volume
 
 
 def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cnnres_infer", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-    )
+    return commands.run("cnnres_infer", *arguments, cwd=cwd)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cnnres_infer.cohort.settings import Settings
 from cnnres_infer.readers.nifti.write import save_volume
+from tests import commands
 from tests.conftest import blob_volume
 
 ENGINE = ("--backend", "ort", "--precision", "fp32")
@@ -62,7 +63,7 @@ def command(*arguments: object) -> list[str]:
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run the command."""
-    return subprocess.run(command(*arguments), capture_output=True, text=True, check=False)
+    return commands.run("cnnres_infer", "cohort", *arguments)
 
 
 def masks(out: Path) -> dict[str, str]:

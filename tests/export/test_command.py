@@ -1,10 +1,13 @@
 import json
 import subprocess
-import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import save_file
+from typer.testing import CliRunner, Result
 
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.precision import Precision
@@ -12,25 +15,38 @@ from cnnres_infer.engines.base import run_all
 from cnnres_infer.errors import BundleError
 from cnnres_infer.selection.offers import open_engine
 from cnnres_infer.verification.agreement import load_reference
+from export.__main__ import app
 from network.checkpoint import load_checkpoint
+from tests import commands
+from tests.narrow import NARROW, narrow_network
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow  # processes that import torch
 
 
 def export(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "export", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    return commands.run("export", *arguments, cwd=ROOT)
 
 
-def test_a_bundle_from_a_bundles_weights(default_bundle: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def exported(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run the command here, with as many small phantoms as have 64 slices."""
+    monkeypatch.setattr("export.reference._PHANTOMS", 5)
+    monkeypatch.setattr("export.reference._GRIDS", [((72, 72, 18), (3.2, 3.2, 8.0))])
+    monkeypatch.setattr("export.reference._DRAWS", 1)
+    return lambda *arguments: CliRunner().invoke(app, [*map(str, arguments)])
+
+
+def test_a_bundle_from_a_bundles_weights(
+    exported: Callable[..., Result], default_bundle: Path, tmp_path: Path
+) -> None:
     description = json.loads((ROOT / "export" / "cnnres-dwi-flair.json").read_text())
     description["name"] = "mine"
     (tmp_path / "mine.json").write_text(json.dumps(description))
     checkpoint = default_bundle / "model.fp32.onnx"
     options = ("--out", tmp_path / "mine", "--description", tmp_path / "mine.json")
-    done = export(checkpoint, *options)
-    assert done.returncode == 0, done.stderr
+    done = exported(checkpoint, *options)
+    assert done.exit_code == 0, done.output
     assert "fp32: largest difference" in done.stdout
     bundle = Bundle.open(tmp_path / "mine")
     assert bundle.spec.name == "mine"
@@ -48,10 +64,15 @@ def test_a_bundle_from_a_bundles_weights(default_bundle: Path, tmp_path: Path) -
     assert "overwrite" in again.stderr
 
 
-def test_an_own_model_is_not_published_as_ours(default_bundle: Path, tmp_path: Path) -> None:
-    done = export(default_bundle / "model.fp32.onnx", "--out", tmp_path / "mine")
-    assert done.returncode == 0, done.stderr
-    assert Bundle.open(tmp_path / "mine").spec.name == "model.fp32"
+def test_an_own_model_is_not_published_as_ours(
+    exported: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file(narrow_network().state_dict(), tmp_path / "own.safetensors")
+    narrow = partial(load_checkpoint, widths=NARROW)
+    monkeypatch.setattr("export.__main__.load_checkpoint", narrow)
+    done = exported(tmp_path / "own.safetensors", "--out", tmp_path / "mine")
+    assert done.exit_code == 0, done.output
+    assert Bundle.open(tmp_path / "mine").spec.name == "own"
     card = (tmp_path / "mine" / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "ISLES" not in card
     assert "few patients" not in card

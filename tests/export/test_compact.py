@@ -1,7 +1,5 @@
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from cnnres_infer.bundle.recipe import build
 from cnnres_infer.bundle.signature import SIGNATURE
 from export.bundle_writer import seal
 from export.compact import compact, recipe_for
+from tests import commands
 
 ROOT = Path(__file__).resolve().parents[2]
 RNG = np.random.default_rng(11)
@@ -54,13 +53,7 @@ def test_compacting_changes_no_network(whole: Path, default_bundle: Path) -> Non
     assert "derived" not in before.manifest
     assert not list(whole.glob("*.recipe.json"))
     (whole / SIGNATURE).write_bytes(b"of what stood before")
-    done = subprocess.run(
-        [sys.executable, "-m", "export", "compact", str(whole)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
+    done = commands.run("export", "compact", whole)
     assert done.returncode == 0, done.stderr
     after = Bundle.open(whole)
     assert {after.sha256[name] for name in after.variants.values()} == {

@@ -1,8 +1,6 @@
 """A bundle whose images are cut to the brain, from weights to masks, reports and verification."""
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -31,6 +29,7 @@ from cnnres_infer.verification.recording import record_case
 from cnnres_infer.verification.self_check import self_check
 from export.bundle_writer import write_bundle
 from network.engine import TorchEngine
+from tests import commands
 from tests.conftest import phantom_volume
 from tests.narrow import narrow_network
 
@@ -163,11 +162,7 @@ def test_the_command_line_from_a_file_to_a_verified_mask(
     save_volume(tmp_path / "dwi.nii.gz", volume.data, volume.grid)
 
     def run(*arguments: object) -> str:
-        command = [sys.executable, "-m", "cnnres_infer", *map(str, arguments)]
-        done = subprocess.run(
-            [*command, "--bundle", str(bundle.folder)],
-            capture_output=True, text=True, check=False, cwd=ROOT,
-        )  # fmt: skip
+        done = commands.run("cnnres_infer", *arguments, "--bundle", bundle.folder)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -22,6 +22,7 @@ from cnnres_infer.errors import BundleError, OutputExistsError, UsageError
 from cnnres_infer.predictor import Predictor
 from cnnres_infer.readers.nifti.write import save_volume
 from export.triton import write_repository
+from tests import commands
 from tests.conftest import blob_volume
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -187,13 +188,7 @@ def test_the_client_makes_the_same_mask(server: str, bright_bundle: Path, tmp_pa
 
 @pytest.mark.slow
 def test_the_command(bright_bundle: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "export", "triton", str(bright_bundle)]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path / "repository"), "--variant", "fp32"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
+    out = tmp_path / "repository"
+    done = commands.run("export", "triton", bright_bundle, "--out", out, "--variant", "fp32")
     assert done.returncode == 0, done.stderr
-    assert parsed(tmp_path / "repository" / "bright_fp32").name == "bright_fp32"
+    assert parsed(out / "bright_fp32").name == "bright_fp32"

@@ -19,6 +19,7 @@ from cnnres_infer.errors import InputError
 from cnnres_infer.readers import case_name
 from cnnres_infer.readers.case import read_volume
 from cnnres_infer.readers.nifti.header import TRANSFORM_FIELDS
+from tests import commands
 from tests.faults.files import (
     ACCEPTED,
     DATA,
@@ -98,9 +99,8 @@ def test_the_command_line_reports_each_error_and_writes_no_mask(
                     (tmp_path / f"a.{kind}").rename(tmp_path / f"{code.lower()}-{number}.{kind}")
             paths.append(path)
             expected.append(code)
-    command = [sys.executable, "-m", "cnnres_infer", *map(str, paths)]
-    options = ["-o", str(tmp_path / "out"), "--json", "--bundle", str(bright_bundle)]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    options = ("-o", tmp_path / "out", "--json", "--bundle", bright_bundle)
+    done = commands.run("cnnres_infer", *paths, *options)
     assert done.returncode == 3
     entries = json.loads(done.stdout)
     assert [entry["error"]["code"] for entry in entries] == expected

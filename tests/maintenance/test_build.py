@@ -4,7 +4,6 @@ import json
 import os
 import stat
 import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from cnnres_infer.engines.nvidia.device import find_gpu
 from cnnres_infer.engines.tensorrt.store import PlanStore
 from cnnres_infer.host import cache
 from cnnres_infer.maintenance import cache as cache_contents
+from tests import commands
 from tests.engines.tensorrt.test_store import KEY
 
 FILE = "model.fp32.onnx"
@@ -32,8 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cnnres_infer", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return commands.run("cnnres_infer", *arguments)
 
 
 def told(*arguments: object) -> dict[str, Any]:

@@ -1,8 +1,6 @@
 """Lesions that do not restrict diffusion are taken out of the mask, and never silently."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +24,7 @@ from cnnres_infer.pipeline.deadline import Stopwatch
 from cnnres_infer.pipeline.mask import find_lesions
 from cnnres_infer.pipeline.restriction import judge, known_adc
 from cnnres_infer.readers.nifti.write import save_volume
+from tests import commands
 from tests.conftest import BundleMaker, blob_volume
 
 BOUND = 0.85
@@ -390,14 +389,12 @@ def test_the_command_line_takes_adc_and_b0(make_bundle: BundleMaker, tmp_path: P
     dwi.with_name("dwi.bval").write_text(f"{B:g}")
     for flag, volume in (("--adc", adc_map()), ("--b0", b0())):
         save_volume(other, volume.data, volume.grid, overwrite=True)
-        out = str(tmp_path / flag.strip("-"))
-        command = [sys.executable, "-m", "cnnres_infer", str(dwi), flag, str(other), "-o", out]
-        done = subprocess.run(
-            [*command, "--bundle", str(bundle)], capture_output=True, text=True, check=True
-        )
+        out = tmp_path / flag.strip("-")
+        done = commands.run("cnnres_infer", dwi, flag, other, "-o", out, "--bundle", bundle)
+        assert done.returncode == 0, done.stderr
         assert "1 lesion," in done.stdout
         assert "warning W-LESION-REJECTED: 1 lesion" in done.stdout
-        report = json.loads((Path(out) / "dwi_report.json").read_text())
+        report = json.loads((out / "dwi_report.json").read_text())
         assert report["diffusion"]["by"] == flag.strip("-")
         assert len(report["lesions"]["rejected"]) == 1
 

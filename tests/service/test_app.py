@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from cnnres_infer.service.app import find_contract
 from cnnres_infer.service.contracts.mercure import Mercure
 from cnnres_infer.service.contracts.monai import Monai
 from cnnres_infer.service.settings import AppSettings
+from tests import commands
 from tests.fakes.dicom import encode
 from tests.service.studies import images
 
@@ -38,13 +38,7 @@ def mercure_folder(folder: Path, settings: Mapping[str, Any] | None) -> Path:
 def run(environment: Mapping[str, object], *options: object) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if name not in PATHS}
     given = {name: str(value) for name, value in environment.items()}
-    return subprocess.run(
-        [sys.executable, "-m", "cnnres_infer", "app", *map(str, options)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**kept, **given},
-    )
+    return commands.run("cnnres_infer", "app", *options, env={**kept, **given})
 
 
 @pytest.mark.slow

@@ -2,11 +2,9 @@
 
 import shutil
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import pytest
@@ -20,6 +18,7 @@ from cnnres_infer.outputs.writers import WRITERS
 from cnnres_infer.service.sop_classes import STORED
 from cnnres_infer.service.state import open_area
 from cnnres_infer.service.worker import MOST_ATTEMPTS
+from tests import commands
 from tests.service.studies import (
     SETTLE,
     Process,
@@ -72,16 +71,6 @@ def assert_valid(path: Path) -> None:
         done = subprocess.run([DCIODVFY, path], capture_output=True, text=True, check=False)
         errors = [each for each in done.stderr.splitlines() if each.startswith("Error")]
         assert errors == []
-
-
-def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cnnres_infer", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        **options,
-    )
 
 
 def test_a_hot_folder(tmp_path: Path, bright_bundle: Path) -> None:
@@ -172,7 +161,7 @@ def test_a_listener(tmp_path: Path, bright_bundle: Path) -> None:
             wait_for(lambda: not list((area / "receiving").iterdir()))
             time.sleep(2 * float(SETTLE))
             wait_for(lambda: len(stored) == len(DICOM))
-            status = run("status", area)
+            status = commands.run("cnnres_infer", "status", area)
     assert sorted(stored) == sorted(path.name for path in pushed.iterdir()), "each once"
     for path in pushed.iterdir():
         found = dcmread(path)

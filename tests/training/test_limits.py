@@ -5,11 +5,22 @@ import pytest
 pytest.importorskip("h5py", reason="needs `pip install --group export`")
 
 from cnnres_infer.predictor import Predictor
+from training import data
 from training.limits import limits
 
 
 @pytest.mark.slow
-def test_what_limits_the_built_in_model(shared_data: Path, default_bundle: Path) -> None:
+def test_what_limits_the_built_in_model(
+    shared_data: Path, default_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A third of the patients trained on, and the same patients held out.
+    rows = data._index(shared_data)
+    held_out = data._held_out(rows)
+    some = [row for n, row in enumerate(rows) if n % 3 == 0 or row["case"] in held_out]
+    monkeypatch.setattr(data, "_index", lambda _: some)
+    monkeypatch.setattr(data, "_held_out", lambda _: held_out)
+    monkeypatch.setattr("training.limits._SHARES", (0.05, 0.4))
+    monkeypatch.setattr("training.limits.VALIDATION_VOLUMES", data.VALIDATION_VOLUMES[:1])
     with Predictor.load(default_bundle, "ort", "fp32") as predictor:
         found = limits(predictor, shared_data)
     dice = {(row["modality"], row["patients"]): row["dice"] for row in found["patients"]}

@@ -49,7 +49,7 @@ def test_a_seed_gives_the_same_weights(collections: Collections, tmp_path: Path)
 
 
 def test_training_goes_on_from_given_weights(collections: Collections, tmp_path: Path) -> None:
-    start = CNNRes().eval()
+    start = narrow_network()
     recipe = Recipe(steps=1, learning_rate=0.0, weight_decay=0.0)
     train(collections, {}, recipe, tmp_path, start=start)
     kept, given = load_file(tmp_path / "step-00001.safetensors"), start.state_dict()
@@ -70,7 +70,7 @@ def test_a_symmetric_network_stays_symmetric(collections: Collections, tmp_path:
 
 
 def test_training_ends_in_time(collections: Collections, tmp_path: Path) -> None:
-    train(collections, {}, Recipe(steps=1000, minutes=1e-9), tmp_path)
+    train(collections, {}, Recipe(steps=1000, minutes=1e-9, widths=NARROW), tmp_path)
     assert json.loads((tmp_path / "log.jsonl").read_text())["step"] == 1
 
 

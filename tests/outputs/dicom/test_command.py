@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from cnnres_infer import Predictor
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.errors import UsageError
 from cnnres_infer.readers.nifti.write import save_volume
+from tests import commands
 from tests.conftest import blob_volume
 from tests.fakes.dicom import (
     Scan,
@@ -30,12 +30,7 @@ FORMATS = ("mask", "report", "dicom-seg", "dicom-sr", "dicom-sc")
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cnnres_infer", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return commands.run("cnnres_infer", *arguments)
 
 
 def formats(*names: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import nibabel
@@ -15,6 +14,7 @@ from cnnres_infer.core.grid import Grid
 from cnnres_infer.demo import SEED
 from cnnres_infer.phantom.head import make_phantom
 from cnnres_infer.readers.nifti.write import save_volume
+from tests import commands
 from tests.conftest import SHARED_DATA, BundleMaker, blob_volume
 from tests.fakes.dicom import (
     Scan,
@@ -35,12 +35,7 @@ LAYOUTS = ("classic", "enhanced", "mosaic")
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cnnres_infer", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return commands.run("cnnres_infer", *arguments)
 
 
 def segment(*arguments: object) -> None:
