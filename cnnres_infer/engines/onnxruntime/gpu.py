@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 FOLDER = "ort-engines"
 _FLAGS = "no-tf32"
 _OUT_OF_MEMORY = ("allocat", "out of memory")
-# The provider opens it by itself from 1.31 on, so it is in no list of what it links to.
+# The provider opens it by itself (seen in 1.29 and 1.31), so it is in no list of what it links to.
 _CUDNN = "libcudnn.so.9"
 # 1.27 and later are made for CUDA 13.
 _FOR_CUDA_12 = "pip install 'onnxruntime-gpu[cuda,cudnn]<1.27'"
