@@ -60,6 +60,14 @@ def train_command(
         typer.Option(help="Bundle whose network softens the experts' masks of single slices."),
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="Peak.")] = Recipe.learning_rate,
+    weight_decay: Annotated[float, typer.Option(min=0.0)] = Recipe.weight_decay,
+    batch: Annotated[int, typer.Option(min=1, help="Times the usual size.")] = Recipe.batch,
+    averaging: Annotated[
+        float, typer.Option(help="Share of the averaged weights that stays in each step.")
+    ] = Recipe.averaging,
+    dropout: Annotated[
+        float, typer.Option(min=0.0, max=0.9, help="Share of channels left out of a step.")
+    ] = Recipe.dropout,
     minutes: Annotated[
         float, typer.Option(help="End after this time, however many steps are done.")
     ] = Recipe.minutes,
@@ -86,6 +94,10 @@ def train_command(
         steps=steps,
         seed=seed,
         learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        batch=batch,
+        averaging=averaging,
+        dropout=dropout,
         minutes=minutes,
         rounded_from=rounded_from,
         check_every=check_every,

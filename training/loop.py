@@ -145,9 +145,7 @@ def train(
             save_file(tensors, out / f"step-{step:05d}.safetensors", metadata)
 
 
-def _pair_loss(
-    network: CNNRes, pair: Pair, recipe: Recipe, step: int, progress: float
-) -> Tensor:
+def _pair_loss(network: CNNRes, pair: Pair, recipe: Recipe, step: int, progress: float) -> Tensor:
     """Loss of a batch; later of both views of it, and the difference of their answers."""
     first = logits_of(network, pair.images)
     loss = segmentation_loss(first, pair.masks)

@@ -59,3 +59,8 @@ def test_rare_sizes_come_more_often() -> None:
     none, tiny, usual, giant = _rarity(masks).tolist()
     assert none == usual == 1
     assert tiny == giant > 1
+
+
+def test_batches_are_so_many_times_as_large(collections: Collections) -> None:
+    usual, larger = (Batches(collections, 0, torch.device("cpu"), n).draw() for n in (1, 2))
+    assert len(larger.images) == 2 * len(usual.images)
