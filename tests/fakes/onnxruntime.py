@@ -1,7 +1,7 @@
 """A fake of ONNX Runtime's GPU providers: sessions claim to use one, and compute on the CPU.
 
 Like the real ones with CUDA graphs, a session fails on any thread but the one
-that ran it first.
+that ran it first, and when a graph is launched after a run of another shape.
 """
 
 import threading
@@ -49,6 +49,24 @@ class FakeSessionOptions:
         self.pci = device.device.metadata["pci_bus_id"]
 
 
+class FakeRunOptions(onnxruntime.RunOptions):  # type: ignore[misc]
+    """Options of a run; `graph` names the CUDA graph that it captures or launches."""
+
+    graph: str
+
+    def add_run_config_entry(self, name: str, value: str) -> None:
+        assert name == "gpu_graph_id"
+        self.graph = value
+
+
+class FakeBinding(onnxruntime.IOBinding):  # type: ignore[misc]
+    """A binding that knows the shape of its input."""
+
+    def bind_ortvalue_input(self, name: str, value: Any) -> None:
+        self.shape = tuple(value.shape())
+        super().bind_ortvalue_input(name, value)
+
+
 class FakeSession(onnxruntime.InferenceSession):  # type: ignore[misc]
     """A session of the CPU that claims to be one of a GPU."""
 
@@ -67,6 +85,10 @@ class FakeSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         self.pci = options.pci
         self._claimed = providers[0][0] if providers else options.provider
         self._thread: int | None = None
+        settings = providers[0][1] if providers and providers != [CPU] else {}
+        self._captures = settings.get("enable_cuda_graph") == "1"
+        self._shape: tuple[int, ...] = ()
+        self._captured: dict[str, tuple[int, ...]] = {}
 
     def get_providers(self) -> list[str | None]:
         return [self._claimed, CPU]
@@ -75,9 +97,22 @@ class FakeSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         self._check_thread()
         return super().run(*arguments)
 
-    def run_with_iobinding(self, *arguments: Any) -> Any:
+    def io_binding(self) -> FakeBinding:
+        return FakeBinding(self)
+
+    def run_with_iobinding(self, binding: FakeBinding, options: FakeRunOptions) -> None:
         self._check_thread()
-        return super().run_with_iobinding(*arguments)
+        if self._captures:
+            self._check_graph(binding.shape, options.graph)
+        super().run_with_iobinding(binding, options)
+
+    def _check_graph(self, shape: tuple[int, ...], graph: str) -> None:
+        if shape != self._shape:
+            # The convolutions replace what the graphs so far refer to.
+            self._captured = dict.fromkeys(self._captured, ())
+            self._shape = shape
+        if self._captured.setdefault(graph, shape) != shape:
+            raise RuntimeError(f"graph {graph} launches kernels that are gone")
 
     def _check_thread(self) -> None:
         self._thread = self._thread or threading.get_ident()
@@ -97,11 +132,14 @@ class FakeOnnxRuntime:
     GraphOptimizationLevel = onnxruntime.GraphOptimizationLevel
     InferenceSession = FakeSession
     OrtValue = FakeOrtValue
-    RunOptions = onnxruntime.RunOptions
+    RunOptions = FakeRunOptions
     SessionOptions = FakeSessionOptions
 
     def __init__(self) -> None:
         self.registered: list[str] = []
+
+    def set_default_logger_severity(self, severity: int) -> None:
+        self.severity = severity
 
     def get_available_providers(self) -> list[str]:
         return ["TensorrtExecutionProvider", "CUDAExecutionProvider", CPU]

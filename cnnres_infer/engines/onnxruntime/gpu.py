@@ -3,10 +3,10 @@
 import io
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -18,6 +18,7 @@ from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.provenance import EngineInfo
 from cnnres_infer.engines.base import ImageShape, ModelFile, Probe, Variants
 from cnnres_infer.engines.compiled import SealedFolder
+from cnnres_infer.engines.nvidia import sticky
 from cnnres_infer.engines.nvidia.batches import split
 from cnnres_infer.engines.nvidia.device import Gpu, find_gpu
 from cnnres_infer.engines.nvidia.libraries import (
@@ -43,6 +44,7 @@ from cnnres_infer.host.digest import json_digest
 _log = logging.getLogger(__name__)
 FOLDER = "ort-engines"
 _FLAGS = "no-tf32"
+_SILENT = 4
 _OUT_OF_MEMORY = ("allocat", "out of memory")
 # The provider opens it by itself (seen in 1.29 and 1.31), so it is in no list of what it links to.
 _CUDNN = "libcudnn.so.9"
@@ -56,6 +58,17 @@ class OrtCudaEngine(GpuEngine[Any]):
     Batches always have the same size, the last one padded, so one CUDA graph and
     one set of tuned kernels for each size of image serve every volume.
 
+    Parameters
+    ----------
+    handle
+        A session.
+    info, shape, worker
+        See `GpuEngine`.
+    gpu
+        The GPU that the session is on.
+    open_session
+        Opens another session like it.
+
     Attributes
     ----------
     BACKEND, PROVIDER, DEVICE
@@ -65,6 +78,8 @@ class OrtCudaEngine(GpuEngine[Any]):
         File name of the provider's library, next to ONNX Runtime's own.
     LIBRARIES_HINT
         How to fix missing libraries.
+    SESSION_PER_SHAPE
+        Whether a session may run images of one shape only.
     """
 
     RUNTIME: ClassVar[str] = "ONNX Runtime"
@@ -75,16 +90,26 @@ class OrtCudaEngine(GpuEngine[Any]):
     LIBRARIES_HINT: ClassVar[str] = (
         "pip install 'onnxruntime-gpu[cuda,cudnn]', or CUDA and cuDNN in the versions that it names"
     )
+    # The provider's convolutions keep the kernels and the memory for one shape, and replace them
+    # when another comes: a graph that was captured before then launches what is gone (1.29).
+    SESSION_PER_SHAPE: ClassVar[bool] = True
     VARIANTS: ClassVar[Variants] = {
         Precision.FP16: ("fp16",),
         Precision.FP32: ("fp32",),
     }
 
     def __init__(
-        self, handle: Any, info: EngineInfo, shape: ImageShape, worker: Worker, gpu: Gpu
+        self,
+        handle: Any,
+        info: EngineInfo,
+        shape: ImageShape,
+        worker: Worker,
+        gpu: Gpu,
+        open_session: Callable[[], Any],
     ) -> None:
         super().__init__(handle, info, shape, worker)
         self._gpu = gpu
+        self._open_session = open_session
         self._slices = self.BATCH
         self._bound: dict[tuple[int, ...], Bound] = {}
 
@@ -108,26 +133,39 @@ class OrtCudaEngine(GpuEngine[Any]):
         probe.require()
         gpu = find_gpu()
         assert isinstance(gpu, Gpu)
+        sticky.require_none()
+        with cls._sealed(model, precision, probe) as folder:
+            open_session = partial(cls._checked_session, model, precision, folder, gpu)
+            session = open_session()
+        device = f"{cls.PROVIDER} on {probe.devices[0]}"
+        info = EngineInfo(cls.BACKEND, device, precision, model.variant, 1, probe.versions)
+        shape = model.image_shape(declared_shape(session))
+        return cls(session, info, shape, worker, gpu, open_session)
+
+    @classmethod
+    def _checked_session(
+        cls, model: ModelFile, precision: Precision, folder: Path | None, gpu: Gpu
+    ) -> Any:
+        """Open a session that runs on the provider, and on nothing else."""
         onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         # cuDNN's front end logs every fusion that it cannot plan as an error and then uses
-        # another; real failures are raised.
-        options.log_severity_level = 4
+        # another, and some of that goes to the logger of no session; real failures are raised.
+        options.log_severity_level = _SILENT
+        onnxruntime.set_default_logger_severity(_SILENT)
         # Operators that the provider cannot run are an error instead of running on the CPU.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
-            with cls._sealed(model, precision, probe) as folder:
-                session = cls._session_of(onnxruntime, model, options, precision, folder, gpu)
+            session = cls._session_of(onnxruntime, model, options, precision, folder, gpu)
         except Exception as error:
+            sticky.note(error)
             raise BackendUnavailableError(
                 f"{cls.PROVIDER} of ONNX Runtime rejected the model: {error}"
             ) from error
         provider = session.get_providers()[0]
         if provider != cls.PROVIDER:
             raise BackendUnavailableError(f"ONNX Runtime selected {provider}, not {cls.PROVIDER}")
-        device = f"{provider} on {probe.devices[0]}"
-        info = EngineInfo(cls.BACKEND, device, precision, model.variant, 1, probe.versions)
-        return cls(session, info, model.image_shape(declared_shape(session)), worker, gpu)
+        return session
 
     @classmethod
     def _extra_distributions(cls) -> tuple[str, ...]:
@@ -226,6 +264,9 @@ class OrtCudaEngine(GpuEngine[Any]):
             try:
                 return np.concatenate(list(self._batches(handle, images)))
             except Exception as error:
+                if sticky.note(error):
+                    # The error's frames hold what was being made.
+                    sticky.keep(handle, error, *self._bound.values())
                 # Never launch a graph again whose capture or launch has failed.
                 self._bound.clear()
                 full = any(word in str(error).lower() for word in _OUT_OF_MEMORY)
@@ -240,12 +281,15 @@ class OrtCudaEngine(GpuEngine[Any]):
     def _batches(self, session: Any, images: FloatArray) -> Iterator[FloatArray]:
         shape = (self._slices, *images.shape[1:])
         if shape not in self._bound:
+            if self.SESSION_PER_SHAPE and self._bound:
+                session = self._open_session()
             device = (self.DEVICE, self._gpu.index)
             self._bound[shape] = Bound(import_onnxruntime(), session, device, shape)
         for part in split(len(images), self.padded_sizes):
             yield self._bound[shape].run(images[part.rows])
 
     def _release(self, handle: Any) -> None:
+        sticky.keep(handle, *self._bound.values())
         self._bound.clear()
 
 

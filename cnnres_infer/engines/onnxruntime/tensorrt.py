@@ -42,6 +42,8 @@ class OrtTensorRtEngine(OrtCudaEngine):
         "cuDNN in the versions named"
     )
     CACHE_FOLDER: ClassVar[str | None] = FOLDER
+    # One engine spans all shapes, and there are graphs only where there is one shape.
+    SESSION_PER_SHAPE: ClassVar[bool] = False
     VARIANTS: ClassVar[Variants] = {
         Precision.FP16: ("fp16",),
         Precision.INT8: ("int8-trt",),

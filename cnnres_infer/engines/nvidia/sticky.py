@@ -1,0 +1,49 @@
+"""CUDA errors after which a process can neither use a GPU any more nor release what is on it."""
+
+import ctypes
+import re
+
+from cnnres_infer.errors import BackendUnavailableError
+
+# CUDA's numbers for them, as ONNX Runtime writes them, and CUDA's own words.
+_STICKY = re.compile(
+    r"cuda (failure|error) (214|700|702|710|71[4-9])\b"
+    r"|illegal memory access|illegal instruction|misaligned address|invalid program counter"
+    r"|hardware stack error|unspecified launch failure|launch timed out"
+    r"|device-side assert|uncorrectable ecc error",
+    re.IGNORECASE,
+)
+_seen: list[str] = []
+
+
+def note(error: Exception) -> bool:
+    """Remember an error of the runtime if it is sticky; say whether any was."""
+    if _STICKY.search(str(error)):
+        _seen.append(str(error))
+    return bool(_seen)
+
+
+def require_none() -> None:
+    """Refuse to open anything on a GPU after a sticky error.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If there was one in this process.
+    """
+    if _seen:
+        raise BackendUnavailableError(
+            f"a GPU has failed in this process, which can no longer use it: {_seen[0]}",
+            "start the program again",
+        )
+
+
+def keep(*things: object) -> None:
+    """Never destroy objects, if there was a sticky error.
+
+    Destructors of ONNX Runtime throw when CUDA refuses to free memory, which aborts the
+    process, also at exit. An object with one reference too many outlives the interpreter.
+    """
+    if _seen:
+        for thing in things:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
