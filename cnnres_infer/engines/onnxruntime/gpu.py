@@ -112,6 +112,7 @@ class OrtCudaEngine(GpuEngine[Any]):
         self._open_session = open_session
         self._slices = self.BATCH
         self._bound: dict[tuple[int, ...], Bound] = {}
+        sticky.watch(self)
 
     @classmethod
     def probe(cls) -> Probe:
