@@ -174,6 +174,14 @@ class BackendUnavailableError(EngineError):
         self.remedy = remedy
 
 
+class NotInstalledError(BackendUnavailableError):
+    """A backend that is not installed, or lacks a part that is installed separately."""
+
+
+class DeviceUnsupportedError(BackendUnavailableError):
+    """A backend that does not exist for the device in this machine."""
+
+
 class PrecisionUnavailableError(BackendUnavailableError):
     """A precision that this machine's processor does not support."""
 

@@ -15,7 +15,13 @@ from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.crops import computed
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.provenance import EngineInfo
-from cnnres_infer.errors import BackendUnavailableError, EngineError, EngineRunError
+from cnnres_infer.errors import (
+    BackendUnavailableError,
+    DeviceUnsupportedError,
+    EngineError,
+    EngineRunError,
+    NotInstalledError,
+)
 
 T = TypeVar("T")
 Handle = TypeVar("Handle")
@@ -44,6 +50,8 @@ class Probe:
     absent
         Whether it is unusable because this machine has no such device, so
         nothing needs fixing.
+    incomplete
+        Whether it is unusable because a part of it is not installed.
     """
 
     usable: bool
@@ -52,6 +60,22 @@ class Probe:
     versions: dict[str, str] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
     absent: bool = False
+    incomplete: bool = False
+
+    @classmethod
+    def failed(
+        cls, error: BackendUnavailableError, versions: dict[str, str], devices: tuple[str, ...]
+    ) -> Self:
+        """The probe of a backend that cannot be used, for the reason in an error."""
+        return cls(
+            False,
+            error.reason,
+            error.remedy,
+            versions,
+            devices,
+            absent=isinstance(error, DeviceUnsupportedError),
+            incomplete=isinstance(error, NotInstalledError),
+        )
 
     def require(self) -> None:
         """Raise `BackendUnavailableError` unless it is usable."""

@@ -36,9 +36,9 @@ class Status(StrEnum):
     OK
         It works.
     NONE
-        It needs a device that this machine does not have.
+        It needs a device that this machine does not have, or does not exist for its GPU.
     WARN
-        It is not installed, or incomplete.
+        It is not installed, or a part of it is not.
     FAIL
         It is installed, but broken.
     """
@@ -179,7 +179,7 @@ def _backend(bundle: Bundle, name: str) -> Finding:
     found = probe(name)
     if not found.usable:
         # What is installed is meant to work; what is not may be missing on purpose.
-        broken = bool(set(found.versions) - _ENVIRONMENT)
+        broken = bool(set(found.versions) - _ENVIRONMENT) and not found.incomplete
         status = Status.NONE if found.absent else Status.FAIL if broken else Status.WARN
         return Finding(name, status, found.reason + _can_build(name), found.remedy)
     offered = list(offers(bundle, name))

@@ -14,7 +14,13 @@ from cnnres_infer.cli.doctor import render
 from cnnres_infer.engines import BACKENDS, NVIDIA
 from cnnres_infer.engines.nvidia import device as gpu
 from cnnres_infer.engines.nvidia.device import find_gpus
+from cnnres_infer.engines.onnxruntime.tensorrt import OrtTensorRtEngine
 from cnnres_infer.engines.tensorrt.api import Flavour
+from cnnres_infer.errors import (
+    BackendUnavailableError,
+    DeviceUnsupportedError,
+    NotInstalledError,
+)
 from cnnres_infer.host import cache, machine
 from cnnres_infer.host.machine import versions
 from cnnres_infer.maintenance import doctor
@@ -185,6 +191,31 @@ def test_an_installed_but_broken_backend_fails(
     assert found["ort"].status == "FAIL"
     assert "overwrite each other" in found["ort"].reason
     assert found["ort"].remedy.startswith("pip uninstall -y onnxruntime onnxruntime-gpu")
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (DeviceUnsupportedError("it does not exist for this GPU", "use another"), "NONE"),
+        (NotInstalledError("it lacks libnvinfer.so.10", "install TensorRT"), "WARN"),
+        (BackendUnavailableError("it needs a newer driver", "update it"), "FAIL"),
+    ],
+)
+def test_only_what_is_broken_fails(
+    bright_bundle: Path,
+    no_driver: Place,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BackendUnavailableError,
+    status: str,
+) -> None:
+    def refuse(_versions: dict[str, str], _gpu: object) -> None:
+        raise error
+
+    monkeypatch.setattr(gpu, "_load", FakeDriver().load)
+    monkeypatch.setattr(machine, "versions", lambda *_names: {"onnxruntime-gpu": "1.29.0"})
+    monkeypatch.setattr(OrtTensorRtEngine, "_check_installed", refuse)
+    found = doctor._backend(Bundle.open(bright_bundle), "ort-tensorrt")
+    assert (found.status, found.reason) == (status, error.reason)
 
 
 def test_cores_that_may_not_be_used(

@@ -2,6 +2,8 @@
 
 import ctypes
 import re
+import threading
+from weakref import WeakSet
 
 from cnnres_infer.errors import BackendUnavailableError
 
@@ -14,13 +16,24 @@ _STICKY = re.compile(
     re.IGNORECASE,
 )
 _seen: list[str] = []
+_watched: WeakSet[object] = WeakSet()
+_watching = threading.Lock()
 
 
 def note(error: Exception) -> bool:
     """Remember an error of the runtime if it is sticky; say whether any was."""
     if _STICKY.search(str(error)):
-        _seen.append(str(error))
+        with _watching:
+            _seen.append(str(error))
+            keep(*_watched)
     return bool(_seen)
+
+
+def watch(engine: object) -> None:
+    """Keep an engine once there is a sticky error, although it may be neither run nor closed."""
+    with _watching:
+        _watched.add(engine)
+        keep(engine)
 
 
 def require_none() -> None:

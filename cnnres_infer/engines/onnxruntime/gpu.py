@@ -36,7 +36,7 @@ from cnnres_infer.engines.onnxruntime.cpu import (
     declared_shape,
     import_onnxruntime,
 )
-from cnnres_infer.errors import BackendUnavailableError
+from cnnres_infer.errors import BackendUnavailableError, NotInstalledError
 from cnnres_infer.host import machine
 from cnnres_infer.host.cache import cache_folder
 from cnnres_infer.host.digest import json_digest
@@ -112,6 +112,7 @@ class OrtCudaEngine(GpuEngine[Any]):
         self._open_session = open_session
         self._slices = self.BATCH
         self._bound: dict[tuple[int, ...], Bound] = {}
+        sticky.watch(self)
 
     @classmethod
     def probe(cls) -> Probe:
@@ -123,7 +124,7 @@ class OrtCudaEngine(GpuEngine[Any]):
         try:
             cls._check_installed(versions, gpu)
         except BackendUnavailableError as error:
-            return Probe(False, error.reason, error.remedy, versions, (str(gpu),))
+            return Probe.failed(error, versions, (str(gpu),))
         reason = f"onnxruntime {import_onnxruntime().__version__}, {cls.PROVIDER}"
         return Probe(True, reason, "", versions, (str(gpu),))
 
@@ -188,7 +189,7 @@ class OrtCudaEngine(GpuEngine[Any]):
             check_driver(gpu, cuda_of_library(library), name, _FOR_CUDA_12)
             missing = _missing(library)
             if missing:
-                raise BackendUnavailableError(
+                raise NotInstalledError(
                     f"{cls.PROVIDER} lacks {', '.join(missing)}", cls.LIBRARIES_HINT
                 )
         try:
@@ -198,7 +199,7 @@ class OrtCudaEngine(GpuEngine[Any]):
                 f"onnxruntime cannot be imported ({error})", _install_for(gpu)
             ) from error
         if cls.PROVIDER not in onnxruntime.get_available_providers():
-            raise BackendUnavailableError(
+            raise NotInstalledError(
                 f"this onnxruntime has no {cls.PROVIDER}",
                 f"pip uninstall -y onnxruntime; {_install_for(gpu)}",
             )

@@ -23,7 +23,11 @@ from cnnres_infer.engines.onnxruntime.cpu import (
     import_onnxruntime,
 )
 from cnnres_infer.engines.onnxruntime.gpu import FOLDER, OrtCudaEngine
-from cnnres_infer.errors import BackendUnavailableError
+from cnnres_infer.errors import (
+    BackendUnavailableError,
+    DeviceUnsupportedError,
+    NotInstalledError,
+)
 
 _REGISTERING = threading.Lock()
 _TF32 = "NVIDIA_TF32_OVERRIDE"
@@ -98,7 +102,7 @@ class OrtTensorRtRtxEngine(OrtCudaEngine):
     @classmethod
     def _check_installed(cls, versions: dict[str, str], gpu: Gpu) -> None:
         if gpu.sm not in _PLUG_IN_SMS and gpu.sm < _PLUG_IN_ALL_FROM:
-            raise BackendUnavailableError(
+            raise DeviceUnsupportedError(
                 f"the TensorRT-RTX provider does not exist for compute capability "
                 f"{gpu.capability} ({gpu.name})",
                 "use another `backend`; this one is for RTX 30 and later",
@@ -106,8 +110,8 @@ class OrtTensorRtRtxEngine(OrtCudaEngine):
         try:
             _check_plug_in(gpu)
             devices = _plug_in_devices()
-        except ImportError as error:
-            raise BackendUnavailableError(
+        except ModuleNotFoundError as error:
+            raise NotInstalledError(
                 f"the TensorRT-RTX provider is not installed ({error})", _install_for(gpu)
             ) from error
         except BackendUnavailableError:
@@ -164,7 +168,7 @@ def _check_plug_in(gpu: Gpu) -> None:
 
     Raises
     ------
-    ImportError
+    ModuleNotFoundError
         If it is not installed.
     BackendUnavailableError
         If a library is missing or the driver is too old.

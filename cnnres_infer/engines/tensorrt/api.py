@@ -8,7 +8,12 @@ from typing import Any
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines.nvidia.device import Gpu
 from cnnres_infer.engines.nvidia.libraries import check_driver, cuda_of_packages
-from cnnres_infer.errors import BackendUnavailableError, PrecisionUnavailableError
+from cnnres_infer.errors import (
+    BackendUnavailableError,
+    DeviceUnsupportedError,
+    NotInstalledError,
+    PrecisionUnavailableError,
+)
 from cnnres_infer.host import machine
 
 # Logged by every build on a machine without a GPU, where it is harmless.
@@ -53,12 +58,12 @@ class Flavour:
         Raises
         ------
         BackendUnavailableError
-            If it is not installed, or one of its libraries is missing.
+            If it is not installed (`NotInstalledError`), or one of its libraries is missing.
         """
         try:
             return import_module(self.module)
         except ModuleNotFoundError as error:
-            raise BackendUnavailableError(
+            raise NotInstalledError(
                 f"{self.module} is not installed ({error})", self.install
             ) from error
         except (ImportError, OSError) as error:
@@ -105,7 +110,7 @@ class Flavour:
         known = capabilities(trt)
         if self.portable and gpu.sm not in known:
             listed = ", ".join(f"{sm / 10:.1f}" for sm in known)
-            raise BackendUnavailableError(
+            raise DeviceUnsupportedError(
                 f"{what} does not exist for compute capability {gpu.capability} ({gpu.name}); "
                 f"it supports {listed}",
                 "use another `backend`",

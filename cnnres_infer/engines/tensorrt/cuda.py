@@ -11,7 +11,7 @@ import numpy as np
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.engines.nvidia.device import Gpu, find_gpu
 from cnnres_infer.engines.nvidia.libraries import check_driver
-from cnnres_infer.errors import BackendUnavailableError, EngineRunError
+from cnnres_infer.errors import BackendUnavailableError, EngineRunError, NotInstalledError
 
 INSTALL = "pip install cuda-bindings"
 _INSTALL_FOR_DRIVER = "pip install 'cuda-bindings=={}.*'"
@@ -28,7 +28,7 @@ def load_runtime() -> Any:
 
     Raises
     ------
-    BackendUnavailableError
+    NotInstalledError
         If they are not installed.
     """
     try:
@@ -39,9 +39,7 @@ def load_runtime() -> Any:
         except ImportError as error:
             gpu = find_gpu()
             install = remedy(gpu.cuda_major) if isinstance(gpu, Gpu) else INSTALL
-            raise BackendUnavailableError(
-                f"cuda-python is not installed ({error})", install
-            ) from error
+            raise NotInstalledError(f"cuda-python is not installed ({error})", install) from error
     return runtime
 
 

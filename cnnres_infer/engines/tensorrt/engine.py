@@ -63,7 +63,7 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
             cls.FLAVOUR.check(trt, gpu)
             versions["cuda-runtime"] = check_bindings(load_runtime(), gpu)
         except BackendUnavailableError as error:
-            return Probe(False, error.reason, error.remedy, versions, (str(gpu),))
+            return Probe.failed(error, versions, (str(gpu),))
         return Probe(True, f"{cls.FLAVOUR.module} {trt.__version__}", "", versions, (str(gpu),))
 
     @classmethod

@@ -155,6 +155,7 @@ def test_libraries_are_found_in_wheels_or_named(
     monkeypatch.setattr(ort_gpu, "_CUDNN", cudnn)
     found = OrtTensorRtEngine.probe()
     assert found.reason == f"TensorrtExecutionProvider lacks {missing}, {cudnn}"
+    assert found.incomplete
     assert "TensorRT" in found.remedy
     make_library(tmp_path / "tensorrt_libs" / missing, missing)
     assert OrtTensorRtEngine.probe().reason == f"TensorrtExecutionProvider lacks {cudnn}"

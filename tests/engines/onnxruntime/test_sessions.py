@@ -69,6 +69,7 @@ def doomed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The list of sticky errors, for this test only."""
     seen: list[str] = []
     monkeypatch.setattr(sticky, "_seen", seen)
+    monkeypatch.setattr(sticky, "_watched", weakref.WeakSet())
     return seen
 
 
@@ -103,6 +104,33 @@ def test_nothing_is_released_after_a_sticky_error(
     if kept:
         with pytest.raises(BackendUnavailableError, match="start the program again"):
             OrtCudaEngine.open(model, Precision.FP32, 1)
+
+
+@pytest.mark.parametrize(("message", "kept"), [(ILLEGAL, True), ("Invalid input", False)])
+def test_engines_that_are_never_closed_outlive_a_sticky_error(
+    fake_providers: FakeOnnxRuntime, doomed: list[str], message: str, kept: bool
+) -> None:
+    model = ModelFile("fp32", bright_model())
+    idle = OrtCudaEngine.open(model, Precision.FP32, 1)
+    session, worker = weakref.ref(idle._handle), idle._worker
+    assert sticky.note(RuntimeError(message)) == kept
+    del idle
+    gc.collect()
+    assert (session() is not None) == kept
+    worker.stop()
+
+
+def test_engines_that_are_made_after_a_sticky_error_outlive_it(doomed: list[str]) -> None:
+    class Engine:
+        pass
+
+    sticky.note(RuntimeError(ILLEGAL))
+    late = Engine()
+    reference = weakref.ref(late)
+    sticky.watch(late)
+    del late
+    gc.collect()
+    assert reference() is not None
 
 
 @pytest.mark.parametrize(

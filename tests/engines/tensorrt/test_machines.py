@@ -45,6 +45,7 @@ def test_rtx_does_not_exist_for_other_gpus(
     written = ".".join(map(str, capability))
     assert f"does not exist for compute capability {written} (NVIDIA Fake 3060)" in found.reason
     assert "use another `backend`" in found.remedy
+    assert found.absent
 
 
 def test_rtx_has_no_int8_for_turing_and_does_not_try(
