@@ -1,6 +1,7 @@
 """Fakes of NVIDIA's driver, of CUDA and of what uses it, put where the backends look for them."""
 
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cnnres_infer.engines.nvidia import device as gpu
+from cnnres_infer.engines.nvidia import sticky
 from cnnres_infer.engines.onnxruntime import gpu as ort_gpu
 from cnnres_infer.engines.onnxruntime import tensorrt as ort_trt
 from cnnres_infer.engines.tensorrt import engine as trt
@@ -19,6 +21,15 @@ from tests.fakes.cuda import FakeCudaRuntime
 from tests.fakes.driver import FakeDriver
 from tests.fakes.onnxruntime import FakeOnnxRuntime, fake_plug_in
 from tests.fakes.tensorrt import FakeTensorRT, FakeTensorRtRtx
+
+
+@pytest.fixture(autouse=True)
+def sticky_errors(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The list of sticky errors, of which each test has its own."""
+    seen: list[str] = []
+    monkeypatch.setattr(sticky, "_seen", seen)
+    monkeypatch.setattr(sticky, "_watched", weakref.WeakSet())
+    return seen
 
 
 @pytest.fixture

@@ -7,12 +7,14 @@ from weakref import WeakSet
 
 from cnnres_infer.errors import BackendUnavailableError
 
-# CUDA's numbers for them, as ONNX Runtime writes them, and CUDA's own words.
+# CUDA's numbers for them, as ONNX Runtime writes them, CUDA's own words, and what its
+# libraries make of them.
 _STICKY = re.compile(
     r"cuda (failure|error) (214|700|702|710|71[4-9])\b"
     r"|illegal memory access|illegal instruction|misaligned address|invalid program counter"
     r"|hardware stack error|unspecified launch failure|launch timed out"
-    r"|device-side assert|uncorrectable ecc error",
+    r"|device-side assert|uncorrectable ecc error"
+    r"|(cudnn|cublas)_status_execution_failed",
     re.IGNORECASE,
 )
 _seen: list[str] = []
@@ -20,12 +22,17 @@ _watched: WeakSet[object] = WeakSet()
 _watching = threading.Lock()
 
 
-def note(error: Exception) -> bool:
-    """Remember an error of the runtime if it is sticky; say whether any was."""
+def note(error: Exception) -> None:
+    """Remember an error of a runtime if it is the first that is sticky."""
     if _STICKY.search(str(error)):
         with _watching:
-            _seen.append(str(error))
-            keep(*_watched)
+            if not _seen:
+                _seen.append(str(error))
+                keep(*_watched)
+
+
+def seen() -> bool:
+    """Whether there was a sticky error in this process."""
     return bool(_seen)
 
 
@@ -46,7 +53,7 @@ def require_none() -> None:
     """
     if _seen:
         raise BackendUnavailableError(
-            f"a GPU has failed in this process, which can no longer use it: {_seen[0]}",
+            f"a GPU failed in this process, and CUDA cannot be used in it any more: {_seen[0]}",
             "start the program again",
         )
 

@@ -18,9 +18,11 @@ from typing import ClassVar, Self
 
 import numpy as np
 
+from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.provenance import EngineInfo
 from cnnres_infer.engines.base import Handle, ImageShape, ModelFile, SharedEngine, T
+from cnnres_infer.engines.nvidia import sticky
 from cnnres_infer.engines.nvidia.batches import LADDER
 from cnnres_infer.engines.nvidia.worker import Worker, WorkerStoppedError
 from cnnres_infer.errors import BackendUnavailableError, EngineRunError
@@ -72,7 +74,12 @@ class GpuEngine(SharedEngine[Handle]):
     @classmethod
     def _open_warm(cls, model: ModelFile, precision: Precision, worker: Worker) -> Self:
         """Open the engine and compute an image of each size, so that no volume waits for that."""
-        engine = cls._open(model, precision, worker)
+        sticky.require_none()
+        try:
+            engine = cls._open(model, precision, worker)
+        except Exception as error:
+            sticky.note(error)
+            raise
         try:
             engine._warm_up()
         except BaseException as error:
@@ -81,6 +88,13 @@ class GpuEngine(SharedEngine[Handle]):
                 raise BackendUnavailableError(f"the engine does not run here: {error}") from error
             raise
         return engine
+
+    def _run(self, images: FloatArray) -> FloatArray:
+        try:
+            return super()._run(images)
+        except Exception as error:
+            sticky.note(error)
+            raise
 
     def _warm_up(self) -> None:
         """Run batches of every shape that occurs; called on the worker's thread."""

@@ -36,7 +36,7 @@ from cnnres_infer.engines.onnxruntime.cpu import (
     declared_shape,
     import_onnxruntime,
 )
-from cnnres_infer.errors import BackendUnavailableError, NotInstalledError
+from cnnres_infer.errors import BackendUnavailableError, EngineRunError, NotInstalledError
 from cnnres_infer.host import machine
 from cnnres_infer.host.cache import cache_folder
 from cnnres_infer.host.digest import json_digest
@@ -58,6 +58,9 @@ class OrtCudaEngine(GpuEngine[Any]):
     Batches always have the same size, the last one padded, so one CUDA graph and
     one set of tuned kernels for each size of image serve every volume.
 
+    Opening one silences ONNX Runtime's default logger for the whole process, and for
+    good: there is no way to ask for its former level.
+
     Parameters
     ----------
     handle
@@ -67,7 +70,7 @@ class OrtCudaEngine(GpuEngine[Any]):
     gpu
         The GPU that the session is on.
     open_session
-        Opens another session like it.
+        Opens another session like it; None unless `SESSION_PER_SHAPE`.
 
     Attributes
     ----------
@@ -105,7 +108,7 @@ class OrtCudaEngine(GpuEngine[Any]):
         shape: ImageShape,
         worker: Worker,
         gpu: Gpu,
-        open_session: Callable[[], Any],
+        open_session: Callable[[], Any] | None,
     ) -> None:
         super().__init__(handle, info, shape, worker)
         self._gpu = gpu
@@ -134,20 +137,22 @@ class OrtCudaEngine(GpuEngine[Any]):
         probe.require()
         gpu = find_gpu()
         assert isinstance(gpu, Gpu)
-        sticky.require_none()
         with cls._sealed(model, precision, probe) as folder:
             open_session = partial(cls._checked_session, model, precision, folder, gpu)
             session = open_session()
         device = f"{cls.PROVIDER} on {probe.devices[0]}"
         info = EngineInfo(cls.BACKEND, device, precision, model.variant, 1, probe.versions)
         shape = model.image_shape(declared_shape(session))
-        return cls(session, info, shape, worker, gpu, open_session)
+        # It holds the whole file.
+        another = open_session if cls.SESSION_PER_SHAPE else None
+        return cls(session, info, shape, worker, gpu, another)
 
     @classmethod
     def _checked_session(
         cls, model: ModelFile, precision: Precision, folder: Path | None, gpu: Gpu
     ) -> Any:
         """Open a session that runs on the provider, and on nothing else."""
+        sticky.require_none()
         onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         # cuDNN's front end logs every fusion that it cannot plan as an error and then uses
@@ -265,9 +270,12 @@ class OrtCudaEngine(GpuEngine[Any]):
             try:
                 return np.concatenate(list(self._batches(handle, images)))
             except Exception as error:
-                if sticky.note(error):
-                    # The error's frames hold what was being made.
+                sticky.note(error)
+                if sticky.seen():
+                    # The error's frames hold what was being made. Its message may speak of
+                    # allocating, but no batch is small enough for a GPU that is lost.
                     sticky.keep(handle, error, *self._bound.values())
+                    raise
                 # Never launch a graph again whose capture or launch has failed.
                 self._bound.clear()
                 full = any(word in str(error).lower() for word in _OUT_OF_MEMORY)
@@ -282,8 +290,12 @@ class OrtCudaEngine(GpuEngine[Any]):
     def _batches(self, session: Any, images: FloatArray) -> Iterator[FloatArray]:
         shape = (self._slices, *images.shape[1:])
         if shape not in self._bound:
-            if self.SESSION_PER_SHAPE and self._bound:
-                session = self._open_session()
+            if self._open_session is not None and self._bound:
+                try:
+                    session = self._open_session()
+                except BackendUnavailableError as error:
+                    # The engine was open already: this is a failure of the run.
+                    raise EngineRunError(str(error)) from error
             device = (self.DEVICE, self._gpu.index)
             self._bound[shape] = Bound(import_onnxruntime(), session, device, shape)
         for part in split(len(images), self.padded_sizes):

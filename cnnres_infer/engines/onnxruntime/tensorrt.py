@@ -87,6 +87,7 @@ class OrtTensorRtRtxEngine(OrtCudaEngine):
 
     BACKEND: ClassVar[str] = "ort-tensorrt-rtx"
     PROVIDER: ClassVar[str] = "NvTensorRTRTXExecutionProvider"
+    SESSION_PER_SHAPE: ClassVar[bool] = False
     CACHE_FOLDER: ClassVar[str | None] = FOLDER
     VARIANTS: ClassVar[Variants] = {
         Precision.FP16: ("fp16",),

@@ -14,9 +14,11 @@ import pytest
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines import NVIDIA, backend
 from cnnres_infer.engines.base import Engine, ModelFile
+from cnnres_infer.engines.nvidia import sticky
 from cnnres_infer.engines.onnxruntime import tensorrt as ort_trt
 from cnnres_infer.engines.tensorrt import plan
 from cnnres_infer.engines.tensorrt.engine import TensorRtEngine
+from cnnres_infer.engines.tensorrt.runner import PlanRunner
 from cnnres_infer.errors import BackendUnavailableError, EngineRunError
 from tests.conftest import bright_model
 from tests.engines.conftest import FakeMachine
@@ -175,3 +177,37 @@ def test_the_plug_in_is_registered_once(fake_providers: FakeOnnxRuntime) -> None
     found = in_threads(8, lambda _: len(ort_trt._plug_in_devices()))
     assert found == [2] * 8
     assert fake_providers.registered == ["NvTensorRTRTXExecutionProvider"]
+
+
+def test_none_opens_after_a_sticky_error(open_it: OpenIt, fake_machine: FakeMachine) -> None:
+    sticky.note(RuntimeError("CUDA failure 700: an illegal memory access was encountered"))
+    before = threads_of_engines()
+    with pytest.raises(BackendUnavailableError, match="start the program again"):
+        open_it()
+    assert threads_of_engines() == before
+    assert fake_machine.cuda.deeds == []
+
+
+@pytest.mark.parametrize("when", ["opening", "running"])
+def test_sticky_errors_are_noted(
+    fake_machine: FakeMachine,
+    monkeypatch: pytest.MonkeyPatch,
+    sticky_errors: list[str],
+    when: str,
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise RuntimeError("CUDA: unspecified launch failure (719)")
+
+    def open_it() -> TensorRtEngine:
+        return TensorRtEngine.open(ModelFile("fp32", bright_model()), Precision.FP32, 1)
+
+    if when == "opening":
+        monkeypatch.setattr(PlanRunner, "__init__", fail)
+        with pytest.raises(BackendUnavailableError, match="719"):
+            open_it()
+    else:
+        with open_it() as engine:
+            monkeypatch.setattr(PlanRunner, "run", fail)
+            with pytest.raises(EngineRunError, match="719"):
+                engine.run(IMAGES)
+    assert len(sticky_errors) == 1

@@ -22,6 +22,11 @@ IMAGES = np.random.default_rng(0).random((40, 1, 160, 160), np.float32)
 EXPECTED = 1 / (1 + np.exp(-60 * (IMAGES - 0.8)))
 SIDES = (96, 128, 160)
 ILLEGAL = "CUDA failure 700: an illegal memory access was encountered ; GPU=0"
+WHILE_ALLOCATING = (
+    "CUDA failure 700: an illegal memory access was encountered ; "
+    "file=/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_allocator.cc ; "
+    "expr=cudaMalloc((void**)&p, size);"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -64,20 +69,11 @@ def test_memory_that_is_too_small_for_more_sessions_halves_the_batch(
         assert "batches of 8 slices" in engine.describe().warnings[0]
 
 
-@pytest.fixture
-def doomed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The list of sticky errors, for this test only."""
-    seen: list[str] = []
-    monkeypatch.setattr(sticky, "_seen", seen)
-    monkeypatch.setattr(sticky, "_watched", weakref.WeakSet())
-    return seen
-
-
 @pytest.mark.parametrize(("message", "kept"), [(ILLEGAL, True), ("Invalid input", False)])
 def test_nothing_is_released_after_a_sticky_error(
     fake_providers: FakeOnnxRuntime,
     monkeypatch: pytest.MonkeyPatch,
-    doomed: list[str],
+    sticky_errors: list[str],
     message: str,
     kept: bool,
 ) -> None:
@@ -100,27 +96,60 @@ def test_nothing_is_released_after_a_sticky_error(
     del engine, other
     gc.collect()
     assert [each() is not None for each in sessions] == [kept] * len(sessions)
-    assert doomed == [message] * kept
+    assert sticky_errors == [message] * kept
     if kept:
         with pytest.raises(BackendUnavailableError, match="start the program again"):
             OrtCudaEngine.open(model, Precision.FP32, 1)
 
 
+@pytest.mark.parametrize("fails", ["run_with_iobinding", "__init__"])
+def test_no_session_is_opened_after_a_sticky_error_while_allocating(
+    fake_providers: FakeOnnxRuntime, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    calls: list[str] = []
+
+    def fail(*_arguments: Any, **_options: Any) -> None:
+        calls.append("")
+        raise RuntimeError(WHILE_ALLOCATING)
+
+    model = of_several_sizes()
+    engine = OrtCudaEngine.open(model, Precision.FP32, 1)
+    other = OrtCudaEngine.open(model, Precision.FP32, 1)
+    for each in (engine, other):
+        each._bound.popitem()
+    monkeypatch.setattr(FakeSession, fails, fail)
+    # The shape that is no longer bound, whose session must be opened first.
+    images = IMAGES[..., :96, :96] if fails == "__init__" else IMAGES
+    with pytest.raises(EngineRunError, match="failure 700"):
+        engine.run(images)
+    assert len(calls) == 1
+    monkeypatch.setattr(FakeSession, "__init__", fail)
+    with pytest.raises(EngineRunError, match="CUDA cannot be used in it any more"):
+        other.run(IMAGES[..., :96, :96])
+    with pytest.raises(BackendUnavailableError, match="CUDA cannot be used in it any more"):
+        OrtCudaEngine.open(model, Precision.FP32, 1)
+    assert len(calls) == 1
+    assert engine.describe().warnings == other.describe().warnings == ()
+    engine.close()
+    other.close()
+
+
 @pytest.mark.parametrize(("message", "kept"), [(ILLEGAL, True), ("Invalid input", False)])
 def test_engines_that_are_never_closed_outlive_a_sticky_error(
-    fake_providers: FakeOnnxRuntime, doomed: list[str], message: str, kept: bool
+    fake_providers: FakeOnnxRuntime, message: str, kept: bool
 ) -> None:
     model = ModelFile("fp32", bright_model())
     idle = OrtCudaEngine.open(model, Precision.FP32, 1)
     session, worker = weakref.ref(idle._handle), idle._worker
-    assert sticky.note(RuntimeError(message)) == kept
+    sticky.note(RuntimeError(message))
+    assert sticky.seen() == kept
     del idle
     gc.collect()
     assert (session() is not None) == kept
     worker.stop()
 
 
-def test_engines_that_are_made_after_a_sticky_error_outlive_it(doomed: list[str]) -> None:
+def test_engines_that_are_made_after_a_sticky_error_outlive_it() -> None:
     class Engine:
         pass
 
@@ -139,11 +168,13 @@ def test_engines_that_are_made_after_a_sticky_error_outlive_it(doomed: list[str]
         ("CUDA failure 719: unspecified launch failure", True),
         ("CUDA error 716", True),
         ("misaligned address", True),
+        ("CUDNN failure 5000: CUDNN_STATUS_EXECUTION_FAILED ; GPU=0", True),
+        ("CUBLAS failure 13: CUBLAS_STATUS_EXECUTION_FAILED ; GPU=0", True),
+        ("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0", False),
         ("CUDA failure 2: out of memory", False),
         ("CUDA failure 7001", False),
     ],
 )
-def test_sticky_errors_are_told_by_number_or_words(
-    doomed: list[str], message: str, found: bool
-) -> None:
-    assert sticky.note(RuntimeError(message)) == found
+def test_sticky_errors_are_told_by_number_or_words(message: str, found: bool) -> None:
+    sticky.note(RuntimeError(message))
+    assert sticky.seen() == found
