@@ -298,13 +298,14 @@ class Predictor:
         prepared = prepare(case, spec, clock)
         adc = known_adc(case, prepared.brain, clock)
         answer = partial(self._infer, prepared, clock)
-        with ThreadPoolExecutor(1) as beside:
-            # While this thread waits for the first slices and the engine is idle.
+        lesion_map, selection = self._engines.run(answer, clock)
+        with clock("mask"), ThreadPoolExecutor(1) as beside:
+            # Not while slices are cut: the batch size follows from the memory in use then.
+            # Inside the stage, so that waiting counts, and its time limit reaches the thread.
             noticing = beside.submit(copy_context().run, case_notices, case, prepared, spec)
-            lesion_map, selection = self._engines.run(answer, clock)
-        with clock("mask"):
             found = find_lesions(lesion_map, spec.mask)
             verdict = judge(found, adc, spec.relative_adc_below)
+            notices = noticing.result()
         result = Result(
             volume=case.volume,
             mask=verdict.mask,
@@ -323,7 +324,7 @@ class Predictor:
             ),
             warnings=(
                 *selection.warnings,
-                *noticing.result(),
+                *notices,
                 *verdict.notices,
                 *output_notices(verdict.mask, prepared.brain, len(verdict.rejected)),
             ),

@@ -1,3 +1,4 @@
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -6,11 +7,14 @@ import nibabel
 import numpy as np
 import pytest
 
-from cnnres_infer import Predictor
+from cnnres_infer import Limits, Predictor
+from cnnres_infer import predictor as flow
 from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.codes import Notice
 from cnnres_infer.core.case import Case, Modality
 from cnnres_infer.core.volume import Volume
-from cnnres_infer.errors import GeometryError, UsageError, VolumeError
+from cnnres_infer.errors import GeometryError, LimitError, UsageError, VolumeError
+from cnnres_infer.host.deadline import check_time
 from cnnres_infer.phantom.head import make_phantom
 from cnnres_infer.readers.nifti.write import save_volume
 from cnnres_infer.verification.agreement import dice
@@ -230,3 +234,58 @@ def test_arrays_have_affines_of_their_own(make_bundle: BundleMaker) -> None:
         assert dice(result.mask.data > 0, blob_volume()[1]) > 0.7
         with pytest.raises(VolumeError, match="affine"):
             predictor.predict(pairs[0], flair=flair.data)
+
+
+def test_collecting_warnings_counts_as_time_of_the_mask(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    def slow(*_: object) -> tuple[Notice, ...]:
+        nonlocal now
+        now += 100
+        return ()
+
+    monkeypatch.setattr(flow, "case_notices", slow)
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    timings = predictor.predict(blob_volume()[0]).timings
+    assert {stage: spent for stage, spent in timings.items() if spent} == {"mask": 100}
+
+
+def test_the_time_limit_holds_while_warnings_are_collected(
+    bright_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, too_late = 0.0, list[float]()
+
+    def slow(*_: object) -> tuple[Notice, ...]:
+        nonlocal now
+        now += 100
+        check_time()
+        too_late.append(now)
+        return ()
+
+    monkeypatch.setattr(flow, "case_notices", slow)
+    with Predictor.load(bright_bundle, threads=1, limits=Limits(timeout=60)) as limited:
+        monkeypatch.setattr(time, "perf_counter", lambda: now)
+        with pytest.raises(LimitError, match="stopped after 100"):
+            limited.predict(blob_volume()[0])
+    assert not too_late
+
+
+def test_memory_is_measured_before_warnings_allocate_any(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+
+    def collected(*_: object) -> tuple[Notice, ...]:
+        steps.append("warnings")
+        return ()
+
+    def measured() -> int:
+        steps.append("memory")
+        return 0
+
+    monkeypatch.setattr(flow, "case_notices", collected)
+    monkeypatch.setattr(flow, "resident_bytes", measured)
+    predictor.predict(blob_volume()[0])
+    assert steps == ["memory", "warnings"]
