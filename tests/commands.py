@@ -4,8 +4,8 @@ Most of the time that a command takes is that of its imports. So a server import
 the commands need, and forks for each of them. Started anew instead are those whose imports,
 memory or start is what a test looks at.
 
-Unlike with ``python -m``, the repository's root is on the path of a fork whatever its working folder
-is: that a command needs the checkout is for the tests of the wheel to find.
+Unlike with ``python -m``, the repository's root is on the path of a fork whatever its working
+folder is: that a command needs the checkout is for the tests of the wheel to find.
 """
 
 import atexit
@@ -138,7 +138,8 @@ def _serve() -> list[str]:
         call = json.loads(line)
         if child == 0:
             return _become(call)
-        print(json.dumps(_status(child, call["timeout"])), flush=True)
+        sys.stdout.write(f"{json.dumps(_status(child, call['timeout']))}\n")
+        sys.stdout.flush()
     sys.exit()
 
 

@@ -66,7 +66,9 @@ def train_command(
     ] = Recipe.batch,
     averaging: Annotated[
         float,
-        typer.Option(min=0.0, max=1.0, help="Share of the averaged weights that stays in each step."),
+        typer.Option(
+            min=0.0, max=1.0, help="Share of the averaged weights that stays in each step."
+        ),
     ] = Recipe.averaging,
     dropout: Annotated[
         float, typer.Option(min=0.0, max=0.9, help="Share of channels left out of a step.")

@@ -5,9 +5,9 @@ from numpy.typing import NDArray
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.mask import Mask
 from cnnres_infer.outputs.writers.overlay import (
+    _WHITE,
     OUTLINE,
     REJECTED,
-    _WHITE,
     _caption,
     _dashed,
     _select_slices,

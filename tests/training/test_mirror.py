@@ -104,8 +104,6 @@ def test_on_a_device_it_mirrors_the_same(tied: tuple[CNNRes, Mirror]) -> None:
     moved = mirror.on(torch.device("cpu"))
     assert moved is not mirror
     weights = {n: v for n, v in narrow_network().state_dict().items() if v.ndim > 0}
-    assert not torch.equal(
-        mirror.mirrored("head.weight", weights["head.weight"]), weights["head.weight"]
-    )
+    assert any(not torch.equal(mirror.mirrored(n, v), v) for n, v in weights.items())
     for name, value in weights.items():
         assert torch.equal(moved.mirrored(name, value), mirror.mirrored(name, value))
