@@ -3,6 +3,9 @@
 Most of the time that a command takes is that of its imports. So a server imports beforehand what
 the commands need, and forks for each of them. Started anew instead are those whose imports,
 memory or start is what a test looks at.
+
+Unlike with ``python -m``, the repository's root is on the path of a fork whatever its working
+folder is: that a command needs the checkout is for the tests of the wheel to find.
 """
 
 import atexit
@@ -10,12 +13,16 @@ import gc
 import json
 import os
 import runpy
+import select
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +32,8 @@ from typing import IO, Any, NoReturn
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ("export", "calibration", "benchmarks")
 LIBRARIES = ("nibabel", "numpy", "onnxruntime", "openvino", "PIL.Image", "PIL.ImageDraw", "cc3d")
+# Before a test changes it: servers outlive the test that starts them.
+_ENVIRONMENT = dict(os.environ)
 
 
 def run(
@@ -32,48 +41,84 @@ def run(
     *arguments: object,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
+    timeout: float | None = 900,
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``python -m module`` with arguments; returns its status and what it printed."""
+    """Run ``python -m module`` with arguments; returns its status and what it printed.
+
+    Raises
+    ------
+    subprocess.TimeoutExpired
+        After ``timeout`` seconds, when the command has been killed.
+    """
     words = [*map(str, arguments)]
     if sys.platform != "linux":  # elsewhere, libraries do not bear a fork
         command = [sys.executable, "-m", module, *words]
         return subprocess.run(
-            command, capture_output=True, text=True, check=False, cwd=cwd, env=env
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=cwd,
+            env=env,
+            timeout=timeout,
         )
-    return _server(module in TOOLS).run(module, words, cwd or Path.cwd(), env or os.environ)
+    server = _server(module in TOOLS)
+    return server.run([module, *words], cwd or Path.cwd(), env or os.environ, timeout)
 
 
 class _Server:
     def __init__(self, tools: bool) -> None:
         command = [sys.executable, "-m", "tests.commands", *(TOOLS if tools else ())]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
-        )
         self._folder = tempfile.TemporaryDirectory()
+        self._errors = Path(self._folder.name) / "server"
+        with self._errors.open("w") as errors:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                cwd=ROOT,
+                env=_ENVIRONMENT,
+            )
         atexit.register(self.close)
 
     def run(
-        self, module: str, arguments: list[str], cwd: Path, env: Mapping[str, str]
+        self, argv: list[str], cwd: Path, env: Mapping[str, str], timeout: float | None
     ) -> subprocess.CompletedProcess[str]:
         printed = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
         call = {
-            "argv": [module, *arguments],
+            "argv": argv,
             "cwd": str(cwd),
             "env": dict(env),
             "printed": [*map(str, printed)],
+            "timeout": timeout,
         }
-        print(json.dumps(call), file=self._pipe("stdin"), flush=True)
-        status = int(self._pipe("stdout").readline())
-        return subprocess.CompletedProcess(
-            [module, *arguments], status, *(path.read_text() for path in printed)
-        )
+        status = json.loads(self._answer(json.dumps(call)))
+        stdout, stderr = (path.read_text() for path in printed)
+        if status is None:
+            raise subprocess.TimeoutExpired(argv, timeout or 0, stdout, stderr)
+        return subprocess.CompletedProcess(argv, status, stdout, stderr)
+
+    def _answer(self, call: str) -> str:
+        answer = ""
+        with suppress(BrokenPipeError):
+            print(call, file=self._pipe("stdin"), flush=True)
+            answer = self._pipe("stdout").readline()
+        if not answer:
+            status = self._process.wait()
+            raise RuntimeError(
+                f"the server of commands ended with status {status}:\n{self._errors.read_text()}"
+            )
+        return answer
 
     def _pipe(self, name: str) -> IO[str]:
         pipe: IO[str] = getattr(self._process, name)
         return pipe
 
     def close(self) -> None:
-        self._pipe("stdin").close()
+        with suppress(BrokenPipeError):  # of a call that a dead server did not read
+            self._pipe("stdin").close()
         self._process.wait()
         self._pipe("stdout").close()
         self._folder.cleanup()
@@ -90,12 +135,23 @@ def _serve() -> list[str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # NumPy's threads survive a fork
             child = os.fork()
+        call = json.loads(line)
         if child == 0:
-            return _become(json.loads(line))
-        _, status = os.waitpid(child, 0)
-        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+            return _become(call)
+        sys.stdout.write(f"{json.dumps(_status(child, call['timeout']))}\n")
         sys.stdout.flush()
     sys.exit()
+
+
+def _status(child: int, timeout: float | None) -> int | None:
+    """Wait for a fork; kills it after so many seconds, and returns None then."""
+    descriptor = os.pidfd_open(child)
+    ended, _, _ = select.select([descriptor], [], [], timeout)
+    os.close(descriptor)
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) if ended else None
 
 
 def _become(call: dict[str, Any]) -> list[str]:
@@ -123,14 +179,18 @@ def _import_all(tools: list[str]) -> None:
 def _import(name: str) -> None:
     try:
         import_module(name)
-    except ImportError:
-        return  # an optional dependency is missing; the command says so, if it needs it
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if (ROOT / missing).is_dir():
+            raise
+        # An optional dependency is missing; the command says so, if it needs it.
 
 
 def _end(status: object) -> NoReturn:
     """End a fork as Python would, but without taking apart what it shares with the server."""
     if isinstance(status, str):
         sys.stderr.write(f"{status}\n")
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

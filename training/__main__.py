@@ -61,9 +61,14 @@ def train_command(
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="Peak.")] = Recipe.learning_rate,
     weight_decay: Annotated[float, typer.Option(min=0.0)] = Recipe.weight_decay,
-    batch: Annotated[int, typer.Option(min=1, help="Times the usual size.")] = Recipe.batch,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Multiple of the usual batch size.")
+    ] = Recipe.batch,
     averaging: Annotated[
-        float, typer.Option(help="Share of the averaged weights that stays in each step.")
+        float,
+        typer.Option(
+            min=0.0, max=1.0, help="Share of the averaged weights that stays in each step."
+        ),
     ] = Recipe.averaging,
     dropout: Annotated[
         float, typer.Option(min=0.0, max=0.9, help="Share of channels left out of a step.")

@@ -228,8 +228,8 @@ def _brain_intensity(image: FloatArray, spacing: NDArray[np.float64]) -> float:
         centre = centre.take(indices, axis)
     # NumPy sorts several times as fast as it selects medians.
     ranked = np.sort(centre.reshape(len(centre), -1), axis=1)
-    middle = (ranked.shape[1] - 1) / 2
-    medians = (ranked[:, int(middle)] + ranked[:, int(middle + 0.5)]) / 2
+    rank = (ranked.shape[1] - 1) / 2
+    medians = (ranked[:, int(rank)] + ranked[:, int(rank + 0.5)]) / 2
     return float(np.percentile(medians, 75))
 
 

@@ -5,11 +5,13 @@ from numpy.typing import NDArray
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.mask import Mask
 from cnnres_infer.outputs.writers.overlay import (
+    _WHITE,
     OUTLINE,
     REJECTED,
     _caption,
     _dashed,
     _select_slices,
+    display_white,
     draw_overlay,
 )
 from tests.conftest import ORIENTATIONS, blob_volume, oriented_affine
@@ -117,3 +119,17 @@ def test_the_caption_says_what_became_of_all_lesions() -> None:
     empty = Mask(none.astype(np.uint8), volume.grid)
     assert _caption(empty, none, [0]) == "no lesion was found"
     assert _caption(empty, none, [0], mask) == "no lesion is left"
+
+
+def test_white_is_a_percentile_of_what_is_not_black() -> None:
+    image = np.random.default_rng(1).normal(0.5, 1.0, (20, 18, 5)).astype(np.float32)
+    assert (image < 0).any()
+    expected = np.percentile(image[image > 0], 100 * _WHITE)
+    assert display_white(image) == pytest.approx(expected, rel=1e-6)
+
+
+def test_white_of_one_voxel_is_its_intensity_and_of_none_is_one() -> None:
+    image = np.zeros((4, 5, 3), np.float32)
+    assert display_white(image) == 1
+    image[1, 2, 1] = 0.25
+    assert display_white(image) == 0.25

@@ -13,7 +13,7 @@ from cnnres_infer.errors import GeometryError, OutputExistsError, VolumeError
 from cnnres_infer.readers import load_volume
 from cnnres_infer.readers.nifti.read import volume_from_image
 from cnnres_infer.readers.nifti.stream import volume_name
-from cnnres_infer.readers.nifti.write import save_volume
+from cnnres_infer.readers.nifti.write import _gzip, save_volume, volume_bytes
 from tests.conftest import ORIENTATIONS, oriented_affine
 
 SHAPE = (5, 6, 7)
@@ -99,6 +99,22 @@ def test_the_grid_of_an_array_survives_a_round_trip(
     np.testing.assert_allclose(back.grid.affine, affine, atol=1e-4)
     np.testing.assert_allclose(nibabel.load(path).get_qform(), affine, atol=1e-2)
     assert np.array_equal(back.data, data)
+
+
+@pytest.mark.parametrize("content", [b"", b"a", bytes(3000), b"hello " * 1000])
+def test_gzip_gives_back_what_it_was_given(content: bytes) -> None:
+    compressed = _gzip(content)
+    assert gzip.decompress(compressed) == content
+    assert compressed == _gzip(content)
+    assert compressed[4:8] == bytes(4)  # the time
+
+
+def test_a_compressed_volume_is_the_plain_one_compressed() -> None:
+    grid = Grid((6, 5, 4), np.diag([2.0, 2.0, 3.0, 1.0]))
+    data = np.random.default_rng(1).random((6, 5, 4)).astype(np.float32)
+    first, second = (volume_bytes(data.copy(), grid) for _ in range(2))
+    assert first == second
+    assert gzip.decompress(first) == volume_bytes(data, grid, compressed=False)
 
 
 def test_the_same_mask_gives_the_same_bytes(tmp_path: Path) -> None:

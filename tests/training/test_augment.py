@@ -87,3 +87,15 @@ def test_the_half_without_lesion_is_mirrored() -> None:
     assert mirrored.max() == np.float32(0.5)
     both = torch.maximum(mask, mask.flip(3))
     assert augment.mirror_healthy(image[0, 0], both[0, 0]) is None
+
+
+@pytest.mark.parametrize("shape", [(160, 96), (96, 160)])
+def test_jittered_images_stay_in_range_and_near(shape: tuple[int, int]) -> None:
+    image = torch.rand(32, 1, *shape, generator=Generator().manual_seed(2))
+    jittered = augment.jitter(image, Generator().manual_seed(4))
+    assert jittered.shape == image.shape
+    assert jittered.min() >= 0
+    assert jittered.max() <= 1
+    change = (jittered - image).abs()
+    assert (change.mean(dim=(1, 2, 3)) < 0.03).all()
+    assert 0.02 < change.max() < 0.2

@@ -97,3 +97,13 @@ def test_frames_are_padded_around() -> None:
     joined = padded([torch.ones(2, 1, 2, 4), torch.ones(1, 1, 4, 4)], 4)
     assert joined.shape == (3, 1, 4, 4)
     assert joined[0, 0, :, 0].tolist() == [0, 1, 1, 0]
+
+
+def test_on_a_device_it_mirrors_the_same(tied: tuple[CNNRes, Mirror]) -> None:
+    _, mirror = tied
+    moved = mirror.on(torch.device("cpu"))
+    assert moved is not mirror
+    weights = {n: v for n, v in narrow_network().state_dict().items() if v.ndim > 0}
+    assert any(not torch.equal(mirror.mirrored(n, v), v) for n, v in weights.items())
+    for name, value in weights.items():
+        assert torch.equal(moved.mirrored(name, value), mirror.mirrored(name, value))

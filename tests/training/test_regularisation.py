@@ -3,7 +3,7 @@ import torch
 
 pytest.importorskip("h5py", reason="needs `pip install --group export`")
 
-from network.cnnres import CNNRes
+from network.cnnres import CNNRes, ResidualBlock
 from tests.narrow import narrow_network
 from training.regularisation import dropped
 
@@ -33,3 +33,27 @@ def test_a_share_of_nothing_changes_nothing(network: CNNRes, images: torch.Tenso
         during = network(images)
     with torch.inference_mode():
         assert torch.equal(during, network(images))
+
+
+def test_whole_channels_are_left_out_and_the_others_scaled(
+    network: CNNRes, images: torch.Tensor
+) -> None:
+    block = next(m for m in network.modules() if isinstance(m, ResidualBlock))
+    outputs: list[torch.Tensor] = []
+
+    def keep(_: torch.nn.Module, __: object, output: torch.Tensor) -> None:
+        outputs.append(output.clone())
+
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        before = block.register_forward_hook(keep)
+        with dropped(network, 0.5):
+            after = block.register_forward_hook(keep)
+            network(images)
+    before.remove()
+    after.remove()
+    whole, left = outputs
+    out = (left == 0).all(dim=3).all(dim=2)
+    assert whole.abs().amax(dim=(2, 3)).min() > 0
+    assert 0 < out.sum() < out.numel()
+    torch.testing.assert_close(left, whole * 2 * ~out[:, :, None, None])
