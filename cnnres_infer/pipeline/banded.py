@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnres_infer.core.arrays import BoolArray, FloatArray
+from cnnres_infer.pipeline.box import extent
 
 # Rows that are multiplied at once: enough for BLAS to be fast, and so few that most of the
 # columns that they span are within the band.
@@ -64,7 +65,7 @@ class Banded:
     def over(self, columns: slice) -> tuple[slice, Self]:
         """The rows with entries in some columns, and the matrix of these rows and columns alone."""
         block, column, held = self._places()
-        rows = _extent((held & (column >= columns.start) & (column < columns.stop)).any(axis=1))
+        rows = extent((held & (column >= columns.start) & (column < columns.stop)).any(axis=1))
         first, last = block[rows][[0, -1]] if rows.stop else (0, -1)
         part = type(self)(
             (rows.stop - rows.start, columns.stop - columns.start),
@@ -134,9 +135,3 @@ class Banded:
             columns = slice(begin, max(begin, min(start + span, n_columns)))
             first = max(0, begin - start)
             yield rows, columns, self.entries[rows, first : first + columns.stop - begin]
-
-
-def _extent(profile: BoolArray) -> slice:
-    """From the first to the last True of a profile; empty if there is none."""
-    places = np.flatnonzero(profile)
-    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)

@@ -7,6 +7,12 @@ import numpy as np
 from cnnres_infer.core.arrays import BoolArray
 
 
+def extent(profile: BoolArray) -> slice:
+    """From the first to the last True of a profile (N,); empty if there is none."""
+    places = np.flatnonzero(profile)
+    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
+
+
 def bounding_box(mask: BoolArray) -> tuple[slice, slice, slice]:
     """Smallest box of voxels that contains all of a mask (X, Y, Z); empty if the mask is."""
     # Axes in memory order and unflipped, so that contiguous planes are combined.
@@ -18,9 +24,7 @@ def bounding_box(mask: BoolArray) -> tuple[slice, slice, slice]:
     profiles = planes.any(axis=(1, 2)), plane.any(axis=1), plane.any(axis=0)
     box = [slice(0, 0)] * 3
     for axis, profile in zip(order, profiles, strict=True):
-        places = np.flatnonzero(profile[::-1] if backwards[axis] else profile)
-        if len(places):
-            box[axis] = slice(int(places[0]), int(places[-1]) + 1)
+        box[axis] = extent(profile[::-1] if backwards[axis] else profile)
     x, y, z = box
     return x, y, z
 
@@ -30,7 +34,7 @@ def widened(
 ) -> tuple[slice, slice, slice]:
     """A box with so many more voxels at each end of its axes, as far as the volume goes."""
     x, y, z = (
-        slice(max(0, extent.start - more), min(count, extent.stop + more))
-        for extent, more, count in zip(box, margin, shape, strict=True)
+        slice(max(0, each.start - more), min(count, each.stop + more))
+        for each, more, count in zip(box, margin, shape, strict=True)
     )
     return x, y, z

@@ -11,6 +11,7 @@ from cnnres_infer.core.batch import Box, SliceBatch, hull, overlap
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.volume import Probabilities
 from cnnres_infer.host.deadline import check_time
+from cnnres_infer.pipeline.box import extent
 from cnnres_infer.pipeline.chunks import chunks
 from cnnres_infer.pipeline.slices.geometry import SliceGeometry
 
@@ -135,7 +136,7 @@ class SliceOutputs(LesionMap):
         return found
 
     def planes(self, z: NDArray[np.intp], pixels: Box) -> tuple[Box, FloatArray]:
-        height, width = (extent.stop - extent.start for extent in pixels)
+        height, width = (each.stop - each.start for each in pixels)
         images = np.zeros((len(z), height, width), np.float32)
         for image, index in zip(images, z.tolist(), strict=True):
             output, place = self._outputs[index]
@@ -151,7 +152,7 @@ def _in_chunks(z: list[int]) -> Iterator[NDArray[np.intp]]:
         yield np.array(z[chunk], np.intp)
 
 
-def _occupied(profile: BoolArray, extent: slice) -> slice:
+def _occupied(profile: BoolArray, whole: slice) -> slice:
     """The part of an extent where its profile is True."""
-    places = np.flatnonzero(profile)
-    return slice(extent.start + int(places[0]), extent.start + int(places[-1]) + 1)
+    part = extent(profile)
+    return slice(whole.start + part.start, whole.start + part.stop)
