@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from cnnres_infer.host.atomic import check_free
 from network.cnnres import PUBLISHED, CNNRes, Widths
@@ -166,7 +167,6 @@ def _learning_rate(recipe: Recipe, progress: float) -> float:
 
 
 def _average(average: CNNRes, network: CNNRes, decay: float) -> None:
-    with torch.no_grad():
-        pairs = zip(average.state_dict().values(), network.state_dict().values(), strict=True)
-        kept, new = zip(*(pair for pair in pairs if pair[0].dtype.is_floating_point), strict=True)
-        torch._foreach_lerp_(kept, new, 1 - decay)
+    pairs = zip(average.state_dict().values(), network.state_dict().values(), strict=True)
+    floats = [pair for pair in pairs if pair[0].dtype.is_floating_point]
+    get_ema_multi_avg_fn(decay)([kept for kept, _ in floats], [new for _, new in floats], None)
