@@ -164,7 +164,6 @@ class OrtCudaEngine(GpuEngine[Any]):
         try:
             session = cls._session_of(onnxruntime, model, options, precision, folder, gpu)
         except Exception as error:
-            sticky.note(error)
             raise BackendUnavailableError(
                 f"{cls.PROVIDER} of ONNX Runtime rejected the model: {error}"
             ) from error
