@@ -33,6 +33,8 @@ def test_a_server_starts_in_the_first_environment_and_its_death_is_told(
 ) -> None:
     monkeypatch.setenv("OF_ONE_TEST", "1")
     server = commands._Server(tools=False)
+    # Its environment can be read once it has become another program than this one's fork.
+    server.run(["timeit", *ONCE, "pass"], Path.cwd(), {}, None)
     environment = Path(f"/proc/{server._process.pid}/environ").read_bytes()
     assert environment
     assert b"OF_ONE_TEST" not in environment
