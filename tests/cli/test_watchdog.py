@@ -16,27 +16,34 @@ pytestmark = [
     pytest.mark.slow,
 ]
 
-# Stands for a runtime that loops, with and without what the process takes.
+# Stand for a runtime that loops, and for one that takes more and more memory; like these, they
+# do not hold Python's lock.
 LOOP = "hashlib.pbkdf2_hmac('sha256', b'', b'', 2_000_000_000)"
-GRAB = "[bytearray(b'x') * (1 << 24) for _ in iter(int, 1)]"
+GRAB = "[open('/dev/zero', 'rb', 0).read(1 << 24) for _ in iter(int, 1)]"
+# Takes it while it holds that lock.
+HOLD_AND_GRAB = "[bytearray(b'x') * (1 << 24) for _ in iter(int, 1)]"
 IN_ENGINE = "from cnnres_infer.engines.onnxruntime.cpu import OrtEngine as Place; name = 'run'"
 IN_READER = "import cnnres_infer.readers.nifti.read as Place; name = 'read_verified'"
 IN_BUNDLE = "import cnnres_infer.bundle.bundle as Place; name = 'check_model'"
 IN_OUTPUT = "import cnnres_infer.outputs.writers.mask as Place; name = 'render'"
 
 
-def run(place: str, what: str, *arguments: object) -> tuple[int, Any, str]:
+def started(place: str, what: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     code = (
         f"import hashlib\n{place}\nsetattr(Place, name, lambda *_: {what})\n"
         "from cnnres_infer.cli.app import run; run()"
     )
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments), "--json"],
         capture_output=True,
         text=True,
         check=False,
         timeout=100,
     )
+
+
+def run(place: str, what: str, *arguments: object) -> tuple[int, Any, str]:
+    done = started(place, what, *arguments)
     return done.returncode, json.loads(done.stdout), done.stderr
 
 
@@ -79,6 +86,16 @@ def test_the_process_ends_with_a_report(
     assert [line.split()[1] for line in errors.splitlines()] == [f"{code}:"] * 2
     assert [path.name for path in out.iterdir()] == ["first_report.json"]
     assert json.loads((out / "first_report.json").read_text())["error"]["code"] == code
+
+
+def test_what_holds_the_lock_of_python_leaves_time_for_the_message(
+    bright_bundle: Path, volumes: list[Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = ("-o", out, "--bundle", bright_bundle, "--backend", "ort", "--no-self-check")
+    done = started(IN_ENGINE, HOLD_AND_GRAB, volumes[0], *options, "--max-memory", "700M")
+    assert done.returncode == 3
+    assert done.stderr.startswith("cnnres-infer: E-LIMIT-MEMORY: ")
 
 
 def test_opening_a_bundle_is_limited_too(
