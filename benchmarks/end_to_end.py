@@ -1,6 +1,7 @@
 """Whole volumes: cold processes, warm `predict`, the network alone, and PyTorch eager."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -154,9 +155,11 @@ def _cold(commands: dict[str, list[str]], bundle: Bundle, runs: int) -> dict[str
 
 def _process(arguments: list[str], bundle: Bundle) -> dict[str, Any]:
     """Run a command that writes outputs, and return its report."""
+    # Modules are compiled once, as those of an installed package are.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryDirectory() as out:
         command = [*arguments, "--bundle", str(bundle.folder), "--out", out]
-        subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL, env=env)
         (path,) = Path(out).glob("*_report.json")
         report: dict[str, Any] = json.loads(path.read_text())
     return report

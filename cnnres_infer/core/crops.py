@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.batch import Box, SliceBatch, overlap
@@ -112,39 +113,31 @@ class _Cut(NamedTuple):
 def _boxes(batch: SliceBatch, sides: Sequence[int]) -> list[Box]:
     """The box around the brain of each image; see `crop_box`."""
     bright = batch.images > _DARK
-    rows, columns = (np.logical_or.reduce(bright, axis=axes) for axes in ((1, 3), (1, 2)))
-    height, width = batch.whole
-    return [
-        (
-            _span(row, place[0].start, height, sides),
-            _span(column, place[1].start, width, sides),
-        )
-        for row, column, place in zip(_ends(rows), _ends(columns), batch.places, strict=True)
-    ]
+    spans = []
+    for axis, extent in enumerate(batch.whole):
+        profiles = np.logical_or.reduce(bright, axis=(1, 3 - axis))
+        offsets = np.array([place[axis].start for place in batch.places], np.intp)
+        spans.append(_spans(profiles, offsets, extent, sides))
+    return list(zip(*spans, strict=True))
 
 
-def _ends(profiles: BoolArray) -> list[tuple[int, int]]:
-    """The first True of each profile (N, L), and what follows the last; the same if there is none.
+def _spans(
+    profiles: BoolArray, offsets: NDArray[np.intp], extent: int, sides: Sequence[int]
+) -> list[slice]:
+    """For each profile (N, L), the span of one of the lengths around all of it that is occupied.
 
-    All at once, since to look into each of them takes longer than to find them.
+    Where no length is long enough, it is the last. All at once, since to look into each of many
+    profiles takes longer than to find them.
     """
-    first = profiles.argmax(axis=1)
-    end = profiles.shape[1] - profiles[:, ::-1].argmax(axis=1)
-    end[~profiles.any(axis=1)] = 0
-    return list(zip(first.tolist(), end.tolist(), strict=True))
-
-
-def _span(occupied: tuple[int, int], offset: int, extent: int, sides: Sequence[int]) -> slice:
-    """The span of one of the lengths around all that is occupied, as far as one is long enough."""
-    first, end = (place + offset for place in occupied)
-    if first == end:
-        first = end = extent // 2
-    length = next((side for side in sides if side >= end - first), sides[-1])
+    first = profiles.argmax(axis=1) + offsets
+    end = profiles.shape[1] - profiles[:, ::-1].argmax(axis=1) + offsets
+    empty = ~profiles.any(axis=1)
+    first[empty] = end[empty] = extent // 2
+    lengths = np.array(sides)[np.minimum(np.searchsorted(sides, end - first), len(sides) - 1)]
     # Where it cannot be centred exactly, it is half a pixel closer to the image's middle.
-    towards_end = first + end < extent
-    start = (first + end - length + towards_end) // 2
-    start = min(max(start, 0), extent - length)
-    return slice(start, start + length)
+    starts = (first + end - lengths + (first + end < extent)) // 2
+    starts = np.clip(starts, 0, extent - lengths)
+    return [slice(*ends) for ends in np.column_stack((starts, starts + lengths)).tolist()]
 
 
 def _stacked(cuts: Sequence[_Cut], frame: tuple[int, int]) -> SliceBatch:

@@ -1,6 +1,8 @@
-"""A volume's slices as the network's images are cut from them, without a copy of the volume."""
+"""A volume's slices as the network's images are cut from them, without a copy of a large volume."""
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -13,6 +15,9 @@ from cnnres_infer.pipeline.chunks import chunks
 from cnnres_infer.pipeline.shading import Shading
 from cnnres_infer.pipeline.slices.geometry import SliceGeometry
 from cnnres_infer.pipeline.slices.normalisation import median_of_tissue
+
+# Voxels whose slices are kept without shading, since they are needed twice: 16 MB.
+_KEPT = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +60,27 @@ class SliceSource:
         float32 (N, rows, columns)
             The rows and columns of the geometry's box.
         """
+        if self._kept is not None:
+            kept: FloatArray = self._kept[z - self.geometry.box[0].start]
+            return kept
+        return self._cut(z)
+
+    def _cut(self, z: NDArray[np.intp]) -> FloatArray:
         _, rows, columns = self.geometry.box
         planes: FloatArray = self.geometry.planes(self.volume.data)[z, rows, columns]
         if self.shading is not None:
             self.shading.remove(planes, z)
         return planes
+
+    @cached_property
+    def _kept(self) -> FloatArray | None:
+        """All slices of the geometry's box, if they are few enough and have to be computed."""
+        slices, rows, columns = self.geometry.box
+        extents = [each.stop - each.start for each in (slices, rows, columns)]
+        if self.shading is None or math.prod(extents) > _KEPT:
+            return None
+        z = np.arange(slices.start, slices.stop)
+        return np.concatenate([self._cut(z[chunk]) for chunk in chunks(len(z))])
 
     def saturation(self, inside: BoolArray, z: NDArray[np.intp], spec: SliceSpec) -> float:
         """Intensity that is mapped to 1.0.
