@@ -9,11 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.codes import ErrorCode
 from cnnres_infer.core.case import Case, Modality
+from cnnres_infer.core.mask import Mask
 from cnnres_infer.core.provenance import Provenance
 from cnnres_infer.core.result import Result
 from cnnres_infer.engines import AUTO
@@ -309,6 +311,7 @@ class Predictor:
         result = Result(
             volume=case.volume,
             mask=verdict.mask,
+            brain=Mask(prepared.brain.mask.view(np.uint8), case.volume.grid),
             on_demand=lesion_map,
             lesions=verdict.lesions,
             timings=clock.seconds,

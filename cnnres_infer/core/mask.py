@@ -61,12 +61,12 @@ class Lesion:
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """A binary lesion mask.
+    """A binary mask, of lesions or of the brain.
 
     Attributes
     ----------
     data
-        uint8 (X, Y, Z), 1 in lesions. A read-only view; the array passed in is
+        uint8 (X, Y, Z), 1 inside. A read-only view; the array passed in is
         not copied.
     grid
         The grid of the voxels.
@@ -80,5 +80,5 @@ class Mask:
 
     @property
     def volume_ml(self) -> float:
-        """Total lesion volume in ml."""
+        """Total volume in ml."""
         return int(np.count_nonzero(self.data)) * self.grid.voxel_ml

@@ -63,6 +63,8 @@ class Result:
         The segmented volume (the DWI if there is also a FLAIR).
     mask
         Lesion mask on the volume's own grid.
+    brain
+        The brain on the same grid: nothing outside of it was searched.
     on_demand
         Computes the `probabilities`.
     lesions
@@ -98,6 +100,7 @@ class Result:
 
     volume: Volume
     mask: Mask
+    brain: Mask
     on_demand: OnDemand = field(repr=False)
     lesions: tuple[Lesion, ...]
     timings: dict[str, float]

@@ -162,7 +162,8 @@ def _check_brain_size(volume: Volume, brain: Brain) -> Iterator[Notice]:
     size_ml = np.count_nonzero(brain.mask) * volume.grid.voxel_ml
     if not _BRAIN_ML[0] <= size_ml <= _BRAIN_ML[1]:
         text = (
-            f"implausible brain size of {size_ml:.0f} ml; check the overlay, or give `brain_mask`"
+            f"implausible brain size of {size_ml:.0f} ml; check its outline in the overlay, or "
+            "give `brain_mask`"
         )
         yield Notice(WarningCode.BRAIN_SIZE, text)
     width, length, fill = slice_shape(volume, brain.mask)
@@ -170,7 +171,8 @@ def _check_brain_size(volume: Volume, brain: Brain) -> Iterator[Notice]:
         if not lowest <= value <= highest:
             text = (
                 f"implausible brain shape: its largest slice is {width:.0f} mm wide, {length:.0f} "
-                f"mm long and fills {fill:.0%} of that; check the overlay, or give `brain_mask`"
+                f"mm long and fills {fill:.0%} of that; check its outline in the overlay, or give "
+                "`brain_mask`"
             )
             yield Notice(WarningCode.BRAIN_SIZE, text)
             break

@@ -6,6 +6,7 @@ from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.mask import Mask
 from cnnres_infer.outputs.writers.overlay import (
     _WHITE,
+    BRAIN,
     OUTLINE,
     REJECTED,
     _caption,
@@ -57,6 +58,21 @@ def test_only_some_of_many_slices_are_drawn_and_all_of_them_have_lesion() -> Non
     empty = draw_overlay(volume, Mask(np.zeros(shape, np.uint8), volume.grid))
     assert not outlined(np.asarray(empty)).any()
     assert empty.size == (5 * 224, 2 * 224 + 26)
+
+
+def test_the_brain_is_outlined_below_the_lesions() -> None:
+    volume, ball = blob_volume()
+    mask = Mask(ball.astype(np.uint8), volume.grid)
+    none = Mask(np.zeros_like(mask.data), volume.grid)
+    without = np.asarray(draw_overlay(volume, mask))[:-26]
+    drawn = np.asarray(draw_overlay(volume, mask, brain=mask))[:-26]
+    assert np.array_equal(drawn, without)
+    brain = np.asarray(draw_overlay(volume, none, rejected=mask, brain=mask))[:-26]
+    blue = (brain == np.array(BRAIN)).all(axis=2)
+    dashes = (brain == np.array(REJECTED)).all(axis=2)
+    assert np.array_equal(blue | dashes, outlined(without))
+    assert blue.any()
+    assert dashes.any()
 
 
 def test_rejected_lesions_are_dashed_and_have_slices_of_their_own() -> None:

@@ -201,7 +201,7 @@ def test_a_usual_volume_stays_below_6_mb(result: Result) -> None:
     data = np.random.default_rng(1).gamma(2, 150, shape).astype(np.float32)
     volume = Volume(data, grid, "noise")
     mask = Mask((data > 900).astype(np.uint8), grid)
-    page = html_page(replace(result, volume=volume, mask=mask))
+    page = html_page(replace(result, volume=volume, mask=mask, brain=mask))
     assert len(page.encode()) < 6e6
     words = text_of(page)
     assert "To keep this page small, the intensities are stored in 256 steps" in words

@@ -31,6 +31,7 @@ def test_all_outputs_are_written(result: Result, tmp_path: Path) -> None:
     assert [path.name for path in saved.paths.values()] == [
         "blob_report.json",
         "blob_lesion_prob.nii.gz",
+        "blob_brain_mask.nii.gz",
         "blob_overlay.png",
         "blob_report.html",
         "blob_lesion_mask.nii.gz",
@@ -44,6 +45,17 @@ def test_all_outputs_are_written(result: Result, tmp_path: Path) -> None:
     np.testing.assert_allclose(mask.affine, result.volume.grid.affine, atol=1e-5)
     probabilities = nibabel.load(saved["probabilities"])
     assert np.array_equal(np.asarray(probabilities.dataobj), result.probabilities.data)
+
+
+def test_a_brain_that_was_written_is_taken_back(bright_bundle: Path, tmp_path: Path) -> None:
+    volume, _ = blob_volume()
+    with Predictor.load(bright_bundle) as predictor:
+        found = predictor.predict(volume)
+        given = predictor.predict(volume, brain_mask=found.save(tmp_path, ["brain"])["brain"])
+    assert 0 < found.brain.volume_ml < volume.data.size * volume.grid.voxel_ml
+    assert np.array_equal(given.brain.data, found.brain.data)
+    assert np.array_equal(given.mask.data, found.mask.data)
+    assert given.provenance.brain == "given"
 
 
 def test_only_requested_formats_are_written(result: Result, tmp_path: Path) -> None:

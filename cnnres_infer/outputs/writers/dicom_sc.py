@@ -39,7 +39,13 @@ def render(result: Result) -> bytes:
             # Of each tile: the patient's left is on the right, posterior is at the bottom.
             patient_orientation=("L", "P"),
             study_instance_uid=origin.source.study,
-            **identity(origin, _PRODUCT, digest_of(result.rejected_mask), origin.warnings),
+            **identity(
+                origin,
+                _PRODUCT,
+                digest_of(result.rejected_mask),
+                digest_of(result.brain),
+                origin.warnings,
+            ),
         )
     del dataset.DateOfSecondaryCapture, dataset.TimeOfSecondaryCapture
     dataset.ConversionType = "WSD"
@@ -56,7 +62,7 @@ def _picture(origin: Origin) -> "Image":
 
     result = origin.result
     volume = replace(result.volume, name=origin.source.label)
-    overlay = draw_overlay(volume, result.mask, origin.warnings, result.rejected_mask)
+    overlay = draw_overlay(volume, result.mask, origin.warnings, result.rejected_mask, result.brain)
     picture = Image.new("RGB", (overlay.width, overlay.height + _BANNER_HEIGHT))
     picture.paste(overlay, (0, _BANNER_HEIGHT))
     font = ImageFont.load_default(_NOTE_SIZE)

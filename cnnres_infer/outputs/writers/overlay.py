@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +35,21 @@ _WHITE = 0.995
 _MAX_TILES_WITHOUT_LESION = 10
 OUTLINE = (255, 64, 48)
 REJECTED = (255, 200, 60)
+BRAIN = (70, 120, 190)
 _DASH, _MIN_DASHES = 4, 3
 _TEXT = (235, 235, 235)
 _WARNING = (255, 200, 60)
+
+
+class _Outline(NamedTuple):
+    """A mask (rows, columns, slices), or one slice of it, and how its outline is drawn."""
+
+    mask: BoolArray
+    colour: tuple[int, int, int]
+    dashed: bool = False
+
+    def of_slice(self, z: int) -> "_Outline":
+        return self._replace(mask=self.mask[:, :, z])
 
 
 def render(result: Result) -> bytes:
@@ -47,14 +59,18 @@ def render(result: Result) -> bytes:
 
 def mosaic_png(result: Result, warnings: Sequence[str] = ()) -> bytes:
     """The mosaic of a result as PNG, with warnings below it."""
-    overlay = draw_overlay(result.volume, result.mask, warnings, result.rejected_mask)
+    overlay = draw_overlay(result.volume, result.mask, warnings, result.rejected_mask, result.brain)
     content = io.BytesIO()
     overlay.save(content, format="PNG", compress_level=_PNG_LEVEL)
     return content.getvalue()
 
 
 def draw_overlay(
-    volume: Volume, mask: Mask, warnings: Sequence[str] = (), rejected: Mask | None = None
+    volume: Volume,
+    mask: Mask,
+    warnings: Sequence[str] = (),
+    rejected: Mask | None = None,
+    brain: Mask | None = None,
 ) -> "Image":
     """Draw a mosaic of the slices with lesions, from inferior to superior.
 
@@ -74,6 +90,8 @@ def draw_overlay(
     rejected
         Lesions that were taken out of the mask, outlined in dashes; None if
         there are none.
+    brain
+        The brain that was searched, outlined in blue; None to leave that out.
     """
     from PIL import Image, ImageDraw
 
@@ -81,7 +99,10 @@ def draw_overlay(
     image, lesion = orientation.view(volume.data), orientation.view(mask.data) > 0
     out = np.zeros_like(lesion) if rejected is None else orientation.view(rejected.data) > 0
     selected = _select_slices(lesion, out)
-    tiles = _draw_tiles(image, (lesion, out), selected, volume.grid)
+    outlines = [_Outline(out, REJECTED, dashed=True), _Outline(lesion, OUTLINE)]
+    if brain is not None:
+        outlines.insert(0, _Outline(orientation.view(brain.data) > 0, BRAIN))
+    tiles = _draw_tiles(image, outlines, selected, volume.grid)
     rows = -(-len(selected) // _COLUMNS)
     size = (_COLUMNS * _TILE_SIZE, rows * _TILE_SIZE + _LINE_HEIGHT * (1 + len(warnings)))
     overlay = Image.new("RGB", size)
@@ -95,6 +116,8 @@ def draw_overlay(
     caption = f"{volume.name}: {_caption(mask, lesion, selected, rejected)}"
     if rejected is not None:
         caption += f"; dashed: {rejected.volume_ml:.1f} ml rejected by ADC"
+    if brain is not None:
+        caption += "; blue: the brain that was searched"
     lines = [(f"{caption} | research use only, not a medical device", _TEXT)]
     lines += [(warning, _WARNING) for warning in warnings]
     for i, (text, colour) in enumerate(lines):
@@ -140,19 +163,15 @@ def _some(area: NDArray[np.int64], most: int) -> list[int]:
 
 
 def _draw_tiles(
-    image: FloatArray, masks: tuple[BoolArray, BoolArray], selected: list[int], grid: Grid
+    image: FloatArray, outlines: list[_Outline], selected: list[int], grid: Grid
 ) -> list[NDArray[np.uint8]]:
-    """RGB tiles of the selected slices of an image (rows, columns, slices).
-
-    The masks, of lesions and of those rejected, are of its shape.
-    """
-    lesion, rejected = masks
+    """RGB tiles of the selected slices of an image (rows, columns, slices)."""
     spacing = [grid.spacing[axis] for axis in grid.orientation.axes]
     window = _window(image, selected, spacing)
     white = display_white(image)
     with single_blas_thread():
         return [
-            _draw_tile(image[:, :, z], (lesion[:, :, z], rejected[:, :, z]), window, white)
+            _draw_tile(image[:, :, z], [each.of_slice(z) for each in outlines], window, white)
             for z in selected
         ]
 
@@ -186,19 +205,16 @@ def _window(image: FloatArray, selected: list[int], spacing: list[float]) -> tup
 
 
 def _draw_tile(
-    image: FloatArray,
-    masks: tuple[BoolArray, BoolArray],
-    window: tuple[FloatArray, ...],
-    white: float,
+    image: FloatArray, outlines: list[_Outline], window: tuple[FloatArray, ...], white: float
 ) -> NDArray[np.uint8]:
+    """An RGB tile of a slice; later outlines are drawn over earlier ones."""
     rows, columns = window
     grey = np.clip(rows @ image @ columns.T / white, 0, 1) * 255
     tile = np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
-    lesion, rejected = masks
-    if rejected.any():
-        tile[_dashed(outline(_on_tile(rejected, window)))] = REJECTED
-    if lesion.any():
-        tile[outline(_on_tile(lesion, window))] = OUTLINE
+    for mask, colour, dashed in outlines:
+        if mask.any():
+            line = outline(_on_tile(mask, window))
+            tile[_dashed(line) if dashed else line] = colour
     return tile
 
 

@@ -58,6 +58,7 @@ def result_of(case: Case, mask: NDArray[np.bool_] | None = None, **changes: Any)
     whole = Result(
         volume=volume,
         mask=Mask(mask.astype(np.uint8), volume.grid),
+        brain=Mask(np.ones(volume.grid.shape, np.uint8), volume.grid),
         on_demand=Known(Probabilities(mask.astype(np.float32), volume.grid)),
         lesions=(lesion,) if count else (),
         timings={},

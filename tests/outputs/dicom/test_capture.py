@@ -32,7 +32,7 @@ def test_its_attributes(capture: FileDataset) -> None:
 def test_it_shows_the_overlay_below_a_banner(capture: FileDataset, tmp_path: Path) -> None:
     pixels: NDArray[np.uint8] = capture.pixel_array
     result = result_of(read(save(tmp_path, classic_images([B0, TRACE]))))
-    overlay = np.asarray(draw_overlay(result.volume, result.mask))
+    overlay = np.asarray(draw_overlay(result.volume, result.mask, brain=result.brain))
     banner = len(pixels) - len(overlay) - 26 * 2
     tiles = len(overlay) - 26
     np.testing.assert_array_equal(pixels[banner : banner + tiles], overlay[:tiles])

@@ -85,6 +85,7 @@ def changed(result: Result, what: str) -> Result:
         "engine": lambda: replace(result, provenance=replace(PROVENANCE, engine=engine)),
         "warning": lambda: replace(result, warnings=()),
         "rejected": lambda: replace(result, rejected_mask=result.mask),
+        "brain": lambda: replace(result, brain=result.mask),
         "adc": lambda: replace(result, lesions=(replace(lesion, relative_adc=0.5),)),
         "parity": lambda: replace(result, provenance=replace(PROVENANCE, verification=None)),
     }[what]()
@@ -100,7 +101,7 @@ def test_another_result_has_other_series(name: str, what: str, tmp_path: Path) -
 
 
 @EVERY
-@pytest.mark.parametrize("what", ["warning", "rejected", "adc", "parity"])
+@pytest.mark.parametrize("what", ["warning", "rejected", "brain", "adc", "parity"])
 def test_objects_are_the_same_if_and_only_if_their_bytes_are(
     name: str, what: str, tmp_path: Path
 ) -> None:
@@ -108,7 +109,8 @@ def test_objects_are_the_same_if_and_only_if_their_bytes_are(
     second = changed(first, what)
     same = rendered(first, name).SOPInstanceUID == rendered(second, name).SOPInstanceUID
     assert same == (WRITERS[name].render(first) == WRITERS[name].render(second))
-    holders = {"rejected": ("dicom-sc",), "warning": ("dicom-sr", "dicom-sc")}
+    pictured = ("dicom-sc",)
+    holders = {"rejected": pictured, "brain": pictured, "warning": ("dicom-sr", "dicom-sc")}
     assert same == (name not in holders.get(what, ("dicom-sr",)))
 
 
