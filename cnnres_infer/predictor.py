@@ -2,10 +2,8 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -299,15 +297,13 @@ class Predictor:
         spec = self.bundle.spec
         prepared = prepare(case, spec, clock)
         adc = known_adc(case, prepared.brain, clock)
-        answer = partial(self._infer, prepared, clock)
+        # Collected once, even if another engine has to do all of the rest again.
+        notices = cache(partial(case_notices, case, prepared, spec))
+        answer = partial(self._infer, prepared, notices, clock)
         lesion_map, selection = self._engines.run(answer, clock)
-        with clock("mask"), ThreadPoolExecutor(1) as beside:
-            # Not while slices are cut: the batch size follows from the memory in use then.
-            # Inside the stage, so that waiting counts, and its time limit reaches the thread.
-            noticing = beside.submit(copy_context().run, case_notices, case, prepared, spec)
+        with clock("mask"):
             found = find_lesions(lesion_map, spec.mask)
             verdict = judge(found, adc, spec.relative_adc_below)
-            notices = noticing.result()
         result = Result(
             volume=case.volume,
             mask=verdict.mask,
@@ -327,7 +323,7 @@ class Predictor:
             ),
             warnings=(
                 *selection.warnings,
-                *notices,
+                *notices(),
                 *verdict.notices,
                 *output_notices(verdict.mask, prepared.brain, len(verdict.rejected)),
             ),
@@ -341,7 +337,13 @@ class Predictor:
         _record(result)
         return result
 
-    def _infer(self, prepared: Prepared, clock: Stopwatch, engine: Engine) -> LesionMap:
+    def _infer(
+        self,
+        prepared: Prepared,
+        beside: Callable[[], object],
+        clock: Stopwatch,
+        engine: Engine,
+    ) -> LesionMap:
         spec, volume = self.bundle.spec, prepared.volumes[0]
         batch_size = self.limits.batch_size(
             volume.name,
@@ -350,7 +352,8 @@ class Predictor:
             spec.channels * spec.slices.size**2,
             resident_bytes(),
         )
-        return infer(prepared, spec, partial(run_checked, engine), batch_size, clock)
+        network = partial(run_checked, engine)
+        return infer(prepared, spec, network, batch_size, clock, beside=beside)
 
 
 def _record(result: Result) -> None:

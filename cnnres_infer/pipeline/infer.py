@@ -1,7 +1,8 @@
 """Inference over all slices of a case, overlapped with preprocessing."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TypeAlias
 
 import numpy as np
@@ -30,6 +31,7 @@ def infer(
     batch_size: int,
     clock: Stopwatch,
     observer: Observer | None = None,
+    beside: Callable[[], object] = lambda: None,
 ) -> LesionMap:
     """Run the network on all slices of a case.
 
@@ -48,6 +50,9 @@ def infer(
     observer
         Called with each batch and its output. If DWI and FLAIR are run
         separately, all batches of the DWI come first. Slices come in any order.
+    beside
+        Called on another thread while the network runs on the last batch, of DWI and
+        FLAIR each if these are run separately. Waiting for it counts as ``"slices"``.
 
     Returns
     -------
@@ -76,7 +81,7 @@ def infer(
         slices = spec.slices.of(modality)
         batches = to_batches(channels, prepared.brain.mask, prepared.geometry, slices, batch_size)
         found = SliceOutputs(channels[0].grid, prepared.geometry)
-        for batch, output in _outputs(batches, network, clock):
+        for batch, output in _outputs(_followed(batches, beside), network, clock):
             if observer is not None:
                 observer(batch, output)
             found.put(batch, output)
@@ -96,13 +101,27 @@ def _outputs(
 ) -> Iterator[tuple[SliceBatch, FloatArray]]:
     """Yield each batch with the network's output, while a worker extracts the next one."""
     with ThreadPoolExecutor(1) as worker:
-        upcoming = worker.submit(next, batches, None)
+
+        def following() -> Future[SliceBatch | None]:
+            # In a copy of this context, so that the stage's time limit reaches the worker.
+            return worker.submit(copy_context().run, next, batches, None)
+
+        with clock.part("slices"):
+            upcoming = following()
         while True:
             with clock.part("slices"):
                 batch = upcoming.result()
             if batch is None:
                 return
-            upcoming = worker.submit(next, batches, None)
             with clock.part("engine"):
+                upcoming = following()
                 output = network(batch.images)
             yield batch, output
+
+
+def _followed(
+    batches: Iterator[SliceBatch], afterwards: Callable[[], object]
+) -> Iterator[SliceBatch]:
+    """The batches, and something to do when another one is asked for."""
+    yield from batches
+    afterwards()
