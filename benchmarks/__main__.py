@@ -122,11 +122,14 @@ def stages_command(
     ] = None,
     bundle: BundleOption = None,
     flair: Annotated[bool, typer.Option("--flair", help="Give the synthetic heads FLAIR.")] = False,
+    slice_ms: Annotated[
+        float, typer.Option(min=0.0, help="Milliseconds that the engine waits for each slice.")
+    ] = 0.0,
     runs: Annotated[int, typer.Option(min=1, help="Runs; figures are the least of them.")] = 25,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure a warm `predict` with an engine that takes no time, stage by stage."""
-    figures = staged.stages(bundle, runs, files or (), flair=flair)
+    """Measure a warm `predict` with an engine that leaves the processor alone, stage by stage."""
+    figures = staged.stages(bundle, runs, files or (), flair=flair, slice_ms=slice_ms)
     console = wide_console()
     console.print(figures["machine"])
     for name, volume in figures["volumes"].items():

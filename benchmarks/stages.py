@@ -1,4 +1,4 @@
-"""Time of each stage of a warm `predict` but the network's, for which a stub answers."""
+"""Time of each stage of a warm `predict` but the network's, for which a stub answers or waits."""
 
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,8 +27,15 @@ ALL_BUT_ENGINE, SAVE = "all but the engine", "save"
 _Times: TypeAlias = dict[str, dict[str, float]]
 
 
-def stages(folder: Path | None, runs: int, files: Sequence[Path], *, flair: bool) -> dict[str, Any]:
-    """Measure `predict` with an engine that takes no time.
+def stages(
+    folder: Path | None,
+    runs: int,
+    files: Sequence[Path],
+    *,
+    flair: bool,
+    slice_ms: float = 0.0,
+) -> dict[str, Any]:
+    """Measure `predict` with an engine that leaves the processor alone.
 
     Parameters
     ----------
@@ -42,6 +49,8 @@ def stages(folder: Path | None, runs: int, files: Sequence[Path], *, flair: bool
         gives them and stripped.
     flair
         Whether the synthetic heads have a FLAIR on another grid.
+    slice_ms
+        Milliseconds that the engine waits for each slice.
 
     Returns
     -------
@@ -53,7 +62,7 @@ def stages(folder: Path | None, runs: int, files: Sequence[Path], *, flair: bool
         the engine take together, and saving the result.
     """
     with (
-        Predictor(Bundle.open(folder), Selection(StubEngine())) as predictor,
+        Predictor(Bundle.open(folder), Selection(StubEngine(slice_ms))) as predictor,
         tempfile.TemporaryDirectory() as temporary,
     ):
         work = Path(temporary)
@@ -111,13 +120,14 @@ def _run(predictor: Predictor, volumes: dict[str, Path], out: Path) -> tuple[_Ti
     clock, everything, own = (predicted - started).tolist()
     saving, saving_everything, _ = (_now() - predicted).tolist()
 
-    engine = result.timings[ENGINE]
     seconds = {
         stage: (spent, ended.get(stage, 0.0) - begun.get(stage, 0.0))
         for stage, spent in result.timings.items()
-    } | {
+    }
+    engine, engine_processor = seconds[ENGINE]
+    seconds |= {
         OTHER_THREADS: (0.0, everything - own),
-        ALL_BUT_ENGINE: (clock - engine, everything - engine),
+        ALL_BUT_ENGINE: (clock - engine, everything - engine_processor),
         SAVE: (saving, saving_everything),
     }
     times = {

@@ -1,5 +1,6 @@
-"""An engine that takes no time, so that all that is around the network can be measured."""
+"""An engine that leaves the processor alone, so that all around the network can be measured."""
 
+import time
 from typing import ClassVar, Self
 
 import numpy as np
@@ -14,16 +15,23 @@ _LEVEL, _SLOPE = np.float32(0.65), np.float32(4)
 
 
 class StubEngine(SharedEngine[object]):
-    """Takes what is much brighter than tissue for lesion, so that there are masks to restore."""
+    """Takes what is much brighter than tissue for lesion, so that there are masks to restore.
+
+    Parameters
+    ----------
+    slice_ms
+        Milliseconds that it waits for each slice, as if a GPU computed it.
+    """
 
     RUNTIME: ClassVar[str] = "stub"
     VARIANTS: ClassVar[Variants] = {Precision.FP32: ()}
     BATCH: ClassVar[int] = 8
     LEAST: ClassVar[int] = 1
 
-    def __init__(self) -> None:
+    def __init__(self, slice_ms: float = 0.0) -> None:
         info = EngineInfo("stub", "numpy", Precision.FP32, "none", 1, {"numpy": np.__version__})
         super().__init__(object(), info, (None, None, None))
+        self._slice_ms = slice_ms
 
     @classmethod
     def probe(cls) -> Probe:
@@ -34,5 +42,7 @@ class StubEngine(SharedEngine[object]):
         return cls()
 
     def _compute(self, handle: object, images: FloatArray) -> FloatArray:
+        if self._slice_ms:
+            time.sleep(len(images) * self._slice_ms / 1000)
         probabilities: FloatArray = ((images[:, :1] - _LEVEL) * _SLOPE).clip(0, 1)
         return probabilities

@@ -104,7 +104,8 @@ def _outputs(
 
         def following() -> Future[SliceBatch | None]:
             # In a copy of this context, so that the stage's time limit reaches the worker.
-            return worker.submit(copy_context().run, next, batches, None)
+            context = copy_context()
+            return worker.submit(lambda: context.run(next, batches, None))
 
         with clock.part("slices"):
             upcoming = following()

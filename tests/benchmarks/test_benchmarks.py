@@ -101,10 +101,14 @@ def test_stages_of_synthetic_heads_with_a_flair(monkeypatch: pytest.MonkeyPatch)
 def test_stages_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "dwi.nii.gz"
     save_phantom(path, (60, 70, 12), (3.0, 3.0, 10.0))
-    figures = staged.stages(None, 2, [path], flair=False)
+    figures = staged.stages(None, 2, [path], flair=False, slice_ms=40)
     (name,) = figures["volumes"]
     assert name == "dwi.nii.gz"
-    assert "register" not in figures["volumes"][name]["stages"]
+    spent = figures["volumes"][name]["stages"]
+    assert "register" not in spent
+    assert spent["engine"][staged.CLOCK] > 40
+    # What the engine waits is nobody's time.
+    assert spent[staged.ALL_BUT_ENGINE][staged.PROCESSOR] > 0
     assert [each.name for each in tmp_path.iterdir()] == ["dwi.nii.gz"]
 
 
