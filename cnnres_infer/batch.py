@@ -134,7 +134,10 @@ class Job:
         for volume, name in named:
             planned = plan_all(self.folder(volume), name).values()
             for path in inputs & {_resolved(each) for each in planned}:
-                raise UsageError(f"{path} is given as input and would be overwritten as an output")
+                raise UsageError(
+                    f"{path} is given as input, but named like an output, which may be replaced or "
+                    "deleted: give it another name, or choose another folder with `out`"
+                )
 
     def run(
         self,

@@ -126,8 +126,8 @@ class Watchdog:
         _end_at_last(_REPORT_S + _WRITE_S)
         timer = threading.Timer(_REPORT_S, os._exit, (STATUS,))
         timer.daemon = True
-        timer.start()
         sys.setswitchinterval(_SWITCH_S)
+        timer.start()
         try:
             self._report(self._subject, error)
         finally:

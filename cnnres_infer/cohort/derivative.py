@@ -33,7 +33,7 @@ by a person. Research use only; not a medical device.
 - `cases.tsv`, `lesions.tsv`: a row for each case and each lesion; their columns are described in
   `cases.json` and `lesions.json`.
 - `index.html`: all cases with a picture of each, to look through.
-- `sub-*/figures/`: slices with the lesions outlined.
+- `sub-*/figures/`: slices with lesions and brain outlined.
 """
 # What is no part of BIDS.
 _BIDSIGNORE = "index.html\ncases.*\nlesions.*\nfigures\n.cnnres\n"

@@ -16,7 +16,7 @@ from cnnres_infer.readers import READERS, case_name
 _SUFFIXES = (".nii.gz", ".nii")
 # The last part of a file's name that says what it is.
 _ROLES = {"dwi": "dwi", "trace": "dwi", "flair": "flair", "adc": "adc", "b0": "b0"}
-_OWN_OUTPUTS = ("_lesion_mask", "_lesion_prob", "_brain_mask")
+_OWN_OUTPUTS = ("_lesion_mask", "_lesion_prob", "_cnnres_brain")
 
 
 def find_folder(folder: Path, modality: Modality, *, with_flair: bool = True) -> Found:

@@ -64,7 +64,7 @@ class Result:
     mask
         Lesion mask on the volume's own grid.
     brain
-        The brain on the same grid: nothing outside of it was searched.
+        The brain mask on the same grid: lesions were searched for inside it alone.
     on_demand
         Computes the `probabilities`.
     lesions

@@ -99,8 +99,8 @@ def _findings(result: Result) -> str:
 
 def _mosaic(result: Result) -> str:
     caption = (
-        "Lesions are outlined in red, rejected ones in dashed yellow. The patient's right is on "
-        "the left, anterior is at the top."
+        "Lesions are outlined in red, rejected ones in dashed yellow, and the brain in blue. The "
+        "patient's right is on the left, anterior is at the top."
     )
     return (
         f"<figure>{picture(mosaic_png(result), f'Axial slices. {caption}')}"

@@ -18,6 +18,7 @@ from cnnres_infer.pipeline.chunks import chunks
 from cnnres_infer.pipeline.morphology import ball, dilate, erode, fill_holes, main_components
 from cnnres_infer.pipeline.resample import resampling
 from cnnres_infer.pipeline.slices.normalisation import median_of_tissue, tissue_median
+from cnnres_infer.pipeline.values import check_mask_values
 from cnnres_infer.pipeline.voxels import sample
 
 # Fraction of the visible voxels that lies in the extracted brain: 0.9 in stripped volumes,
@@ -135,13 +136,14 @@ def brain_from_mask(mask: Volume, volume: Volume) -> Brain:
     GeometryError
         If the mask is not on the volume's grid, to within 0.1 mm.
     VolumeError
-        If the mask is empty.
+        If the mask is empty, or an image.
     """
     if mask.grid.distance_mm(volume.grid) > NEGLIGIBLE_MM + _ROUNDING_MM:
         raise GeometryError(
             f"{mask.name}: the brain mask is on another grid than {volume.name}; resample it first",
             code=ErrorCode.GRID_MASK,
         )
+    check_mask_values(mask)
     return Brain(_nonempty(mask.data > 0.5, mask.name), "given")
 
 

@@ -1,8 +1,7 @@
 """Inference over all slices of a case, overlapped with preprocessing."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import copy_context
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 import numpy as np
@@ -101,21 +100,14 @@ def _outputs(
 ) -> Iterator[tuple[SliceBatch, FloatArray]]:
     """Yield each batch with the network's output, while a worker extracts the next one."""
     with ThreadPoolExecutor(1) as worker:
-
-        def following() -> Future[SliceBatch | None]:
-            # In a copy of this context, so that the stage's time limit reaches the worker.
-            context = copy_context()
-            return worker.submit(lambda: context.run(next, batches, None))
-
-        with clock.part("slices"):
-            upcoming = following()
+        upcoming = worker.submit(next, batches, None)
         while True:
             with clock.part("slices"):
                 batch = upcoming.result()
             if batch is None:
                 return
+            upcoming = worker.submit(next, batches, None)
             with clock.part("engine"):
-                upcoming = following()
                 output = network(batch.images)
             yield batch, output
 

@@ -160,19 +160,18 @@ def _check_spacing(volume: Volume) -> Iterator[Notice]:
 
 def _check_brain_size(volume: Volume, brain: Brain) -> Iterator[Notice]:
     size_ml = np.count_nonzero(brain.mask) * volume.grid.voxel_ml
+    remedy = "check its outline in the overlay, or give `brain_mask`"
+    if brain.source == "given":
+        remedy = "check the brain mask that was given"
     if not _BRAIN_ML[0] <= size_ml <= _BRAIN_ML[1]:
-        text = (
-            f"implausible brain size of {size_ml:.0f} ml; check its outline in the overlay, or "
-            "give `brain_mask`"
-        )
+        text = f"implausible brain size of {size_ml:.0f} ml; {remedy}"
         yield Notice(WarningCode.BRAIN_SIZE, text)
     width, length, fill = slice_shape(volume, brain.mask)
     for value, (lowest, highest) in ((width, _WIDTH_MM), (length, _LENGTH_MM), (fill, _FILL)):
         if not lowest <= value <= highest:
             text = (
                 f"implausible brain shape: its largest slice is {width:.0f} mm wide, {length:.0f} "
-                f"mm long and fills {fill:.0%} of that; check its outline in the overlay, or give "
-                "`brain_mask`"
+                f"mm long and fills {fill:.0%} of that; {remedy}"
             )
             yield Notice(WarningCode.BRAIN_SIZE, text)
             break

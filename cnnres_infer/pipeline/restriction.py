@@ -33,7 +33,7 @@ from cnnres_infer.pipeline.values import check_values
 _USUAL_B = 1000.0
 _UNKNOWN_SCALE = (
     "lesions were measured, and none was rejected: without the b-value of the DWI, it cannot be "
-    "told whether b0 is on its scale"
+    "told whether b0 is on its scale; give it in a .bval file beside the DWI"
 )
 _NAMES = {Role.ADC: "ADC map", Role.B0: "b0"}
 
@@ -142,6 +142,9 @@ def _measured(case: Case, role: Role, given: Volume, brain: Brain) -> KnownAdc:
         brain_adc_mm2_s=None if to_mm2_s is None else median * to_mm2_s,
     )
     only_measured = _UNKNOWN_SCALE if role is Role.B0 and b_value is None else ""
+    if only_measured:
+        text = f"{given.name}: {only_measured}"
+        notices = (*notices, Notice(WarningCode.INPUT_DIFFUSION, text))
     return KnownAdc(adc, median, to_mm2_s, check, notices, only_measured)
 
 

@@ -1,4 +1,4 @@
-"""What the values of a volume cannot be: labels, or integers that wrapped around."""
+"""What values cannot be: labels or wrapped integers in an image, an image in a brain mask."""
 
 import numpy as np
 
@@ -60,6 +60,32 @@ def check_values(volume: Volume) -> None:
             f"brightest voxels became negative (down to {float(data.min()):.0f}); convert the "
             "image again",
             code=ErrorCode.VOXELS_WRAPPED,
+        )
+
+
+def check_mask_values(mask: Volume) -> None:
+    """Reject an image that is given as a brain mask.
+
+    Masks, probabilities and label maps pass.
+
+    Parameters
+    ----------
+    mask
+        The brain mask.
+
+    Raises
+    ------
+    VolumeError
+        If it has values above one, many of them, and neighbours hardly ever share one.
+    """
+    data = mask.data
+    if float(data.max()) <= 1 or len(np.unique(sample(data, _FEW))) <= _MIN_DISTINCT:
+        return
+    if _equal_neighbours(data) <= _MAX_EQUAL:
+        raise VolumeError(
+            f"{mask.name}: looks like an image, not like a brain mask; give a mask, or leave it "
+            "out and have the brain extracted",
+            code=ErrorCode.VOXELS_IMAGE,
         )
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from cnnres_infer.core.arrays import Affine
 from cnnres_infer.core.case import Case, Modality, Role, check_combination
+from cnnres_infer.core.mask import Mask
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import UsageError, VolumeError
 from cnnres_infer.host.machine import resident_bytes
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 WithAffine: TypeAlias = tuple[Path | str | NDArray[Any], NDArray[Any]]
 # Union, since `|` does not accept a forward reference.
-Source: TypeAlias = Union[Path, str, Volume, "Nifti1Image", NDArray[Any], WithAffine]
+Source: TypeAlias = Union[Path, str, Volume, Mask, "Nifti1Image", NDArray[Any], WithAffine]
 
 
 def read_case(
@@ -42,7 +43,7 @@ def read_case(
     Parameters
     ----------
     source, flair, adc, b0, brain_mask
-        A path, a `Volume`, a nibabel image, or a pair of an array (X, Y, Z) and
+        A path, a `Volume`, a `Mask`, a nibabel image, or a pair of an array (X, Y, Z) and
         its affine (4, 4), voxel indices to mm in RAS+. A pair of a path and an
         affine is for a file that does not say where it lies. Only `brain_mask`
         may be an array without an affine; it then lies on the grid of `source`.
@@ -132,6 +133,8 @@ def read_volume(
     is_mask = role is Role.BRAIN_MASK
     if isinstance(source, (str, Path)):
         return load_volume(source, limits, affine, role=role, is_mask=is_mask)
+    if isinstance(source, Mask):
+        return Volume.from_array(source.data, source.grid, str(role), is_mask=is_mask)
     if isinstance(source, Volume):
         check_size(source, limits)
         return source

@@ -167,6 +167,7 @@ def test_files_of_a_folder_belong_together_by_their_names(tmp_path: Path) -> Non
         "p3_flair.nii",
         ".hidden/p4_dwi.nii",
         "one/p 1_dwi_lesion_mask.nii.gz",
+        "one/p 1_dwi_cnnres_brain.nii.gz",
     )
     found = find_cases(tmp_path)
     assert [case.name for case in found.cases] == ["sub-p1", "sub-p2"]

@@ -141,6 +141,7 @@ RAISED: dict[str, Callable[[Scene], object]] = {
     "E-GRID-MASK": lambda scene: scene.predict(
         blob_volume()[0], brain_mask=moved(blob_volume()[0], 1)
     ),
+    "E-VOXELS-IMAGE": lambda scene: scene.predict(blob_volume()[0], brain_mask=blob_volume()[0]),
     "E-INPUT-DIFFUSION": lambda scene: scene.predict(blob_volume()[0], adc=blob_volume()[0]),
     "E-BUNDLE-MANIFEST": lambda scene: Bundle.open(scene.make_bundle(format=7)),
     "E-BUNDLE-FILE": lambda scene: Bundle.open(scene.make_bundle()).read("extra"),

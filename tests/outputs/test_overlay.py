@@ -53,11 +53,22 @@ def test_only_some_of_many_slices_are_drawn_and_all_of_them_have_lesion() -> Non
     assert overlay.size == (5 * 224, 4 * 224 + 26)
     selected = np.flatnonzero(ball.any(axis=(0, 1)))[:20].tolist()
     assert _caption(Mask(ball.astype(np.uint8), volume.grid), ball, selected).endswith(
-        f"20 of {ball.any(axis=(0, 1)).sum()} slices with lesion"
+        f"20 of the {ball.any(axis=(0, 1)).sum()} slices with lesion shown"
     )
     empty = draw_overlay(volume, Mask(np.zeros(shape, np.uint8), volume.grid))
     assert not outlined(np.asarray(empty)).any()
     assert empty.size == (5 * 224, 2 * 224 + 26)
+
+
+@pytest.mark.parametrize("largest", range(24))
+def test_as_many_slices_as_fit_are_drawn_with_the_largest_among_them(largest: int) -> None:
+    lesion = np.zeros((3, 3, 30), np.bool_)
+    lesion[1, 1, 3:27] = True
+    lesion[:, :, 3 + largest] = True
+    selected = _select_slices(lesion, None)
+    assert len(set(selected)) == 20
+    assert 3 + largest in selected
+    assert selected == sorted(selected)
 
 
 def test_the_brain_is_outlined_below_the_lesions() -> None:

@@ -31,7 +31,7 @@ def test_all_outputs_are_written(result: Result, tmp_path: Path) -> None:
     assert [path.name for path in saved.paths.values()] == [
         "blob_report.json",
         "blob_lesion_prob.nii.gz",
-        "blob_brain_mask.nii.gz",
+        "blob_cnnres_brain.nii.gz",
         "blob_overlay.png",
         "blob_report.html",
         "blob_lesion_mask.nii.gz",
@@ -52,10 +52,12 @@ def test_a_brain_that_was_written_is_taken_back(bright_bundle: Path, tmp_path: P
     with Predictor.load(bright_bundle) as predictor:
         found = predictor.predict(volume)
         given = predictor.predict(volume, brain_mask=found.save(tmp_path, ["brain"])["brain"])
+        handed_on = predictor.predict(volume, brain_mask=found.brain)
     assert 0 < found.brain.volume_ml < volume.data.size * volume.grid.voxel_ml
     assert np.array_equal(given.brain.data, found.brain.data)
     assert np.array_equal(given.mask.data, found.mask.data)
     assert given.provenance.brain == "given"
+    assert np.array_equal(handed_on.mask.data, found.mask.data)
 
 
 def test_only_requested_formats_are_written(result: Result, tmp_path: Path) -> None:

@@ -168,6 +168,8 @@ def test_by_b0_of_an_unknown_b_nothing_is_rejected(bounded: Predictor, factor: f
     assert result.diffusion.b_value is result.diffusion.brain_adc_mm2_s is None
     assert not result.diffusion.checked
     assert "without the b-value" in result.diffusion.note
+    (notice,) = (each.text for each in result.warnings if each.code == "W-INPUT-DIFFUSION")
+    assert "without the b-value" in notice
     assert len(result.lesions) == 2
     assert result.rejected == ()
     for lesion in result.lesions:

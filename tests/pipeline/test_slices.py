@@ -14,6 +14,7 @@ from cnnres_infer.errors import GeometryError, VolumeError
 from cnnres_infer.pipeline.fusion import Fused
 from cnnres_infer.pipeline.resample import resampling_matrix
 from cnnres_infer.pipeline.shading import remove_shading
+from cnnres_infer.pipeline.slices import source
 from cnnres_infer.pipeline.slices.back import SliceOutputs
 from cnnres_infer.pipeline.slices.batches import to_batches, whole_slices
 from cnnres_infer.pipeline.slices.geometry import SliceGeometry
@@ -277,7 +278,11 @@ def test_a_grid_with_the_networks_spacing_is_not_interpolated() -> None:
         assert np.array_equal(geometry.to_voxels(geometry.to_pixels(planes)), planes)
 
 
-def test_shading_is_removed_as_from_the_whole_volume() -> None:
+@pytest.mark.parametrize("kept", [0, 1 << 22])
+def test_shading_is_removed_as_from_the_whole_volume(
+    kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "_KEPT", kept)
     volume, brain = brain_of((40, 48, 12), 1)
     bright = np.linspace(0.7, 1.4, 40, dtype=np.float32)[:, None, None]
     shaded = Volume(volume.data * bright, volume.grid)

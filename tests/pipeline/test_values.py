@@ -9,7 +9,7 @@ from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import VolumeError
 from cnnres_infer.phantom.head import make_phantom
-from cnnres_infer.pipeline.values import check_values
+from cnnres_infer.pipeline.values import check_mask_values, check_values
 from tests.conftest import blob_volume, phantom_volume
 
 PHANTOM = make_phantom(3, shape=(64, 64, 30), spacing=(3.2, 3.2, 5.0))
@@ -105,3 +105,21 @@ def test_negative_values_alone_are_not_wrapped() -> None:
     padded = np.where(IMAGE.data > 0, np.rint(IMAGE.data), np.float32(-32768))
     check_values(replace(IMAGE, data=padded))
     check_values(blob_volume()[0])
+
+
+def test_an_image_is_no_brain_mask() -> None:
+    with pytest.raises(VolumeError, match="looks like an image") as caught:
+        check_mask_values(IMAGE)
+    assert caught.value.code == "E-VOXELS-IMAGE"
+
+
+@pytest.mark.parametrize("kind", ["probabilities", "0 and 255", "regions"])
+def test_masks_of_all_kinds_are_brain_masks(kind: str) -> None:
+    probabilities = np.random.default_rng(2).random(IMAGE.data.shape) * PHANTOM.brain
+    x, y, z = np.indices(IMAGE.data.shape) // 8
+    data = {
+        "probabilities": probabilities,
+        "0 and 255": PHANTOM.brain * 255.0,
+        "regions": PHANTOM.brain * (1.0 + x + 8 * y + 64 * z),
+    }[kind]
+    check_mask_values(Volume.from_array(data, IMAGE.grid, "mask", is_mask=True))

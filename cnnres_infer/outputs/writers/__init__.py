@@ -61,7 +61,7 @@ WRITERS = {
     "probabilities": Writer(
         "_lesion_prob.nii.gz", "cnnres_infer.outputs.writers.probabilities", default=False
     ),
-    "brain": Writer("_brain_mask.nii.gz", "cnnres_infer.outputs.writers.brain", default=False),
+    "brain": Writer("_cnnres_brain.nii.gz", "cnnres_infer.outputs.writers.brain", default=False),
     "overlay": Writer("_overlay.png", "cnnres_infer.outputs.writers.overlay"),
     "html": Writer(
         "_report.html", "cnnres_infer.outputs.writers.html", default=False, identifies=True

@@ -5,5 +5,5 @@ from cnnres_infer.readers.nifti.write import volume_bytes
 
 
 def render(result: Result) -> bytes:
-    """Render the brain that was searched as compressed NIfTI, uint8, 1 inside."""
+    """Render the brain mask as compressed NIfTI, uint8, 1 inside."""
     return volume_bytes(result.brain.data, result.brain.grid, result.volume.source)

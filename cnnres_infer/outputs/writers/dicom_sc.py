@@ -50,7 +50,7 @@ def render(result: Result) -> bytes:
     del dataset.DateOfSecondaryCapture, dataset.TimeOfSecondaryCapture
     dataset.ConversionType = "WSD"
     dataset.BodyPartExamined, dataset.BurnedInAnnotation = "BRAIN", "YES"
-    dataset.DerivationDescription = "Slices with outlined lesions"
+    dataset.DerivationDescription = "Slices with lesions and brain outlined"
     dataset.DerivationCodeSequence = [SEGMENTATION.item()]
     dataset.SourceImageSequence = segmented_images(origin)
     return finish(dataset, origin)

@@ -1,4 +1,4 @@
-"""The overlay: slices with outlined lesions, in radiological convention."""
+"""The overlay: slices with the outlines of lesions and brain, in radiological convention."""
 
 import io
 from collections.abc import Sequence
@@ -91,17 +91,21 @@ def draw_overlay(
         Lesions that were taken out of the mask, outlined in dashes; None if
         there are none.
     brain
-        The brain that was searched, outlined in blue; None to leave that out.
+        The brain mask, outlined in blue; None to leave that out.
     """
     from PIL import Image, ImageDraw
 
     orientation = volume.grid.orientation
-    image, lesion = orientation.view(volume.data), orientation.view(mask.data) > 0
-    out = np.zeros_like(lesion) if rejected is None else orientation.view(rejected.data) > 0
-    selected = _select_slices(lesion, out)
-    outlines = [_Outline(out, REJECTED, dashed=True), _Outline(lesion, OUTLINE)]
+    # Views, since copies of a large volume would take most of the memory.
+    image, lesion = orientation.view(volume.data), orientation.view(mask.data).view(np.bool_)
+    outlines = []
     if brain is not None:
-        outlines.insert(0, _Outline(orientation.view(brain.data) > 0, BRAIN))
+        outlines.append(_Outline(orientation.view(brain.data).view(np.bool_), BRAIN))
+    out = None if rejected is None else orientation.view(rejected.data).view(np.bool_)
+    if out is not None:
+        outlines.append(_Outline(out, REJECTED, dashed=True))
+    outlines.append(_Outline(lesion, OUTLINE))
+    selected = _select_slices(lesion, out)
     tiles = _draw_tiles(image, outlines, selected, volume.grid)
     rows = -(-len(selected) // _COLUMNS)
     size = (_COLUMNS * _TILE_SIZE, rows * _TILE_SIZE + _LINE_HEIGHT * (1 + len(warnings)))
@@ -117,7 +121,7 @@ def draw_overlay(
     if rejected is not None:
         caption += f"; dashed: {rejected.volume_ml:.1f} ml rejected by ADC"
     if brain is not None:
-        caption += "; blue: the brain that was searched"
+        caption += "; blue: the brain"
     lines = [(f"{caption} | research use only, not a medical device", _TEXT)]
     lines += [(warning, _WARNING) for warning in warnings]
     for i, (text, colour) in enumerate(lines):
@@ -132,18 +136,22 @@ def _caption(
         return "no lesion was found" if rejected is None else "no lesion is left"
     affected = np.asarray(lesion.any(axis=(0, 1)))
     shown = int(affected[selected].sum())
-    return f"{mask.volume_ml:.1f} ml, {shown} of {int(affected.sum())} slices with lesion"
+    count = int(affected.sum())
+    if shown < count:
+        return f"{mask.volume_ml:.1f} ml, {shown} of the {count} slices with lesion shown"
+    return f"{mask.volume_ml:.1f} ml in {count} slice{'s' if count > 1 else ''}"
 
 
-def _select_slices(lesion: BoolArray, rejected: BoolArray) -> list[int]:
+def _select_slices(lesion: BoolArray, rejected: BoolArray | None) -> list[int]:
     """Indices of the slices to draw, from masks (rows, columns, slices).
 
     Slices with nothing but rejected lesions take the room that others leave.
     """
     area = lesion.sum(axis=(0, 1))
     selected = _some(area, _MAX_TILES)
-    others = np.where(area > 0, 0, rejected.sum(axis=(0, 1)))
-    selected = sorted(selected + _some(others, _MAX_TILES - len(selected)))
+    if rejected is not None:
+        others = np.where(area > 0, 0, rejected.sum(axis=(0, 1)))
+        selected = sorted(selected + _some(others, _MAX_TILES - len(selected)))
     if selected:
         return selected
     count = lesion.shape[2]
@@ -158,8 +166,11 @@ def _some(area: NDArray[np.int64], most: int) -> list[int]:
         return [int(z) for z in candidates]
     if not most:
         return []
-    even = np.linspace(0, len(candidates) - 1, most - 1).astype(int)
-    return sorted({*(int(z) for z in candidates[even]), int(area.argmax())})
+    chosen = candidates[np.linspace(0, len(candidates) - 1, most).astype(int)]
+    largest = int(area.argmax())
+    # In place of the nearest one, if it is not among them.
+    chosen[np.abs(chosen - largest).argmin()] = largest
+    return [int(z) for z in chosen]
 
 
 def _draw_tiles(

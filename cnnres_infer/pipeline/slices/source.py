@@ -1,8 +1,7 @@
 """A volume's slices as the network's images are cut from them, without a copy of a large volume."""
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -32,11 +31,14 @@ class SliceSource:
         The slice geometry of its grid.
     shading
         What is removed; None to leave the slices as they are.
+    kept
+        All slices of the geometry's box without it, if these are few.
     """
 
     volume: Volume
     geometry: SliceGeometry
     shading: Shading | None
+    kept: FloatArray | None = None
 
     @classmethod
     def of(cls, volume: Volume, brain: BoolArray, geometry: SliceGeometry, spec: SliceSpec) -> Self:
@@ -45,7 +47,8 @@ class SliceSource:
             raise ValueError(f"shading {spec.shading!r}: take the spec of a modality")
         removed = spec.shading == "removed"
         shading = Shading.of(volume, brain, geometry.box) if removed else None
-        return cls(volume, geometry, shading)
+        source = cls(volume, geometry, shading)
+        return source if shading is None else replace(source, kept=source._all())
 
     def planes(self, z: NDArray[np.intp]) -> FloatArray:
         """A copy of slices, as far as they hold brain.
@@ -60,10 +63,10 @@ class SliceSource:
         float32 (N, rows, columns)
             The rows and columns of the geometry's box.
         """
-        if self._kept is not None:
-            kept: FloatArray = self._kept[z - self.geometry.box[0].start]
-            return kept
-        return self._cut(z)
+        if self.kept is None:
+            return self._cut(z)
+        kept: FloatArray = self.kept[z - self.geometry.box[0].start]
+        return kept
 
     def _cut(self, z: NDArray[np.intp]) -> FloatArray:
         _, rows, columns = self.geometry.box
@@ -72,15 +75,16 @@ class SliceSource:
             self.shading.remove(planes, z)
         return planes
 
-    @cached_property
-    def _kept(self) -> FloatArray | None:
-        """All slices of the geometry's box, if they are few enough and have to be computed."""
-        slices, rows, columns = self.geometry.box
-        extents = [each.stop - each.start for each in (slices, rows, columns)]
-        if self.shading is None or math.prod(extents) > _KEPT:
+    def _all(self) -> FloatArray | None:
+        """All slices of the geometry's box; None if they are too many to be kept."""
+        extents = [each.stop - each.start for each in self.geometry.box]
+        if math.prod(extents) > _KEPT:
             return None
-        z = np.arange(slices.start, slices.stop)
-        return np.concatenate([self._cut(z[chunk]) for chunk in chunks(len(z))])
+        z = np.arange(self.geometry.box[0].start, self.geometry.box[0].stop)
+        planes = np.empty(extents, np.float32)
+        for chunk in chunks(len(z)):
+            planes[chunk] = self._cut(z[chunk])
+        return planes
 
     def saturation(self, inside: BoolArray, z: NDArray[np.intp], spec: SliceSpec) -> float:
         """Intensity that is mapped to 1.0.
