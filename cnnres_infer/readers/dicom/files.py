@@ -5,14 +5,13 @@ import logging
 import os
 import stat
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from cnnres_infer.codes import ErrorCode
-from cnnres_infer.errors import InputError, LimitError, VolumeError
+from cnnres_infer.errors import CnnresError, InputError, LimitError, VolumeError
 from cnnres_infer.limits import Limits
 
 ZIP = b"PK\x03\x04"
@@ -67,15 +66,11 @@ class StudyFile:
             assert self._member is not None
             with self._archive.open(self._member) as stream:
                 content = stream.read(limits.max_bytes + 1)
-        except (
-            OSError,
-            RuntimeError,
-            NotImplementedError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:
+        except (CnnresError, MemoryError):
+            raise
+        except Exception as error:  # see `_reason`
             raise VolumeError(
-                f"{self.name}: cannot be read ({error}); copy it again from its source",
+                f"{self.name}: cannot be read ({_reason(error)}); copy it again from its source",
                 code=ErrorCode.FILE_ACCESS if self.path else ErrorCode.DICOM_ARCHIVE,
             ) from error
         check_bytes(self.name, len(content), limits)
@@ -247,8 +242,13 @@ def _member_head(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) 
     try:
         with archive.open(member) as stream:
             return stream.read(_HEAD_BYTES)
-    except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # see `_reason`
         raise VolumeError(
-            f"{path}: {member.filename} cannot be read ({error}); copy the archive again",
+            f"{path}: {member.filename} cannot be read ({_reason(error)}); copy the archive again",
             code=ErrorCode.DICOM_ARCHIVE,
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What an archive says of its damage, in one of eight kinds of errors, or in none."""
+    return str(error) or ("it ends early" if isinstance(error, EOFError) else repr(error))

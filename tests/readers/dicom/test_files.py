@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import struct
 import sys
 import zipfile
 import zlib
@@ -99,6 +100,35 @@ def test_damaged_archives(tmp_path: Path) -> None:
     bad = tmp_path / "bad.zip"
     bad.write_bytes(bytes(flipped))
     assert code(bad) in ("E-DICOM-ARCHIVE", "E-DICOM-FILE")
+
+
+def test_a_member_that_ends_early(tmp_path: Path) -> None:
+    """It lies in the archive's comment, where it can end with the file."""
+    name, empty_block = b"image", b"\0\0\0\xff\xff"
+    fields = struct.pack("<HHHHHLLL", 20, 0, zipfile.ZIP_DEFLATED, 0, 33, 0, 60_000, 5000)
+    sizes = struct.pack("<HH", len(name), 0)
+    begin = b"PK\3\4"
+    member = begin + fields + sizes + name + 9 * empty_block
+    size = 46 + len(name)
+    place = struct.pack("<HHHLL", 0, 0, 0, 0, len(begin) + size + 22)
+    entry = b"PK\1\2" + struct.pack("<H", 20) + fields + sizes + place + name
+    end = b"PK\5\6" + struct.pack("<HHHHLLH", 0, 0, 1, 1, size, len(begin), len(member))
+    path = tmp_path / "study.zip"
+    path.write_bytes(begin + entry + end + member)
+    with pytest.raises(VolumeError, match="image cannot be read") as caught:
+        read(path)
+    assert caught.value.code == "E-DICOM-ARCHIVE"
+
+
+def test_a_member_of_another_compression_that_is_damaged(tmp_path: Path) -> None:
+    pytest.importorskip("lzma")
+    path = tmp_path / "study.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as out:
+        out.writestr("image", np.random.default_rng(0).bytes(5000))
+    content = bytearray(path.read_bytes())
+    content[39] = 0xFF
+    path.write_bytes(bytes(content))
+    assert code(path) == "E-DICOM-ARCHIVE"
 
 
 def test_an_archive_that_is_a_bomb(tmp_path: Path) -> None:
