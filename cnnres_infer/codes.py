@@ -89,6 +89,7 @@ class ErrorCode(_Code):
     GRID_MASK = "E-GRID-MASK", "a brain mask on a different grid"
     SIDECAR_KIND = "E-SIDECAR-KIND", "an image that is of another kind by what lies beside it"
     INPUT_DIFFUSION = "E-INPUT-DIFFUSION", "the DWI itself, given as ADC map or b0"
+    INPUT_FLAIR = "E-INPUT-FLAIR", "the DWI itself, given as FLAIR"
     BRAIN_NONE = "E-BRAIN-NONE", "no brain found in the volume"
     BUNDLE_MANIFEST = (
         "E-BUNDLE-MANIFEST",

@@ -79,8 +79,10 @@ def test_no_record_names_the_user_or_the_patient(
     bundle = make_bundle().rename(folder / "bundle")
     path = folder / f"{NAME}.nii.gz"
     save_volume(path, volume.data, volume.grid)
+    flair = folder / f"{NAME}_flair.nii.gz"
+    save_volume(flair, 2 * volume.data, volume.grid)
     with Predictor.load(bundle, "ort", "fp32") as predictor:
-        predictor.predict(path, flair=path).save(folder / "out")
+        predictor.predict(path, flair=flair).save(folder / "out")
     assert "W-MASK-EMPTY" in messages(log)
     for record in log.records:
         assert NAME not in f"{record.getMessage()} {record.args}"

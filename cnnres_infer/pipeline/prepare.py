@@ -22,7 +22,7 @@ from cnnres_infer.pipeline.quality import (
 )
 from cnnres_infer.pipeline.resample import regrid
 from cnnres_infer.pipeline.slices.geometry import SliceGeometry
-from cnnres_infer.pipeline.values import check_values
+from cnnres_infer.pipeline.values import check_different, check_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +80,8 @@ def prepare(case: Case, spec: ModelSpec, clock: Stopwatch) -> Prepared:
     with clock("brain"):
         for each in filter(None, (volume, case.flair)):
             check_values(each)
+        if case.flair is not None:
+            check_different(case.flair, Role.FLAIR, volume)
         given = case.brain_mask
         brain = find_brain(volume) if given is None else brain_from_mask(given, volume)
         geometry = SliceGeometry.of(volume.grid, brain.mask, spec.slices)

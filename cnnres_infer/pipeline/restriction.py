@@ -6,13 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnres_infer.codes import ErrorCode, Notice, WarningCode
+from cnnres_infer.codes import Notice, WarningCode
 from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.case import Case, Modality, Role
 from cnnres_infer.core.diffusion import DiffusionCheck
 from cnnres_infer.core.mask import Lesion, Mask
 from cnnres_infer.core.volume import Volume
-from cnnres_infer.errors import VolumeError
 from cnnres_infer.pipeline.brain import Brain
 from cnnres_infer.pipeline.deadline import Stopwatch
 from cnnres_infer.pipeline.diffusion import (
@@ -27,7 +26,7 @@ from cnnres_infer.pipeline.diffusion import (
 from cnnres_infer.pipeline.mask import Lesions
 from cnnres_infer.pipeline.prepare import on_grid
 from cnnres_infer.pipeline.quality import coverage_notices
-from cnnres_infer.pipeline.values import check_values
+from cnnres_infer.pipeline.values import check_different, check_values
 
 # What the DWI is taken for where its b-value is not known; relative ADC does not depend on it.
 _USUAL_B = 1000.0
@@ -110,7 +109,7 @@ def known_adc(case: Case, brain: Brain, clock: Stopwatch) -> KnownAdc:
 
 
 def _measured(case: Case, role: Role, given: Volume, brain: Brain) -> KnownAdc:
-    _check_different(given, role, case.volume)
+    check_different(given, role, case.volume)
     check_values(given)
     aligned, covered, fraction = on_grid(given, role, case.volume.grid, brain)
     notices = tuple(coverage_notices(_NAMES[role], "lesions are not checked", fraction))
@@ -210,14 +209,6 @@ def _rejection_notices(rejected: tuple[Lesion, ...], bound: float) -> Iterator[N
 
 def _those(lesions: tuple[Lesion, ...], wanted: BoolArray) -> tuple[Lesion, ...]:
     return tuple(lesion for lesion, each in zip(lesions, wanted, strict=True) if each)
-
-
-def _check_different(given: Volume, role: Role, dwi: Volume) -> None:
-    if given.grid.matches(dwi.grid) and np.array_equal(given.data, dwi.data):
-        raise VolumeError(
-            f"{given.name}: the DWI itself, given as `{role}`; give the right file",
-            code=ErrorCode.INPUT_DIFFUSION,
-        )
 
 
 def _implausible(

@@ -1,9 +1,10 @@
-"""What values cannot be: labels or wrapped integers in an image, an image in a brain mask."""
+"""What values cannot be: labels, wrapped integers, an image in a mask, or those of the DWI."""
 
 import numpy as np
 
 from cnnres_infer.codes import ErrorCode
 from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.case import Role
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import VolumeError
 from cnnres_infer.pipeline.voxels import sample
@@ -86,6 +87,30 @@ def check_mask_values(mask: Volume) -> None:
             f"{mask.name}: looks like an image, not like a brain mask; give a mask, or leave it "
             "out and have the brain extracted",
             code=ErrorCode.VOXELS_IMAGE,
+        )
+
+
+def check_different(given: Volume, role: Role, dwi: Volume) -> None:
+    """Reject the DWI itself where another volume is asked for.
+
+    Parameters
+    ----------
+    given
+        The other volume.
+    role
+        What it is given as.
+    dwi
+        The DWI.
+
+    Raises
+    ------
+    VolumeError
+        If both have the same grid and values.
+    """
+    if given.grid.matches(dwi.grid) and np.array_equal(given.data, dwi.data):
+        raise VolumeError(
+            f"{given.name}: the DWI itself, given as `{role}`; give the right file",
+            code=ErrorCode.INPUT_FLAIR if role is Role.FLAIR else ErrorCode.INPUT_DIFFUSION,
         )
 
 

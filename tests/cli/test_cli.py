@@ -71,8 +71,10 @@ def test_flair_modality_and_brain_mask(volume: Path, bright_bundle: Path, tmp_pa
     brain = ((image.data > 0) & ~ball).astype(np.uint8)
     save_volume(tmp_path / "brain.nii.gz", brain, image.grid)
     common = ("--json", "--bundle", bright_bundle, "--overwrite", "-o", tmp_path / "out")
-    both = json.loads(run(volume, "--flair", volume, *common).stdout)
-    assert both["inputs"] == {"dwi": "sub 01_dwi", "flair": "sub 01_dwi"}
+    flair = tmp_path / "flair.nii.gz"
+    save_volume(flair, 2 * image.data, image.grid)
+    both = json.loads(run(volume, "--flair", flair, *common).stdout)
+    assert both["inputs"] == {"dwi": "sub 01_dwi", "flair": "flair"}
     assert both["lesions"]["count"] == 1
     alone = json.loads(run(volume, "--modality", "flair", *common).stdout)
     assert alone["inputs"] == {"flair": "sub 01_dwi"}

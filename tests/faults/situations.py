@@ -142,6 +142,7 @@ RAISED: dict[str, Callable[[Scene], object]] = {
         blob_volume()[0], brain_mask=moved(blob_volume()[0], 1)
     ),
     "E-VOXELS-IMAGE": lambda scene: scene.predict(blob_volume()[0], brain_mask=blob_volume()[0]),
+    "E-INPUT-FLAIR": lambda scene: scene.predict(blob_volume()[0], flair=blob_volume()[0]),
     "E-INPUT-DIFFUSION": lambda scene: scene.predict(blob_volume()[0], adc=blob_volume()[0]),
     "E-BUNDLE-MANIFEST": lambda scene: Bundle.open(scene.make_bundle(format=7)),
     "E-BUNDLE-FILE": lambda scene: Bundle.open(scene.make_bundle()).read("extra"),

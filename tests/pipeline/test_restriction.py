@@ -328,7 +328,7 @@ def test_adc_and_b0_together_are_refused(bounded: Predictor) -> None:
 
 
 def test_lesions_are_rejected_after_dwi_and_flair_are_merged(bounded: Predictor) -> None:
-    flair = replace(DWI, name="flair")
+    flair = replace(DWI, data=2 * DWI.data, name="flair")
     merged = bounded.predict(DWI, flair=flair, adc=adc_map())
     assert len(merged.lesions) == len(merged.rejected) == 1
 

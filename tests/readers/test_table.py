@@ -37,7 +37,7 @@ class StudyReader(ModuleType):
     @classmethod
     def load_case(cls, path: Path, modality: Modality, *_options: object) -> Case:
         volume = cls.load_volume(path)
-        return Case(modality, volume, flair=Volume(volume.data, volume.grid, "its-flair"))
+        return Case(modality, volume, flair=Volume(2 * volume.data, volume.grid, "its-flair"))
 
 
 @dataclass

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,9 +69,10 @@ def test_a_recording_contains_the_slices_with_their_outputs(
 
 def test_two_modalities_are_recorded_in_sequence(bright_bundle: Path) -> None:
     image, _ = blob_volume()
+    case = Case(Modality.DWI, image, flair=replace(image, data=2 * image.data))
     bundle = Bundle.open(bright_bundle)
     with open_engine(bundle, "ort", "fp32") as engine:
-        names = record_case(bundle, engine, Case(Modality.DWI, image, flair=image)).names
+        names = record_case(bundle, engine, case).names
     half = len(names) // 2
     assert [n.split()[0] for n in names] == ["dwi"] * half + ["flair"] * half
     assert [n.split()[-1] for n in names[:half]] == [n.split()[-1] for n in names[half:]]
@@ -78,9 +80,10 @@ def test_two_modalities_are_recorded_in_sequence(bright_bundle: Path) -> None:
 
 def test_two_channels_are_recorded_in_one_pass(make_bundle: BundleMaker) -> None:
     image, _ = blob_volume()
+    case = Case(Modality.DWI, image, flair=replace(image, data=2 * image.data))
     bundle = Bundle.open(make_bundle(channels=2))
     with open_engine(bundle, "ort", "fp32") as engine:
-        recording = record_case(bundle, engine, Case(Modality.DWI, image, flair=image))
+        recording = record_case(bundle, engine, case)
     assert recording.images.shape[1] == 2
     assert recording.names[0].startswith("dwi and flair slice ")
 
@@ -186,9 +189,12 @@ def test_the_modalities_of_the_reference_are_used(
     alone = run("verify", volume, "--reference", flair, *options)
     assert alone.returncode == 0, alone.stderr
     assert json.loads(alone.stdout)["agreement"]["slice_names"][0].startswith("flair slice")
-    pair = store(bright_bundle, read_case(volume, flair=volume), tmp_path / "pair.npz")
+    image, _ = blob_volume()
+    other = tmp_path / "other.nii.gz"
+    save_volume(other, 2 * image.data, image.grid)
+    pair = store(bright_bundle, read_case(volume, flair=other), tmp_path / "pair.npz")
     assert run("verify", volume, "--reference", pair, *options).returncode == 3
-    both = run("verify", volume, "--flair", volume, "--reference", pair, *options)
+    both = run("verify", volume, "--flair", other, "--reference", pair, *options)
     assert both.returncode == 0, both.stderr
 
 

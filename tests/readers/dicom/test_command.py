@@ -172,6 +172,6 @@ def _with_flair(folder: Path) -> Path:
     volume, _ = blob_volume()
     trace = Scan(volume.data.astype(np.uint16), volume.grid.affine, 1000.0, "trace")
     b0 = trace.but(data=np.maximum(trace.data, 1) * 2, b=0.0, kind="b0")
-    flair = trace.but(kind="flair", attributes=FLAIR.attributes)
+    flair = trace.but(data=2 * trace.data, kind="flair", attributes=FLAIR.attributes)
     images = classic_images([flair], nothing, number=7, description="t2_dark")
     return save(folder, classic_images([b0, trace], siemens), images)
