@@ -136,7 +136,7 @@ class Job:
             for path in inputs & {_resolved(each) for each in planned}:
                 raise UsageError(
                     f"{path} is given as input, but named like an output, which may be replaced or "
-                    "deleted: give it another name, or choose another folder with `out`"
+                    "deleted: give it another name, or choose another folder for outputs"
                 )
 
     def run(
