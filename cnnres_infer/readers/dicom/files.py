@@ -58,7 +58,8 @@ class StudyFile:
         VolumeError
             If it cannot be read.
         """
-        try:
+        code = ErrorCode.FILE_ACCESS if self.path else ErrorCode.DICOM_ARCHIVE
+        with _reading(f"{self.name}:", "copy it again from its source", code):
             check_bytes(self.name, self.size(), limits)
             if self.path is not None:
                 return self.path.read_bytes()
@@ -66,13 +67,6 @@ class StudyFile:
             assert self._member is not None
             with self._archive.open(self._member) as stream:
                 content = stream.read(limits.max_bytes + 1)
-        except (CnnresError, MemoryError):
-            raise
-        except Exception as error:  # see `_reason`
-            raise VolumeError(
-                f"{self.name}: cannot be read ({_reason(error)}); copy it again from its source",
-                code=ErrorCode.FILE_ACCESS if self.path else ErrorCode.DICOM_ARCHIVE,
-            ) from error
         check_bytes(self.name, len(content), limits)
         return content
 
@@ -239,16 +233,21 @@ def _in_archive(path: Path, archive: zipfile.ZipFile, limits: Limits) -> list[St
 
 
 def _member_head(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> bytes:
+    what = f"{path}: {member.filename}"
+    with (
+        _reading(what, "copy the archive again", ErrorCode.DICOM_ARCHIVE),
+        archive.open(member) as stream,
+    ):
+        return stream.read(_HEAD_BYTES)
+
+
+@contextmanager
+def _reading(what: str, remedy: str, code: ErrorCode) -> Iterator[None]:
+    """Say that something cannot be read; archives tell their damage by eight kinds of errors."""
     try:
-        with archive.open(member) as stream:
-            return stream.read(_HEAD_BYTES)
-    except Exception as error:  # see `_reason`
-        raise VolumeError(
-            f"{path}: {member.filename} cannot be read ({_reason(error)}); copy the archive again",
-            code=ErrorCode.DICOM_ARCHIVE,
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    """What an archive says of its damage, in one of eight kinds of errors, or in none."""
-    return str(error) or ("it ends early" if isinstance(error, EOFError) else repr(error))
+        yield
+    except (CnnresError, MemoryError, AssertionError):
+        raise
+    except Exception as error:
+        reason = str(error) or ("it ends early" if isinstance(error, EOFError) else repr(error))
+        raise VolumeError(f"{what} cannot be read ({reason}); {remedy}", code=code) from error
