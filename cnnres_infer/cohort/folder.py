@@ -11,12 +11,17 @@ from cnnres_infer.cohort.case import CohortCase, Found, Skip, label
 from cnnres_infer.core.case import Modality
 from cnnres_infer.core.text import without_folder
 from cnnres_infer.errors import VolumeError
+from cnnres_infer.outputs.writers import WRITERS
 from cnnres_infer.readers import READERS, case_name
 
 _SUFFIXES = (".nii.gz", ".nii")
 # The last part of a file's name that says what it is.
 _ROLES = {"dwi": "dwi", "trace": "dwi", "flair": "flair", "adc": "adc", "b0": "b0"}
-_OWN_OUTPUTS = ("_lesion_mask", "_lesion_prob", "_cnnres_brain")
+_OWN_OUTPUTS = tuple(
+    writer.suffix.removesuffix(".nii.gz")
+    for writer in WRITERS.values()
+    if writer.suffix.endswith(".nii.gz")
+)
 
 
 def find_folder(folder: Path, modality: Modality, *, with_flair: bool = True) -> Found:
