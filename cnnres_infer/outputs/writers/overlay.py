@@ -96,12 +96,16 @@ def draw_overlay(
     from PIL import Image, ImageDraw
 
     orientation = volume.grid.orientation
-    # Views, since copies of a large volume would take most of the memory.
-    image, lesion = orientation.view(volume.data), orientation.view(mask.data).view(np.bool_)
+
+    def inside(each: Mask) -> BoolArray:
+        # A view, since copies of a large volume would take most of the memory.
+        return orientation.view(each.data).view(np.bool_)
+
+    image, lesion = orientation.view(volume.data), inside(mask)
+    out = None if rejected is None else inside(rejected)
     outlines = []
     if brain is not None:
-        outlines.append(_Outline(orientation.view(brain.data).view(np.bool_), BRAIN))
-    out = None if rejected is None else orientation.view(rejected.data).view(np.bool_)
+        outlines.append(_Outline(inside(brain), BRAIN))
     if out is not None:
         outlines.append(_Outline(out, REJECTED, dashed=True))
     outlines.append(_Outline(lesion, OUTLINE))
