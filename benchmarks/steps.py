@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks.common import SHAPE, machine
 from cnnres_infer.core.case import Case, Modality
+from cnnres_infer.core.diffusion import RestrictionSpec
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.mask import MaskSpec
 from cnnres_infer.core.volume import Probabilities, Volume
@@ -20,7 +21,7 @@ from cnnres_infer.pipeline.mask import find_lesions
 from cnnres_infer.pipeline.restriction import judge, known_adc
 from cnnres_infer.pipeline.shading import remove_shading
 
-_BOUND = 0.85
+_BOUNDS = RestrictionSpec(0.85, 0.15)
 
 
 def steps(runs: int) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def steps(runs: int) -> dict[str, Any]:
             "shading": _least(lambda: remove_shading(volume, brain.mask), runs),
             "ADC map": _least(lambda: known_adc(by_map, brain, Stopwatch()), runs),
             "b0": _least(lambda: known_adc(by_b0, brain, Stopwatch()), runs),
-            "lesions": _least(lambda: judge(find_lesions(truth, spec), known, _BOUND), runs),
+            "lesions": _least(lambda: judge(find_lesions(truth, spec), known, _BOUNDS), runs),
         }
     return {"machine": machine(), "steps": spent}
 

@@ -303,7 +303,7 @@ class Predictor:
         lesion_map, selection = self._engines.run(answer, clock)
         with clock("mask"):
             found = find_lesions(lesion_map, spec.mask)
-            verdict = judge(found, adc, spec.relative_adc_below)
+            verdict = judge(found, adc, spec.restriction)
         result = Result(
             volume=case.volume,
             mask=verdict.mask,

@@ -60,8 +60,10 @@ def model_card(manifest: dict[str, Any]) -> str:
         ),
         *(
             [
-                "- Where the ADC is given, lesions whose median is not below "
-                f"{manifest['diffusion']['relative_adc_below']} times the brain's are rejected"
+                "- Where the ADC is given, lesions are rejected if it is below "
+                f"{manifest['diffusion']['relative_adc_below']} times the brain's in less than "
+                f"{100 * manifest['diffusion'].get('least_restricted_share', 0.5):g} % of "
+                "their voxels"
             ]
             if "diffusion" in manifest
             else []
@@ -196,10 +198,12 @@ def _lesion_free(table: dict[str, Any]) -> list[str]:
     lines = [
         "",
         "## Volunteers without a known lesion\n",
-        "Every lesion found here is false. With b0, only lesions are kept whose median ADC is "
-        f"below {table['adc_bound']} of the brain's. Of {clinical['series']} series at b of about "
-        f"1000: {clinical['ml']:.2f} ml on average, none in {clinical['without_lesion']}; with b0 "
-        f"{clinical['ml_with_b0']:.2f} ml, none in {clinical['without_lesion_with_b0']}.\n",
+        "Every lesion found here is false. With b0, only lesions are kept whose ADC is below "
+        f"{table['relative_adc_below']} times the brain's in at least "
+        f"{100 * table['least_restricted_share']:g} % of their voxels. Of "
+        f"{clinical['series']} series at b of about 1000: {clinical['ml']:.2f} ml on average, "
+        f"none in {clinical['without_lesion']}; with b0 {clinical['ml_with_b0']:.2f} ml, none in "
+        f"{clinical['without_lesion_with_b0']}.\n",
         "| series | b, s/mm² | trained on | false lesions | ml | with b0 | ml |\n"
         + "|---" * 7
         + "|",

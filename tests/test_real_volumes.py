@@ -12,6 +12,7 @@ import pytest
 from cnnres_infer import Predictor
 from cnnres_infer.codes import WarningCode
 from cnnres_infer.core.arrays import FloatArray
+from cnnres_infer.core.diffusion import RestrictionSpec
 from cnnres_infer.core.mask import MaskSpec
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.core.volume import Probabilities, Volume
@@ -95,7 +96,7 @@ def test_large_infarcts_restrict_diffusion(shared_data: Path, name: str, role: s
     if truth.exists():
         mask = (load_volume(truth).data > 0.5).astype(np.float32)
         found = find_lesions(Probabilities(mask, case.volume.grid), MaskSpec(0.5, 5.0))
-        verdict = judge(found, adc, 0.85)
+        verdict = judge(found, adc, RestrictionSpec(0.85, 0.5))
         assert verdict.rejected == ()
         assert all(each.relative_adc < 0.8 for each in verdict.lesions)  # type: ignore[operator]
 

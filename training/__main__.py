@@ -30,6 +30,7 @@ from training.evaluate import compare_fusions, evaluate_all, evaluate_weights
 from training.lesion_free import find_series
 from training.limits import limits
 from training.loop import Recipe, train
+from training.restrictions import compare_restrictions
 from training.start import averaged, with_norms
 from training.symmetry import padded, symmetric
 from training.teacher import Teacher
@@ -201,6 +202,24 @@ def fusion_command(bundle: BundleArgument, data: DataOption) -> None:
     table = Table("rule", "mean Dice", "median Dice", "Dice of all pixels")
     for name, row in rules.items():
         table.add_row(name, *(f"{row[key]:.4f}" for key in ("mean", "median", "pooled")))
+    Console().print(table)
+
+
+@app.command("restriction")
+def restriction_command(bundle: BundleArgument, data: DataOption) -> None:
+    """Compare bounds of the ADC from which lesions are rejected, on volumes with and without."""
+    table = Table("ADC below", "least share", "Dice", "lesion-wise F1", "false ml", "none in")
+    with Predictor.load(bundle, "ort", "fp32") as predictor:
+        for bounds, *accuracy, false_ml, none in compare_restrictions(predictor, data):
+            given = (
+                ("any", "0") if bounds is None else (bounds.relative_adc_below, bounds.least_share)
+            )
+            table.add_row(
+                *map(str, given),
+                *(f"{each:.3f}" for each in accuracy),
+                f"{false_ml:.2f}",
+                f"{none:.0%}",
+            )
     Console().print(table)
 
 

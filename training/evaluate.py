@@ -27,7 +27,7 @@ from network.engine import TorchEngine
 from network.steadiness import steadiness, with_noise
 from training.agreement import agreement
 from training.data import VALIDATION_VOLUMES, Images, load_validation_slices, volume_paths
-from training.lesion_free_table import adc_bound, lesion_free_table, restricted
+from training.lesion_free_table import bounds_of, lesion_free_table, restricted
 
 _BACKENDS = {
     Precision.FP32: "ort",
@@ -143,7 +143,7 @@ def evaluate_volume(predictor: Predictor, data: Path, case: str) -> dict[str, An
     }
     lesion = np.flatnonzero(truth.any(axis=(0, 1)))
     adc = load_volume(image.with_name(f"{case}_adc.nii.gz")).data
-    kept, _ = restricted(predicted, adc, find_brain(result.volume).mask, adc_bound(predictor))
+    kept, _ = restricted(predicted, adc, find_brain(result.volume).mask, bounds_of(predictor))
     return {
         "case": case,
         "truth_ml": float(truth.sum() * voxel_ml),

@@ -6,15 +6,22 @@ from typing import Any
 import numpy as np
 
 from cnnres_infer.core.arrays import BoolArray, FloatArray
+from cnnres_infer.core.diffusion import RestrictionSpec
 from cnnres_infer.pipeline.brain import find_brain
-from cnnres_infer.pipeline.diffusion import adc_from_b0, brain_adc, is_unrestricted, lesion_adc
+from cnnres_infer.pipeline.diffusion import (
+    adc_from_b0,
+    brain_adc,
+    is_unrestricted,
+    lesion_adc,
+    restricted_shares,
+)
 from cnnres_infer.predictor import Predictor
 from training.lesion_free import Series, find_series
 
-# Lesions of a relative ADC that is not below are rejected, where a bundle has no bound of its own.
-_ADC_BOUND = 0.9
+# Which lesions are kept, where a bundle has no bounds of its own.
+_USUAL_BOUNDS = RestrictionSpec(0.85, 0.15)
 # The series that the model is meant for.
-_CLINICAL = ("vol01", "vol02", "vol07")
+CLINICAL = ("vol01", "vol02", "vol07")
 # Relative ADC does not depend on b, where it is not known.
 _ANY_B = 1000.0
 
@@ -28,10 +35,12 @@ def lesion_free_table(predictor: Predictor, data: Path) -> dict[str, Any]:
         ``series``, a row each, and ``clinical``, the mean over those at b of
         about 1000.
     """
-    rows = [_row(predictor, series) for series in find_series(data)]
-    clinical = [row for row in rows if row["volunteer"] in _CLINICAL]
+    bounds = bounds_of(predictor)
+    rows = [_row(predictor, series, bounds) for series in find_series(data)]
+    clinical = [row for row in rows if row["volunteer"] in CLINICAL]
     return {
-        "adc_bound": adc_bound(predictor),
+        "relative_adc_below": bounds.relative_adc_below,
+        "least_restricted_share": bounds.least_share,
         "series": rows,
         "clinical": {
             "series": len(clinical),
@@ -43,23 +52,24 @@ def lesion_free_table(predictor: Predictor, data: Path) -> dict[str, Any]:
     }
 
 
-def adc_bound(predictor: Predictor) -> float:
-    """Relative ADC from which a predictor's lesions are rejected."""
-    return predictor.bundle.spec.relative_adc_below or _ADC_BOUND
+def bounds_of(predictor: Predictor) -> RestrictionSpec:
+    """Which of a predictor's lesions are kept."""
+    return predictor.bundle.spec.restriction or _USUAL_BOUNDS
 
 
 def restricted(
-    mask: BoolArray, adc: FloatArray, brain: BoolArray, bound: float
+    mask: BoolArray, adc: FloatArray, brain: BoolArray, bounds: RestrictionSpec
 ) -> tuple[BoolArray, int]:
     """The lesions of a mask (X, Y, Z) that ADC does not reject, and their number."""
     import cc3d
 
     labels = cc3d.connected_components(mask, connectivity=26)
-    kept = ~is_unrestricted(lesion_adc(labels, adc) / brain_adc(adc, brain), bound)
+    below = bounds.relative_adc_below * brain_adc(adc, brain)
+    kept = ~is_unrestricted(restricted_shares(lesion_adc(labels, adc), below), bounds.least_share)
     return np.r_[False, kept][labels], int(kept.sum())
 
 
-def _row(predictor: Predictor, series: Series) -> dict[str, Any]:
+def _row(predictor: Predictor, series: Series, bounds: RestrictionSpec) -> dict[str, Any]:
     volume, b0 = series.load()
     result = predictor.predict(volume)
     row: dict[str, Any] = {
@@ -75,7 +85,7 @@ def _row(predictor: Predictor, series: Series) -> dict[str, Any]:
     if b0 is not None:
         adc = adc_from_b0(volume.data, b0, series.b or _ANY_B)
         brain = find_brain(volume).mask
-        kept, count = restricted(result.mask.data > 0, adc, brain, adc_bound(predictor))
+        kept, count = restricted(result.mask.data > 0, adc, brain, bounds)
         row["lesions_with_b0"] = count
         row["ml_with_b0"] = int(kept.sum()) * volume.grid.voxel_ml
     return row

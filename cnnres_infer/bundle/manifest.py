@@ -4,6 +4,7 @@ from typing import Any
 
 from cnnres_infer.codes import ErrorCode
 from cnnres_infer.core.case import Modality
+from cnnres_infer.core.diffusion import RestrictionSpec
 from cnnres_infer.core.mask import MaskSpec
 from cnnres_infer.core.spec import FusionSpec, ModelSpec, SliceSpec
 from cnnres_infer.errors import BundleError, UsageError
@@ -21,7 +22,6 @@ def spec_from_json(content: dict[str, Any]) -> ModelSpec:
     """
     try:
         image, mask, fusion = content["input"], content["mask"], content["fusion"]
-        diffusion = content.get("diffusion")
         return ModelSpec(
             name=str(content["name"]),
             version=str(content["version"]),
@@ -36,9 +36,7 @@ def spec_from_json(content: dict[str, Any]) -> ModelSpec:
             ),
             fusion=FusionSpec(str(fusion["rule"]), float(fusion["dwi_weight"])),
             mask=MaskSpec(float(mask["threshold"]), float(mask["smallest_lesion_ml"])),
-            relative_adc_below=(
-                None if diffusion is None else float(diffusion["relative_adc_below"])
-            ),
+            restriction=_restriction(content.get("diffusion")),
         )
     except (BundleError, UsageError) as error:
         raise _malformed(str(error)) from error
@@ -68,10 +66,22 @@ def spec_to_json(spec: ModelSpec) -> dict[str, Any]:
         },
         **(
             {}
-            if spec.relative_adc_below is None
-            else {"diffusion": {"relative_adc_below": spec.relative_adc_below}}
+            if spec.restriction is None
+            else {
+                "diffusion": {
+                    "relative_adc_below": spec.restriction.relative_adc_below,
+                    "least_restricted_share": spec.restriction.least_share,
+                }
+            }
         ),
     }
+
+
+def _restriction(bounds: dict[str, Any] | None) -> RestrictionSpec | None:
+    if bounds is None:
+        return None
+    below, share = bounds["relative_adc_below"], bounds.get("least_restricted_share", 0.5)
+    return RestrictionSpec(float(below), float(share))
 
 
 def _malformed(reason: str) -> BundleError:

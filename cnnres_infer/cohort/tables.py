@@ -65,6 +65,9 @@ LESION_COLUMNS = {
         "Description": "Median ADC of the lesion; n/a where it or its unit is not known.",
         "Units": "mm^2/s",
     },
+    "restricted_share": {
+        "Description": "Share of its voxels that restrict diffusion; n/a where not known."
+    },
 }
 
 
@@ -164,6 +167,7 @@ def _segmented(name: str, content: dict[str, Any], mask: Path) -> Entry:
             },
             "relative_adc": _rounded(lesion["relative_adc"]),
             "adc": lesion["adc_mm2_s"],
+            "restricted_share": _rounded(lesion["restricted_share"]),
         }
         for number, lesion in enumerate(each, start=1)
     )

@@ -49,6 +49,9 @@ class Lesion:
         Median ADC over that of the brain; None where it is not known.
     adc_mm2_s
         Median ADC in mm²/s; None where it or its unit is not known.
+    restricted_share
+        Share of its voxels that restrict diffusion, of those whose ADC is known;
+        None where too few are, or the model does not say what restricts diffusion.
     """
 
     voxels: int
@@ -57,6 +60,7 @@ class Lesion:
     centre_mm: tuple[float, float, float]
     relative_adc: float | None = None
     adc_mm2_s: float | None = None
+    restricted_share: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

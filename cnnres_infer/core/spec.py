@@ -9,6 +9,7 @@ import numpy as np
 from cnnres_infer.codes import ErrorCode
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.case import Modality
+from cnnres_infer.core.diffusion import RestrictionSpec
 from cnnres_infer.core.mask import MaskSpec
 from cnnres_infer.errors import BundleError, UsageError
 
@@ -130,9 +131,8 @@ class ModelSpec:
         How the probabilities for DWI and FLAIR are combined (one channel only).
     mask
         How probabilities are turned into a mask.
-    relative_adc_below
-        Where the ADC is known, lesions whose median is not below this multiple of
-        the brain's are taken out of the mask; None to take out none.
+    restriction
+        Which lesions are kept where the ADC is known; None to keep all.
 
     Raises
     ------
@@ -147,10 +147,10 @@ class ModelSpec:
     slices: SliceSpec
     fusion: FusionSpec
     mask: MaskSpec
-    relative_adc_below: float | None = None
+    restriction: RestrictionSpec | None = None
 
     def __post_init__(self) -> None:
-        texts = (self.name, self.version)
+        texts, bounds = (self.name, self.version), self.restriction
         for holds, message in (
             (
                 all(0 < len(text) <= 200 and text.isprintable() for text in texts),
@@ -191,8 +191,12 @@ class ModelSpec:
                 f"smallest lesion is {self.mask.smallest_ml} ml, not 0 to below 100 ml",
             ),
             (
-                self.relative_adc_below is None or 0 < self.relative_adc_below <= 2,
-                f"bound of the relative ADC is {self.relative_adc_below}, not above 0 and up to 2",
+                bounds is None or 0 < bounds.relative_adc_below <= 2,
+                "bound of the relative ADC is not above 0 and up to 2",
+            ),
+            (
+                bounds is None or 0 < bounds.least_share <= 1,
+                "least share of restricted voxels is not above 0 and up to 1",
             ),
         ):
             if not holds:

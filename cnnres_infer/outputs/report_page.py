@@ -28,6 +28,7 @@ _HEADING = (
     "voxel",
     "ADC (10⁻⁶ mm²/s)",
     "ADC / brain's",
+    "restricted",
     "",
 )
 
@@ -141,7 +142,7 @@ def _lesion_table(caption: str, lesions: Sequence[Lesion]) -> str:
 
 
 def _lesion_row(number: int, lesion: Lesion) -> str:
-    adc, relative = lesion.adc_mm2_s, lesion.relative_adc
+    adc, relative, share = lesion.adc_mm2_s, lesion.relative_adc, lesion.restricted_share
     cells = (
         f"{lesion.volume_ml:.2f}",
         f"{lesion.voxels}",
@@ -149,6 +150,7 @@ def _lesion_row(number: int, lesion: Lesion) -> str:
         ", ".join(f"{each:.0f}" for each in lesion.centre_voxel),
         "not known" if adc is None else f"{adc * 1e6:.0f}",
         "not known" if relative is None else f"{relative:.2f}",
+        "not known" if share is None else f"{share:.0%}",
     )
     voxel = " ".join(f"{each:.1f}" for each in lesion.centre_voxel)
     button = (

@@ -2,8 +2,8 @@
 
 Fresh infarcts are bright on DWI since water hardly moves in them. What is
 bright for another reason (coils, T2, susceptibility) has the ADC of its
-surroundings or more, so that a lesion's ADC over its brain's tells the two
-apart, in whatever unit a file holds it.
+surroundings or more, so that the ADC of a lesion's voxels over the brain's tells
+the two apart, in whatever unit a file holds it.
 """
 
 import numpy as np
@@ -56,8 +56,8 @@ def brain_adc(adc: FloatArray, brain: BoolArray) -> float:
     return float(np.median(values)) if values.size else float("nan")
 
 
-def lesion_adc(labels: NDArray[np.unsignedinteger], adc: FloatArray) -> NDArray[np.float64]:
-    """Median ADC of each lesion.
+def lesion_adc(labels: NDArray[np.unsignedinteger], adc: FloatArray) -> list[FloatArray]:
+    """Known ADC of each lesion's voxels.
 
     Parameters
     ----------
@@ -68,33 +68,42 @@ def lesion_adc(labels: NDArray[np.unsignedinteger], adc: FloatArray) -> NDArray[
 
     Returns
     -------
-    float64 (N,), NaN for lesions whose ADC is unknown in more than half of their voxels.
+    list of N arrays, empty for lesions whose ADC is unknown in more than half of their voxels.
     """
     count = int(labels.max()) if labels.size else 0
-    medians = np.full(count, np.nan)
     places = np.flatnonzero(labels)
     numbers, values = labels.ravel()[places], adc.ravel()[places]
     order = np.argsort(numbers, kind="stable")
     starts = np.searchsorted(numbers[order], np.arange(1, count + 2))
+    each = []
     for lesion in range(count):
         inside = values[order[starts[lesion] : starts[lesion + 1]]]
         known = inside[np.isfinite(inside)]
-        if known.size and known.size >= _KNOWN * inside.size:
-            medians[lesion] = np.median(known)
-    return medians
+        each.append(known if known.size >= _KNOWN * inside.size else known[:0])
+    return each
 
 
-def is_unrestricted(relative: NDArray[np.float64], bound: float) -> BoolArray:
+def medians(adc: list[FloatArray]) -> NDArray[np.float64]:
+    """Median ADC of each lesion: float64 (N,), NaN where it is unknown."""
+    return np.array([np.median(each) if each.size else np.nan for each in adc])
+
+
+def restricted_shares(adc: list[FloatArray], below: float) -> NDArray[np.float64]:
+    """Share of each lesion's known voxels whose ADC is below a bound: (N,), NaN if unknown."""
+    return np.array([np.mean(each < below) if each.size else np.nan for each in adc])
+
+
+def is_unrestricted(shares: NDArray[np.float64], least: float) -> BoolArray:
     """Which lesions are to be rejected: bool (N,), False where the ADC is unknown.
 
     Parameters
     ----------
-    relative
-        (N,): `lesion_adc` over `brain_adc`, NaN where it is unknown.
-    bound
-        Lesions whose relative ADC is not below it are rejected.
+    shares
+        (N,): `restricted_shares`, NaN where the ADC is unknown.
+    least
+        Lesions of a smaller share are rejected.
     """
-    return np.isfinite(relative) & ~(relative < bound)
+    return shares < least
 
 
 def mm2_per_s(brain_median: float) -> float | None:

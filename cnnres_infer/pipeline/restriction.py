@@ -9,7 +9,7 @@ import numpy as np
 from cnnres_infer.codes import Notice, WarningCode
 from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.case import Case, Modality, Role
-from cnnres_infer.core.diffusion import DiffusionCheck
+from cnnres_infer.core.diffusion import DiffusionCheck, RestrictionSpec
 from cnnres_infer.core.mask import Lesion, Mask
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.pipeline.brain import Brain
@@ -20,7 +20,9 @@ from cnnres_infer.pipeline.diffusion import (
     is_plausible,
     is_unrestricted,
     lesion_adc,
+    medians,
     mm2_per_s,
+    restricted_shares,
     rises_together,
 )
 from cnnres_infer.pipeline.mask import Lesions
@@ -147,7 +149,7 @@ def _measured(case: Case, role: Role, given: Volume, brain: Brain) -> KnownAdc:
     return KnownAdc(adc, median, to_mm2_s, check, notices, only_measured)
 
 
-def judge(found: Lesions, adc: KnownAdc, bound: float | None) -> Verdict:
+def judge(found: Lesions, adc: KnownAdc, bounds: RestrictionSpec | None) -> Verdict:
     """Measure the ADC of lesions, and take out those that do not restrict diffusion.
 
     Parameters
@@ -156,54 +158,69 @@ def judge(found: Lesions, adc: KnownAdc, bound: float | None) -> Verdict:
         The lesions.
     adc
         The ADC on their grid.
-    bound
-        Relative ADC that lesions must stay below; None to take out none.
+    bounds
+        Which lesions restrict diffusion; None to take out none.
     """
     if adc.data is None:
         return Verdict(found.mask(), found.each, (), None, adc.check, adc.notices)
-    medians = lesion_adc(found.labels, adc.data[found.box])
-    relative = medians / adc.brain
+    known = lesion_adc(found.labels, adc.data[found.box])
+    middle = medians(known)
+    below = np.nan if bounds is None else bounds.relative_adc_below * adc.brain
+    shares = restricted_shares(known, below)
     measured = tuple(
-        replace(
+        lesion
+        if np.isnan(median)
+        else replace(
             lesion,
-            relative_adc=float(ratio) if known else None,
-            adc_mm2_s=float(median * adc.to_mm2_s) if known and adc.to_mm2_s else None,
+            relative_adc=float(median / adc.brain),
+            adc_mm2_s=float(median * adc.to_mm2_s) if adc.to_mm2_s else None,
+            restricted_share=None if bounds is None else float(share),
         )
-        for lesion, ratio, median, known in zip(
-            found.each, relative, medians, np.isfinite(relative), strict=True
-        )
+        for lesion, median, share in zip(found.each, middle, shares, strict=True)
     )
-    if adc.only_measured or bound is None:
+    if adc.only_measured or bounds is None:
         note = adc.only_measured or (
-            "lesions were measured; the model has no bound from which they are rejected"
+            "lesions were measured; the model has no bounds by which any are rejected"
         )
         check = replace(adc.check, note=note)
         return Verdict(found.mask(), measured, (), None, check, adc.notices)
-    out = is_unrestricted(relative, bound)
-    note = (
-        f"lesions whose median ADC is not below {bound:g} times the brain's were rejected; "
-        "subacute infarcts can be among them"
-    )
+    out = is_unrestricted(shares, bounds.least_share)
+    rule = _rule(bounds)
+    note = f"lesions were rejected if {rule}; subacute infarcts can be among them"
     rejected = _those(measured, out)
+    check = replace(
+        adc.check,
+        checked=True,
+        note=note,
+        relative_adc_below=bounds.relative_adc_below,
+        least_restricted_share=bounds.least_share,
+    )
     return Verdict(
         found.mask(~out),
         _those(measured, ~out),
         rejected,
         found.mask(out) if rejected else None,
-        replace(adc.check, checked=True, note=note, relative_adc_below=bound),
-        (*adc.notices, *_rejection_notices(rejected, bound)),
+        check,
+        (*adc.notices, *_rejection_notices(rejected, rule)),
     )
 
 
-def _rejection_notices(rejected: tuple[Lesion, ...], bound: float) -> Iterator[Notice]:
+def _rule(bounds: RestrictionSpec) -> str:
+    return (
+        f"the ADC is below {bounds.relative_adc_below:g} times the brain's in less than "
+        f"{100 * bounds.least_share:g} % of their voxels"
+    )
+
+
+def _rejection_notices(rejected: tuple[Lesion, ...], rule: str) -> Iterator[Notice]:
     if not rejected:
         return
     count, volume = len(rejected), sum(lesion.volume_ml for lesion in rejected)
     lesions = "1 lesion" if count == 1 else f"{count} lesions"
     yield Notice(
         WarningCode.LESION_REJECTED,
-        f"{lesions} of {volume:.2f} ml taken out of the mask: the ADC is not below {bound:g} "
-        "times the brain's; the report lists them, and the overlay shows them dashed",
+        f"{lesions} of {volume:.2f} ml taken out of the mask: {rule}; the report lists them, and "
+        "the overlay shows them dashed",
     )
 
 

@@ -56,7 +56,7 @@ def without_viewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def with_rejected(result: Result) -> Result:
     rejected = np.zeros_like(result.mask.data)
     rejected[40:43, 30:33, 8:10] = 1
-    lesion = Lesion(18, 0.56, (41.0, 31.0, 8.5), (-25.0, -10.0, -5.0), 1.04, 0.00081)
+    lesion = Lesion(18, 0.56, (41.0, 31.0, 8.5), (-25.0, -10.0, -5.0), 1.04, 0.00081, 0.12)
     mask = Mask(rejected, result.volume.grid)
     return replace(result, rejected=(lesion,), rejected_mask=mask)
 
@@ -102,8 +102,8 @@ def test_lesions_are_listed_with_their_adc(result: Result) -> None:
     words = text_of(html_page(with_rejected(result)))
     (lesion,) = result.lesions
     assert f"1 {lesion.volume_ml:.2f} {lesion.voxels} R 20, A 10, S 5" in words
-    assert "not known not known" in words
-    assert "1 0.56 18 L 25, P 10, I 5 41, 31, 8 810 1.04" in words
+    assert "not known not known not known" in words
+    assert "1 0.56 18 L 25, P 10, I 5 41, 31, 8 810 1.04 12%" in words
     assert "rejected by ADC 1 (0.56 ml)" in words
     assert "Rejected" not in text_of(html_page(result))
 

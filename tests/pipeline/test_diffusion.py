@@ -12,7 +12,9 @@ from cnnres_infer.pipeline.diffusion import (
     is_plausible,
     is_unrestricted,
     lesion_adc,
+    medians,
     mm2_per_s,
+    restricted_shares,
     rises_together,
 )
 
@@ -35,7 +37,11 @@ def lesions() -> tuple[np.ndarray, FloatArray]:
 
 
 def relative_to_brain(labels: np.ndarray, adc: FloatArray) -> np.ndarray:
-    return lesion_adc(labels, adc) / brain_adc(adc, brain())
+    return medians(lesion_adc(labels, adc)) / brain_adc(adc, brain())
+
+
+def shares(labels: np.ndarray, adc: FloatArray, below: float) -> np.ndarray:
+    return restricted_shares(lesion_adc(labels, adc), below * brain_adc(adc, brain()))
 
 
 @given(adc=st.floats(1e-4, 4e-3), b=st.floats(200, 3000), scale=st.floats(1e-3, 1e6))
@@ -62,28 +68,36 @@ def test_relative_adc_needs_no_unit(unit: float) -> None:
 
 def test_lesions_that_do_not_restrict_diffusion_are_rejected() -> None:
     labels, adc = lesions()
-    relative = relative_to_brain(labels, adc)
-    assert is_unrestricted(relative, 0.9).tolist() == [False, True, False]
-    assert is_unrestricted(relative, 0.5).tolist() == [True, True, False]
-    assert is_unrestricted(np.array([0.9, 0.899]), 0.9).tolist() == [True, False]
+    np.testing.assert_equal(shares(labels, adc, 0.9), [1, 0, np.nan])
+    np.testing.assert_equal(shares(labels, adc, 0.4), [0, 0, np.nan])
+    assert is_unrestricted(np.array([1, 0, np.nan]), 0.15).tolist() == [False, True, False]
+    assert is_unrestricted(np.array([0.15, 0.149]), 0.15).tolist() == [False, True]
+
+
+def test_a_small_lesion_restricts_diffusion_where_it_fills_the_voxels() -> None:
+    labels, adc = lesions()
+    x, y, z = (each[:3] for each in np.nonzero(labels == 1))
+    adc[x, y, z] = 0.8e-3
+    np.testing.assert_equal(shares(labels, adc, 0.85), [0.25, 0, np.nan])
+    np.testing.assert_allclose(relative_to_brain(labels, adc), [1, 1, np.nan])
 
 
 @given(
     labels=st.lists(st.integers(0, 6), min_size=24, max_size=24),
     adc=st.lists(st.floats(1, 100, width=32) | st.just(float("nan")), min_size=24, max_size=24),
 )
-def test_the_adc_of_a_lesion_is_its_median_if_half_of_it_is_known(
-    labels: list[int], adc: list[float]
-) -> None:
+def test_a_lesion_is_measured_if_half_of_it_is_known(labels: list[int], adc: list[float]) -> None:
     numbers = np.array(labels, np.uint32).reshape(2, 3, 4)
     values = np.array(adc, np.float32).reshape(2, 3, 4)
-    medians = lesion_adc(numbers, values)
-    assert len(medians) == numbers.max()
-    for lesion, median in enumerate(medians, 1):
+    found = lesion_adc(numbers, values)
+    assert len(found) == numbers.max()
+    both = zip(medians(found), restricted_shares(found, 50.0), strict=True)
+    for lesion, (median, share) in enumerate(both, 1):
         inside = values[numbers == lesion]
         known = inside[np.isfinite(inside)]
         judged = known.size and 2 * known.size >= inside.size
         np.testing.assert_equal(median, np.median(known) if judged else np.nan)
+        np.testing.assert_equal(share, np.mean(known < 50) if judged else np.nan)
 
 
 @given(
@@ -127,4 +141,6 @@ def test_without_lesions_or_adc_nothing_is_rejected() -> None:
     assert relative_to_brain(np.zeros_like(labels), adc).shape == (0,)
     unknown = np.zeros_like(adc)
     assert np.isnan(brain_adc(unknown, brain()))
-    assert not is_unrestricted(relative_to_brain(labels, unknown), 0.9).any()
+    below = 0.9 * brain_adc(adc, brain())
+    nothing = np.full_like(adc, np.nan)
+    assert not is_unrestricted(restricted_shares(lesion_adc(labels, nothing), below), 0.5).any()

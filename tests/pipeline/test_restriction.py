@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cnnres_infer import Case, Modality, Predictor, Result, Volume
 from cnnres_infer.codes import ErrorCode
 from cnnres_infer.core.arrays import BoolArray, FloatArray
+from cnnres_infer.core.diffusion import RestrictionSpec
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.mask import MaskSpec
 from cnnres_infer.core.volume import Probabilities
@@ -125,7 +126,10 @@ def test_what_does_not_restrict_diffusion_is_taken_out(
     assert kept.relative_adc == pytest.approx(0.5, abs=0.1)
     assert out.relative_adc == pytest.approx(1.125, abs=0.1)
     assert after.diffusion.checked
+    assert kept.restricted_share == pytest.approx(1, abs=0.1)
+    assert out.restricted_share == pytest.approx(0, abs=0.25)
     assert after.diffusion.relative_adc_below == BOUND
+    assert after.diffusion.least_restricted_share == 0.5
     assert "W-LESION-REJECTED" in codes(after)
     # What is left and what was taken out is what there was, and nothing else changes.
     assert after.rejected_mask is not None
@@ -406,11 +410,12 @@ def test_the_command_line_takes_adc_and_b0(make_bundle: BundleMaker, tmp_path: P
         st.tuples(st.integers(2, 17), st.integers(2, 17), st.integers(1, 8), st.booleans()),
         max_size=12,
     ),
-    bound=st.floats(0.3, 1.5),
+    below=st.floats(0.3, 1.5),
+    least=st.floats(0.01, 1),
     seed=st.integers(0, 1000),
 )
 def test_lesions_are_kept_or_rejected_and_none_is_lost(
-    spots: list[tuple[int, int, int, bool]], bound: float, seed: int
+    spots: list[tuple[int, int, int, bool]], below: float, least: float, seed: int
 ) -> None:
     generator = np.random.default_rng(seed)
     grid = Grid((20, 20, 10), np.diag([2.0, 2.0, 5.0, 1.0]))
@@ -421,10 +426,11 @@ def test_lesions_are_kept_or_rejected_and_none_is_lost(
     adc = Volume((1e-1 / dwi.data).astype(np.float32), grid, "adc")
     brain = Brain(np.ones(grid.shape, np.bool_), "given")
     found = find_lesions(Probabilities(data, grid), MaskSpec(0.5, 0.0))
-    verdict = judge(found, known_adc(Case(Modality.DWI, dwi, adc=adc), brain, Stopwatch()), bound)
+    known = known_adc(Case(Modality.DWI, dwi, adc=adc), brain, Stopwatch())
+    verdict = judge(found, known, RestrictionSpec(below, least))
     assert len(verdict.lesions) + len(verdict.rejected) == len(found.each)
-    assert all(lesion.relative_adc < bound for lesion in verdict.lesions)  # type: ignore[operator]
-    assert all(lesion.relative_adc >= bound for lesion in verdict.rejected)  # type: ignore[operator]
+    assert all(each.restricted_share >= least for each in verdict.lesions)  # type: ignore[operator]
+    assert all(each.restricted_share < least for each in verdict.rejected)  # type: ignore[operator]
     assert int(verdict.mask.data.sum()) == sum(lesion.voxels for lesion in verdict.lesions)
     out = 0 if verdict.rejected_mask is None else int(verdict.rejected_mask.data.sum())
     assert out == sum(lesion.voxels for lesion in verdict.rejected)

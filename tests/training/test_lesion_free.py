@@ -2,12 +2,15 @@ from pathlib import Path
 
 import numpy as np
 
+from cnnres_infer.core.diffusion import RestrictionSpec
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.volume import Volume
 from export.model_card import model_card
 from training.agreement import mirrored
 from training.lesion_free import HELD_OUT, find_series
 from training.lesion_free_table import restricted
+
+BOUNDS = RestrictionSpec(0.9, 0.15)
 
 
 def test_series_of_the_collections(shared_data: Path) -> None:
@@ -28,11 +31,11 @@ def test_lesions_of_usual_adc_are_taken_out() -> None:
     mask[1:3, 1:3, 1] = mask[7:10, 7:10, 1] = True
     adc = np.full(mask.shape, 1.0, np.float32)
     adc[1:3, 1:3] = 0.6
-    kept, count = restricted(mask, adc, np.ones_like(mask), 0.9)
+    kept, count = restricted(mask, adc, np.ones_like(mask), BOUNDS)
     assert count == 1
     assert kept[1:3, 1:3, 1].all()
     assert kept.sum() == 4
-    nothing, none = restricted(np.zeros_like(mask), adc, np.ones_like(mask), 0.9)
+    nothing, none = restricted(np.zeros_like(mask), adc, np.ones_like(mask), BOUNDS)
     assert not nothing.any()
     assert none == 0
 
@@ -47,7 +50,8 @@ def test_mirrored_volumes_have_their_sides_exchanged() -> None:
 
 def test_the_card_shows_the_table() -> None:
     table = {
-        "adc_bound": 0.9,
+        "relative_adc_below": 0.9,
+        "least_restricted_share": 0.25,
         "clinical": {
             "series": 2,
             "ml": 0.5,

@@ -65,6 +65,9 @@ MM2_PER_S = Concept("mm2/s", "UCUM", "square millimeter per second")
 NO_UNIT = Concept("1", "UCUM", "no units")
 
 RELATIVE_ADC = Concept("RELATIVE-ADC", OWN_SCHEME, "ADC relative to that of the brain")
+RESTRICTED_SHARE = Concept(
+    "RESTRICTED-SHARE", OWN_SCHEME, "Share of voxels that restrict diffusion"
+)
 STATUS = Concept("STATUS", OWN_SCHEME, "Result")
 NO_LESION = Concept("NO-LESION", OWN_SCHEME, "No lesion was found")
 FOUND = Concept("FOUND", OWN_SCHEME, "Lesions were found")

@@ -152,12 +152,13 @@ def _lesion(origin: Origin, common: dict[str, Any], status: Concept, lesion: Les
 
     centre = to_lps(np.array([lesion.centre_mm], np.float64))
     measurements = [_measurement(concepts.VOLUME, lesion.volume_ml, concepts.MILLILITRE)]
-    for name_of, value, unit in (
-        (concepts.ADC, lesion.adc_mm2_s, concepts.MM2_PER_S),
-        (concepts.RELATIVE_ADC, lesion.relative_adc, concepts.NO_UNIT),
+    for name_of, value, unit, derivation in (
+        (concepts.ADC, lesion.adc_mm2_s, concepts.MM2_PER_S, concepts.MEDIAN),
+        (concepts.RELATIVE_ADC, lesion.relative_adc, concepts.NO_UNIT, concepts.MEDIAN),
+        (concepts.RESTRICTED_SHARE, lesion.restricted_share, concepts.NO_UNIT, None),
     ):
         if value is not None:
-            measurements.append(_measurement(name_of, value, unit, concepts.MEDIAN))
+            measurements.append(_measurement(name_of, value, unit, derivation))
     return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
         **common,
         referenced_region=sr.ImageRegion3D(

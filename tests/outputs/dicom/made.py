@@ -26,7 +26,7 @@ from cnnres_infer.readers.dicom.source import DicomSource
 ENGINE = EngineInfo("ort", "CPUExecutionProvider", Precision.FP32, "fp32", 2, {"onnxruntime": "1"})
 CHECKED = Verification("2026-01-01T00:00:00", True, 10, 0.9987, 0.995, 0.9991, 0.01, "key")
 PROVENANCE = Provenance("bright", "1.0", "ab" * 32, ENGINE, CHECKED, (), {"dwi": "x"}, "extracted")
-REJECTED = Lesion(9, 0.2, (1.0, 1.0, 1.0), (-3.0, 4.0, 5.0), 1.1, 0.0009)
+REJECTED = Lesion(9, 0.2, (1.0, 1.0, 1.0), (-3.0, 4.0, 5.0), 1.1, 0.0009, 0.05)
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ def result_of(case: Case, mask: NDArray[np.bool_] | None = None, **changes: Any)
         (float(x), float(y), float(z)),
         0.61,
         0.00047,
+        0.75,
     )
     whole = Result(
         volume=volume,

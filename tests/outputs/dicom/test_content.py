@@ -83,6 +83,7 @@ def test_a_lesion_has_volume_adc_and_place(result: Result) -> None:
     assert number(found, "118565006") == (rounded(lesion.volume_ml), "ml")
     assert number(found, "113041") == (lesion.adc_mm2_s, "mm2/s")
     assert number(found, "RELATIVE-ADC") == (lesion.relative_adc, "1")
+    assert number(found, "RESTRICTED-SHARE") == (lesion.restricted_share, "1")
     point = one(found, "111030")
     x, y, z = lesion.centre_mm
     np.testing.assert_allclose(point.GraphicData, [-x, -y, z], rtol=1e-6)
@@ -94,10 +95,10 @@ def test_a_lesion_has_volume_adc_and_place(result: Result) -> None:
 
 def test_a_lesion_without_adc_says_nothing_of_it(result: Result) -> None:
     (lesion,) = result.lesions
-    unknown = replace(result, lesions=(replace(lesion, adc_mm2_s=None, relative_adc=None),))
-    found = groups(rendered(unknown, "dicom-sr"))["Lesion 1"]
-    assert not named(found, "113041")
-    assert not named(found, "RELATIVE-ADC")
+    lesion = replace(lesion, adc_mm2_s=None, relative_adc=None, restricted_share=None)
+    found = groups(rendered(replace(result, lesions=(lesion,)), "dicom-sr"))["Lesion 1"]
+    for name in ("113041", "RELATIVE-ADC", "RESTRICTED-SHARE"):
+        assert not named(found, name)
 
 
 def test_what_was_rejected_and_why(result: Result) -> None:
