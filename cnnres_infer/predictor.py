@@ -221,7 +221,9 @@ class Predictor:
             Numbers or UIDs of the series of a DICOM study that the volume and its
             FLAIR are taken from; by default they are recognised.
         bvalue
-            The b-value in s/mm2 to segment; by default the one nearest to 1000.
+            The b-value in s/mm2 to segment of a series; by default the one nearest
+            to 1000. Of a single volume, its b-value, where nothing beside it says
+            so; `b0` rejects lesions only if that is known.
         progress
             Called on this thread as ``progress(stage, done, total)`` when a stage begins
             and ends, and after each batch of slices in the stage ``"engine"``. Stages are

@@ -61,7 +61,8 @@ BValueOption = Annotated[
     typer.Option(
         "--bvalue",
         metavar="N",
-        help="b-value to segment in s/mm²; defaults to the nearest to 1000.",
+        help="b-value to segment in s/mm², by default the nearest to 1000; of a single volume, "
+        "the one that it has.",
     ),
 ]
 FormatsOption = Annotated[

@@ -11,6 +11,7 @@ from cnnres_infer.cohort.claims import MOST_ATTEMPTS, Claim, Claims, ExhaustedEr
 from cnnres_infer.cohort.derivative import Paths, read_sidecar, render
 from cnnres_infer.cohort.markers import STATE, Fingerprint, Records, fingerprint
 from cnnres_infer.cohort.settings import Settings
+from cnnres_infer.core.case import Modality
 from cnnres_infer.core.failure import Failure
 from cnnres_infer.core.jsonable import to_json
 from cnnres_infer.errors import CnnresError, OutputExistsError, ProcessLostError
@@ -160,7 +161,9 @@ def _segment(
     made_from: Fingerprint,
 ) -> dict[str, Any]:
     """Segment a case and write its outputs; returns what its sidecar says."""
-    result = case.job(bvalue=settings.bvalue).predict(predictor, case.volume)
+    # A table may list FLAIRs besides DWIs.
+    bvalue = settings.bvalue if case.modality is Modality.DWI else None
+    result = case.job(bvalue=bvalue).predict(predictor, case.volume)
     paths = Paths.of(case, settings.out)
     contents = render(
         case,

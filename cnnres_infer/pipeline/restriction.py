@@ -34,7 +34,7 @@ from cnnres_infer.pipeline.values import check_different, check_values
 _USUAL_B = 1000.0
 _UNKNOWN_SCALE = (
     "lesions were measured, and none was rejected: without the b-value of the DWI, it cannot be "
-    "told whether b0 is on its scale; give it in a .bval file beside the DWI"
+    "told whether b0 is on its scale; give it (`bvalue`), or put it in a .bval file beside the DWI"
 )
 _NAMES = {Role.ADC: "ADC map", Role.B0: "b0"}
 

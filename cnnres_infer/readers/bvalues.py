@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cnnres_infer.codes import Notice, WarningCode
 from cnnres_infer.core.arrays import BoolArray
+from cnnres_infer.errors import UsageError
 
 # In s/mm2: the usual b-value and the range of clinical stroke protocols, how much the b-values
 # of one shell vary, and up to where an image counts as not diffusion-weighted.
@@ -48,6 +49,20 @@ def nearest(values: Iterable[float], wanted: float | None = None) -> float | Non
 def in_shell(values: Sequence[float] | NDArray[np.float64], b: float) -> BoolArray:
     """Which of the b-values belong to the shell of one of them."""
     return np.abs(np.asarray(values, np.float64) - b) <= SHELL_WIDTH
+
+
+def check_stated(b: float) -> None:
+    """Check a b-value that the caller states of a DWI, which nothing else says.
+
+    Raises
+    ------
+    UsageError
+        If an image of that b-value is a b0.
+    """
+    if b <= LARGEST_B0:
+        raise UsageError(
+            f"`bvalue` is {b:g}; an image of at most {LARGEST_B0:g} s/mm2 is a b0, not a DWI"
+        )
 
 
 def unusual(b: float) -> Iterator[Notice]:

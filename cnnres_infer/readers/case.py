@@ -15,6 +15,7 @@ from cnnres_infer.errors import UsageError, VolumeError
 from cnnres_infer.host.machine import resident_bytes
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
 from cnnres_infer.readers import load_case, load_volume
+from cnnres_infer.readers.bvalues import check_stated, unusual
 from cnnres_infer.readers.nifti.read import volume_from_image
 from cnnres_infer.readers.pick import EVERYTHING, Pick
 
@@ -55,7 +56,8 @@ def read_case(
     limits
         The maximum size of each volume.
     pick
-        What to read where `source` is a path to several images.
+        What to read where `source` is a path to several images, and the b-value of
+        a single one.
 
     Returns
     -------
@@ -70,6 +72,8 @@ def read_case(
         twice.
     """
     check_combination(modality, flair=flair is not None, adc=adc is not None, b0=b0 is not None)
+    if modality is Modality.FLAIR and pick.b_value is not None:
+        raise UsageError("a FLAIR has no b-value; leave out `bvalue`")
     case = _scan(source, modality, limits, affine, pick)
     if adc is not None or b0 is not None:
         case = replace(
@@ -106,9 +110,14 @@ def _scan(
     path, place = source if isinstance(source, tuple) else (source, affine)
     if isinstance(path, (str, Path)):
         return load_case(path, modality, limits, place, pick)
-    if pick.series or pick.b_value is not None:
-        raise UsageError("`series` and `bvalue` choose images in a file or study; give its path")
-    return Case(modality, read_volume(source, Role(modality), limits, affine))
+    if pick.series:
+        raise UsageError("`series` chooses images of a DICOM study; give its path")
+    volume = read_volume(source, Role(modality), limits, affine)
+    if pick.b_value is None:
+        return Case(modality, volume)
+    check_stated(pick.b_value)
+    warnings = (*volume.warnings, *unusual(pick.b_value))
+    return Case(modality, replace(volume, warnings=warnings), b_value=pick.b_value)
 
 
 def read_volume(

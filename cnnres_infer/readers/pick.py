@@ -16,7 +16,8 @@ class Pick:
         Numbers or UIDs of the series of a study that the volume and its FLAIR are
         taken from; empty for all.
     b_value
-        The b-value to segment in s/mm2; None for the one nearest to 1000.
+        The b-value to segment in s/mm2; None for the one nearest to 1000. Of an
+        image that is the only one and says nothing of its b-value, what that is.
     flair
         Whether the FLAIR of a study is wanted with its DWI.
 

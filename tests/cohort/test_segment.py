@@ -15,6 +15,7 @@ from cnnres_infer.cohort.markers import Fingerprint, Records
 from cnnres_infer.cohort.plan import Plan, forget_failures, share_of
 from cnnres_infer.cohort.segment import Outcome, Status, recall, segment
 from cnnres_infer.cohort.settings import Settings
+from cnnres_infer.core.case import Modality
 from cnnres_infer.errors import BundleError, UsageError
 from cnnres_infer.host import atomic
 from cnnres_infer.limits import Limits
@@ -88,10 +89,17 @@ def test_other_options_or_models_replace_masks_only_when_asked(
     assert f"made with other settings ({option})" in refused.error["message"]
     # It is not the case that failed.
     assert not list(Records(here.out))
-    if change != {"bvalue": 900.0}:
-        replaced = segment(case, replace(other, overwrite=True), lambda: predictor)
-        assert replaced.status is Status.DONE
-        assert masks(here.out) == before
+    replaced = segment(case, replace(other, overwrite=True), lambda: predictor)
+    assert replaced.status is Status.DONE
+    assert masks(here.out) == before
+
+
+def test_the_b_value_of_dwis_is_not_that_of_a_flair(
+    case: CohortCase, here: Settings, predictor: Predictor
+) -> None:
+    alone = replace(case, modality=Modality.FLAIR)
+    outcome = segment(alone, replace(here, bvalue=900.0), lambda: predictor)
+    assert outcome.status is Status.DONE, outcome.error
 
 
 def test_a_mask_of_unknown_origin_is_not_replaced(

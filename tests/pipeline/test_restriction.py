@@ -174,6 +174,7 @@ def test_by_b0_of_an_unknown_b_nothing_is_rejected(bounded: Predictor, factor: f
     assert "without the b-value" in result.diffusion.note
     (notice,) = (each.text for each in result.warnings if each.code == "W-INPUT-DIFFUSION")
     assert "without the b-value" in notice
+    assert "`bvalue`" in notice
     assert len(result.lesions) == 2
     assert result.rejected == ()
     assert result.diffusion.smallest_restricted_share == 0.25
@@ -409,6 +410,34 @@ def test_the_command_line_takes_adc_and_b0(make_bundle: BundleMaker, tmp_path: P
         report = json.loads((out / "dwi_report.json").read_text())
         assert report["diffusion"]["by"] == flag.strip("-")
         assert len(report["lesions"]["rejected"]) == 1
+
+
+def test_the_b_value_of_a_single_volume_can_be_stated(
+    make_bundle: BundleMaker, bounded: Predictor, tmp_path: Path
+) -> None:
+    import nibabel
+
+    bundle = make_bundle(diffusion=BOUNDS)
+    dwi, other = tmp_path / "dwi.nii.gz", tmp_path / "other.nii.gz"
+    save_volume(dwi, DWI.data, DWI.grid)
+    save_volume(other, b0(800).data, DWI.grid)
+    run = ("cnnres_infer", dwi, "--b0", other, "--bundle", bundle, "--overwrite")
+    done = commands.run(*run)
+    assert done.returncode == 0, done.stderr
+    assert "2 lesions" in done.stdout
+    assert "give it (--bvalue)" in done.stdout
+    done = commands.run(*run, "--bvalue", 800)
+    assert done.returncode == 0, done.stderr
+    assert "1 lesion," in done.stdout
+    assert "W-INPUT-DIFFUSION" not in done.stdout
+    report = json.loads((tmp_path / "dwi_report.json").read_text())
+    assert report["diffusion"]["b_value"] == 800
+    assert report["lesions"]["each"][0]["adc_mm2_s"] == pytest.approx(0.4e-3, rel=1e-2)
+    array = (DWI.data, DWI.grid.affine)
+    for source in (dwi, DWI, array, nibabel.load(dwi)):
+        result = bounded.predict(source, b0=(b0(800).data, DWI.grid.affine), bvalue=800)
+        assert len(result.rejected) == 1
+        assert result.diffusion.b_value == 800
 
 
 @given(

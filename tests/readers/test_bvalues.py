@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cnnres_infer.core.case import Modality
 from cnnres_infer.errors import UsageError, VolumeError
 from cnnres_infer.readers import load_case
 from cnnres_infer.readers.bvalues import in_shell, mean_of, nearest
+from cnnres_infer.readers.case import read_case
 from cnnres_infer.readers.pick import Pick
 
 B_VALUES = st.lists(st.sampled_from([0, 5, 50, 650, 700, 800, 990, 1000, 1200, 1500, 2500]))
@@ -70,6 +72,46 @@ def test_the_option_for_nifti(tmp_path: Path) -> None:
         load_case(path, pick=Pick(b_value=1500))
     with pytest.raises(UsageError, match="DICOM"):
         load_case(path, pick=Pick(("3",)))
+
+
+def single(folder: Path, bval: str = "") -> Path:
+    path = folder / "a.nii.gz"
+    data = np.random.default_rng(0).integers(1, 99, (5, 6, 4)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(data, np.diag([-2, 2, 5, 1])), path)
+    if bval:
+        (folder / "a.bval").write_text(bval)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("bval", "stated", "known"),
+    [("", None, None), ("", 1200, 1200), ("1000", 1000, 1000), ("995", 1000, 995), ("x", 900, 900)],
+)
+def test_the_b_value_of_a_single_volume(
+    bval: str, stated: float | None, known: float | None, tmp_path: Path
+) -> None:
+    assert load_case(single(tmp_path, bval), pick=Pick(b_value=stated)).b_value == known
+
+
+def test_a_b_value_that_the_sidecar_contradicts(tmp_path: Path) -> None:
+    path = single(tmp_path, "1000")
+    with pytest.raises(VolumeError, match="but given as 1060; leave out `bvalue`") as caught:
+        load_case(path, pick=Pick(b_value=1060))
+    assert caught.value.code == "E-SIDECAR-KIND"
+
+
+def test_b_values_that_no_single_dwi_has(tmp_path: Path) -> None:
+    path = single(tmp_path)
+    volume = load_case(path).volume
+    for source in (path, volume):
+        case = read_case(source, pick=Pick(b_value=2000))
+        assert [notice.code for notice in case.volume.warnings] == ["W-INPUT-BVALUE"]
+        with pytest.raises(UsageError, match="`bvalue` is 50"):
+            read_case(source, pick=Pick(b_value=50))
+        with pytest.raises(UsageError, match="FLAIR has no b-value"):
+            read_case(source, modality=Modality.FLAIR, pick=Pick(b_value=1000))
+    with pytest.raises(UsageError, match="`series`"):
+        read_case(volume, pick=Pick(("3",)))
 
 
 @pytest.mark.parametrize("b", [0, -5, float("inf"), float("nan")])

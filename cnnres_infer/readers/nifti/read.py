@@ -139,12 +139,8 @@ class _Choice(NamedTuple):
 
 
 def _choose(path: Path, count: int, role: Role | None, wanted: float | None) -> _Choice:
-    if count == 1 and wanted is not None:
-        raise UsageError(
-            f"{path}: `bvalue` chooses among several volumes, and this is a single one"
-        )
     if count == 1:
-        b_value, notices = (None, ()) if role is None else check_sidecars(path, role)
+        b_value, notices = (None, ()) if role is None else check_sidecars(path, role, wanted)
         return _Choice((0,), False, b_value, (), notices)
     if role is Role.B0:
         indices, notice = select_b0(path, count)

@@ -13,7 +13,7 @@ from cnnres_infer.codes import ErrorCode, Notice, WarningCode
 from cnnres_infer.core.case import Role
 from cnnres_infer.core.text import without_folder
 from cnnres_infer.errors import VolumeError
-from cnnres_infer.readers.bvalues import LARGEST_B0, SHELL_WIDTH, unusual
+from cnnres_infer.readers.bvalues import LARGEST_B0, SHELL_WIDTH, check_stated, unusual
 from cnnres_infer.readers.nifti.beside import read_small
 from cnnres_infer.readers.nifti.bvals import bval_path, read_bvalues
 from cnnres_infer.readers.nifti.stream import volume_name
@@ -48,7 +48,9 @@ class _Said:
     b_value: float | None = None
 
 
-def check_sidecars(path: Path, role: Role) -> tuple[float | None, tuple[Notice, ...]]:
+def check_sidecars(
+    path: Path, role: Role, stated: float | None = None
+) -> tuple[float | None, tuple[Notice, ...]]:
     """Check what lies beside an image of one volume against what the image is given as.
 
     Parameters
@@ -57,6 +59,8 @@ def check_sidecars(path: Path, role: Role) -> tuple[float | None, tuple[Notice, 
         The NIfTI file.
     role
         What it is given as.
+    stated
+        b-value in s/mm² that the caller says a DWI has.
 
     Returns
     -------
@@ -68,7 +72,9 @@ def check_sidecars(path: Path, role: Role) -> tuple[float | None, tuple[Notice, 
     Raises
     ------
     VolumeError
-        If the image is of another kind by what lies beside it.
+        If the image is of another kind, or another b-value, by what lies beside it.
+    UsageError
+        If an image of the b-value that is stated is no DWI.
     """
     if role not in _ALLOWED:
         return None, ()
@@ -80,11 +86,15 @@ def check_sidecars(path: Path, role: Role) -> tuple[float | None, tuple[Notice, 
     derived = any(each.kind not in (_DWI, _B0) for each in types)
     said = types if derived else [*types, *values]
     _check_kind(path, role, said, notices)
+    b_value = next((each.b_value for each in values), None)
     if _contradict(said):
         listed = ", ".join(f"{each.kind} by {each.by}" for each in said)
         text = f"what lies beside it contradicts itself ({listed}) and was ignored"
-        return None, (*notices, Notice(WarningCode.SIDECAR, text))
-    b_value = next((each.b_value for each in values), None)
+        notices.append(Notice(WarningCode.SIDECAR, text))
+        b_value = None
+    if stated is not None:
+        check_stated(stated)
+        b_value = _agreed(path, stated, stated if b_value is None else b_value)
     if role is Role.DWI and b_value is not None and not derived:
         notices += unusual(b_value)
     return b_value, tuple(notices)
@@ -106,6 +116,17 @@ def _check_kind(path: Path, role: Role, said: list[_Said], notices: list[Notice]
         "correct what lies beside it",
         code=ErrorCode.SIDECAR_KIND,
     )
+
+
+def _agreed(path: Path, stated: float, known: float) -> float:
+    """The b-value that is known, if it is the one that the caller states."""
+    if abs(stated - known) > SHELL_WIDTH:
+        raise VolumeError(
+            f"{path}: b = {known:g} s/mm2 by what lies beside it, but given as {stated:g}; leave "
+            "out `bvalue`, or correct what lies beside it",
+            code=ErrorCode.SIDECAR_KIND,
+        )
+    return known
 
 
 def _contradict(said: list[_Said]) -> bool:

@@ -136,7 +136,7 @@ def test_inspect_and_the_option_that_decides(tmp_path: Path, bright_bundle: Path
 
 def test_what_the_options_are_not_for(tmp_path: Path) -> None:
     save_volume(tmp_path / "a.nii.gz", TRACE.data, Grid(_shape(TRACE.data), TRACE.affine))
-    for option in (("--series", 3), ("--bvalue", 1000)):
+    for option in (("--series", 3), ("--bvalue", 50), ("--bvalue", 1000, "--modality", "flair")):
         done = run(tmp_path / "a.nii.gz", "-o", tmp_path, *option, "--no-self-check")
         assert done.returncode == 2, done.stderr
         assert option[0] in done.stderr
