@@ -6,15 +6,28 @@ from dataclasses import dataclass, replace
 from cnnres_infer.codes import ErrorCode
 from cnnres_infer.core.case import Modality, Role
 from cnnres_infer.errors import InputError, VolumeError
-from cnnres_infer.readers.bvalues import CLINICAL_RANGE, SHELL_WIDTH, USUAL, listed
+from cnnres_infer.readers.bvalues import (
+    CLINICAL_RANGE,
+    LARGEST_B0,
+    SHELL_WIDTH,
+    USUAL,
+    check_stated,
+    listed,
+)
 from cnnres_infer.readers.dicom.companions import adc_of, b0_of, flair_of
+from cnnres_infer.readers.dicom.frames import Frame
 from cnnres_infer.readers.dicom.geometry import covers
+from cnnres_infer.readers.dicom.kinds import Kind
 from cnnres_infer.readers.dicom.selected import Selected, best_shell, plain, rank, whole
 from cnnres_infer.readers.dicom.series import Series, candidates
 from cnnres_infer.readers.dicom.study import Study
 from cnnres_infer.readers.pick import Pick
 
 _INSPECT = "cnnres-infer inspect shows what was found"
+# What to do about several series, and about none, that could be meant. Those of what is given
+# beside the volume cannot be named.
+_NAMED = ("name one (`series`)", "name it if it is one of these (`series`)")
+_BESIDE = ("give one alone", "give another, or a NIfTI file")
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,10 +102,23 @@ def choose_map(study: Study, role: Role) -> Selected:
     _check_patients(study)
     for problem in study.problems:
         raise problem.error
-    found = [each for each in study.series if (each.adc if role is Role.ADC else each.b0)]
+    if role is Role.ADC:
+        maps = [each for each in study.series if each.adc]
+        if len(maps) != 1:
+            raise _no_choice(study, maps, study.series, "ADC map", _BESIDE)
+        return whole(maps[0], maps[0].adc, "ADC")
+    found = {each: each.b0 for each in study.series if each.b0} or _alone(study)
     if len(found) != 1:
-        raise _no_choice(study, found, study.series, "ADC map" if role is Role.ADC else "b0")
-    return whole(found[0], found[0].adc, "ADC") if role is Role.ADC else plain(found[0])
+        raise _no_choice(study, list(found), study.series, "b0", _BESIDE)
+    return plain(*found.popitem())
+
+
+def _alone(study: Study) -> dict[Series, tuple[Frame, ...]]:
+    """The images of the only series that has any, if nothing says that they are no b0."""
+    found = {each: each.images for each in study.series if each.images}
+    frames = [frame for images in found.values() for frame in images]
+    may_be = all(f.kind is Kind.IMAGE and (f.b or 0) <= LARGEST_B0 for f in frames)
+    return found if len(found) == 1 and may_be else {}
 
 
 def _check_patients(study: Study) -> None:
@@ -138,7 +164,7 @@ def _named(study: Study, names: tuple[str, ...]) -> list[Series]:
 def _only_flair(study: Study, pool: Sequence[Series], pick: Pick) -> Selected:
     found = [each for each in pool if each.flair]
     if not found and pick.series and len(pool) == 1 and pool[0].images:
-        return whole(pool[0], pool[0].images, "the images")
+        return whole(pool[0], pool[0].images, "the image")
     _check_frames_of_reference(study, found)
     if len(found) != 1:
         raise _no_choice(study, found, pool, "FLAIR")
@@ -163,7 +189,7 @@ def _diffusion(study: Study, pool: Sequence[Series], pick: Pick) -> Chosen:
     adc = adc_of(selected, [each for each in sound if each.adc], notes)
     # Of the b0 nothing is said where the map is used, which is preferred to it.
     b0_notes = notes if adc is None else []
-    b0 = b0_of(selected, [each for each in sound if each.is_diffusion], b0_notes)
+    b0 = b0_of(selected, sound, b0_notes)
     return Chosen(selected, flair, adc, b0, tuple(notes))
 
 
@@ -217,24 +243,41 @@ def _unweighted(study: Study, pool: Sequence[Series], pick: Pick) -> Selected:
                 f"{study.path}: {pool[0].label} is an ADC map, not a DWI; name the DWI (`series`)",
                 code=ErrorCode.DICOM_SERIES,
             )
-        return whole(pool[0], pool[0].images, "the images, which have no b-value,")
+        stated = [frame.b for frame in pool[0].images if frame.b is not None]
+        if stated:
+            raise VolumeError(
+                f"{study.path}: {pool[0].label} is not diffusion-weighted, at b = {listed(stated)} "
+                "s/mm2; name the DWI (`series`)",
+                code=ErrorCode.DICOM_SERIES,
+            )
+        return _undeclared(pool[0], pick)
     raise _no_choice(study, [], pool, "DWI")
 
 
+def _undeclared(series: Series, pick: Pick) -> Selected:
+    """A series without b-value, which the user may have stated."""
+    if pick.b_value is None:
+        return whole(series, series.images, "the image without b-value")
+    check_stated(pick.b_value)
+    selected = whole(series, series.images, f"the image, given as b = {pick.b_value:g} s/mm2,")
+    return replace(selected, b=pick.b_value)
+
+
 def _no_choice(
-    study: Study, found: Sequence[Series], pool: Sequence[Series], what: str
+    study: Study,
+    found: Sequence[Series],
+    pool: Sequence[Series],
+    what: str,
+    remedies: tuple[str, str] = _NAMED,
 ) -> InputError:
     problems = [problem for each in pool for problem in each.problems]
     if problems and not found:
         return problems[0].error
     if found:
-        reason = f"several series could be the {what}: {candidates(found)}; name one (`series`)"
+        reason = f"several series could be the {what}: {candidates(found)}; {remedies[0]}"
     else:
         named = [each for each in pool if each.images] or list(pool)
-        reason = (
-            f"no series is recognised as {what}: {candidates(named)}; name it if it is one of "
-            "these (`series`)"
-        )
+        reason = f"no series is recognised as {what}: {candidates(named)}; {remedies[1]}"
     has_images = any(each.images for each in study.series)
     code = ErrorCode.DICOM_SERIES if has_images else ErrorCode.DICOM_NONE
     return VolumeError(f"{study.path}: {reason}; {_INSPECT}", code=code)

@@ -63,7 +63,7 @@ def adc_of(selected: Selected, series: Sequence[Series], notes: list[str]) -> Se
 def b0_of(selected: Selected, series: Sequence[Series], notes: list[str]) -> Selected | None:
     """The images without diffusion weighting of the acquisition of a DWI, as `adc_of`."""
     found = _companion(selected, series, lambda each: each.b0, "b0", notes)
-    return None if found is None else plain(found)
+    return None if found is None else plain(found, found.b0)
 
 
 def _companion(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cnnres_infer.readers.bvalues import LARGEST_B0
 from cnnres_infer.readers.dicom.files import StudyFile
 from cnnres_infer.readers.dicom.headers import damaged
-from cnnres_infer.readers.dicom.kinds import ENHANCED_MR, Kind, kind_of, no_image
+from cnnres_infer.readers.dicom.kinds import ENHANCED_MR, Kind, is_of_diffusion, kind_of, no_image
 from cnnres_infer.readers.dicom.mosaic import Tiles, tiles_of
 from cnnres_infer.readers.dicom.vendors import (
     Directionality,
@@ -110,6 +110,8 @@ class Frame:
         Slope and intercept from stored values to intensities.
     b, directionality
         b-value in s/mm2, None without, and the kind of weighting.
+    of_diffusion
+        Whether it says that it was acquired to show diffusion, weighted or not.
     """
 
     image: Image
@@ -123,6 +125,7 @@ class Frame:
     scale: tuple[float, float] = (1.0, 0.0)
     b: float | None = None
     directionality: Directionality = Directionality.UNKNOWN
+    of_diffusion: bool = False
 
 
 def image_of(file: StudyFile, dataset: "FileDataset") -> Image:
@@ -230,6 +233,7 @@ def _frame(
         (1.0 if slope is None else slope, intercept or 0.0),
         b,
         Directionality.UNKNOWN if kind is Kind.ADC else directionality(view),
+        is_of_diffusion(view),
     )
 
 

@@ -78,9 +78,18 @@ def kind_of(view: View, name: str) -> tuple[Kind, str]:
         return Kind.ADC, "series description"
     if reason := _flair(view, words, name):
         return Kind.FLAIR, reason
-    if "DIFFUSION" in words or view.text("AcquisitionContrast").upper() == "DIFFUSION":
+    if is_of_diffusion(view):
         return Kind.IMAGE, "diffusion, without b-value"
     return Kind.IMAGE, "other contrast"
+
+
+def is_of_diffusion(view: View) -> bool:
+    """Whether a frame says that it was acquired to show diffusion, weighted or not.
+
+    A b-value of zero says less: some scanners write it into all their images.
+    """
+    contrast = view.text("AcquisitionContrast").upper()
+    return "DIFFUSION" in image_type(view) or contrast == "DIFFUSION"
 
 
 def _quantity(view: View) -> str:

@@ -90,7 +90,7 @@ def _for_role(study: Study, role: Role | None) -> Selected:
         return choose_map(study, role)
     series = [each for each in study.series if each.images]
     if len(series) == 1 and not series[0].is_diffusion and not study.problems:
-        return whole(series[0], series[0].images, "the images")
+        return whole(series[0], series[0].images, "the image")
     return choose(study, Modality.DWI, EVERYTHING).volume
 
 

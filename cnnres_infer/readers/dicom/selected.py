@@ -41,9 +41,9 @@ def whole(series: Series, frames: tuple[Frame, ...], what: str) -> Selected:
     return Selected(series, frames, None, True, f"{what} of {series.label}")
 
 
-def plain(series: Series) -> Selected:
-    """The images of a series without diffusion weighting, which are averaged."""
-    return Selected(series, series.b0, None, False, f"b0 of {series.label}")
+def plain(series: Series, frames: tuple[Frame, ...]) -> Selected:
+    """Frames of a series without diffusion weighting, which are averaged."""
+    return Selected(series, frames, None, False, f"b0 of {series.label}")
 
 
 def best_shell(series: Series, wanted: float | None) -> Selected | None:

@@ -67,11 +67,15 @@ class Series:
 
     @cached_property
     def b0(self) -> tuple[Frame, ...]:
-        """In a diffusion series, the frames without weighting, with or without b-value."""
-        if not self.is_diffusion:
-            return ()
+        """The frames without weighting.
+
+        In a diffusion series, they may be without b-value; in any other, they
+        must state it, and that they are of diffusion.
+        """
         plain = [frame for frame in self.frames if frame.kind in (Kind.IMAGE, Kind.FLAIR)]
         stated = [frame for frame in plain if frame.b is not None and frame.b <= LARGEST_B0]
+        if not self.is_diffusion:
+            return tuple(f for f in stated if f.of_diffusion and f.kind is Kind.IMAGE)
         # An isotropic image without b-value is a map that lost its image type.
         unstated = [
             frame
@@ -105,6 +109,8 @@ class Series:
             values = listed(round(frame.b or 0) for frame in (*self.b0, *self.weighted))
             kinds = sorted({frame.directionality for frame in self.weighted})
             parts.append(f"DWI, b = {values} ({', '.join(kinds)})")
+        elif self.b0:
+            parts.append(f"b0, b = {listed(round(frame.b or 0) for frame in self.b0)}")
         if self.adc:
             parts.append("ADC")
         if self.flair:

@@ -1,22 +1,25 @@
 """Which series and b-values of a study are taken, and when none is."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from pydicom.dataset import FileDataset
 
-from cnnres_infer.core.case import Modality
-from cnnres_infer.errors import InputError
+from cnnres_infer.core.case import Modality, Role
+from cnnres_infer.errors import InputError, UsageError
 from cnnres_infer.limits import DEFAULT_LIMITS
+from cnnres_infer.readers import load_case, load_volume
 from cnnres_infer.readers.dicom.choose import choose
 from cnnres_infer.readers.dicom.inspect import inspect
 from cnnres_infer.readers.dicom.source import DicomSource
 from cnnres_infer.readers.dicom.study import open_study
 from cnnres_infer.readers.pick import Pick
-from tests.fakes.dicom import REFERENCE, Scan, classic_images, nothing, save, siemens
+from tests.fakes.dicom import REFERENCE, Scan, classic_images, ge, nothing, save, siemens, standard
 from tests.readers.dicom.scans import ADC, B0, DIRECTIONS, FLAIR, TRACE, agrees, noise, read
 
+PLAIN = B0.but(image_type=("ORIGINAL", "PRIMARY", "DIFFUSION", "NONE"))
 OTHER_REFERENCE = "1.2.3.4"
 LOCALIZER = B0.but(image_type=("ORIGINAL", "PRIMARY", "LOCALIZER"))
 T1 = Scan(noise(9), B0.affine, kind="other", attributes={"RepetitionTime": "500"})
@@ -28,6 +31,19 @@ def dwi(number: int = 3, *scans: Scan) -> list[FileDataset]:
 
 def adc(number: int = 4) -> list[FileDataset]:
     return classic_images([ADC], nothing, number=number, description="ep2d_diff_ADC")
+
+
+def trace(number: int = 4) -> list[FileDataset]:
+    return classic_images([TRACE], standard, number=number)
+
+
+def b0(number: int = 5, scan: Scan = PLAIN) -> list[FileDataset]:
+    return classic_images([scan], standard, number=number, description="b0")
+
+
+def left_out(path: Path) -> list[str]:
+    warnings = read(path).volume.warnings
+    return [each.text for each in warnings if each.code == "W-DICOM-LEFT-OUT"]
 
 
 def flair(number: int = 7, **attributes: str) -> list[FileDataset]:
@@ -222,3 +238,90 @@ def test_the_table_of_a_study_that_would_be_refused(tmp_path: Path) -> None:
     assert report.error.code == "E-DICOM-SERIES"
     assert [each.used_as for each in report.series] == [(), ()]
     assert inspect(tmp_path, pick=Pick(("3",))).error is None
+
+
+def test_a_b0_in_a_series_of_its_own_is_taken_along(tmp_path: Path) -> None:
+    save(tmp_path, trace(), b0())
+    assert chosen(tmp_path) == chosen(tmp_path, Pick(("4",))) == ["4", "", "", "5"]
+    case = read(tmp_path)
+    assert case.b0 is not None
+    assert agrees(case.b0, B0)
+    assert case.b_value == 1000
+    table = {each.number: (each.what, each.used_as) for each in inspect(tmp_path).series}
+    assert table[5] == ("b0, b = 0", ("b0",))
+
+
+def test_the_b0_of_the_series_itself_comes_first(tmp_path: Path) -> None:
+    save(tmp_path, dwi(), b0())
+    assert chosen(tmp_path) == ["3", "", "", "3"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"affine": B0.affine @ np.diag([1, 1, 1.5, 1])},
+        {"attributes": {"FrameOfReferenceUID": OTHER_REFERENCE}},
+        {"attributes": {"StudyInstanceUID": "1.2.5"}},
+    ],
+)
+def test_a_b0_from_elsewhere_is_left_out_with_a_warning(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    save(tmp_path, trace(), b0(5, PLAIN.but(**change)))
+    assert chosen(tmp_path) == ["4", "", "", ""]
+    (note,) = left_out(tmp_path)
+    assert note.startswith("no b0 was used: none lies where the DWI does")
+
+
+def test_of_several_b0_none_is_guessed(tmp_path: Path) -> None:
+    save(tmp_path, trace(), b0(5), b0(6))
+    assert chosen(tmp_path) == ["4", "", "", ""]
+    assert left_out(tmp_path) == ["no b0 was used: several are at the places of the DWI"]
+
+
+def test_an_image_is_no_b0_because_its_b_value_is_zero(tmp_path: Path) -> None:
+    # Some scanners write a b-value into all images.
+    save(tmp_path, trace(), b0(5, T1), b0(7, FLAIR))
+    assert chosen(tmp_path) == ["4", "7", "", ""]
+    assert left_out(tmp_path) == []
+    assert [each.what for each in inspect(tmp_path).series][1:] == ["other", "FLAIR"]
+
+
+def test_a_b0_that_is_given_needs_no_more_than_to_be_alone(tmp_path: Path) -> None:
+    for number, (scan, coding) in enumerate(
+        [(PLAIN, standard), (B0, standard), (B0, ge), (B0, nothing)]
+    ):
+        folder = save(tmp_path / str(number), classic_images([scan], coding, number=5))
+        assert agrees(load_volume(folder, role=Role.B0), B0)
+    for images in (trace(3), adc(4), flair(7)):
+        folder = save(tmp_path / str(images[0].SeriesNumber) / "not", images)
+        with pytest.raises(InputError, match="no series is recognised as b0") as caught:
+            load_volume(folder, role=Role.B0)
+        assert caught.value.code == "E-DICOM-SERIES"
+        assert "`series`" not in str(caught.value), "that would choose the DWI"
+    folder = save(tmp_path / "two", b0(5), b0(6))
+    with pytest.raises(InputError, match="several series could be the b0"):
+        load_volume(folder, role=Role.B0)
+
+
+@pytest.mark.parametrize("b_value", [None, 1000.0])
+def test_a_b0_is_not_segmented_as_dwi(b_value: float | None, tmp_path: Path) -> None:
+    save(tmp_path, trace(), b0())
+    error = refused(tmp_path, Pick(("5",), b_value))
+    assert error.code == "E-DICOM-SERIES"
+    assert "series 5 (b0) is not diffusion-weighted, at b = 0 s/mm2" in str(error)
+
+
+def test_the_b_value_of_a_series_without_one_can_be_stated(tmp_path: Path) -> None:
+    save(tmp_path, classic_images([TRACE], nothing, number=3), b0())
+    case = load_case(tmp_path, pick=Pick(("3",)))
+    assert case.b_value is None
+    text = "the image without b-value of series 3 (DWI) was used"
+    assert case.volume.warnings[0].text == text
+    case = load_case(tmp_path, pick=Pick(("3",), 1600))
+    assert case.b_value == 1600
+    assert agrees(case.volume, TRACE)
+    assert case.volume.warnings[0].text.startswith("the image, given as b = 1600 s/mm2, of series")
+    assert [each.code for each in case.volume.warnings] == ["W-DICOM-SERIES", "W-INPUT-BVALUE"]
+    with pytest.raises(UsageError, match="`bvalue` is 50"):
+        load_case(tmp_path, pick=Pick(("3",), 50))
