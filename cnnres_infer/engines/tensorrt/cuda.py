@@ -174,20 +174,9 @@ class Cuda:
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._copy(target.address, source.address, nbytes, kind)
 
-    def event(self) -> Any:
-        """Create an event, which can be recorded and waited for."""
-        flags = self._runtime.cudaEventDisableTiming
-        event = self._check(self._runtime.cudaEventCreateWithFlags(flags))
-        self._resources.callback(self._runtime.cudaEventDestroy, event)
-        return event
-
-    def record(self, event: Any) -> None:
-        """Record the event after all queued work."""
-        self._check(self._runtime.cudaEventRecord(event, self._stream))
-
-    def wait(self, event: Any) -> None:
-        """Wait until the GPU has reached the event."""
-        self._check(self._runtime.cudaEventSynchronize(event))
+    def wait(self) -> None:
+        """Wait until the GPU has done all queued work."""
+        self._check(self._runtime.cudaStreamSynchronize(self._stream))
 
     def capture(self, queue: Callable[[], None]) -> Any:
         """Capture the work that `queue` queues as a graph, which can be launched many times."""
@@ -214,7 +203,7 @@ class Cuda:
         self._check(self._runtime.cudaGraphLaunch(graph, self._stream))
 
     def release(self) -> None:
-        """Wait for queued work, and release all buffers, events and graphs.
+        """Wait for queued work, and release all buffers and graphs.
 
         Never raises: after the device was lost, these calls fail too, which must
         not hide the first error.
@@ -241,12 +230,12 @@ class Cuda:
         # Clears the stored error, which would otherwise surface in a later call.
         self._runtime.cudaGetLastError()
         _, text = self._runtime.cudaGetErrorString(status)
-        message = f"CUDA: {text.decode() if isinstance(text, bytes) else text}"
+        message = f"CUDA error {int(status)}: {text.decode() if isinstance(text, bytes) else text}"
         if status == codes.cudaErrorInsufficientDriver:
             raise BackendUnavailableError(message, f"{remedy(12)}, or update the driver")
         if status == codes.cudaErrorMemoryAllocation:
             raise DeviceMemoryError(f"{message}; close other programs that use the GPU")
         raise EngineRunError(
-            f"{message} ({int(status)}); if the GPU or its driver was lost, restart the program "
-            "and check nvidia-smi and dmesg"
+            f"{message}; if the GPU or its driver was lost, restart the program and check "
+            "nvidia-smi and dmesg"
         )
