@@ -78,7 +78,8 @@ def check_driver(gpu: Gpu, needed: int | None, what: str, remedy: str) -> None:
     what
         Its name and version, for the message.
     remedy
-        The command that installs one for the driver's version of CUDA.
+        The command that installs one for the driver's version of CUDA; empty if there
+        is none.
 
     Raises
     ------
@@ -89,9 +90,10 @@ def check_driver(gpu: Gpu, needed: int | None, what: str, remedy: str) -> None:
         return
     driver = f"driver {gpu.driver}" if gpu.driver else "the driver"
     newer = f"to {_DRIVERS[needed]} or newer" if needed in _DRIVERS else "of the GPU"
+    update = f"update the driver {newer}"
     raise BackendUnavailableError(
         f"{what} needs CUDA {needed}, but {driver} supports CUDA up to {gpu.cuda}",
-        f"{remedy}, or update the driver {newer}",
+        f"{remedy}, or {update}" if remedy else update,
     )
 
 
