@@ -7,11 +7,11 @@ from weakref import WeakSet
 
 from cnnres_infer.errors import BackendUnavailableError
 
-# CUDA's numbers for them, as ONNX Runtime and our own calls write them, CUDA's own words, and
-# what its libraries make of them. All but 214 say in CUDA's documentation of cudaError_t that
-# "the process must be terminated and relaunched".
+# CUDA's numbers for them, as ONNX Runtime, TensorRT and our own calls write them, CUDA's own
+# words, and what its libraries make of them. Of all but 214, CUDA's documentation of cudaError_t
+# says that "the process must be terminated and relaunched".
 _STICKY = re.compile(
-    r"cuda (failure|error) (214|226|700|702|710|71[4-9]|721|810|911)\b"
+    r"cuda ?(failure|error) (214|226|700|702|710|71[4-9]|721|810|911)\b"
     r"|illegal memory access|illegal instruction|misaligned address|invalid program counter"
     r"|hardware stack error|unspecified launch failure|launch timed out"
     r"|device-side assert|uncorrectable ecc error|global/shared address space"
