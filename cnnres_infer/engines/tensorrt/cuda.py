@@ -15,8 +15,9 @@ from cnnres_infer.errors import BackendUnavailableError, EngineRunError, NotInst
 
 INSTALL = "pip install cuda-bindings"
 _INSTALL_FOR_DRIVER = "pip install 'cuda-bindings=={}.*'"
-# The last of each major version of CUDA that is no longer continued.
-_LAST = {11: "11.8", 12: "12.9"}
+# The last of each major version of CUDA that is no longer continued. In CUDA 11, graphs are
+# instantiated by other arguments.
+_LAST = {12: "12.9"}
 
 
 class DeviceMemoryError(EngineRunError):
@@ -38,7 +39,7 @@ def load_runtime() -> Any:
             from cuda import cudart as runtime
         except ImportError as error:
             gpu = find_gpu()
-            install = remedy(gpu.cuda_major) if isinstance(gpu, Gpu) else INSTALL
+            install = (isinstance(gpu, Gpu) and remedy(gpu.cuda_major)) or INSTALL
             raise NotInstalledError(f"cuda-python is not installed ({error})", install) from error
     return runtime
 
@@ -68,7 +69,9 @@ def check_bindings(runtime: Any, gpu: Gpu) -> str:
 
 
 def remedy(driver_major: int) -> str:
-    """The command that installs bindings for a driver's major version of CUDA."""
+    """The command that installs bindings for a driver's version of CUDA; empty without any."""
+    if driver_major < min(_LAST):
+        return ""
     return _INSTALL_FOR_DRIVER.format(_LAST.get(driver_major, driver_major))
 
 

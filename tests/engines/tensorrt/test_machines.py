@@ -113,12 +113,16 @@ def test_a_package_for_a_newer_cuda_is_no_use(
     assert "pip install tensorrt-rtx-cu12" in found.remedy
 
 
-def test_no_package_is_named_that_does_not_exist(
+def test_no_package_is_named_where_none_is_supported(
     fake_machine: FakeMachine, rtx: FakeTensorRtRtx, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Flavour, "installed", lambda _self: {"tensorrt-rtx-cu12": "1.7.1.116"})
     fake_machine.install_driver(FakeDriver("470.1", cuda=11040))
+    monkeypatch.setattr(Flavour, "installed", lambda _self: {"tensorrt-rtx-cu12": "1.7.1.116"})
     assert probe("tensorrt-rtx").remedy == "update the driver to 525 or newer"
+    monkeypatch.setattr(Flavour, "installed", lambda _self: {})
+    found = probe("tensorrt-rtx")
+    assert "cuda-bindings 13.0 needs CUDA 13" in found.reason
+    assert found.remedy == "update the driver to 580 or newer"
 
 
 def test_a_driver_that_is_too_old_in_the_end_is_skipped(
