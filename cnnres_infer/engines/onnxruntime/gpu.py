@@ -43,7 +43,7 @@ from cnnres_infer.host.digest import json_digest
 
 _log = logging.getLogger(__name__)
 FOLDER = "ort-engines"
-_FLAGS = "no-tf32"
+_FLAGS = "no-tf32 typed"
 _SILENT = 4
 _OUT_OF_MEMORY = ("allocat", "out of memory")
 # The provider opens it by itself (seen in 1.29 and 1.31), so it is in no list of what it links to.
