@@ -15,6 +15,7 @@ from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines.base import ModelFile, Variants, bounds
 from cnnres_infer.engines.nvidia.batches import LADDER, split
 from cnnres_infer.engines.nvidia.device import Gpu
+from cnnres_infer.engines.nvidia.elf import needed_libraries
 from cnnres_infer.engines.nvidia.libraries import check_driver, cuda_of_library, missing_libraries
 from cnnres_infer.engines.onnxruntime.cpu import (
     DISABLED_OPTIMIZERS,
@@ -44,10 +45,19 @@ class OrtTensorRtEngine(OrtCudaEngine):
 
     BACKEND: ClassVar[str] = "ort-tensorrt"
     PROVIDER: ClassVar[str] = "TensorrtExecutionProvider"
-    LIBRARY: ClassVar[str] = "libonnxruntime_providers_tensorrt.so"
+    # Its input and output are bound to memory of the CUDA provider.
+    LIBRARIES: ClassVar[tuple[str, ...]] = (
+        "libonnxruntime_providers_tensorrt.so",
+        *OrtCudaEngine.LIBRARIES,
+    )
     LIBRARIES_HINT: ClassVar[str] = (
         "install the major version of TensorRT that libnvinfer's name ends with, and CUDA and "
         "cuDNN in the versions named"
+    )
+    KERNELS: ClassVar[tuple[str, ...]] = (
+        *OrtCudaEngine.KERNELS,
+        "tensorrt-cu12-libs",
+        "tensorrt-cu13-libs",
     )
     CACHE_FOLDER: ClassVar[str | None] = FOLDER
     # One engine spans all shapes, and there are graphs only where there is one shape.
@@ -96,17 +106,18 @@ class OrtTensorRtRtxEngine(OrtCudaEngine):
     BACKEND: ClassVar[str] = "ort-tensorrt-rtx"
     PROVIDER: ClassVar[str] = "NvTensorRTRTXExecutionProvider"
     SESSION_PER_SHAPE: ClassVar[bool] = False
+    KERNELS: ClassVar[tuple[str, ...]] = (
+        "onnxruntime-ep-nv-tensorrt-rtx-cu12",
+        "onnxruntime-ep-nv-tensorrt-rtx-cu13",
+        "tensorrt-rtx-cu12-libs",
+        "tensorrt-rtx-cu13-libs",
+    )
     CACHE_FOLDER: ClassVar[str | None] = FOLDER
     VARIANTS: ClassVar[Variants] = {
         Precision.FP16: ("fp16",),
         Precision.INT8: ("int8-trt",),
         Precision.FP32: ("fp32",),
     }
-
-    @classmethod
-    def _extra_distributions(cls) -> tuple[str, ...]:
-        stem = "onnxruntime-ep-nv-tensorrt-rtx"
-        return (f"{stem}-cu12", f"{stem}-cu13")
 
     @classmethod
     def _check_installed(cls, versions: dict[str, str], gpu: Gpu) -> None:
@@ -165,6 +176,20 @@ class OrtTensorRtRtxEngine(OrtCudaEngine):
             batch = images[part.rows]
             padding = [(0, part.padded - len(batch)), (0, 0), (0, 0), (0, 0)]
             yield session.run(None, {name: np.pad(batch, padding)})[0][: len(batch)]
+
+    def _close(self) -> None:
+        super()._close()
+        # The plug-in has stored its kernels when the session ended, with its last reference.
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            folder.seal()
+
+    @classmethod
+    def _linked(cls) -> set[str]:
+        import onnxruntime_ep_nv_tensorrt_rtx as plug_in
+
+        library = Path(plug_in.get_library_path())
+        return set(needed_libraries(library)) if library.exists() else set()
 
 
 def _install_for(gpu: Gpu) -> str:
