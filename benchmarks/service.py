@@ -123,7 +123,7 @@ def soak(
                 _send_with_kill(run, template, number, chance)
                 progress(number + 1)
             names = [hashed(_uid(number)) for number in range(studies)]
-            _wait(lambda: all(_results(folder, name) for name in names))
+            _wait(lambda: all(_results(folder, name) for name in names), lambda: len(run.log()))
             if pushes:
                 _wait(lambda: not list((folder / "outbox" / "pending").glob("*.json")))
         finally:
@@ -246,9 +246,12 @@ def _uid(number: int, *more: str) -> str:
     return str(generate_uid(entropy_srcs=["soak", str(number), *more]))
 
 
-def _wait(happened: Callable[[], bool]) -> None:
-    until = time.monotonic() + _LONGEST_WAIT_S
+def _wait(happened: Callable[[], bool], progress: Callable[[], int] = lambda: 0) -> None:
+    """Wait until something has happened, as long as there is progress."""
+    seen, until = progress(), time.monotonic() + _LONGEST_WAIT_S
     while not happened():
+        if progress() != seen:
+            seen, until = progress(), time.monotonic() + _LONGEST_WAIT_S
         if time.monotonic() > until:
             return
         time.sleep(0.02)

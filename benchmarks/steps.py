@@ -21,7 +21,7 @@ from cnnres_infer.pipeline.mask import find_lesions
 from cnnres_infer.pipeline.restriction import judge, known_adc
 from cnnres_infer.pipeline.shading import remove_shading
 
-_BOUNDS = RestrictionSpec(0.85, 0.15)
+_BOUNDS = RestrictionSpec(0.85, 0.25)
 
 
 def steps(runs: int) -> dict[str, Any]:

@@ -147,7 +147,10 @@ class WarningCode(_Code):
     BACKEND_PASSED = "W-BACKEND-PASSED", "a backend that should run on this machine was skipped"
     ENGINE = "W-ENGINE", "the engine had to deviate from its usual configuration"
     CHECK_UNSAVED = "W-CHECK-UNSAVED", "the result of an engine's self-check could not be saved"
-    LESION_REJECTED = "W-LESION-REJECTED", "lesions were taken out since their ADC is not low"
+    LESION_REJECTED = (
+        "W-LESION-REJECTED",
+        "lesions were taken out since few voxels restrict diffusion",
+    )
     MASK_EMPTY = "W-MASK-EMPTY", "no lesion was found"
     MASK_LARGE = "W-MASK-LARGE", "lesions in more than half of the brain"
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from cnnres_infer.core.diffusion import RestrictionSpec
+
 CARD = "MODEL_CARD.md"
 
 _SHADING = {
@@ -29,6 +31,7 @@ def model_card(manifest: dict[str, Any]) -> str:
         The content of ``model.json``; sections without an entry are left out.
     """
     image, mask, fusion = manifest["input"], manifest["mask"], manifest["fusion"]
+    bounds = RestrictionSpec(**manifest["diffusion"]) if "diffusion" in manifest else None
     sections = [
         f"# {manifest['name']} {manifest['version']}\n",
         "CNN-Res, a residual U-Net of 6.5 million parameters (Gheibi et al., BMC Med Inform Decis "
@@ -60,12 +63,11 @@ def model_card(manifest: dict[str, Any]) -> str:
         ),
         *(
             [
-                "- Where the ADC is given, lesions are rejected if it is below "
-                f"{manifest['diffusion']['relative_adc_below']} times the brain's in less than "
-                f"{100 * manifest['diffusion'].get('least_restricted_share', 0.5):g} % of "
-                "their voxels"
+                "- Where the ADC is given, lesions are rejected if fewer than "
+                f"{100 * bounds.smallest_restricted_share:g} % of their voxels have an ADC below "
+                f"{bounds.relative_adc_below:g} times the brain's"
             ]
-            if "diffusion" in manifest
+            if bounds is not None
             else []
         ),
         "",
@@ -198,9 +200,9 @@ def _lesion_free(table: dict[str, Any]) -> list[str]:
     lines = [
         "",
         "## Volunteers without a known lesion\n",
-        "Every lesion found here is false. With b0, only lesions are kept whose ADC is below "
-        f"{table['relative_adc_below']} times the brain's in at least "
-        f"{100 * table['least_restricted_share']:g} % of their voxels. Of "
+        "Every lesion found here is false. With b0, only lesions are kept in which at least "
+        f"{100 * table['smallest_restricted_share']:g} % of the voxels have an ADC below "
+        f"{table['relative_adc_below']} times the brain's. Of "
         f"{clinical['series']} series at b of about 1000: {clinical['ml']:.2f} ml on average, "
         f"none in {clinical['without_lesion']}; with b0 {clinical['ml_with_b0']:.2f} ml, none in "
         f"{clinical['without_lesion_with_b0']}.\n",

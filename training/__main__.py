@@ -1,7 +1,7 @@
 """Command line of the training: ``python -m training --data DATA --out RUN``."""
 
 import json
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -207,19 +207,13 @@ def fusion_command(bundle: BundleArgument, data: DataOption) -> None:
 
 @app.command("restriction")
 def restriction_command(bundle: BundleArgument, data: DataOption) -> None:
-    """Compare bounds of the ADC from which lesions are rejected, on volumes with and without."""
-    table = Table("ADC below", "least share", "Dice", "lesion-wise F1", "false ml", "none in")
+    """Compare bounds of the diffusion check, on labelled volumes and on lesion-free volunteers."""
+    table = Table("ADC below", "in at least", "Dice", "lesion-wise F1", "false ml", "none in")
     with Predictor.load(bundle, "ort", "fp32") as predictor:
         for bounds, *accuracy, false_ml, none in compare_restrictions(predictor, data):
-            given = (
-                ("any", "0") if bounds is None else (bounds.relative_adc_below, bounds.least_share)
-            )
-            table.add_row(
-                *map(str, given),
-                *(f"{each:.3f}" for each in accuracy),
-                f"{false_ml:.2f}",
-                f"{none:.0%}",
-            )
+            given = ("no check", "") if bounds is None else astuple(bounds)
+            figures = (*(f"{each:.3f}" for each in accuracy), f"{false_ml:.2f}", f"{none:.0%}")
+            table.add_row(*map(str, given), *figures)
     Console().print(table)
 
 

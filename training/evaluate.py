@@ -14,7 +14,6 @@ from cnnres_infer.core.spec import FUSION_RULES, FusionSpec
 from cnnres_infer.engines.base import Engine, run_all
 from cnnres_infer.errors import BackendUnavailableError
 from cnnres_infer.host.machine import usable_cores
-from cnnres_infer.pipeline.brain import find_brain
 from cnnres_infer.predictor import Predictor
 from cnnres_infer.readers import load_volume
 from cnnres_infer.selection.offers import open_engine
@@ -143,7 +142,7 @@ def evaluate_volume(predictor: Predictor, data: Path, case: str) -> dict[str, An
     }
     lesion = np.flatnonzero(truth.any(axis=(0, 1)))
     adc = load_volume(image.with_name(f"{case}_adc.nii.gz")).data
-    kept, _ = restricted(predicted, adc, find_brain(result.volume).mask, bounds_of(predictor))
+    kept, _ = restricted(predicted, adc, result.brain.data > 0, bounds_of(predictor))
     return {
         "case": case,
         "truth_ml": float(truth.sum() * voxel_ml),

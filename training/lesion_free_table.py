@@ -7,7 +7,6 @@ import numpy as np
 
 from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.diffusion import RestrictionSpec
-from cnnres_infer.pipeline.brain import find_brain
 from cnnres_infer.pipeline.diffusion import (
     adc_from_b0,
     brain_adc,
@@ -18,8 +17,8 @@ from cnnres_infer.pipeline.diffusion import (
 from cnnres_infer.predictor import Predictor
 from training.lesion_free import Series, find_series
 
-# Which lesions are kept, where a bundle has no bounds of its own.
-_USUAL_BOUNDS = RestrictionSpec(0.85, 0.15)
+# Where a bundle has no bounds of its own.
+_USUAL_BOUNDS = RestrictionSpec(0.85, 0.25)
 # The series that the model is meant for.
 CLINICAL = ("vol01", "vol02", "vol07")
 # Relative ADC does not depend on b, where it is not known.
@@ -40,7 +39,7 @@ def lesion_free_table(predictor: Predictor, data: Path) -> dict[str, Any]:
     clinical = [row for row in rows if row["volunteer"] in CLINICAL]
     return {
         "relative_adc_below": bounds.relative_adc_below,
-        "least_restricted_share": bounds.least_share,
+        "smallest_restricted_share": bounds.smallest_restricted_share,
         "series": rows,
         "clinical": {
             "series": len(clinical),
@@ -53,7 +52,7 @@ def lesion_free_table(predictor: Predictor, data: Path) -> dict[str, Any]:
 
 
 def bounds_of(predictor: Predictor) -> RestrictionSpec:
-    """Which of a predictor's lesions are kept."""
+    """The bounds of a predictor's diffusion check, or the usual ones."""
     return predictor.bundle.spec.restriction or _USUAL_BOUNDS
 
 
@@ -65,7 +64,8 @@ def restricted(
 
     labels = cc3d.connected_components(mask, connectivity=26)
     below = bounds.relative_adc_below * brain_adc(adc, brain)
-    kept = ~is_unrestricted(restricted_shares(lesion_adc(labels, adc), below), bounds.least_share)
+    shares = restricted_shares(lesion_adc(labels, adc), below)
+    kept = ~is_unrestricted(shares, bounds.smallest_restricted_share)
     return np.r_[False, kept][labels], int(kept.sum())
 
 
@@ -84,7 +84,7 @@ def _row(predictor: Predictor, series: Series, bounds: RestrictionSpec) -> dict[
     }
     if b0 is not None:
         adc = adc_from_b0(volume.data, b0, series.b or _ANY_B)
-        brain = find_brain(volume).mask
+        brain = result.brain.data > 0
         kept, count = restricted(result.mask.data > 0, adc, brain, bounds)
         row["lesions_with_b0"] = count
         row["ml_with_b0"] = int(kept.sum()) * volume.grid.voxel_ml

@@ -20,11 +20,11 @@ from training.lesion_free import find_series
 from training.lesion_free_table import CLINICAL, restricted
 
 _BELOW = (0.75, 0.8, 0.85, 0.9, 0.95)
-_SHARES = (0.1, 0.15, 0.25, 0.35, 0.5)
+_SHARES = (0.15, 0.25, 0.35, 0.5)
 
 
 class Row(NamedTuple):
-    """What is left with some bounds.
+    """Accuracy with a pair of bounds, or without a diffusion check.
 
     Attributes
     ----------
@@ -43,14 +43,14 @@ class Row(NamedTuple):
     without_lesion: float
 
 
-class _Checked(NamedTuple):
+class _Segmented(NamedTuple):
     mask: BoolArray
     adc: FloatArray
     brain: BoolArray
     truth: BoolArray
     voxel_ml: float
 
-    def within(self, bounds: RestrictionSpec | None) -> BoolArray:
+    def kept_by(self, bounds: RestrictionSpec | None) -> BoolArray:
         if bounds is None:
             return self.mask
         return restricted(self.mask, self.adc, self.brain, bounds)[0]
@@ -60,34 +60,36 @@ def compare_restrictions(predictor: Predictor, data: Path) -> Iterator[Row]:
     """Compare bounds with each other, and with no diffusion check at all."""
     labelled, volunteers = list(_labelled(predictor, data)), list(_volunteers(predictor, data))
     for bounds in (None, *(RestrictionSpec(*each) for each in product(_BELOW, _SHARES))):
-        left = [(case.within(bounds), case.truth) for case in labelled]
-        false = [case.within(bounds).sum() * case.voxel_ml for case in volunteers]
+        masks = [(case.kept_by(bounds), case.truth) for case in labelled]
+        false_ml = [case.kept_by(bounds).sum() * case.voxel_ml for case in volunteers]
         yield Row(
             bounds,
-            float(np.mean([dice(*each) for each in left])),
-            float(np.mean([lesion_f1(*each) for each in left])),
-            float(np.mean(false)),
-            float(np.mean(np.equal(false, 0))),
+            float(np.mean([dice(*each) for each in masks])),
+            float(np.mean([lesion_f1(*each) for each in masks])),
+            float(np.mean(false_ml)),
+            float(np.mean(np.equal(false_ml, 0))),
         )
 
 
-def _labelled(predictor: Predictor, data: Path) -> Iterator[_Checked]:
+def _labelled(predictor: Predictor, data: Path) -> Iterator[_Segmented]:
     for case in VALIDATION_VOLUMES:
         image, expert = volume_paths(data, case)
         adc = load_volume(image.with_name(f"{case}_adc.nii.gz")).data
-        yield _checked(predictor, load_volume(image), adc, load_volume(expert).data > 0.5)
+        yield _segmented(predictor, load_volume(image), adc, load_volume(expert).data > 0.5)
 
 
-def _volunteers(predictor: Predictor, data: Path) -> Iterator[_Checked]:
+def _volunteers(predictor: Predictor, data: Path) -> Iterator[_Segmented]:
     for series in find_series(data):
         if series.volunteer in CLINICAL and series.b is not None:
             volume, b0 = series.load()
             if b0 is not None:
                 adc = adc_from_b0(volume.data, b0, series.b)
-                yield _checked(predictor, volume, adc, np.zeros(b0.shape, np.bool_))
+                yield _segmented(predictor, volume, adc, np.zeros(b0.shape, np.bool_))
 
 
-def _checked(predictor: Predictor, volume: Volume, adc: FloatArray, truth: BoolArray) -> _Checked:
+def _segmented(
+    predictor: Predictor, volume: Volume, adc: FloatArray, truth: BoolArray
+) -> _Segmented:
     result = predictor.predict(volume)
     mask, brain = result.mask, result.brain.data > 0
-    return _Checked(mask.data > 0, adc, brain, truth, mask.grid.voxel_ml)
+    return _Segmented(mask.data > 0, adc, brain, truth, mask.grid.voxel_ml)

@@ -1,5 +1,6 @@
 """Conversion between ``model.json`` and `ModelSpec`."""
 
+from dataclasses import asdict
 from typing import Any
 
 from cnnres_infer.codes import ErrorCode
@@ -64,24 +65,14 @@ def spec_to_json(spec: ModelSpec) -> dict[str, Any]:
             "threshold": spec.mask.threshold,
             "smallest_lesion_ml": spec.mask.smallest_ml,
         },
-        **(
-            {}
-            if spec.restriction is None
-            else {
-                "diffusion": {
-                    "relative_adc_below": spec.restriction.relative_adc_below,
-                    "least_restricted_share": spec.restriction.least_share,
-                }
-            }
-        ),
+        **({} if spec.restriction is None else {"diffusion": asdict(spec.restriction)}),
     }
 
 
 def _restriction(bounds: dict[str, Any] | None) -> RestrictionSpec | None:
     if bounds is None:
         return None
-    below, share = bounds["relative_adc_below"], bounds.get("least_restricted_share", 0.5)
-    return RestrictionSpec(float(below), float(share))
+    return RestrictionSpec(**{name: float(value) for name, value in dict(bounds).items()})
 
 
 def _malformed(reason: str) -> BundleError:

@@ -33,8 +33,8 @@ STATUS = LimitError.exit_status
 # All within a second of the limit: how long work may take to notice it, a write to finish, and
 # the report.
 _NOTICE_S, _WRITE_S, _REPORT_S = 0.2, 0.2, 0.55
-# What takes Python's lock over and over gives it up this soon, not after the usual 5 ms; with less,
-# the report would have to give it up as soon, between any two of its steps.
+# A thread that takes Python's lock over and over gives it up after this long, not after the usual
+# 5 ms. So does the report, which would get nowhere if this was much less.
 _SWITCH_S = 1e-3
 _MEMORY_INTERVAL_S = 0.05
 # Timers of the system do not reach much further; nobody waits for eleven days.

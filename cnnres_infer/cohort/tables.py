@@ -66,7 +66,8 @@ LESION_COLUMNS = {
         "Units": "mm^2/s",
     },
     "restricted_share": {
-        "Description": "Share of its voxels that restrict diffusion; n/a where not known."
+        "Description": "Share of the lesion's voxels that restrict diffusion, of those whose ADC "
+        "is known; n/a where not known."
     },
 }
 

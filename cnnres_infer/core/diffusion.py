@@ -2,23 +2,46 @@
 
 from dataclasses import dataclass
 
+from cnnres_infer.codes import ErrorCode
+from cnnres_infer.errors import BundleError
+
 
 @dataclass(frozen=True)
 class RestrictionSpec:
-    """Which lesions restrict diffusion; all others are taken out of the mask.
+    """Which lesions restrict diffusion; those known not to are taken out of the mask.
 
     Attributes
     ----------
     relative_adc_below
         A voxel restricts diffusion if its ADC is below this multiple of the brain's
         median.
-    least_share
-        Share of its voxels that must restrict diffusion for a lesion to be kept. Of
-        a small one, many voxels also hold some of the tissue around it.
+    smallest_restricted_share
+        Smallest share of a lesion's voxels that must restrict diffusion for it to be
+        kept. Many voxels of a small lesion also hold some of the tissue around it.
+
+    Raises
+    ------
+    BundleError
+        If a value is out of range.
     """
 
     relative_adc_below: float
-    least_share: float = 0.5
+    smallest_restricted_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        below, share = self.relative_adc_below, self.smallest_restricted_share
+        for holds, message in (
+            (
+                0 < below <= 2,
+                f"bound of the relative ADC is {below}, not above 0 and up to 2",
+            ),
+            (
+                0 < share <= 1,
+                f"smallest share of restricted voxels is {share}, not above 0 and up to 1",
+            ),
+        ):
+            if not holds:
+                raise BundleError(message, code=ErrorCode.BUNDLE_MANIFEST)
 
 
 @dataclass(frozen=True)
@@ -39,8 +62,9 @@ class DiffusionCheck:
         known.
     brain_adc_mm2_s
         Median ADC of the brain in mm²/s; None where the unit is not known.
-    relative_adc_below, least_restricted_share
-        The model's bounds; None where it has none. See `RestrictionSpec`.
+    relative_adc_below, smallest_restricted_share
+        The model's bounds; None where it has none, or the ADC is not known. See
+        `RestrictionSpec`.
     """
 
     checked: bool
@@ -49,4 +73,4 @@ class DiffusionCheck:
     b_value: float | None = None
     brain_adc_mm2_s: float | None = None
     relative_adc_below: float | None = None
-    least_restricted_share: float | None = None
+    smallest_restricted_share: float | None = None

@@ -132,7 +132,7 @@ class ModelSpec:
     mask
         How probabilities are turned into a mask.
     restriction
-        Which lesions are kept where the ADC is known; None to keep all.
+        By which ADC lesions are rejected, where it is known; None to keep all.
 
     Raises
     ------
@@ -150,7 +150,7 @@ class ModelSpec:
     restriction: RestrictionSpec | None = None
 
     def __post_init__(self) -> None:
-        texts, bounds = (self.name, self.version), self.restriction
+        texts = (self.name, self.version)
         for holds, message in (
             (
                 all(0 < len(text) <= 200 and text.isprintable() for text in texts),
@@ -189,14 +189,6 @@ class ModelSpec:
             (
                 0 <= self.mask.smallest_ml < 100,
                 f"smallest lesion is {self.mask.smallest_ml} ml, not 0 to below 100 ml",
-            ),
-            (
-                bounds is None or 0 < bounds.relative_adc_below <= 2,
-                "bound of the relative ADC is not above 0 and up to 2",
-            ),
-            (
-                bounds is None or 0 < bounds.least_share <= 1,
-                "least share of restricted voxels is not above 0 and up to 1",
             ),
         ):
             if not holds:

@@ -28,7 +28,7 @@ _HEADING = (
     "voxel",
     "ADC (10⁻⁶ mm²/s)",
     "ADC / brain's",
-    "restricted",
+    "restricted voxels",
     "",
 )
 
@@ -117,7 +117,9 @@ def _lesions(result: Result) -> Iterator[str]:
     if result.lesions:
         yield _lesion_table("In the mask", result.lesions)
     if result.rejected:
-        yield _lesion_table("Rejected, since their ADC is not low", result.rejected)
+        yield _lesion_table(
+            "Rejected, since too few of their voxels restrict diffusion", result.rejected
+        )
 
 
 def _lesion_table(caption: str, lesions: Sequence[Lesion]) -> str:
@@ -150,7 +152,7 @@ def _lesion_row(number: int, lesion: Lesion) -> str:
         ", ".join(f"{each:.0f}" for each in lesion.centre_voxel),
         "not known" if adc is None else f"{adc * 1e6:.0f}",
         "not known" if relative is None else f"{relative:.2f}",
-        "not known" if share is None else f"{share:.0%}",
+        "not known" if share is None else f"{100 * share:.1f} %",
     )
     voxel = " ".join(f"{each:.1f}" for each in lesion.centre_voxel)
     button = (

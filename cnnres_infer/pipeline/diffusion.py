@@ -18,7 +18,8 @@ ADC_TISSUE = {
     "10^-6 mm2/s": (300.0, 3000.0, 1e-6),
 }
 # Of brains in mm²/s, computed from b0: 0.65e-3 to 0.88e-3 at b of 900 to 2500. Up to these
-# bounds, a scale of b0 that is not the DWI's changes relative ADC too little to reject an infarct.
+# bounds, a scale of b0 that is not the DWI's changes relative ADC too little to reject an infarct
+# whose core is below 0.65 of the brain's ADC.
 _ADC_BY_B0 = (0.5e-3, 1.5e-3)
 # Share of a lesion's voxels whose ADC must be known to judge it.
 _KNOWN = 0.5
@@ -64,11 +65,12 @@ def lesion_adc(labels: NDArray[np.unsignedinteger], adc: FloatArray) -> list[Flo
     labels
         (X, Y, Z): 0, or the lesion's number, from 1 to N.
     adc
-        (X, Y, Z) in any unit; what is not finite is unknown.
+        (X, Y, Z) in any unit; what is not finite or not positive is unknown.
 
     Returns
     -------
-    list of N arrays, empty for lesions whose ADC is unknown in more than half of their voxels.
+    list of N arrays float32 (n,)
+        Empty for lesions whose ADC is unknown in more than half of their voxels.
     """
     count = int(labels.max()) if labels.size else 0
     places = np.flatnonzero(labels)
@@ -78,32 +80,36 @@ def lesion_adc(labels: NDArray[np.unsignedinteger], adc: FloatArray) -> list[Flo
     each = []
     for lesion in range(count):
         inside = values[order[starts[lesion] : starts[lesion + 1]]]
-        known = inside[np.isfinite(inside)]
+        known = inside[np.isfinite(inside) & (inside > 0)]
         each.append(known if known.size >= _KNOWN * inside.size else known[:0])
     return each
 
 
-def medians(adc: list[FloatArray]) -> NDArray[np.float64]:
+def median_adc(adc: list[FloatArray]) -> NDArray[np.float64]:
     """Median ADC of each lesion: float64 (N,), NaN where it is unknown."""
     return np.array([np.median(each) if each.size else np.nan for each in adc])
 
 
 def restricted_shares(adc: list[FloatArray], below: float) -> NDArray[np.float64]:
-    """Share of each lesion's known voxels whose ADC is below a bound: (N,), NaN if unknown."""
-    return np.array([np.mean(each < below) if each.size else np.nan for each in adc])
+    """Share of each lesion's known voxels whose ADC is below a bound: float64 (N,).
+
+    NaN where the ADC is unknown, or the bound is NaN.
+    """
+    known = np.isfinite(below)
+    return np.array([np.mean(each < below) if known and each.size else np.nan for each in adc])
 
 
-def is_unrestricted(shares: NDArray[np.float64], least: float) -> BoolArray:
+def is_unrestricted(shares: NDArray[np.float64], smallest: float) -> BoolArray:
     """Which lesions are to be rejected: bool (N,), False where the ADC is unknown.
 
     Parameters
     ----------
     shares
         (N,): `restricted_shares`, NaN where the ADC is unknown.
-    least
+    smallest
         Lesions of a smaller share are rejected.
     """
-    return shares < least
+    return shares < smallest
 
 
 def mm2_per_s(brain_median: float) -> float | None:

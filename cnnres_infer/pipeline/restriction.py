@@ -1,10 +1,11 @@
 """The diffusion check of a case: the ADC on the DWI's grid, and the lesions that it rejects."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cnnres_infer.codes import Notice, WarningCode
 from cnnres_infer.core.arrays import BoolArray, FloatArray
@@ -20,7 +21,7 @@ from cnnres_infer.pipeline.diffusion import (
     is_plausible,
     is_unrestricted,
     lesion_adc,
-    medians,
+    median_adc,
     mm2_per_s,
     restricted_shares,
     rises_together,
@@ -133,7 +134,10 @@ def _measured(case: Case, role: Role, given: Volume, brain: Brain) -> KnownAdc:
     if role is Role.B0:
         to_mm2_s = None if b_value is None else 1.0
     elif (to_mm2_s := mm2_per_s(median)) is None:
-        text = f"{given.name}: an ADC map in no usual unit (median of the brain {median:.3g})"
+        text = (
+            f"{given.name}: an ADC map in no usual unit (median of the brain {median:.3g}); "
+            "lesions are checked, but their ADC cannot be given in mm2/s"
+        )
         notices = (*notices, Notice(WarningCode.INPUT_DIFFUSION, text))
     check = DiffusionCheck(
         checked=False,
@@ -164,7 +168,7 @@ def judge(found: Lesions, adc: KnownAdc, bounds: RestrictionSpec | None) -> Verd
     if adc.data is None:
         return Verdict(found.mask(), found.each, (), None, adc.check, adc.notices)
     known = lesion_adc(found.labels, adc.data[found.box])
-    middle = medians(known)
+    medians = median_adc(known)
     below = np.nan if bounds is None else bounds.relative_adc_below * adc.brain
     shares = restricted_shares(known, below)
     measured = tuple(
@@ -174,42 +178,45 @@ def judge(found: Lesions, adc: KnownAdc, bounds: RestrictionSpec | None) -> Verd
             lesion,
             relative_adc=float(median / adc.brain),
             adc_mm2_s=float(median * adc.to_mm2_s) if adc.to_mm2_s else None,
-            restricted_share=None if bounds is None else float(share),
+            restricted_share=None if np.isnan(share) else float(share),
         )
-        for lesion, median, share in zip(found.each, middle, shares, strict=True)
+        for lesion, median, share in zip(found.each, medians, shares, strict=True)
     )
+    check = adc.check
+    if bounds is not None:
+        check = replace(check, **asdict(bounds))
     if adc.only_measured or bounds is None:
         note = adc.only_measured or (
             "lesions were measured; the model has no bounds by which any are rejected"
         )
-        check = replace(adc.check, note=note)
-        return Verdict(found.mask(), measured, (), None, check, adc.notices)
-    out = is_unrestricted(shares, bounds.least_share)
+        return Verdict(found.mask(), measured, (), None, replace(check, note=note), adc.notices)
+    out = is_unrestricted(shares, bounds.smallest_restricted_share)
     rule = _rule(bounds)
-    note = f"lesions were rejected if {rule}; subacute infarcts can be among them"
+    note = f"lesions were rejected where {rule}; subacute infarcts can be among them"
     rejected = _those(measured, out)
-    check = replace(
-        adc.check,
-        checked=True,
-        note=note,
-        relative_adc_below=bounds.relative_adc_below,
-        least_restricted_share=bounds.least_share,
-    )
     return Verdict(
         found.mask(~out),
         _those(measured, ~out),
         rejected,
         found.mask(out) if rejected else None,
-        check,
-        (*adc.notices, *_rejection_notices(rejected, rule)),
+        replace(check, checked=True, note=note),
+        (*adc.notices, *_unknown_notices(shares), *_rejection_notices(rejected, rule)),
     )
 
 
 def _rule(bounds: RestrictionSpec) -> str:
     return (
-        f"the ADC is below {bounds.relative_adc_below:g} times the brain's in less than "
-        f"{100 * bounds.least_share:g} % of their voxels"
+        f"fewer than {100 * bounds.smallest_restricted_share:g} % of the voxels have an ADC below "
+        f"{bounds.relative_adc_below:g} times the brain's"
     )
+
+
+def _unknown_notices(shares: NDArray[np.float64]) -> Iterator[Notice]:
+    count = int(np.isnan(shares).sum())
+    if count:
+        lesions = "1 lesion" if count == 1 else f"{count} lesions"
+        text = f"{lesions} kept unchecked: the ADC is unknown in more than half of the voxels"
+        yield Notice(WarningCode.INPUT_DIFFUSION, text)
 
 
 def _rejection_notices(rejected: tuple[Lesion, ...], rule: str) -> Iterator[Notice]:
@@ -219,8 +226,7 @@ def _rejection_notices(rejected: tuple[Lesion, ...], rule: str) -> Iterator[Noti
     lesions = "1 lesion" if count == 1 else f"{count} lesions"
     yield Notice(
         WarningCode.LESION_REJECTED,
-        f"{lesions} of {volume:.2f} ml taken out of the mask: {rule}; the report lists them, and "
-        "the overlay shows them dashed",
+        f"{lesions} of {volume:.2f} ml taken out of the mask: {rule}",
     )
 
 

@@ -25,12 +25,10 @@ def test_the_spec_survives_a_round_trip_through_json(bright_bundle: Path) -> Non
 
 
 def test_a_bundle_says_which_adc_counts_as_a_lesion_or_does_not(make_bundle: BundleMaker) -> None:
-    bounds: dict[str, float] = {"relative_adc_below": 0.85}
-    for share in (0.5, 0.15):
-        bounded = Bundle.open(make_bundle(diffusion=bounds)).spec
+    for share, given in ((0.5, {}), (0.15, {"smallest_restricted_share": 0.15})):
+        bounded = Bundle.open(make_bundle(diffusion={"relative_adc_below": 0.85, **given})).spec
         assert bounded.restriction == RestrictionSpec(0.85, share)
         assert spec_from_json(spec_to_json(bounded)) == bounded
-        bounds["least_restricted_share"] = 0.15
     unbounded = Bundle.open(make_bundle()).spec
     assert unbounded.restriction is None
     assert "diffusion" not in spec_to_json(unbounded)
@@ -74,10 +72,12 @@ def test_a_manifest_that_is_not_a_json_object_is_refused(tmp_path: Path, text: s
         ("diffusion", {}),
         ("diffusion", {"relative_adc_below": 0}),
         ("diffusion", {"relative_adc_below": "nan"}),
-        ("diffusion", {"relative_adc_below": 0.85, "least_restricted_share": 0}),
-        ("diffusion", {"relative_adc_below": 0.85, "least_restricted_share": 1.1}),
-        ("diffusion", {"relative_adc_below": 0.85, "least_restricted_share": None}),
+        ("diffusion", {"relative_adc_below": 0.85, "smallest_restricted_share": 0}),
+        ("diffusion", {"relative_adc_below": 0.85, "smallest_restricted_share": 1.1}),
+        ("diffusion", {"relative_adc_below": 0.85, "smallest_restricted_share": None}),
+        ("diffusion", {"relative_adc_below": 0.85, "least_share": 0.15}),
         ("diffusion", [0.85]),
+        ("diffusion", "0.85"),
         (
             "input",
             {"channels": 3, "modalities": ["dwi"], "size": 160, "spacing_mm": 1, "ceiling": 2},

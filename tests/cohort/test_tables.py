@@ -74,6 +74,8 @@ def test_lesions_are_those_of_the_sidecars(out: Path) -> None:
         each = content["each"][int(row["lesion"]) - 1]
         assert float(row["volume_ml"]) == pytest.approx(each["volume_ml"], abs=1e-4)
         assert float(row["centre_z"]) == pytest.approx(each["centre_mm"][2], abs=1e-4)
+        share = each["restricted_share"]
+        assert row["restricted_share"] == ("n/a" if share is None else str(round(share, 4)))
 
 
 @pytest.mark.parametrize("name", ["cases", "lesions"])

@@ -88,7 +88,7 @@ def test_the_sections_come_in_order(result: Result) -> None:
         "W-MASK-LARGE very <large>",
         "Findings",
         "In the mask",
-        "Rejected, since their ADC is not low",
+        "Rejected, since too few of their voxels restrict diffusion",
         "Viewer",
         "Agreement with PyTorch",
         result.provenance.bundle_sha256,
@@ -103,7 +103,7 @@ def test_lesions_are_listed_with_their_adc(result: Result) -> None:
     (lesion,) = result.lesions
     assert f"1 {lesion.volume_ml:.2f} {lesion.voxels} R 20, A 10, S 5" in words
     assert "not known not known not known" in words
-    assert "1 0.56 18 L 25, P 10, I 5 41, 31, 8 810 1.04 12%" in words
+    assert "1 0.56 18 L 25, P 10, I 5 41, 31, 8 810 1.04 12.0 %" in words
     assert "rejected by ADC 1 (0.56 ml)" in words
     assert "Rejected" not in text_of(html_page(result))
 

@@ -28,7 +28,7 @@ from cnnres_infer.readers.nifti.write import save_volume
 from tests import commands
 from tests.conftest import BundleMaker, blob_volume
 
-BOUND = 0.85
+BOUNDS = {"relative_adc_below": 0.85, "smallest_restricted_share": 0.25}
 B = 1000.0
 
 
@@ -81,7 +81,7 @@ def shifted(volume: Volume, millimetres: float) -> Volume:
 
 @pytest.fixture(scope="module")
 def bounded(make_bundle: BundleMaker) -> Predictor:
-    bundle = make_bundle(diffusion={"relative_adc_below": BOUND})
+    bundle = make_bundle(diffusion=BOUNDS)
     return Predictor.load(bundle, backend="ort", precision="fp32", threads=1)
 
 
@@ -128,8 +128,8 @@ def test_what_does_not_restrict_diffusion_is_taken_out(
     assert after.diffusion.checked
     assert kept.restricted_share == pytest.approx(1, abs=0.1)
     assert out.restricted_share == pytest.approx(0, abs=0.25)
-    assert after.diffusion.relative_adc_below == BOUND
-    assert after.diffusion.least_restricted_share == 0.5
+    assert after.diffusion.relative_adc_below == 0.85
+    assert after.diffusion.smallest_restricted_share == 0.25
     assert "W-LESION-REJECTED" in codes(after)
     # What is left and what was taken out is what there was, and nothing else changes.
     assert after.rejected_mask is not None
@@ -176,6 +176,8 @@ def test_by_b0_of_an_unknown_b_nothing_is_rejected(bounded: Predictor, factor: f
     assert "without the b-value" in notice
     assert len(result.lesions) == 2
     assert result.rejected == ()
+    assert result.diffusion.smallest_restricted_share == 0.25
+    assert sorted(lesion.restricted_share or 0 for lesion in result.lesions) == [0, 1]
     for lesion in result.lesions:
         assert lesion.relative_adc is not None
         assert lesion.adc_mm2_s is None
@@ -190,7 +192,7 @@ def test_b0_on_another_scale_is_not_used(bounded: Predictor, factor: float) -> N
     assert len(result.lesions) == 2
 
 
-def test_a_model_without_a_bound_measures_and_rejects_nothing(unbounded: Predictor) -> None:
+def test_a_model_without_bounds_measures_and_rejects_nothing(unbounded: Predictor) -> None:
     result = unbounded.predict(DWI, adc=adc_map())
     assert [lesion.relative_adc for lesion in result.lesions] == pytest.approx(
         [1.125, 0.5], rel=1e-2
@@ -198,7 +200,9 @@ def test_a_model_without_a_bound_measures_and_rejects_nothing(unbounded: Predict
     assert result.rejected == ()
     assert result.rejected_mask is None
     assert not result.diffusion.checked
-    assert "no bound" in result.diffusion.note
+    assert "no bounds" in result.diffusion.note
+    assert [lesion.restricted_share for lesion in result.lesions] == [None, None]
+    assert result.diffusion.relative_adc_below is None
 
 
 def test_without_adc_the_result_says_that_diffusion_was_not_checked(bounded: Predictor) -> None:
@@ -212,6 +216,15 @@ def test_a_flair_is_not_advised_to_come_with_adc(bounded: Predictor) -> None:
     note = bounded.predict(DWI, modality="flair").diffusion.note
     assert "not checked: a FLAIR" in note
     assert "ADC" not in note
+
+
+def test_lesions_of_unknown_adc_are_kept_and_it_says_so(bounded: Predictor) -> None:
+    unknown = np.where(SHINE, np.float32(0), ADC)
+    result = bounded.predict(DWI, adc=replace(adc_map(), data=unknown))
+    assert result.rejected == ()
+    assert [lesion.restricted_share for lesion in result.lesions] == [None, 1.0]
+    (notice,) = (each.text for each in result.warnings if each.code == "W-INPUT-DIFFUSION")
+    assert "1 lesion kept unchecked" in notice
 
 
 def test_all_lesions_can_be_rejected(bounded: Predictor) -> None:
@@ -234,10 +247,12 @@ def test_outputs_show_what_was_rejected(bounded: Predictor, tmp_path: Path) -> N
     (out,) = report["lesions"]["rejected"]
     assert out["relative_adc"] == pytest.approx(1.125, rel=1e-2)
     assert out["adc_mm2_s"] == pytest.approx(0.9e-3, rel=1e-2)
+    assert out["restricted_share"] == 0
     assert out["volume_ml"] == result.rejected[0].volume_ml
     assert len(out["centre_mm"]) == 3
     assert report["diffusion"]["checked"] is True
     assert report["diffusion"]["by"] == "adc"
+    assert report["diffusion"]["smallest_restricted_share"] == 0.25
     assert report["inputs"] == {"dwi": "blob", "adc": "adc"}
     picture = np.asarray(Image.open(saved["overlay"]))
     for colour in (OUTLINE, REJECTED):
@@ -389,7 +404,7 @@ def test_an_adc_map_is_preferred_to_the_b0_of_a_series(bounded: Predictor, tmp_p
 
 
 def test_the_command_line_takes_adc_and_b0(make_bundle: BundleMaker, tmp_path: Path) -> None:
-    bundle = make_bundle(diffusion={"relative_adc_below": BOUND})
+    bundle = make_bundle(diffusion=BOUNDS)
     dwi, other = tmp_path / "dwi.nii.gz", tmp_path / "other.nii.gz"
     save_volume(dwi, DWI.data, DWI.grid)
     dwi.with_name("dwi.bval").write_text(f"{B:g}")

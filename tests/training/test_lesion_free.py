@@ -51,7 +51,7 @@ def test_mirrored_volumes_have_their_sides_exchanged() -> None:
 def test_the_card_shows_the_table() -> None:
     table = {
         "relative_adc_below": 0.9,
-        "least_restricted_share": 0.25,
+        "smallest_restricted_share": 0.25,
         "clinical": {
             "series": 2,
             "ml": 0.5,

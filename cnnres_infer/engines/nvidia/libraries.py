@@ -18,6 +18,9 @@ from cnnres_infer.errors import BackendUnavailableError
 # Below site-packages: CUDA 12 and cuDNN, CUDA 13, TensorRT.
 _FOLDERS = ("nvidia/*/lib", "tensorrt_libs", "tensorrt_rtx_libs")
 _CUDA_RUNTIME = re.compile(r"libcudart\.so\.(\d+)$")
+# Results may depend on their versions.
+_KERNELS = ("libcublas", "libcublasLt", "libcudnn", "libnvinfer", "libtensorrt_rtx")
+_MAPPED = Path("/proc/self/maps")
 # First driver for each major version of CUDA.
 _DRIVERS = {12: "525", 13: "580"}
 
@@ -52,6 +55,26 @@ def missing_libraries(path: Path, folders: Iterable[Path] = ()) -> tuple[str, ..
     if not sys.platform.startswith("linux"):
         return ()
     return tuple(name for name in needed_libraries(path) if not load_library(name, folders))
+
+
+def loaded_versions(names: Iterable[str]) -> dict[str, str]:
+    """Versions of those libraries with kernels that are loaded, from the names of their files.
+
+    A system has these in full, such as ``libcudnn.so.9.14.0``. In a wheel, it is just
+    ``libcudnn.so.9``, but the wheel itself has a version. Always empty except on Linux.
+
+    Parameters
+    ----------
+    names
+        Names of libraries, such as ``"libcudnn.so.9"``.
+    """
+    wanted = {stem for name in names if (stem := name.partition(".so")[0]) in _KERNELS}
+    try:
+        mapped = {Path(line[line.find("/") :]).name for line in _MAPPED.read_text().splitlines()}
+    except OSError:
+        return {}
+    files = (file.partition(".so.") for file in sorted(mapped))
+    return {stem: version for stem, _, version in files if stem in wanted}
 
 
 def cuda_of_library(path: Path) -> int | None:

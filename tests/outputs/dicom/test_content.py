@@ -105,6 +105,7 @@ def test_what_was_rejected_and_why(result: Result) -> None:
     found = groups(rendered(result, "dicom-sr"))["Rejected lesion 1"]
     assert number(found, "118565006")[0] == REJECTED.volume_ml
     assert number(found, "RELATIVE-ADC")[0] == REJECTED.relative_adc
+    assert number(found, "RESTRICTED-SHARE")[0] == REJECTED.restricted_share
     (status,) = one(found, "STATUS").ConceptCodeSequence
     assert status.CodeMeaning == "Rejected: diffusion is not restricted"
     assert concept(one(found, "121071").ConceptCodeSequence) != "55641003"
