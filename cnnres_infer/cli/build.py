@@ -29,7 +29,7 @@ def build(
             "Defaults to the GPU of this machine."
         ),
     ] = None,
-    batch: Annotated[str, typer.Option(help="Slices per batch: MIN,OPT,MAX.")] = "1,8,16",
+    batch: Annotated[str, typer.Option(help="Slices per batch: MIN,OPT,MAX.")] = "1,16,16",
     bundle: BundleOption = None,
     backend: BackendOption = "auto",
     device: DeviceOption = None,

@@ -7,6 +7,7 @@ to the runtime only if its bytes are those that were stored.
 
 import hashlib
 import json
+import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,28 +95,40 @@ class SealedFolder:
         self._seal = path.with_name(f"{path.name}.json")
 
     def remove_strangers(self) -> None:
-        """Remove what is not as `seal` found it, before the runtime looks."""
+        """Remove what is not as `seal` found it, before the runtime looks.
+
+        Raises
+        ------
+        OSError
+            If something cannot be removed: the folder must not be used.
+        """
         try:
             sealed = json.loads(read_regular(self._seal, _MAX_SIDECAR_BYTES))
         except (OSError, ValueError, RecursionError):
             sealed = {}
-        found = self._hashes()
-        for name in found:
-            if not isinstance(sealed, dict) or sealed.get(name) != found[name]:
-                (self.path / name).unlink()
+        for path in list(self.path.iterdir()):
+            digest = _hash(path)
+            if not (digest and isinstance(sealed, dict) and sealed.get(path.name) == digest):
+                _remove(path)
 
     def seal(self) -> None:
         """Note what the runtime has left; what cannot be noted is made again next time."""
-        content = json.dumps(self._hashes(), indent=2).encode()
         with suppress(OSError):
+            hashes = {path.name: _hash(path) for path in self.path.iterdir()}
+            content = json.dumps(hashes, indent=2).encode()
             write_all({self._seal: content}, overwrite=True)
 
-    def _hashes(self) -> dict[str, str]:
-        """SHA-256 of each file; empty for what is no regular file."""
-        return {path.name: _hash(path) for path in self.path.iterdir()}
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        # Another process may be doing the same.
+        path.unlink(missing_ok=True)
 
 
 def _hash(path: Path) -> str:
+    """SHA-256 of a file; empty for what is no regular file."""
     try:
         return hashlib.sha256(read_regular(path, _MAX_BYTES)).hexdigest()
     except OSError:

@@ -62,7 +62,7 @@ class BuildReport:
     variant
         The bundle's variant that they were built from.
     batch
-        The range of batch sizes, such as ``"1,8,16"``.
+        The range of batch sizes, such as ``"1,16,16"``.
     licence
         A note on NVIDIA's licence for its builder.
     plans

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cnnres_infer.codes import Notice, WarningCode
 from cnnres_infer.core.arrays import BoolArray, FloatArray
@@ -133,7 +134,10 @@ def _measured(case: Case, role: Role, given: Volume, brain: Brain) -> KnownAdc:
     if role is Role.B0:
         to_mm2_s = None if b_value is None else 1.0
     elif (to_mm2_s := mm2_per_s(median)) is None:
-        text = f"{given.name}: an ADC map in no usual unit (median of the brain {median:.3g})"
+        text = (
+            f"{given.name}: an ADC map in no usual unit (median of the brain {median:.3g}); "
+            "lesions are checked, but their ADC cannot be given in mm2/s"
+        )
         notices = (*notices, Notice(WarningCode.INPUT_DIFFUSION, text))
     check = DiffusionCheck(
         checked=False,
@@ -196,7 +200,7 @@ def judge(found: Lesions, adc: KnownAdc, bounds: RestrictionSpec | None) -> Verd
         rejected,
         found.mask(out) if rejected else None,
         replace(check, checked=True, note=note),
-        (*adc.notices, *_rejection_notices(rejected, rule)),
+        (*adc.notices, *_unknown_notices(shares), *_rejection_notices(rejected, rule)),
     )
 
 
@@ -207,6 +211,14 @@ def _rule(bounds: RestrictionSpec) -> str:
     )
 
 
+def _unknown_notices(shares: NDArray[np.float64]) -> Iterator[Notice]:
+    count = int(np.isnan(shares).sum())
+    if count:
+        lesions = "1 lesion" if count == 1 else f"{count} lesions"
+        text = f"{lesions} kept unchecked: the ADC is unknown in more than half of the voxels"
+        yield Notice(WarningCode.INPUT_DIFFUSION, text)
+
+
 def _rejection_notices(rejected: tuple[Lesion, ...], rule: str) -> Iterator[Notice]:
     if not rejected:
         return
@@ -214,8 +226,7 @@ def _rejection_notices(rejected: tuple[Lesion, ...], rule: str) -> Iterator[Noti
     lesions = "1 lesion" if count == 1 else f"{count} lesions"
     yield Notice(
         WarningCode.LESION_REJECTED,
-        f"{lesions} of {volume:.2f} ml taken out of the mask: {rule}; the report lists them, and "
-        "the overlay shows them dashed",
+        f"{lesions} of {volume:.2f} ml taken out of the mask: {rule}",
     )
 
 

@@ -77,3 +77,31 @@ def test_a_sealed_folder_keeps_only_what_the_runtime_left(tmp_path: Path) -> Non
         (tmp_path / "engines.json").write_text(seal)
         SealedFolder(path).remove_strangers()
         assert list(path.iterdir()) == []
+
+
+def test_a_sealed_folder_keeps_nothing_but_regular_files(tmp_path: Path) -> None:
+    path = tmp_path / "engines"
+    (path / "folder" / "nested").mkdir(parents=True)
+    (path / "link").symlink_to(tmp_path)
+    folder = SealedFolder(path)
+    folder.seal()
+    folder.remove_strangers()
+    assert list(path.iterdir()) == []
+    assert tmp_path.exists()
+
+
+def test_two_processes_may_remove_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "engines"
+    path.mkdir()
+    (path / "old").write_bytes(b"engine")
+    unlink = Path.unlink
+
+    def late(self: Path, missing_ok: bool = False) -> None:
+        unlink(self)
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", late)
+    SealedFolder(path).remove_strangers()
+    assert list(path.iterdir()) == []
+    path.rmdir()
+    SealedFolder(path).seal()

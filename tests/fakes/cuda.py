@@ -2,8 +2,7 @@
 
 What is queued happens when somebody waits for it, as on a GPU, so that code
 that takes results too early gets none. Memory that was not reserved cannot be
-copied from or to. What happened is in `deeds`, and how much was queued at each
-wait in `waiting`.
+copied from or to. What happened is in `deeds`.
 
 It is as strict as CUDA:
 
@@ -34,11 +33,13 @@ class Error(IntEnum):
     cudaErrorMemoryAllocation = 2
     cudaErrorInsufficientDriver = 35
     cudaErrorInvalidDevice = 101
+    cudaErrorContained = 226
     cudaErrorInvalidResourceHandle = 400
+    cudaErrorInvalidAddressSpace = 717
     cudaErrorStreamCaptureUnsupported = 900
     cudaErrorStreamCaptureInvalidated = 901
     cudaErrorStreamCaptureImplicit = 906
-    cudaErrorDeviceLost = 999
+    cudaErrorUnknown = 999
 
 
 class CopyKind(IntEnum):
@@ -90,8 +91,10 @@ class FakeCudaRuntime:
         Bytes of memory that the device has.
     version, gpus
         CUDA's version (12090 for 12.9), and the number of GPUs.
-    lost, too_old
-        Whether the device was lost, and whether the driver is too old.
+    failure
+        The error that the device is left with, for good; None while it works.
+    too_old
+        Whether the driver is too old.
     legacy_in_use
         Whether other code of the process uses the legacy stream.
     """
@@ -100,23 +103,20 @@ class FakeCudaRuntime:
     cudaMemcpyKind = CopyKind
     cudaStreamCaptureMode = CaptureMode
     cudaHostAllocDefault = 0
-    cudaEventDisableTiming = 2
     cudaStreamNonBlocking = 1
 
     def __init__(self, limit: int = 1 << 30) -> None:
         self.limit = limit
         self.version = 13000
         self.gpus = 4
-        self.lost = False
+        self.failure: Error | None = None
         self.too_old = False
         self.legacy_in_use = False
         self.deeds: list[str] = []
-        self.waiting: list[int] = []
         self.device: dict[int, Any] = {}
         self.host: dict[int, Any] = {}
         self.streams: dict[int, int] = {}
         self.blocking: set[int] = set()
-        self.events: dict[int, None] = {}
         self.graphs: dict[int, list[Deed]] = {}
         self._queue: list[Deed] = []
         self._captured: list[Deed] | None = None
@@ -126,7 +126,7 @@ class FakeCudaRuntime:
 
     @property
     def leaks(self) -> int:
-        kinds = (self.device, self.host, self.streams, self.events, self.graphs)
+        kinds = (self.device, self.host, self.streams, self.graphs)
         return sum(len(kind) for kind in kinds)
 
     @property
@@ -212,31 +212,6 @@ class FakeCudaRuntime:
         self.enqueue(name, lambda: self._move(target, source, nbytes))
         return self._status(stream)
 
-    @needs_driver(1)
-    def cudaEventCreateWithFlags(self, _flags: int) -> tuple[Error, int]:
-        handle = next(self._handles)
-        self.events[handle] = None
-        return Error.cudaSuccess, handle
-
-    @needs_driver()
-    def cudaEventDestroy(self, event: int) -> tuple[Error]:
-        del self.events[event]
-        return (Error.cudaSuccess,)
-
-    @needs_driver()
-    def cudaEventRecord(self, event: int, stream: int) -> tuple[Error]:
-        assert event in self.events
-        self.enqueue(f"event {event}", lambda: None)
-        return self._status(stream)
-
-    @needs_driver(captures=False)
-    def cudaEventSynchronize(self, event: int) -> tuple[Error]:
-        self.waiting.append(len(self._queue))
-        mark = f"event {event}"
-        while any(name == mark for name, _ in self._queue):
-            self._next()
-        return self._status()
-
     @needs_driver(captures=False)
     def cudaStreamSynchronize(self, _stream: int) -> tuple[Error]:
         while self._queue:
@@ -286,21 +261,20 @@ class FakeCudaRuntime:
     def _standing_error(self) -> Error:
         if self.too_old:
             return Error.cudaErrorInsufficientDriver
-        return Error.cudaErrorDeviceLost if self.lost else Error.cudaSuccess
+        return self.failure or Error.cudaSuccess
 
     def _forget(self, call: str, *arguments: Any) -> None:
         """Count what was to be released as released: after a sticky error nothing can be."""
-        if self.lost and call == "cudaStreamEndCapture":
+        if self.failure and call == "cudaStreamEndCapture":
             self._captured = None
         owners: dict[str, Any] = {
             "cudaFree": self.device,
             "cudaFreeHost": self.host,
             "cudaStreamDestroy": self.streams,
-            "cudaEventDestroy": self.events,
             "cudaGraphDestroy": self.graphs,
             "cudaGraphExecDestroy": self.graphs,
         }
-        if self.lost and call in owners:
+        if self.failure and call in owners:
             del owners[call][arguments[0]]
 
     def _reserve(self, space: dict[int, Any], nbytes: int) -> tuple[Error, int | None]:
@@ -319,7 +293,7 @@ class FakeCudaRuntime:
 
     def _next(self) -> None:
         name, deed = self._queue.pop(0)
-        self.deeds.append(name.partition(" ")[0])
+        self.deeds.append(name)
         deed()
 
     def _status(self, stream: int | None = None) -> tuple[Error]:

@@ -19,6 +19,7 @@ class FakeDriver:
         self.status = status
         self.gpus = gpus
         self.cuda = cuda
+        self.memory = 12_000_000_000
         self.capability = {"major": 8, "minor": 6}
 
     def load(self, _name: str) -> "FakeDriver":
@@ -44,7 +45,7 @@ class FakeDriver:
         return 0
 
     def cuDeviceTotalMem_v2(self, memory: Any, _device: Any) -> int:
-        memory._obj.value = 12_000_000_000
+        memory._obj.value = self.memory
         return 0
 
     def cuDriverGetVersion(self, version: Any) -> int:

@@ -5,6 +5,7 @@ that ran it first, and when a graph is launched after a run of another shape.
 """
 
 import threading
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -38,15 +39,18 @@ class FakeSessionOptions:
         self.graph_optimization_level: Any = None
         self.provider: str | None = None
         self.pci = ""
+        self.kernels: Path | None = None
         self.entries: dict[str, str] = {}
 
     def add_session_config_entry(self, name: str, value: str) -> None:
         self.entries[name] = value
 
-    def add_provider_for_devices(self, devices: list[Any], _settings: dict[str, str]) -> None:
+    def add_provider_for_devices(self, devices: list[Any], settings: dict[str, str]) -> None:
         (device,) = devices
         self.provider = device.ep_name
         self.pci = device.device.metadata["pci_bus_id"]
+        if "nv_runtime_cache_path" in settings:
+            self.kernels = Path(settings["nv_runtime_cache_path"]) / "kernels"
 
 
 class FakeRunOptions(onnxruntime.RunOptions):  # type: ignore[misc]
@@ -68,7 +72,13 @@ class FakeBinding(onnxruntime.IOBinding):  # type: ignore[misc]
 
 
 class FakeSession(onnxruntime.InferenceSession):  # type: ignore[misc]
-    """A session of the CPU that claims to be one of a GPU."""
+    """A session of the CPU that claims to be one of a GPU.
+
+    `found_kernels` tells whether the plug-in finds kernels that it has stored; it stores them
+    when a session ends.
+    """
+
+    _kernels: Path | None = None
 
     def __init__(
         self,
@@ -83,12 +93,18 @@ class FakeSession(onnxruntime.InferenceSession):  # type: ignore[misc]
         if providers and providers != [CPU]:
             assert providers[0][1]["device_id"] == str(FakeOnnxRuntime.device)
         self.pci = options.pci
+        self.found_kernels = options.kernels is not None and options.kernels.exists()
+        self._kernels = options.kernels
         self._claimed = providers[0][0] if providers else options.provider
         self._thread: int | None = None
         settings = providers[0][1] if providers and providers != [CPU] else {}
         self._captures = settings.get("enable_cuda_graph") == "1"
         self._shape: tuple[int, ...] = ()
         self._captured: dict[str, tuple[int, ...]] = {}
+
+    def __del__(self) -> None:
+        if self._kernels is not None:
+            self._kernels.write_bytes(b"kernels")
 
     def get_providers(self) -> list[str | None]:
         return [self._claimed, CPU]

@@ -64,6 +64,10 @@ class FakeTensorRT:
         How many contexts were created.
     resizes
         Whether plans were built with the preview feature for that.
+    refuses_plans, refused
+        Whether it refuses all plans, and those that it refuses in any case.
+    complaint
+        What it logs when it refuses one.
     """
 
     __name__ = "tensorrt"
@@ -77,6 +81,8 @@ class FakeTensorRT:
         self.contexts = 0
         self.resizes = True
         self.refuses_plans = False
+        self.refused: list[bytes] = []
+        self.complaint = "the plan was made by another version"
         self.fails_to_run = False
         self.comes_out_black = False
 
@@ -96,10 +102,15 @@ class FakeRuntime:
         self._trt, self._logger = trt, logger
 
     def deserialize_cuda_engine(self, plan: bytes) -> "FakeEngine | None":
-        if self._trt.refuses_plans:
-            self._logger.log(Level.ERROR, "the plan was made by another version")
+        if self._refuses(plan):
             return None
         return FakeEngine(self._trt, plan, self._logger)
+
+    def _refuses(self, plan: bytes) -> bool:
+        refuses = self._trt.refuses_plans or plan in self._trt.refused
+        if refuses:
+            self._logger.log(Level.ERROR, self._trt.complaint)
+        return refuses
 
 
 class FakeEngine:
@@ -237,6 +248,8 @@ class FakeTensorRtRtx(FakeTensorRT):
         The shapes that there are kernels for.
     compiled
         The numbers of slices of the shapes that were compiled, in this order.
+    diagnostics
+        Why it refuses a plan, if it does.
     """
 
     __name__ = "tensorrt_rtx"
@@ -251,6 +264,7 @@ class FakeTensorRtRtx(FakeTensorRT):
         super().__init__(cuda)
         self.kernels: set[tuple[int, ...]] = set()
         self.compiled: list[int] = []
+        self.diagnostics: int = Diagnostics.UNSUPPORTED_CC | Diagnostics.OLD_CUDA_DRIVER
         self._uses: Counter[tuple[int, ...]] = Counter()
 
     def Runtime(self, logger: FakeLogger) -> "FakeRtxRuntime":
@@ -275,9 +289,10 @@ class FakeTensorRtRtx(FakeTensorRT):
 
 
 class FakeRtxRuntime(FakeRuntime):
-    def get_engine_validity(self, _plan: bytes) -> tuple[Validity, int]:
-        if self._trt.refuses_plans:
-            return Validity.INVALID, Diagnostics.UNSUPPORTED_CC | Diagnostics.OLD_CUDA_DRIVER
+    def get_engine_validity(self, plan: bytes) -> tuple[Validity, int]:
+        assert isinstance(self._trt, FakeTensorRtRtx)
+        if self._refuses(plan):
+            return Validity.INVALID, self._trt.diagnostics
         return Validity.VALID, 0
 
     def deserialize_cuda_engine(self, plan: bytes) -> "FakeEngine | None":

@@ -57,9 +57,9 @@ def test_engines_for_other_machines(bright_bundle: Path, folder: Path) -> None:
     assert told(*common, "--batch", "1,2,4")["plans"][0]["seconds"] > 0
     listed = told("cache", "list", "--bundle", bright_bundle)
     assert {(plan["sm"], plan["batch"]) for plan in listed["plans"]} == {
-        ("86", "1,8,16"),
+        ("86", "1,16,16"),
         ("86", "1,2,4"),
-        ("120", "1,8,16"),
+        ("120", "1,16,16"),
     }
     assert {plan["state"] for plan in listed["plans"]} == {"valid"}
     other = told("cache", "list")

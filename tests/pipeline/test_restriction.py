@@ -219,6 +219,15 @@ def test_a_flair_is_not_advised_to_come_with_adc(bounded: Predictor) -> None:
     assert "ADC" not in note
 
 
+def test_lesions_of_unknown_adc_are_kept_and_it_says_so(bounded: Predictor) -> None:
+    unknown = np.where(SHINE, np.float32(0), ADC)
+    result = bounded.predict(DWI, adc=replace(adc_map(), data=unknown))
+    assert result.rejected == ()
+    assert [lesion.restricted_share for lesion in result.lesions] == [None, 1.0]
+    (notice,) = (each.text for each in result.warnings if each.code == "W-INPUT-DIFFUSION")
+    assert "1 lesion kept unchecked" in notice
+
+
 def test_all_lesions_can_be_rejected(bounded: Predictor) -> None:
     result = bounded.predict(
         DWI, adc=replace(adc_map(), data=np.where(INFARCT, 9e-4, ADC).astype("f4"))

@@ -3,8 +3,10 @@ from pathlib import Path
 import pytest
 
 from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines import base
+from cnnres_infer.engines.onnxruntime.cpu import OrtEngine
 from cnnres_infer.errors import EngineRunError, PrecisionUnavailableError
 from cnnres_infer.host import cache
 from cnnres_infer.selection import autotune as speed
@@ -40,6 +42,14 @@ def times(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> list[str]:
 def test_int8_has_to_earn_its_place(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     times(monkeypatch, fp16=1.0, int8=1.1)
     assert speed.fastest_first(bundle, "tensorrt") == ("fp16", "int8", "fp32")
+
+
+@pytest.mark.parametrize(("fp16", "first"), [(1.04, "fp16"), (1.06, "int8")])
+def test_int8_has_to_be_clearly_faster(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, fp16: float, first: str
+) -> None:
+    times(monkeypatch, fp16=fp16, int8=1.0)
+    assert speed.fastest_first(bundle, "tensorrt")[0] == first
 
 
 def test_the_faster_comes_first_and_is_remembered(
@@ -99,3 +109,17 @@ def test_a_measurement_is_of_real_runs(bundle: Bundle, monkeypatch: pytest.Monke
     monkeypatch.setattr(speed, "_SECONDS_EACH", 0)
     seconds = speed.measured(bundle, "ort", [Precision.FP32], 1)
     assert 0 < seconds[Precision.FP32] < 10
+
+
+def test_what_is_timed_is_not_blank(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "_SECONDS_EACH", 0)
+    timed, run = [], OrtEngine.run
+
+    def noted(engine: OrtEngine, images: FloatArray) -> FloatArray:
+        timed.append(images)
+        return run(engine, images)
+
+    monkeypatch.setattr(OrtEngine, "run", noted)
+    speed.measured(bundle, "ort", [Precision.FP32], 1)
+    assert len(timed) > 1
+    assert all(0.4 < images.mean() < 0.6 for images in timed)

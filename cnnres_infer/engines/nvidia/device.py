@@ -8,6 +8,7 @@ identified by its PCI address, and by its number only where CUDA is asked.
 import ctypes
 import os
 import platform
+import re
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +20,9 @@ from cnnres_infer.engines.base import Probe
 _WINDOWS = sys.platform == "win32"
 _DRIVER = "nvcuda.dll" if _WINDOWS else "libcuda.so.1"
 _MANAGEMENT = "nvml.dll" if _WINDOWS else "libnvidia-ml.so.1"
+# In containers that have no management library.
+_VERSION = Path("/proc/driver/nvidia/version")
+_MODULE = re.compile(r"Kernel Module(?: for \S+)? +(\d[\d.]+)")
 _PCI, _NVIDIA, _DISPLAY = Path("/sys/bus/pci/devices"), "0x10de", "0x03"
 # A Jetson's GPU is part of its chip, and WSL passes one through, so neither is on the PCI bus.
 _OFF_THE_BUS = (Path("/etc/nv_tegra_release"), Path("/dev/dxg"))
@@ -184,6 +188,10 @@ def _describe(driver: Any, index: int) -> Gpu:
 
 
 def _driver_version() -> str:
+    return _managed_version() or _module_version()
+
+
+def _managed_version() -> str:
     try:
         management = _load(_MANAGEMENT)
     except OSError:
@@ -194,6 +202,15 @@ def _driver_version() -> str:
     failed = management.nvmlSystemGetDriverVersion(text, len(text))
     management.nvmlShutdown()
     return "" if failed else text.value.decode()
+
+
+def _module_version() -> str:
+    """Version of the kernel module, which is that of the driver; known on Linux only."""
+    try:
+        found = _MODULE.search(_VERSION.read_text())
+    except OSError:
+        return ""
+    return found[1] if found else ""
 
 
 def _error(driver: Any, status: int) -> str:

@@ -18,6 +18,9 @@ from cnnres_infer.errors import BackendUnavailableError
 # Below site-packages: CUDA 12 and cuDNN, CUDA 13, TensorRT.
 _FOLDERS = ("nvidia/*/lib", "tensorrt_libs", "tensorrt_rtx_libs")
 _CUDA_RUNTIME = re.compile(r"libcudart\.so\.(\d+)$")
+# Results may depend on their versions.
+_KERNELS = ("libcublas", "libcublasLt", "libcudnn", "libnvinfer", "libtensorrt_rtx")
+_MAPPED = Path("/proc/self/maps")
 # First driver for each major version of CUDA.
 _DRIVERS = {12: "525", 13: "580"}
 
@@ -54,6 +57,26 @@ def missing_libraries(path: Path, folders: Iterable[Path] = ()) -> tuple[str, ..
     return tuple(name for name in needed_libraries(path) if not load_library(name, folders))
 
 
+def loaded_versions(names: Iterable[str]) -> dict[str, str]:
+    """Versions of those libraries with kernels that are loaded, from the names of their files.
+
+    A system has these in full, such as ``libcudnn.so.9.14.0``. In a wheel, it is just
+    ``libcudnn.so.9``, but the wheel itself has a version. Always empty except on Linux.
+
+    Parameters
+    ----------
+    names
+        Names of libraries, such as ``"libcudnn.so.9"``.
+    """
+    wanted = {stem for name in names if (stem := name.partition(".so")[0]) in _KERNELS}
+    try:
+        mapped = {Path(line[line.find("/") :]).name for line in _MAPPED.read_text().splitlines()}
+    except OSError:
+        return {}
+    files = (file.partition(".so.") for file in sorted(mapped))
+    return {stem: version for stem, _, version in files if stem in wanted}
+
+
 def cuda_of_library(path: Path) -> int | None:
     """Major version of CUDA that a library links to; None if it links to none."""
     found = (_CUDA_RUNTIME.search(name) for name in needed_libraries(path))
@@ -78,7 +101,8 @@ def check_driver(gpu: Gpu, needed: int | None, what: str, remedy: str) -> None:
     what
         Its name and version, for the message.
     remedy
-        The command that installs one for the driver's version of CUDA.
+        The command that installs one for the driver's version of CUDA; empty if there
+        is none.
 
     Raises
     ------
@@ -89,9 +113,10 @@ def check_driver(gpu: Gpu, needed: int | None, what: str, remedy: str) -> None:
         return
     driver = f"driver {gpu.driver}" if gpu.driver else "the driver"
     newer = f"to {_DRIVERS[needed]} or newer" if needed in _DRIVERS else "of the GPU"
+    update = f"update the driver {newer}"
     raise BackendUnavailableError(
         f"{what} needs CUDA {needed}, but {driver} supports CUDA up to {gpu.cuda}",
-        f"{remedy}, or update the driver {newer}",
+        f"{remedy}, or {update}" if remedy else update,
     )
 
 

@@ -7,13 +7,16 @@ from weakref import WeakSet
 
 from cnnres_infer.errors import BackendUnavailableError
 
-# CUDA's numbers for them, as ONNX Runtime writes them, CUDA's own words, and what its
-# libraries make of them.
+# CUDA's numbers for them, as ONNX Runtime, TensorRT and our own calls write them, CUDA's own
+# words, and what its libraries make of them. Of all but 214, CUDA's documentation of cudaError_t
+# says that "the process must be terminated and relaunched".
 _STICKY = re.compile(
-    r"cuda (failure|error) (214|700|702|710|71[4-9])\b"
+    r"cuda ?(failure|error) (214|226|700|702|710|71[4-9]|721|810|911)\b"
     r"|illegal memory access|illegal instruction|misaligned address|invalid program counter"
     r"|hardware stack error|unspecified launch failure|launch timed out"
-    r"|device-side assert|uncorrectable ecc error"
+    r"|device-side assert|uncorrectable ecc error|global/shared address space"
+    r"|peer gpu memory over nvlink|tensor memory not completely freed"
+    r"|mps client has been terminated|external entity outside of cuda"
     r"|(cudnn|cublas)_status_execution_failed",
     re.IGNORECASE,
 )

@@ -4,7 +4,7 @@ import io
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import cache, partial
 from importlib.util import find_spec
@@ -21,10 +21,12 @@ from cnnres_infer.engines.compiled import SealedFolder
 from cnnres_infer.engines.nvidia import sticky
 from cnnres_infer.engines.nvidia.batches import split
 from cnnres_infer.engines.nvidia.device import Gpu, find_gpu
+from cnnres_infer.engines.nvidia.elf import needed_libraries
 from cnnres_infer.engines.nvidia.libraries import (
     check_driver,
     cuda_of_library,
     load_library,
+    loaded_versions,
     missing_libraries,
 )
 from cnnres_infer.engines.nvidia.thread import GpuEngine
@@ -43,7 +45,7 @@ from cnnres_infer.host.digest import json_digest
 
 _log = logging.getLogger(__name__)
 FOLDER = "ort-engines"
-_FLAGS = "no-tf32"
+_FLAGS = "no-tf32 typed"
 _SILENT = 4
 _OUT_OF_MEMORY = ("allocat", "out of memory")
 # The provider opens it by itself (seen in 1.29 and 1.31), so it is in no list of what it links to.
@@ -71,16 +73,20 @@ class OrtCudaEngine(GpuEngine[Any]):
         The GPU that the session is on.
     open_session
         Opens another session like it; None unless `SESSION_PER_SHAPE`.
+    folder
+        Where the provider keeps what it compiles; None if it keeps nothing.
 
     Attributes
     ----------
     BACKEND, PROVIDER, DEVICE
         Name in the table of backends, and ONNX Runtime's names for the
         provider and its memory.
-    LIBRARY
-        File name of the provider's library, next to ONNX Runtime's own.
+    LIBRARIES
+        File names of the libraries that it needs of ONNX Runtime, next to which they are.
     LIBRARIES_HINT
-        How to fix missing libraries.
+        How to fix missing libraries of NVIDIA.
+    KERNELS
+        Distributions that may provide the kernels that it runs.
     SESSION_PER_SHAPE
         Whether a session may run images of one shape only.
     """
@@ -89,10 +95,13 @@ class OrtCudaEngine(GpuEngine[Any]):
     BACKEND: ClassVar[str] = "ort-cuda"
     PROVIDER: ClassVar[str] = "CUDAExecutionProvider"
     DEVICE: ClassVar[str] = "cuda"
-    LIBRARY: ClassVar[str] = "libonnxruntime_providers_cuda.so"
+    LIBRARIES: ClassVar[tuple[str, ...]] = ("libonnxruntime_providers_cuda.so",)
     LIBRARIES_HINT: ClassVar[str] = (
         "pip install 'onnxruntime-gpu[cuda,cudnn]', or CUDA and cuDNN in the versions that it names"
     )
+    KERNELS: ClassVar[tuple[str, ...]] = (
+        "nvidia-cublas", "nvidia-cublas-cu12", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13",
+    )  # fmt: skip
     # The provider's convolutions keep the kernels and the memory for one shape, and replace them
     # when another comes: a graph that was captured before then launches what is gone (1.29).
     SESSION_PER_SHAPE: ClassVar[bool] = True
@@ -109,10 +118,12 @@ class OrtCudaEngine(GpuEngine[Any]):
         worker: Worker,
         gpu: Gpu,
         open_session: Callable[[], Any] | None,
+        folder: SealedFolder | None,
     ) -> None:
         super().__init__(handle, info, shape, worker)
         self._gpu = gpu
         self._open_session = open_session
+        self._folder = folder
         self._slices = self.BATCH
         self._bound: dict[tuple[int, ...], Bound] = {}
         sticky.watch(self)
@@ -122,12 +133,13 @@ class OrtCudaEngine(GpuEngine[Any]):
         gpu = find_gpu()
         if isinstance(gpu, Probe):
             return gpu
-        versions = machine.versions(*DISTRIBUTIONS, *cls._extra_distributions())
+        versions = machine.versions(*DISTRIBUTIONS, *cls.KERNELS)
         versions |= {"driver": gpu.driver, "cuda": gpu.cuda}
         try:
             cls._check_installed(versions, gpu)
         except BackendUnavailableError as error:
             return Probe.failed(error, versions, (str(gpu),))
+        versions |= loaded_versions(cls._linked())
         reason = f"onnxruntime {import_onnxruntime().__version__}, {cls.PROVIDER}"
         return Probe(True, reason, "", versions, (str(gpu),))
 
@@ -137,15 +149,18 @@ class OrtCudaEngine(GpuEngine[Any]):
         probe.require()
         gpu = find_gpu()
         assert isinstance(gpu, Gpu)
-        with cls._sealed(model, precision, probe) as folder:
-            open_session = partial(cls._checked_session, model, precision, folder, gpu)
-            session = open_session()
+        folder = cls._own_folder(model, precision, probe)
+        path = None if folder is None else folder.path
+        open_session = partial(cls._checked_session, model, precision, path, gpu)
+        session = open_session()
+        if folder is not None:
+            folder.seal()
         device = f"{cls.PROVIDER} on {probe.devices[0]}"
         info = EngineInfo(cls.BACKEND, device, precision, model.variant, 1, probe.versions)
         shape = model.image_shape(declared_shape(session))
         # It holds the whole file.
         another = open_session if cls.SESSION_PER_SHAPE else None
-        return cls(session, info, shape, worker, gpu, another)
+        return cls(session, info, shape, worker, gpu, another, folder)
 
     @classmethod
     def _checked_session(
@@ -173,10 +188,6 @@ class OrtCudaEngine(GpuEngine[Any]):
         return session
 
     @classmethod
-    def _extra_distributions(cls) -> tuple[str, ...]:
-        return ()
-
-    @classmethod
     def _check_installed(cls, versions: dict[str, str], gpu: Gpu) -> None:
         """Raise if the provider is not installed, lacks a library or needs a newer driver.
 
@@ -187,15 +198,15 @@ class OrtCudaEngine(GpuEngine[Any]):
                 "onnxruntime and onnxruntime-gpu are both installed and overwrite each other",
                 f"pip uninstall -y {' '.join(DISTRIBUTIONS)}; {_install_for(gpu)}",
             )
-        library = _native_folder() / cls.LIBRARY
-        if library.exists():
-            name = f"onnxruntime-gpu {versions.get('onnxruntime-gpu', '')}".rstrip()
+        libraries = cls._libraries()
+        name = f"onnxruntime-gpu {versions.get('onnxruntime-gpu', '')}".rstrip()
+        for library in libraries:
             check_driver(gpu, cuda_of_library(library), name, _FOR_CUDA_12)
-            missing = _missing(library)
-            if missing:
-                raise NotInstalledError(
-                    f"{cls.PROVIDER} lacks {', '.join(missing)}", cls.LIBRARIES_HINT
-                )
+        missing = _missing(libraries)
+        if missing:
+            raise NotInstalledError(
+                f"{cls.PROVIDER} lacks {', '.join(missing)}", cls.LIBRARIES_HINT
+            )
         try:
             onnxruntime = import_onnxruntime()
         except ImportError as error:
@@ -211,27 +222,41 @@ class OrtCudaEngine(GpuEngine[Any]):
             _preload(onnxruntime)
 
     @classmethod
-    @contextmanager
-    def _sealed(cls, model: ModelFile, precision: Precision, probe: Probe) -> Iterator[Path | None]:
+    def _libraries(cls) -> list[Path]:
+        """The libraries that it needs of ONNX Runtime; none where that was made for CPUs."""
+        folder = _native_folder()
+        return [path for name in cls.LIBRARIES if (path := folder / name).exists()]
+
+    @classmethod
+    def _linked(cls) -> set[str]:
+        """Names of the libraries that it links to or opens."""
+        linked = (name for library in cls._libraries() for name in needed_libraries(library))
+        return {_CUDNN, *linked}
+
+    @classmethod
+    def _own_folder(
+        cls, model: ModelFile, precision: Precision, probe: Probe
+    ) -> SealedFolder | None:
         """The folder for the provider's engines: none are in it but those that it left there.
 
-        It is None where the provider has no cache, or the model must not use it.
+        It is None where the provider has no cache, the model must not use it, or it cannot be used.
         """
         if cls.CACHE_FOLDER is None:
-            yield None
-            return
-        if not model.use_cache:
-            _log.warning(
-                "%s compiles the network at every start, which can take minutes, since a "
-                "signature is required and the cache is not signed",
-                cls.PROVIDER,
-            )
-            yield None
-            return
-        folder = SealedFolder(_engine_folder(cls.BACKEND, model, precision, probe))
-        folder.remove_strangers()
-        yield folder.path
-        folder.seal()
+            return None
+        reason = "a signature is required and the cache is not signed"
+        if model.use_cache:
+            try:
+                folder = SealedFolder(_engine_folder(cls.BACKEND, model, precision, probe))
+                folder.remove_strangers()
+                return folder
+            except OSError:
+                reason = "the cache cannot be used"
+        _log.warning(
+            "%s compiles the network at every start, which can take minutes, since %s",
+            cls.PROVIDER,
+            reason,
+        )
+        return None
 
     @classmethod
     def _session_of(
@@ -325,11 +350,13 @@ def _native_folder() -> Path:
     return Path(origin or "").parent / "capi"
 
 
-def _missing(library: Path) -> tuple[str, ...]:
+def _missing(libraries: list[Path]) -> tuple[str, ...]:
     """Names of missing libraries among those of a provider, of ONNX Runtime itself and cuDNN."""
+    if not libraries:
+        return ()
     # Some versions cannot even be imported without CUDA (1.27).
-    own = library.parent.glob("onnxruntime_pybind11_state*.so")
-    linked = (name for each in (*own, library) for name in missing_libraries(each))
+    own = libraries[0].parent.glob("onnxruntime_pybind11_state*.so")
+    linked = (name for each in (*own, *libraries) for name in missing_libraries(each))
     cudnn = () if load_library(_CUDNN) else (_CUDNN,)
     return tuple(dict.fromkeys((*linked, *cudnn)))
 

@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +15,7 @@ from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines.base import ModelFile, Variants, bounds
 from cnnres_infer.engines.nvidia.batches import LADDER, split
 from cnnres_infer.engines.nvidia.device import Gpu
+from cnnres_infer.engines.nvidia.elf import needed_libraries
 from cnnres_infer.engines.nvidia.libraries import check_driver, cuda_of_library, missing_libraries
 from cnnres_infer.engines.onnxruntime.cpu import (
     DISABLED_OPTIMIZERS,
@@ -31,6 +32,10 @@ from cnnres_infer.errors import (
 
 _REGISTERING = threading.Lock()
 _TF32 = "NVIDIA_TF32_OVERRIDE"
+_WITHOUT_TF32 = threading.Lock()
+# Read off the machine code: 1.20 and 1.26 create strongly typed networks if neither flag is set,
+# and 1.27, 1.29 and 1.31 never do.
+_TYPED_BEFORE = (1, 27)
 # The compute capabilities in the plug-in's header (0.5).
 _PLUG_IN_SMS, _PLUG_IN_ALL_FROM = (86, 89), 120
 
@@ -40,10 +45,19 @@ class OrtTensorRtEngine(OrtCudaEngine):
 
     BACKEND: ClassVar[str] = "ort-tensorrt"
     PROVIDER: ClassVar[str] = "TensorrtExecutionProvider"
-    LIBRARY: ClassVar[str] = "libonnxruntime_providers_tensorrt.so"
+    # Its input and output are bound to memory of the CUDA provider.
+    LIBRARIES: ClassVar[tuple[str, ...]] = (
+        "libonnxruntime_providers_tensorrt.so",
+        *OrtCudaEngine.LIBRARIES,
+    )
     LIBRARIES_HINT: ClassVar[str] = (
         "install the major version of TensorRT that libnvinfer's name ends with, and CUDA and "
         "cuDNN in the versions named"
+    )
+    KERNELS: ClassVar[tuple[str, ...]] = (
+        *OrtCudaEngine.KERNELS,
+        "tensorrt-cu12-libs",
+        "tensorrt-cu13-libs",
     )
     CACHE_FOLDER: ClassVar[str | None] = FOLDER
     # One engine spans all shapes, and there are graphs only where there is one shape.
@@ -64,17 +78,21 @@ class OrtTensorRtEngine(OrtCudaEngine):
         folder: Path | None,
         gpu: Gpu,
     ) -> Any:
-        with _without_tf32() if precision == Precision.FP32 else nullcontext():
+        with _without_tf32():
             return super()._session_of(onnxruntime, model, options, precision, folder, gpu)
 
     @classmethod
     def _settings(
         cls, onnxruntime: Any, model: ModelFile, precision: Precision, folder: Path | None
     ) -> dict[str, str]:
+        # If neither is enabled, layers have the types given by the file. Newer versions always
+        # leave these to TensorRT, and without them it would compute everything in float32
+        # (microsoft/onnxruntime#29779). The int8 file is in float16 where it is not in 8 bits.
+        free = _release(onnxruntime) >= _TYPED_BEFORE
+        fp16, int8 = precision != Precision.FP32, precision == Precision.INT8
         return {
-            # The int8 file is in float16 where it is not in 8 bits.
-            "trt_fp16_enable": str(int(precision in (Precision.FP16, Precision.INT8))),
-            "trt_int8_enable": str(int(precision == Precision.INT8)),
+            "trt_fp16_enable": str(int(free and fp16)),
+            "trt_int8_enable": str(int(free and int8)),
             **({} if folder is None else _caches(folder)),
             # A graph is captured for one size of image only.
             "trt_cuda_graph_enable": str(int(len(model.sides) < 2)),
@@ -88,17 +106,18 @@ class OrtTensorRtRtxEngine(OrtCudaEngine):
     BACKEND: ClassVar[str] = "ort-tensorrt-rtx"
     PROVIDER: ClassVar[str] = "NvTensorRTRTXExecutionProvider"
     SESSION_PER_SHAPE: ClassVar[bool] = False
+    KERNELS: ClassVar[tuple[str, ...]] = (
+        "onnxruntime-ep-nv-tensorrt-rtx-cu12",
+        "onnxruntime-ep-nv-tensorrt-rtx-cu13",
+        "tensorrt-rtx-cu12-libs",
+        "tensorrt-rtx-cu13-libs",
+    )
     CACHE_FOLDER: ClassVar[str | None] = FOLDER
     VARIANTS: ClassVar[Variants] = {
         Precision.FP16: ("fp16",),
         Precision.INT8: ("int8-trt",),
         Precision.FP32: ("fp32",),
     }
-
-    @classmethod
-    def _extra_distributions(cls) -> tuple[str, ...]:
-        stem = "onnxruntime-ep-nv-tensorrt-rtx"
-        return (f"{stem}-cu12", f"{stem}-cu13")
 
     @classmethod
     def _check_installed(cls, versions: dict[str, str], gpu: Gpu) -> None:
@@ -142,12 +161,13 @@ class OrtTensorRtRtxEngine(OrtCudaEngine):
             **_shapes("nv_profile_{}_shapes", onnxruntime, model),
         }
         options.add_provider_for_devices(_on_gpu(_plug_in_devices(), gpu), settings)
-        return onnxruntime.InferenceSession(
-            model.content,
-            options,
-            disabled_optimizers=list(DISABLED_OPTIMIZERS),
-            enable_fallback=0,
-        )
+        with _without_tf32():
+            return onnxruntime.InferenceSession(
+                model.content,
+                options,
+                disabled_optimizers=list(DISABLED_OPTIMIZERS),
+                enable_fallback=0,
+            )
 
     def _batches(self, session: Any, images: FloatArray) -> Iterator[FloatArray]:
         # ONNX Runtime built without CUDA cannot bind the plug-in's memory.
@@ -156,6 +176,20 @@ class OrtTensorRtRtxEngine(OrtCudaEngine):
             batch = images[part.rows]
             padding = [(0, part.padded - len(batch)), (0, 0), (0, 0), (0, 0)]
             yield session.run(None, {name: np.pad(batch, padding)})[0][: len(batch)]
+
+    def _close(self) -> None:
+        super()._close()
+        # The plug-in has stored its kernels when the session ended, with its last reference.
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            folder.seal()
+
+    @classmethod
+    def _linked(cls) -> set[str]:
+        import onnxruntime_ep_nv_tensorrt_rtx as plug_in
+
+        library = Path(plug_in.get_library_path())
+        return set(needed_libraries(library)) if library.exists() else set()
 
 
 def _install_for(gpu: Gpu) -> str:
@@ -241,18 +275,28 @@ def _shapes(name: str, onnxruntime: Any, model: ModelFile) -> dict[str, str]:
     }
 
 
+def _release(onnxruntime: Any) -> tuple[int, int]:
+    """Major and minor version."""
+    major, minor, *_ = onnxruntime.__version__.split(".")
+    return int(major), int(minor)
+
+
 @contextmanager
 def _without_tf32() -> Iterator[None]:
-    """Keep NVIDIA's libraries from computing float32 in TF32; the provider has no option for that.
+    """Keep NVIDIA's libraries from computing float32 in TF32; the providers have no option for it.
 
-    They read the variable when an engine is built.
+    TensorRT reads the variable whenever it builds an engine (measured with TensorRT-RTX 1.7), but
+    some library may keep what the first session found (microsoft/onnxruntime#26029). So the
+    sessions of all precisions find the same, and all of them compute float32 layers as such.
     """
-    before = os.environ.get(_TF32)
-    os.environ[_TF32] = "0"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_TF32]
-        else:
-            os.environ[_TF32] = before
+    # No thread may take the variable away while another builds.
+    with _WITHOUT_TF32:
+        before = os.environ.get(_TF32)
+        os.environ[_TF32] = "0"
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[_TF32]
+            else:
+                os.environ[_TF32] = before

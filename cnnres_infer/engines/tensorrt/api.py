@@ -106,7 +106,9 @@ class Flavour:
         """
         cuda = cuda_of_packages(self.installed())
         what = f"{self.module} {trt.__version__}"
-        check_driver(gpu, cuda, what, f"pip install {self.backend}-cu{gpu.cuda_major}")
+        package = f"{self.backend}-cu{gpu.cuda_major}"
+        remedy = f"pip install {package}" if package in self.distributions else ""
+        check_driver(gpu, cuda, what, remedy)
         known = capabilities(trt)
         if self.portable and gpu.sm not in known:
             listed = ", ".join(f"{sm / 10:.1f}" for sm in known)

@@ -23,7 +23,7 @@ class BatchRange:
     """The batch sizes of an engine, in slices: smallest, usual and largest."""
 
     smallest: int = 1
-    usual: int = 8
+    usual: int = 16
     largest: int = 16
 
     def __post_init__(self) -> None:

@@ -15,8 +15,9 @@ from cnnres_infer.errors import BackendUnavailableError, EngineRunError, NotInst
 
 INSTALL = "pip install cuda-bindings"
 _INSTALL_FOR_DRIVER = "pip install 'cuda-bindings=={}.*'"
-# The last of each major version of CUDA that is no longer continued.
-_LAST = {11: "11.8", 12: "12.9"}
+# The last of each major version of CUDA that is no longer continued. In CUDA 11, graphs are
+# instantiated by other arguments.
+_LAST = {12: "12.9"}
 
 
 class DeviceMemoryError(EngineRunError):
@@ -38,7 +39,7 @@ def load_runtime() -> Any:
             from cuda import cudart as runtime
         except ImportError as error:
             gpu = find_gpu()
-            install = remedy(gpu.cuda_major) if isinstance(gpu, Gpu) else INSTALL
+            install = (isinstance(gpu, Gpu) and remedy(gpu.cuda_major)) or INSTALL
             raise NotInstalledError(f"cuda-python is not installed ({error})", install) from error
     return runtime
 
@@ -68,7 +69,9 @@ def check_bindings(runtime: Any, gpu: Gpu) -> str:
 
 
 def remedy(driver_major: int) -> str:
-    """The command that installs bindings for a driver's major version of CUDA."""
+    """The command that installs bindings for a driver's version of CUDA; empty without any."""
+    if driver_major < min(_LAST):
+        return ""
     return _INSTALL_FOR_DRIVER.format(_LAST.get(driver_major, driver_major))
 
 
@@ -174,20 +177,9 @@ class Cuda:
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._copy(target.address, source.address, nbytes, kind)
 
-    def event(self) -> Any:
-        """Create an event, which can be recorded and waited for."""
-        flags = self._runtime.cudaEventDisableTiming
-        event = self._check(self._runtime.cudaEventCreateWithFlags(flags))
-        self._resources.callback(self._runtime.cudaEventDestroy, event)
-        return event
-
-    def record(self, event: Any) -> None:
-        """Record the event after all queued work."""
-        self._check(self._runtime.cudaEventRecord(event, self._stream))
-
-    def wait(self, event: Any) -> None:
-        """Wait until the GPU has reached the event."""
-        self._check(self._runtime.cudaEventSynchronize(event))
+    def wait(self) -> None:
+        """Wait until the GPU has done all queued work."""
+        self._check(self._runtime.cudaStreamSynchronize(self._stream))
 
     def capture(self, queue: Callable[[], None]) -> Any:
         """Capture the work that `queue` queues as a graph, which can be launched many times."""
@@ -214,7 +206,7 @@ class Cuda:
         self._check(self._runtime.cudaGraphLaunch(graph, self._stream))
 
     def release(self) -> None:
-        """Wait for queued work, and release all buffers, events and graphs.
+        """Wait for queued work, and release all buffers and graphs.
 
         Never raises: after the device was lost, these calls fail too, which must
         not hide the first error.
@@ -241,12 +233,12 @@ class Cuda:
         # Clears the stored error, which would otherwise surface in a later call.
         self._runtime.cudaGetLastError()
         _, text = self._runtime.cudaGetErrorString(status)
-        message = f"CUDA: {text.decode() if isinstance(text, bytes) else text}"
+        message = f"CUDA error {int(status)}: {text.decode() if isinstance(text, bytes) else text}"
         if status == codes.cudaErrorInsufficientDriver:
             raise BackendUnavailableError(message, f"{remedy(12)}, or update the driver")
         if status == codes.cudaErrorMemoryAllocation:
             raise DeviceMemoryError(f"{message}; close other programs that use the GPU")
         raise EngineRunError(
-            f"{message} ({int(status)}); if the GPU or its driver was lost, restart the program "
-            "and check nvidia-smi and dmesg"
+            f"{message}; if the GPU or its driver was lost, restart the program and check "
+            "nvidia-smi and dmesg"
         )

@@ -17,8 +17,8 @@ from cnnres_infer.engines.tensorrt.api import TENSORRT, TENSORRT_RTX, Flavour
 from cnnres_infer.engines.tensorrt.build import BatchRange
 from cnnres_infer.engines.tensorrt.cuda import Cuda, check_bindings, load_runtime
 from cnnres_infer.engines.tensorrt.plan import load_or_build
-from cnnres_infer.engines.tensorrt.runner import PlanRunner
-from cnnres_infer.engines.tensorrt.store import FOLDER
+from cnnres_infer.engines.tensorrt.runner import PlanRefusedError, PlanRunner
+from cnnres_infer.engines.tensorrt.store import FOLDER, Plan
 from cnnres_infer.errors import BackendUnavailableError, EngineError
 from cnnres_infer.host import machine
 
@@ -77,17 +77,15 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
         cuda = Cuda(load_runtime(), gpu.index)
         try:
             plan = load_or_build(cls.FLAVOUR, model, precision, gpu)
-            sha256 = hashlib.sha256(plan.content).hexdigest()
-            # What TensorRT-RTX compiled for this GPU and driver.
-            kernels = {"plan": sha256, "gpu": gpu.name, "driver": gpu.driver}
-            found = _KERNELS.get(kernels) if model.use_cache else None
-            runner = PlanRunner(
-                cls.FLAVOUR.load(),
-                cuda,
-                plan.content,
-                BatchRange.parse(plan.key.batch).largest,
-                b"" if found is None else found.content,
-            )
+            try:
+                runner, kernels = cls._load(plan, cuda, gpu, model.use_cache)
+            except PlanRefusedError:
+                if plan.seconds:
+                    raise
+                # It was in the cache. What makes TensorRT refuse it is not all in its key.
+                refused = plan.content
+                plan = load_or_build(cls.FLAVOUR, model, precision, gpu, refused=refused)
+                runner, kernels = cls._load(plan, cuda, gpu, model.use_cache)
         except Exception as error:
             cuda.close()
             if isinstance(error, EngineError):
@@ -107,12 +105,31 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
                 1,
                 probe.versions,
                 warnings,
-                sha256,
+                kernels["plan"],
             ),
             shape,
             worker,
             kernels if model.use_cache else None,
         )
+
+    @classmethod
+    def _load(
+        cls, plan: Plan, cuda: Cuda, gpu: Gpu, use_cache: bool
+    ) -> tuple[PlanRunner, dict[str, str]]:
+        """Load a plan and, with TensorRT-RTX, the kernels compiled from it for this GPU.
+
+        Returns
+        -------
+        runner
+        kernels
+            What the kernels depend on.
+        """
+        sha256 = hashlib.sha256(plan.content).hexdigest()
+        kernels = {"plan": sha256, "gpu": gpu.name, "driver": gpu.driver}
+        found = _KERNELS.get(kernels) if use_cache else None
+        batch = BatchRange.parse(plan.key.batch).largest
+        compiled = b"" if found is None else found.content
+        return PlanRunner(cls.FLAVOUR.load(), cuda, plan.content, batch, compiled), kernels
 
     @property
     def padded_sizes(self) -> tuple[int, ...]:
@@ -122,6 +139,7 @@ class TensorRtEngine(GpuEngine[PlanRunner]):
     def _warm_up(self) -> None:
         super()._warm_up()
         if self._handle is not None:
+            self._handle.settle()
             # Not only at the end, which a process that is killed does not reach.
             self._save_kernels(self._handle)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from cnnres_infer.engines.base import ModelFile, Probe
 from cnnres_infer.engines.nvidia.device import Gpu, find_gpu, system
+from cnnres_infer.engines.nvidia.libraries import cuda_of_packages
 from cnnres_infer.engines.tensorrt import store as plans
 from cnnres_infer.engines.tensorrt.api import FLAVOURS, Flavour
 from cnnres_infer.engines.tensorrt.build import BatchRange, Progress, build
@@ -83,14 +84,15 @@ def _environment(flavour: Flavour, trt: Any, device: Gpu | int) -> dict[str, str
     """What a plan depends on besides the request; a portable one is independent of the GPU."""
     operating_system, architecture = system()
     gpu = None if flavour.portable or isinstance(device, int) else device
-    # TensorRT-RTX has a package for each major version of CUDA, whose suffix names it.
-    package = next(iter(flavour.installed()), ANY).rpartition("-")[2]
+    # There is a package of each version for every major version of CUDA.
+    cuda = cuda_of_packages(flavour.installed())
     return {
-        "version": str(trt.__version__),
+        "version": f"{trt.__version__}+cu{cuda}" if cuda else str(trt.__version__),
         "flags": _FLAGS,
-        "gpu": gpu.name if gpu else ANY,
+        # Cards with more or less memory may share a name.
+        "gpu": f"{gpu.name}, {gpu.memory / 1e9:.0f} GB" if gpu else ANY,
         "driver": gpu.driver if gpu else ANY,
-        "cuda": gpu.cuda if gpu else package,
+        "cuda": gpu.cuda if gpu else ANY,
         "system": operating_system,
         "architecture": architecture,
     }
@@ -112,6 +114,7 @@ def load_or_build(
     device: Gpu | int,
     batch: BatchRange | None = None,
     progress: Progress | None = None,
+    refused: bytes | None = None,
 ) -> Plan:
     """Load the plan for a variant from the cache, or build it.
 
@@ -122,6 +125,8 @@ def load_or_build(
     batch
         The range of batch sizes; by default that of the newest cached plan that
         otherwise matches, so a plan built with another range is used.
+    refused
+        A cached plan that TensorRT did not accept, to be replaced.
 
     Raises
     ------
@@ -130,10 +135,9 @@ def load_or_build(
     """
     if not model.use_cache:
         with TemporaryDirectory(prefix="cnnres-infer-") as folder:
-            return _load_or_build(
-                PlanStore(Path(folder)), flavour, model, precision, device, batch, progress
-            )
-    return _load_or_build(open_store(), flavour, model, precision, device, batch, progress)
+            store = PlanStore(Path(folder))
+            return _load_or_build(store, flavour, model, precision, device, batch, progress, None)
+    return _load_or_build(open_store(), flavour, model, precision, device, batch, progress, refused)
 
 
 def _load_or_build(
@@ -144,6 +148,7 @@ def _load_or_build(
     device: Gpu | int,
     batch: BatchRange | None,
     progress: Progress | None,
+    refused: bytes | None,
 ) -> Plan:
     trt = flavour.load()
     key = key_for(flavour, trt, model, precision, batch or BatchRange(), device)
@@ -179,6 +184,6 @@ def _load_or_build(
         return plan
 
     try:
-        return store.get_or_build(key, work)
+        return store.get_or_build(key, work, refused)
     except OSError as error:
         raise BackendUnavailableError(f"the cache for engines cannot be used: {error}") from error

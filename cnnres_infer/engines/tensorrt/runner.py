@@ -1,36 +1,29 @@
 """Run a TensorRT plan in batches that keep the GPU busy."""
 
-import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from cnnres_infer.core.arrays import FloatArray
-from cnnres_infer.engines.nvidia.batches import Part, ladder, split
+from cnnres_infer.engines.nvidia.batches import ladder, split
 from cnnres_infer.engines.tensorrt.api import make_logger, reasons
 from cnnres_infer.engines.tensorrt.cuda import Cuda, DeviceBuffer, DeviceMemoryError, PinnedArray
 from cnnres_infer.errors import BackendUnavailableError, EngineError, EngineRunError
 
-_LANES = 2
+
+class PlanRefusedError(BackendUnavailableError):
+    """TensorRT refuses a plan that it might accept if it were built again."""
 
 
-@dataclass
-class _Lane:
-    """The buffers of one batch; of two lanes, one is filled while the other computes.
-
-    Attributes
-    ----------
-    pending
-        The rows of the output for the running batch; None if none is running.
-    """
+@dataclass(frozen=True)
+class _Buffers:
+    """Memory for the images and probabilities of one batch."""
 
     host_in: PinnedArray
     host_out: PinnedArray
     device_in: DeviceBuffer
     device_out: DeviceBuffer
-    done: Any
-    pending: slice | None = None
 
 
 @dataclass
@@ -42,16 +35,19 @@ class _Program:
 
     Attributes
     ----------
-    lanes_used
-        Lanes that it has run in. The first run is never captured, because its
-        setup is not allowed during a capture.
-    graphs
-        The captured run of each lane.
+    shape
+        Shape of the batches, (N, C, H, W).
+    ran
+        Whether it has run. The first run is never captured, because its setup is
+        not allowed during a capture.
+    graph
+        The captured run; None before.
     """
 
     context: Any
-    lanes_used: set[int] = field(default_factory=set)
-    graphs: dict[int, Any] = field(default_factory=dict)
+    shape: tuple[int, ...]
+    ran: bool = False
+    graph: Any = None
 
 
 class PlanRunner:
@@ -64,7 +60,7 @@ class PlanRunner:
     plan
         The serialized engine.
     batch
-        Largest batch, in slices; halved when the GPU's memory is full.
+        Largest batch, in slices; reduced when the GPU's memory is full.
     runtime_cache
         Kernels that TensorRT-RTX compiled in earlier runs.
 
@@ -80,7 +76,8 @@ class PlanRunner:
     Raises
     ------
     BackendUnavailableError
-        If TensorRT cannot run the plan on this machine.
+        If TensorRT cannot run the plan on this machine: `PlanRefusedError` if building
+        it again may help.
     """
 
     def __init__(
@@ -99,17 +96,24 @@ class PlanRunner:
         self._least = int(next(iter(smallest)))
         self._largest: tuple[int, ...] = tuple(largest)[1:]
         # TensorRT-RTX compiles kernels at run time and captures graphs by itself.
-        self._captures = not hasattr(trt, "CudaGraphStrategy")
+        self._compiles = hasattr(trt, "CudaGraphStrategy")
         self._runtime_cache: Any = None
         self._config = self._runtime_config(runtime_cache)
-        self._lanes: list[_Lane] = []
+        self._buffers: _Buffers | None = None
         self._programs: dict[tuple[int, ...], _Program] = {}
         self._scratch: list[DeviceBuffer] = []
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """The sizes that batches are padded to, in ascending order."""
+        if self._compiles:
+            # The first start compiles kernels for each, times the sizes of images.
+            return (self.batch,)
         return ladder(self._least, self.batch)
+
+    def settle(self) -> None:
+        """Use no sizes of batches from now on but these, which the self-check sees."""
+        self._least = self.sizes[0]
 
     def run(self, images: FloatArray) -> FloatArray:
         """Turn images (N, C, H, W) into probabilities (N, 1, H, W), both float32.
@@ -126,7 +130,8 @@ class PlanRunner:
                 self._release()
                 if self.batch == self._least:
                     raise
-                self.batch = max(self.batch // 2, self._least)
+                *smaller, _ = self.sizes
+                self.batch = smaller[-1] if smaller else max(self.batch // 2, self._least)
                 self.warnings.append(f"{error}: continuing with batches of {self.batch} slices")
             except BaseException as error:
                 self._release()
@@ -146,67 +151,52 @@ class PlanRunner:
 
     def _run(self, images: FloatArray) -> FloatArray:
         output = np.empty((len(images), 1, *images.shape[2:]), np.float32)
-        self._prepare(images.shape[1:])
-        turns = itertools.cycle(enumerate(self._lanes))
+        buffers = self._prepare(images.shape[1:])
         for part in split(len(images), self.sizes):
-            index, lane = next(turns)
-            self._collect(lane, output)
-            self._queue(index, lane, images, part)
-        for lane in self._lanes:
-            self._collect(lane, output)
+            batch = images[part.rows]
+            program = self._program((part.padded, *batch.shape[1:]))
+            # What pads it is whatever the buffer holds.
+            _shaped(buffers.host_in, batch.shape)[:] = batch
+            self._queue(program, buffers)
+            self._cuda.wait()
+            output[part.rows] = _shaped(buffers.host_out, output[part.rows].shape)
         return output
 
-    def _collect(self, lane: _Lane, output: FloatArray) -> None:
-        """Wait for the running batch of a lane and store its results."""
-        if lane.pending is None:
-            return
-        self._cuda.wait(lane.done)
-        rows, lane.pending = lane.pending, None
-        output[rows] = _shaped(lane.host_out, (rows.stop - rows.start, *output.shape[1:]))
-
-    def _queue(self, index: int, lane: _Lane, images: FloatArray, part: Part) -> None:
-        """Start a batch in a lane; what pads it is whatever the buffer holds."""
-        shape = (part.padded, *images.shape[1:])
-        program = self._program(shape)
-        batch = images[part.rows]
-        _shaped(lane.host_in, batch.shape)[:] = batch
-        if index in program.graphs:
-            self._cuda.launch(program.graphs[index])
-        elif self._captures and index in program.lanes_used:
-            graph = self._cuda.capture(lambda: self._enqueue(program, lane, shape))
-            program.graphs[index] = graph
-            self._cuda.launch(graph)
+    def _queue(self, program: _Program, buffers: _Buffers) -> None:
+        """Start a batch: the first time as it is, later as a graph."""
+        if program.graph is None and program.ran and not self._compiles:
+            program.graph = self._cuda.capture(lambda: self._enqueue(program, buffers))
+        if program.graph is not None:
+            self._cuda.launch(program.graph)
         else:
-            self._enqueue(program, lane, shape)
-            program.lanes_used.add(index)
-        self._cuda.record(lane.done)
-        lane.pending = part.rows
+            self._enqueue(program, buffers)
+            program.ran = True
 
-    def _enqueue(self, program: _Program, lane: _Lane, shape: tuple[int, ...]) -> None:
+    def _enqueue(self, program: _Program, buffers: _Buffers) -> None:
         """Queue the copy to the GPU, the network and the copy back."""
-        context = program.context
-        context.set_tensor_address(self._input, lane.device_in.address)
-        context.set_tensor_address(self._output, lane.device_out.address)
-        self._cuda.copy_in(lane.device_in, lane.host_in, _nbytes(shape))
+        context, shape = program.context, program.shape
+        context.set_tensor_address(self._input, buffers.device_in.address)
+        context.set_tensor_address(self._output, buffers.device_out.address)
+        self._cuda.copy_in(buffers.device_in, buffers.host_in, _nbytes(shape))
         if not context.execute_async_v3(self._cuda.stream_handle):
             raise EngineRunError(f"TensorRT failed to run the network{self._logger.summary()}")
-        self._cuda.copy_out(lane.host_out, lane.device_out, _nbytes((shape[0], 1, *shape[2:])))
+        self._cuda.copy_out(
+            buffers.host_out, buffers.device_out, _nbytes((shape[0], 1, *shape[2:]))
+        )
 
-    def _prepare(self, image: tuple[int, ...]) -> None:
-        """Set up the lanes, for the largest images that the plan takes."""
-        if self._lanes:
-            return
-        self._program((self.batch, *image))
-        for _ in range(_LANES):
-            self._lanes.append(
-                _Lane(
-                    self._cuda.pin((self.batch, *self._largest)),
-                    self._cuda.pin((self.batch, 1, *self._largest[1:])),
-                    self._cuda.allocate(_nbytes((self.batch, *self._largest))),
-                    self._cuda.allocate(_nbytes((self.batch, 1, *self._largest[1:]))),
-                    self._cuda.event(),
-                )
+    def _prepare(self, image: tuple[int, ...]) -> _Buffers:
+        """The buffers, for the largest images that the plan takes; set up on first use."""
+        if self._buffers is None:
+            self._program((self.batch, *image))
+            images = (self.batch, *self._largest)
+            answers = (self.batch, 1, *self._largest[1:])
+            self._buffers = _Buffers(
+                self._cuda.pin(images),
+                self._cuda.pin(answers),
+                self._cuda.allocate(_nbytes(images)),
+                self._cuda.allocate(_nbytes(answers)),
             )
+        return self._buffers
 
     def _program(self, shape: tuple[int, ...]) -> _Program:
         """The network for batches of a shape (N, C, H, W), set up on first use."""
@@ -219,7 +209,7 @@ class PlanRunner:
                 )
             scratch = self._scratch_for(context.update_device_memory_size_for_shapes())
             context.set_device_memory(scratch.address, scratch.nbytes)
-            self._programs[shape] = _Program(context)
+            self._programs[shape] = _Program(context, shape)
         return self._programs[shape]
 
     def _scratch_for(self, nbytes: int) -> DeviceBuffer:
@@ -239,7 +229,7 @@ class PlanRunner:
 
     def _release(self) -> None:
         """Release everything that `run` has set up; the next run sets it up again."""
-        self._lanes.clear()
+        self._buffers = None
         self._scratch.clear()
         # Graphs must be released before the contexts that they were captured from.
         self._cuda.release()
@@ -249,16 +239,21 @@ class PlanRunner:
         if hasattr(self._runtime, "get_engine_validity"):
             validity, diagnostics = self._runtime.get_engine_validity(plan)
             if validity == self._trt.EngineValidity.INVALID:
-                raise BackendUnavailableError(
-                    "TensorRT reports that the engine cannot run on this GPU "
-                    f"({', '.join(reasons(self._trt, int(diagnostics)))})"
+                named = ", ".join(reasons(self._trt, int(diagnostics)))
+                raise self._refusal(
+                    "TensorRT reports that the engine cannot run on this GPU"
+                    + (f" ({named})" if named else "")
                 )
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise BackendUnavailableError(
-                f"TensorRT cannot load the engine on this GPU{self._logger.summary()}"
-            )
+            raise self._refusal("TensorRT cannot load the engine on this GPU")
         return engine
+
+    def _refusal(self, message: str) -> BackendUnavailableError:
+        message += self._logger.summary()
+        # With more of it free, TensorRT may accept the very same plan.
+        is_full = "memory" in message.lower()
+        return BackendUnavailableError(message) if is_full else PlanRefusedError(message)
 
     def _names(self) -> tuple[str, str]:
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
@@ -269,7 +264,7 @@ class PlanRunner:
 
     def _runtime_config(self, runtime_cache: bytes) -> Any:
         """TensorRT-RTX's configuration of contexts; None with TensorRT."""
-        if self._captures:
+        if not self._compiles:
             return None
         config = self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(

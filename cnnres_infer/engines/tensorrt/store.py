@@ -19,7 +19,7 @@ from cnnres_infer.host.digest import json_digest
 from cnnres_infer.host.files import read_regular
 from cnnres_infer.host.lock import locked
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = "plans"
 ANY = "any"
 _MAX_SIDECAR_BYTES = 1 << 20
@@ -44,15 +44,16 @@ class PlanKey:
     Attributes
     ----------
     backend, version
-        The backend that built it, and its full version.
+        The backend that built it, and its full version with that of CUDA, such as
+        ``"10.16.1.11+cu13"``.
     onnx_sha256
         Hash of the variant.
     precision, batch, flags, sides
         The request: precision, batch range, build flags, and the heights and
         widths of images if there are several.
     sm, gpu, driver, cuda
-        The device: compute capability, name and versions; ``"any"`` if the
-        plan does not depend on it.
+        The device: compute capability, name with memory, and versions; ``"any"``
+        if the plan does not depend on it.
     system, architecture
         Operating system and processor.
     """
@@ -174,14 +175,22 @@ class PlanStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def get_or_build(self, key: PlanKey, build: Callable[[], bytes]) -> Plan:
-        """Find the plan for a key, or build it under a lock, so only one process builds it."""
-        plan, reason = self.find(key)
+    def get_or_build(
+        self, key: PlanKey, build: Callable[[], bytes], refused: bytes | None = None
+    ) -> Plan:
+        """Find the plan for a key, or build it under a lock, so only one process builds it.
+
+        Parameters
+        ----------
+        refused
+            A plan that TensorRT did not accept, to be replaced if it is still there.
+        """
+        plan, reason = self.find(key, refused)
         if plan is not None:
             return plan
         with locked(self.folder / f"{key.name}.lock"):
             # Another process may have built it meanwhile.
-            plan, _ = self.find(key)
+            plan, _ = self.find(key, refused)
             if plan is not None:
                 return plan
             started = time.perf_counter()
@@ -189,12 +198,14 @@ class PlanStore:
             seconds = time.perf_counter() - started
             return Plan(content, self.put(key, content, seconds), key, seconds, reason)
 
-    def find(self, key: PlanKey) -> tuple[Plan | None, str]:
+    def find(self, key: PlanKey, refused: bytes | None = None) -> tuple[Plan | None, str]:
         """Find the plan for a key, or say why the existing ones cannot be used."""
         sidecar = self.folder / f"{key.name}.json"
         entry = Entry.read(sidecar)
         if entry is not None and entry.key == key:
             content = entry.plan()
+            if content is not None and content == refused:
+                return None, f"TensorRT refused {entry.path.name}"
             if content is not None:
                 return Plan(content, entry.path, key), ""
             return None, f"{entry.path.name} was damaged"

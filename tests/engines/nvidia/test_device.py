@@ -1,12 +1,14 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from cnnres_infer.cli import options
 from cnnres_infer.engines import NVIDIA, probe
 from cnnres_infer.engines.base import Probe
+from cnnres_infer.engines.nvidia import device
 from cnnres_infer.engines.nvidia.device import DEVICE, Gpu, find_gpu
 from tests.fakes.driver import FakeDriver
 
@@ -71,6 +73,42 @@ def test_a_driver_without_a_gpu(
     with pytest.raises(Exception, match=reason):
         found.require()
     assert remedy in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14  Thu Feb 22", "550.54.14"),
+        (
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build",
+            "580.95.05",
+        ),
+        ("GCC version:  gcc version 13.2.0", ""),
+        (None, ""),
+    ],
+)
+def test_the_kernel_module_tells_the_drivers_version_without_a_management_library(
+    install_driver: Install,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    text: str | None,
+    version: str,
+) -> None:
+    driver = FakeDriver()
+    install_driver(driver)
+
+    def load(name: str) -> FakeDriver:
+        if name == device._MANAGEMENT:
+            raise OSError(name)
+        return driver
+
+    monkeypatch.setattr(device, "_load", load)
+    monkeypatch.setattr(device, "_VERSION", tmp_path / "version")
+    if text is not None:
+        (tmp_path / "version").write_text(f"{text}\n")
+    found = find_gpu()
+    assert isinstance(found, Gpu)
+    assert found.driver == version
 
 
 def test_no_backend_for_gpus_is_imported_where_there_is_no_driver() -> None:

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from cnnres_infer.engines.nvidia import libraries
 from cnnres_infer.engines.nvidia.device import Gpu
 from cnnres_infer.engines.nvidia.libraries import (
     check_driver,
     cuda_of_library,
     cuda_of_packages,
     load_library,
+    loaded_versions,
     missing_libraries,
 )
 from cnnres_infer.errors import BackendUnavailableError
@@ -45,6 +47,22 @@ def test_a_version_may_follow_the_name_in_a_folder_of_its_own(tmp_path: Path) ->
     assert cuda_of_library(runtime) is None
     assert missing_libraries(library) == ("libcudart.so.98",)
     assert missing_libraries(library, [tmp_path]) == ()
+
+
+@linux
+@compiled
+def test_the_versions_of_loaded_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libraries, "_KERNELS", ("libcnnreskernels", "libcnnresothers"))
+    names = ["libcnnreskernels.so.9", "libcnnresothers.so.1", "libc.so.6"]
+    assert loaded_versions(names) == {}
+    for name, version in (("kernels", "9.14.0"), ("others", "1"), ("unwanted", "2.1")):
+        file = make_library(tmp_path / "a b" / f"libcnnres{name}.so.{version}", f"{name}.so")
+        link = tmp_path / f"{name}.so"
+        link.symlink_to(file)
+        assert load_library(str(link))
+    assert loaded_versions(names) == {"libcnnreskernels": "9.14.0", "libcnnresothers": "1"}
+    assert loaded_versions(names[1:]) == {"libcnnresothers": "1"}
+    assert loaded_versions([]) == {}
 
 
 def test_the_version_of_cuda_in_names_of_packages() -> None:

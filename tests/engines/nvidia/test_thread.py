@@ -22,6 +22,7 @@ from cnnres_infer.engines.tensorrt.runner import PlanRunner
 from cnnres_infer.errors import BackendUnavailableError, EngineRunError
 from tests.conftest import bright_model
 from tests.engines.conftest import FakeMachine
+from tests.fakes.cuda import Error
 from tests.fakes.onnxruntime import FakeOnnxRuntime
 from tests.fakes.tensorrt import FakeTensorRtRtx
 from tests.threads import PATIENCE_S, in_threads
@@ -188,6 +189,24 @@ def test_none_opens_after_a_sticky_error(open_it: OpenIt, fake_machine: FakeMach
     assert fake_machine.cuda.deeds == []
 
 
+@pytest.mark.parametrize("failure", [Error.cudaErrorInvalidAddressSpace, Error.cudaErrorContained])
+@pytest.mark.parametrize("when", ["opening", "running"])
+def test_sticky_errors_of_cuda_are_noted(
+    fake_machine: FakeMachine, sticky_errors: list[str], failure: Error, when: str
+) -> None:
+    model = ModelFile("fp32", bright_model())
+    if when == "opening":
+        fake_machine.cuda.failure = failure
+        with pytest.raises(BackendUnavailableError, match=f"CUDA error {int(failure)}: "):
+            TensorRtEngine.open(model, Precision.FP32, 1)
+    else:
+        with TensorRtEngine.open(model, Precision.FP32, 1) as engine:
+            fake_machine.cuda.failure = failure
+            with pytest.raises(EngineRunError, match=f"CUDA error {int(failure)}: "):
+                engine.run(IMAGES)
+    assert len(sticky_errors) == 1
+
+
 @pytest.mark.parametrize("when", ["opening", "running"])
 def test_sticky_errors_are_noted(
     fake_machine: FakeMachine,
@@ -196,18 +215,18 @@ def test_sticky_errors_are_noted(
     when: str,
 ) -> None:
     def fail(*_arguments: object) -> None:
-        raise RuntimeError("CUDA: unspecified launch failure (719)")
+        raise RuntimeError("Cuda Runtime (unspecified launch failure)")
 
     def open_it() -> TensorRtEngine:
         return TensorRtEngine.open(ModelFile("fp32", bright_model()), Precision.FP32, 1)
 
     if when == "opening":
         monkeypatch.setattr(PlanRunner, "__init__", fail)
-        with pytest.raises(BackendUnavailableError, match="719"):
+        with pytest.raises(BackendUnavailableError, match="launch failure"):
             open_it()
     else:
         with open_it() as engine:
             monkeypatch.setattr(PlanRunner, "run", fail)
-            with pytest.raises(EngineRunError, match="719"):
+            with pytest.raises(EngineRunError, match="launch failure"):
                 engine.run(IMAGES)
     assert len(sticky_errors) == 1

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import onnxruntime
@@ -12,6 +12,7 @@ import pytest
 
 from cnnres_infer.core.precision import Precision
 from cnnres_infer.engines.base import ModelFile, Probe
+from cnnres_infer.engines.nvidia import libraries
 from cnnres_infer.engines.nvidia.device import DEVICE, Gpu
 from cnnres_infer.engines.onnxruntime import gpu as ort_gpu
 from cnnres_infer.engines.onnxruntime import tensorrt as ort_trt
@@ -19,6 +20,7 @@ from cnnres_infer.engines.onnxruntime.bound import Bound
 from cnnres_infer.engines.onnxruntime.gpu import OrtCudaEngine
 from cnnres_infer.engines.onnxruntime.tensorrt import OrtTensorRtEngine, OrtTensorRtRtxEngine
 from cnnres_infer.errors import BackendUnavailableError
+from cnnres_infer.host import machine
 from tests.conftest import bright_model
 from tests.engines.native import compiled, make_library
 from tests.fakes.driver import FakeDriver
@@ -34,7 +36,7 @@ class OnTheCpu(OrtCudaEngine):
 
     PROVIDER: ClassVar[str] = "CPUExecutionProvider"
     DEVICE: ClassVar[str] = "cpu"
-    LIBRARY: ClassVar[str] = "none"
+    LIBRARIES: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def _session_of(
@@ -132,7 +134,8 @@ def test_a_provider_for_a_newer_cuda_names_the_version_to_install(
     engine_class: type[OrtCudaEngine],
 ) -> None:
     runtime = make_library(tmp_path / "libcudart.so.13", "libcudart.so.13")
-    make_library(native / engine_class.LIBRARY, engine_class.LIBRARY, runtime)
+    library = engine_class.LIBRARIES[0]
+    make_library(native / library, library, runtime)
     install_driver(FakeDriver("550.1", cuda=12040))
     monkeypatch.setattr(ort_gpu, "import_onnxruntime", refuse)
     found = engine_class.probe()
@@ -164,13 +167,75 @@ def test_libraries_are_found_in_wheels_or_named(
 
 
 @compiled
+def test_tensorrt_also_needs_what_the_provider_for_cuda_does(native: Path, tmp_path: Path) -> None:
+    name = "libcnnrestestcurand.so.10"
+    needed = make_library(tmp_path / "elsewhere" / name, name)
+    for library in OrtTensorRtEngine.LIBRARIES:
+        make_library(native / library, library, *[needed] * ("cuda" in library))
+    for engine_class in (OrtTensorRtEngine, OrtCudaEngine):
+        found = engine_class.probe()
+        assert not found.usable
+        assert name in found.reason
+
+
+@compiled
+def test_the_libraries_of_nvidia_have_their_versions_in_the_probe(
+    fake_providers: FakeOnnxRuntime, native: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(libraries, "_KERNELS", ("libcnnresnvinfer", "libcnnrescudnn9"))
+    monkeypatch.setattr(ort_gpu, "_CUDNN", "libcnnrescudnn9.so.9")
+    folder = tmp_path / "nvidia" / "all" / "lib"
+    made = {}
+    for name, version in (("libcnnresnvinfer.so.10", "10.16.1"), ("libcnnrescudnn9.so.9", "9.14")):
+        stem = name.partition(".so")[0]
+        made[name] = make_library(folder / f"{stem}.so.{version}", name)
+        (folder / name).symlink_to(made[name])
+    library = OrtTensorRtEngine.LIBRARIES[0]
+    make_library(native / library, library, made["libcnnresnvinfer.so.10"])
+    found = OrtTensorRtEngine.probe()
+    assert found.usable
+    assert found.versions["libcnnresnvinfer"] == "10.16.1"
+    assert found.versions["libcnnrescudnn9"] == "9.14"
+
+
+@pytest.mark.parametrize(
+    ("engine_class", "distribution"),
+    [
+        (OrtCudaEngine, "nvidia-cudnn-cu12"),
+        (OrtCudaEngine, "nvidia-cublas"),
+        (OrtTensorRtEngine, "nvidia-cudnn-cu13"),
+        (OrtTensorRtEngine, "tensorrt-cu13-libs"),
+        (OrtTensorRtRtxEngine, "tensorrt-rtx-cu13-libs"),
+    ],
+)
+def test_an_upgrade_of_a_library_makes_another_engine_of_it(
+    fake_providers: FakeOnnxRuntime,
+    monkeypatch: pytest.MonkeyPatch,
+    engine_class: type[OrtCudaEngine],
+    distribution: str,
+) -> None:
+    described = []
+    for version in ("1.0", "1.1"):
+        known = {distribution: version}
+        monkeypatch.setattr(
+            machine,
+            "versions",
+            lambda *names, known=known: {n: known[n] for n in names if n in known},
+        )
+        with engine_class.open(ModelFile("fp32", bright_model()), Precision.FP32, 1) as engine:
+            described.append(engine.describe().versions[distribution])
+    assert described == ["1.0", "1.1"]
+
+
+@compiled
 def test_what_onnxruntime_itself_needs_is_loaded_before_it_is_imported(
     native: Path, tmp_path: Path
 ) -> None:
     name = "libcnnrestestcudart.so.13"
     needed = make_library(tmp_path / "elsewhere" / name, name)
     make_library(native / "onnxruntime_pybind11_state.cpython-311.so", "state.so", needed)
-    make_library(native / OrtCudaEngine.LIBRARY, OrtCudaEngine.LIBRARY)
+    (library,) = OrtCudaEngine.LIBRARIES
+    make_library(native / library, library)
     assert name in OrtCudaEngine.probe().reason
 
 
@@ -226,8 +291,12 @@ def test_sessions_are_on_the_gpu_that_was_chosen(
 
 
 @pytest.mark.parametrize("before", [None, "1"])
+@pytest.mark.parametrize("engine_class", [OrtTensorRtEngine, OrtTensorRtRtxEngine])
 def test_fp32_of_tensorrt_is_not_tf32(
-    fake_providers: FakeOnnxRuntime, monkeypatch: pytest.MonkeyPatch, before: str | None
+    fake_providers: FakeOnnxRuntime,
+    monkeypatch: pytest.MonkeyPatch,
+    engine_class: type[OrtCudaEngine],
+    before: str | None,
 ) -> None:
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
     if before is not None:
@@ -241,16 +310,30 @@ def test_fp32_of_tensorrt_is_not_tf32(
         session(*arguments, **options)
 
     monkeypatch.setattr(FakeSession, "__init__", noted)
-    for precision in (Precision.FP32, Precision.FP16):
-        OrtTensorRtEngine.open(ModelFile(str(precision), bright_model()), precision, 1).close()
-    assert seen == ["0", before]
+    for precision in (Precision.FP16, Precision.FP32):
+        engine_class.open(ModelFile(str(precision), bright_model()), precision, 1).close()
+    # The first session of a process may settle it for all.
+    assert seen == ["0", "0"]
     assert os.environ.get("NVIDIA_TF32_OVERRIDE") == before
 
 
 @pytest.mark.parametrize(
-    ("precision", "enabled"), [("fp32", ("0", "0")), ("fp16", ("1", "0")), ("int8", ("1", "1"))]
+    ("version", "precision", "enabled"),
+    [
+        ("1.20.0", "fp16", ("0", "0")),
+        ("1.26.0", "fp32", ("0", "0")),
+        ("1.26.0", "fp16", ("0", "0")),
+        ("1.26.0", "int8", ("0", "0")),
+        ("1.27.0", "fp32", ("0", "0")),
+        ("1.27.0", "fp16", ("1", "0")),
+        ("1.31.1", "int8", ("1", "1")),
+        ("2.0.0rc1", "int8", ("1", "1")),
+    ],
 )
-def test_types_of_the_tensorrt_provider(precision: str, enabled: tuple[str, str]) -> None:
+def test_types_of_the_tensorrt_provider(
+    monkeypatch: pytest.MonkeyPatch, version: str, precision: str, enabled: tuple[str, str]
+) -> None:
+    monkeypatch.setattr(onnxruntime, "__version__", version)
     model = ModelFile(precision, bright_model())
     settings = OrtTensorRtEngine._settings(onnxruntime, model, Precision(precision), None)
     assert (settings["trt_fp16_enable"], settings["trt_int8_enable"]) == enabled
@@ -325,6 +408,37 @@ def test_no_engine_is_kept_where_a_signature_is_required(
     assert uncached is None
     assert cached is not None
     assert cached.is_relative_to(own_cache)
+
+
+@pytest.mark.parametrize("engine_class", [OrtTensorRtEngine, OrtTensorRtRtxEngine])
+def test_an_engine_is_opened_without_a_cache_that_cannot_be_used(
+    fake_providers: FakeOnnxRuntime,
+    own_cache: Path,
+    caplog: pytest.LogCaptureFixture,
+    engine_class: type[OrtCudaEngine],
+) -> None:
+    own_cache.parent.mkdir(parents=True, exist_ok=True)
+    own_cache.write_text("no folder")
+    with engine_class.open(ModelFile("fp32", bright_model()), Precision.FP32, 1) as engine:
+        np.testing.assert_allclose(engine.run(IMAGES), EXPECTED, atol=1e-5)
+    assert "at every start" in caplog.text
+    assert str(own_cache) not in caplog.text
+
+
+def test_kernels_that_the_plug_in_stores_at_the_end_are_found_by_the_next_start(
+    fake_providers: FakeOnnxRuntime, own_cache: Path
+) -> None:
+    found = []
+    for _ in range(2):
+        engine = OrtTensorRtRtxEngine.open(ModelFile("fp32", bright_model()), Precision.FP32, 1)
+        found.append(cast(FakeSession, engine._handle).found_kernels)
+        engine.close()
+    assert found == [False, True]
+    (kernels,) = own_cache.rglob("kernels")
+    kernels.write_bytes(b"others")
+    engine.close()
+    with OrtTensorRtRtxEngine.open(ModelFile("fp32", bright_model()), Precision.FP32, 1) as engine:
+        assert not cast(FakeSession, engine._handle).found_kernels
 
 
 def test_a_file_of_one_size_is_refused_where_brains_are_cut() -> None:

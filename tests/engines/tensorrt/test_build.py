@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 from calibration.plan import INT8_TRT
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.precision import Precision
+from cnnres_infer.engines.nvidia.batches import LADDER
 from cnnres_infer.engines.tensorrt import build as building
 from cnnres_infer.engines.tensorrt.api import TENSORRT_RTX, capabilities
 from cnnres_infer.engines.tensorrt.build import BatchRange, build
@@ -212,6 +213,10 @@ def test_real_builders_resize_scratch_memory(trt: Any, monkeypatch: pytest.Monke
 def test_a_timing_cache_of_another_gpu_is_replaced(earlier: bytes, used: bytes) -> None:
     plan, measured = build(FakeBuilderModule(), b"model", BatchRange(), None, earlier)
     assert (plan, measured) == (b"plan", used + b"measured;")
+
+
+def test_kernels_are_tuned_for_full_batches() -> None:
+    assert str(BatchRange()) == f"1,{LADDER[-1]},{LADDER[-1]}"
 
 
 def test_the_batch_range_is_the_engines(trt: Any) -> None:

@@ -60,11 +60,11 @@ def test_rtx_has_no_int8_for_turing_and_does_not_try(
         open_engine(bundle, "tensorrt-rtx", "int8")
     assert fake_machine.built == []
     assert fastest_first(bundle, "tensorrt-rtx") == ("fp16", "int8")
-    assert fake_machine.built == ["1,8,16"]
+    assert fake_machine.built == ["1,16,16"]
 
 
 @pytest.mark.parametrize(
-    ("seconds", "selected"), [(1.1, "fp16"), (1.0, "fp16"), (None, "fp16"), (0.9, "int8")]
+    ("seconds", "selected"), [(1.1, "fp16"), (0.97, "fp16"), (None, "fp16"), (0.9, "int8")]
 )
 def test_auto_takes_fp16_until_int8_was_measured_faster(
     fake_machine: FakeMachine,
@@ -111,6 +111,18 @@ def test_a_package_for_a_newer_cuda_is_no_use(
     found = probe("tensorrt-rtx")
     assert "tensorrt_rtx 1.7.1.116 needs CUDA 13" in found.reason
     assert "pip install tensorrt-rtx-cu12" in found.remedy
+
+
+def test_no_package_is_named_where_none_is_supported(
+    fake_machine: FakeMachine, rtx: FakeTensorRtRtx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_machine.install_driver(FakeDriver("470.1", cuda=11040))
+    monkeypatch.setattr(Flavour, "installed", lambda _self: {"tensorrt-rtx-cu12": "1.7.1.116"})
+    assert probe("tensorrt-rtx").remedy == "update the driver to 525 or newer"
+    monkeypatch.setattr(Flavour, "installed", lambda _self: {})
+    found = probe("tensorrt-rtx")
+    assert "cuda-bindings 13.0 needs CUDA 13" in found.reason
+    assert found.remedy == "update the driver to 580 or newer"
 
 
 def test_a_driver_that_is_too_old_in_the_end_is_skipped(

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cnnres_infer.engines.tensorrt.cuda import Cuda, DeviceMemoryError
-from cnnres_infer.engines.tensorrt.runner import PlanRunner
+from cnnres_infer.engines.tensorrt.runner import PlanRefusedError, PlanRunner
 from cnnres_infer.errors import BackendUnavailableError, EngineRunError
 from tests.conftest import bright_model
 from tests.fakes.cuda import ALIGNMENT, CaptureMode, Error, FakeCudaRuntime
@@ -17,6 +17,7 @@ from tests.fakes.tensorrt import COUNTS, SCRATCH_EACH, FakeTensorRT, FakeTensorR
 
 PLAN = bright_model()
 SLICE_BYTES = 4 * 160 * 160
+IN_AND_OUT = 2
 
 
 def images(count: int, seed: int = 0) -> NDArray[np.float32]:
@@ -52,27 +53,15 @@ def test_batches_with_a_remainder(runner: PlanRunner, count: int) -> None:
         np.testing.assert_allclose(runner.run(inputs), expected(inputs), atol=1e-5)
 
 
-def test_one_lane_is_filled_while_the_other_computes(
-    runner: PlanRunner, runtime: FakeCudaRuntime
-) -> None:
-    runner.run(images(12))
-    work = [deed for deed in runtime.deeds if deed not in ("capture", "launch")]
-    assert work == ["in", "run", "out", "event"] * 3
-    # Two batches of four deeds are queued before the first is waited for.
-    assert runtime.waiting[0] == 8
-
-
 def test_graphs_are_captured_on_the_second_run_and_launched_after(
     runner: PlanRunner, runtime: FakeCudaRuntime
 ) -> None:
+    runner.run(images(4))
+    assert runtime.deeds == ["in", "run", "out"]
+    runner.run(images(4))
+    assert runtime.deeds[3:] == ["capture", "launch", "in", "run", "out"]
     runner.run(images(8))
-    assert "capture" not in runtime.deeds
-    runner.run(images(8))
-    assert runtime.deeds.count("capture") == 2
-    assert runtime.deeds.count("launch") == 2
-    runner.run(images(8))
-    assert runtime.deeds.count("capture") == 2
-    assert runtime.deeds.count("launch") == 4
+    assert runtime.deeds[8:] == ["launch", "in", "run", "out"] * 2
 
 
 def test_rests_are_padded_and_share_contexts_and_graphs(
@@ -84,9 +73,7 @@ def test_rests_are_padded_and_share_contexts_and_graphs(
         for count in (73, 9, 5, 8, 3, 1, 4):
             inputs = images(count, turn)
             np.testing.assert_allclose(runner.run(inputs), expected(inputs), atol=1e-5)
-    assert trt.contexts == 3
-    # Two lanes for full batches, and the first lane for the rests.
-    assert runtime.deeds.count("capture") == 4
+    assert trt.contexts == runtime.deeds.count("capture") == 3
     runner.close()
     assert runtime.leaks == 0
 
@@ -101,8 +88,7 @@ def test_sizes_of_images_share_the_buffers_of_the_largest(
         for extents in ((96, 128), (160, 160), (128, 96)):
             inputs = np.random.default_rng(turn).random((6, 1, *extents), np.float32)
             np.testing.assert_allclose(runner.run(inputs), expected(inputs), atol=1e-5)
-    assert trt.contexts == 3
-    assert runtime.deeds.count("capture") == 6
+    assert trt.contexts == runtime.deeds.count("capture") == 3
     runner.close()
     assert runtime.leaks == 0
 
@@ -116,6 +102,14 @@ def test_it_is_captured_beside_code_that_uses_the_legacy_stream(
         np.testing.assert_allclose(runner.run(inputs), expected(inputs), atol=1e-5)
     assert runtime.deeds.count("capture") == 1
     assert not runtime.blocking
+
+
+def test_there_is_memory_for_one_batch(runner: PlanRunner, runtime: FakeCudaRuntime) -> None:
+    for _ in range(3):
+        runner.run(images(17))
+    sizes = sorted(len(memory) - ALIGNMENT for memory in runtime.device.values())
+    assert sizes == [4 * SCRATCH_EACH, 4 * SLICE_BYTES, 4 * SLICE_BYTES]
+    assert len(runtime.host) == IN_AND_OUT
 
 
 @pytest.mark.parametrize("resizes", [True, False])
@@ -153,17 +147,16 @@ def test_a_driver_that_is_too_old_is_no_failure_of_a_run(runtime: FakeCudaRuntim
 
 def test_the_fakes_refuse_what_cuda_does(trt: FakeTensorRT, runtime: FakeCudaRuntime) -> None:
     cuda = Cuda(runtime)
-    event = cuda.event()
-    forbidden: list[Callable[[], Any]] = [lambda: cuda.allocate(8), lambda: cuda.wait(event)]
+    forbidden: list[Callable[[], Any]] = [lambda: cuda.allocate(8), cuda.wait]
     for call in forbidden:
         with pytest.raises(EngineRunError, match="CaptureUnsupported"):
             cuda.capture(call)
     # The first run of a context allocates.
     runner = PlanRunner(trt, cuda, PLAN, batch=4)
-    runner._prepare((1, 160, 160))
-    program, lane = runner._program((4, 1, 160, 160)), runner._lanes[0]
+    buffers = runner._prepare((1, 160, 160))
+    program = runner._program((4, 1, 160, 160))
     with pytest.raises(EngineRunError, match="CaptureUnsupported"):
-        cuda.capture(lambda: runner._enqueue(program, lane, (4, 1, 160, 160)))
+        cuda.capture(lambda: runner._enqueue(program, buffers))
     program.context.set_device_memory(runner._scratch[0].address + 4, 1 << 20)
     assert "not aligned" in runner._logger.summary()
     blocking = FakeCudaRuntime()
@@ -191,7 +184,7 @@ def test_kernels_that_were_checked_are_those_that_run(runtime: FakeCudaRuntime) 
 def test_full_memory_halves_the_batch_and_goes_on(
     trt: FakeTensorRT, runtime: FakeCudaRuntime
 ) -> None:
-    runtime.limit = 2 * (2 * 2 * SLICE_BYTES) + 2 * SCRATCH_EACH
+    runtime.limit = IN_AND_OUT * 2 * SLICE_BYTES + 2 * SCRATCH_EACH
     runner = PlanRunner(trt, Cuda(runtime), PLAN, batch=8)
     inputs = images(9)
     np.testing.assert_allclose(runner.run(inputs), expected(inputs), atol=1e-5)
@@ -202,6 +195,44 @@ def test_full_memory_halves_the_batch_and_goes_on(
     ]
     runner.close()
     assert runtime.leaks == 0
+
+
+def test_the_batch_is_reduced_to_sizes_that_were_checked_only(
+    trt: FakeTensorRT, runtime: FakeCudaRuntime
+) -> None:
+    runner = PlanRunner(trt, Cuda(runtime), PLAN, batch=24)
+    runner.settle()
+    checked = runner.sizes
+    inputs, reduced = images(24), []
+    for slices in (16, 8, 4):
+        runtime.limit = IN_AND_OUT * slices * SLICE_BYTES + 2 * SCRATCH_EACH * slices
+        np.testing.assert_allclose(runner.run(inputs), expected(inputs), atol=1e-5)
+        reduced.append(runner.batch)
+        assert set(runner.sizes) <= set(checked)
+        runner._release()
+    assert reduced == [16, 8, 4]
+    runtime.limit = IN_AND_OUT * 2 * SLICE_BYTES
+    with pytest.raises(DeviceMemoryError):
+        runner.run(inputs)
+    runner.close()
+
+
+def test_rtx_pads_to_one_size_and_runs_no_other_once_that_was_checked(
+    runtime: FakeCudaRuntime,
+) -> None:
+    room_for_eight = IN_AND_OUT * 8 * SLICE_BYTES + 8 * SCRATCH_EACH
+    rtx = FakeTensorRtRtx(runtime)
+    runner = PlanRunner(rtx, Cuda(runtime), PLAN, batch=16)
+    assert runner.sizes == (16,)
+    runner.settle()
+    runtime.limit = room_for_eight
+    with pytest.raises(DeviceMemoryError):
+        runner.run(images(3))
+    runner.close()
+    runner = PlanRunner(rtx, Cuda(runtime), PLAN, batch=16)
+    runner.run(images(3))
+    assert runner.sizes == (8,)
+    runner.close()
 
 
 def test_memory_too_small_for_a_slice_is_an_error(
@@ -222,19 +253,16 @@ def test_a_lost_device_is_our_error_and_leaves_nothing(
     runner = PlanRunner(trt, Cuda(runtime), PLAN, batch=4)
     for _ in range(earlier):
         runner.run(images(8))
-    runtime.lost = True
-    with pytest.raises(EngineRunError, match=r"cudaErrorDeviceLost.*nvidia-smi"):
+    runtime.failure = Error.cudaErrorUnknown
+    with pytest.raises(EngineRunError, match=r"CUDA error 999: cudaErrorUnknown.*nvidia-smi"):
         runner.run(images(8))
     runner.close()
     assert runtime.leaks == 0
 
 
 def test_a_run_that_tensorrt_refuses(runner: PlanRunner, trt: FakeTensorRT) -> None:
-    runner.run(images(4))
-    runner.run(images(4))
     trt.fails_to_run = True
     with pytest.raises(EngineRunError, match="TensorRT failed to run"):
-        # The second lane is new, the first has a graph already.
         runner.run(images(8))
     trt.fails_to_run = False
     inputs = images(5)
@@ -261,6 +289,13 @@ def test_a_failure_while_capturing_ends_the_capture(runner: PlanRunner, trt: Fak
     for seed in range(3):
         inputs = images(4, seed)
         np.testing.assert_allclose(runner.run(inputs), expected(inputs), atol=1e-5)
+
+
+def test_an_invalid_plan_without_a_reason_gets_what_was_logged(runtime: FakeCudaRuntime) -> None:
+    rtx = FakeTensorRtRtx(runtime)
+    rtx.refuses_plans, rtx.diagnostics, rtx.complaint = True, 0, "the header is damaged"
+    with pytest.raises(PlanRefusedError, match=r"cannot run on this GPU: the header is damaged$"):
+        PlanRunner(rtx, Cuda(runtime), PLAN, batch=4)
 
 
 def test_a_plan_that_tensorrt_refuses(trt: FakeTensorRT, runtime: FakeCudaRuntime) -> None:

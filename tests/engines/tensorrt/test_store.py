@@ -13,7 +13,7 @@ KEY = PlanKey(
     version="10.16.1.11",
     onnx_sha256="a" * 64,
     precision="fp16",
-    batch="1,8,16",
+    batch="1,16,16",
     flags="strongly-typed",
     sm="86",
     gpu="NVIDIA Fake 3060",
@@ -61,6 +61,22 @@ def test_the_reason_names_what_changed(tmp_path: Path) -> None:
     assert plan.rebuilt == "driver was 580.1, is 590.2"
 
 
+def test_a_refused_plan_is_replaced_and_no_other(tmp_path: Path) -> None:
+    store = PlanStore(tmp_path)
+    path = store.get_or_build(KEY, lambda: b"plan").path
+
+    def fail() -> bytes:
+        raise ValueError("no memory for a build")
+
+    with pytest.raises(ValueError, match="no memory"):
+        store.get_or_build(KEY, fail, refused=b"plan")
+    assert store.get_or_build(KEY, refuse).content == b"plan"
+    plan = store.get_or_build(KEY, lambda: b"new", refused=b"plan")
+    assert (plan.content, plan.rebuilt) == (b"new", f"TensorRT refused {path.name}")
+    # Another process has replaced it meanwhile.
+    assert store.get_or_build(KEY, refuse, refused=b"plan").content == b"new"
+
+
 @pytest.mark.parametrize("damage", ["torn", "gone"])
 def test_a_damaged_plan_is_built_anew(tmp_path: Path, damage: str) -> None:
     store = PlanStore(tmp_path)
@@ -80,8 +96,8 @@ def test_a_sidecar_of_something_else_is_no_plan(tmp_path: Path) -> None:
         "[]",
         "{}",
         nested,
-        '{"format": 2}',
-        '{"format": 1, "key": {"backend": "x"}}',
+        '{"format": 1}',
+        '{"format": 2, "key": {"backend": "x"}}',
     ):
         path.with_suffix(".json").write_text(text)
         assert list(store.entries()) == []
