@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cnnres_infer.cohort.derivative import relative_uri
 from cnnres_infer.cohort.tables import Entry
-from cnnres_infer.outputs.page import RESEARCH_ONLY, document, escape
+from cnnres_infer.outputs.page import RESEARCH_ONLY, document, escape, prose
 
 _STYLE = """\
 body { max-width: 90rem; }
@@ -107,7 +107,7 @@ def _row(out: Path, entry: Entry) -> str:
     row, status = entry.row, entry.row["status"]
     volume, lesions, rejected = (row.get(name) for name in ("volume_ml", "lesions", "rejected"))
     diffusion = _DIFFUSION.get(row.get("diffusion_checked", ""), "")
-    items = "".join(f"<li>{escape(text)}</li>" for text in entry.messages)
+    items = "".join(f"<li>{prose(text)}</li>" for text in entry.messages)
     cells = (
         f"<td>{_picture(out, entry)}</td>",
         _cell(entry.name, f"<a{_link(row.get('mask'))}>{escape(entry.name)}</a>"),

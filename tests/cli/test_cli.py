@@ -260,7 +260,7 @@ def test_an_unknown_format_is_refused_before_any_work(
     done = run(volume, "-o", out, "--bundle", bright_bundle, "--format", "mask", "--format", "ps")
     assert done.returncode == 2
     assert done.stderr == (
-        f"cnnres-infer: E-USAGE: no output format 'ps'; choose from {', '.join(WRITERS)}\n"
+        f"cnnres-infer: E-USAGE: no output format 'ps'; choose from {', '.join(sorted(WRITERS))}\n"
     )
     assert not out.exists()
 
