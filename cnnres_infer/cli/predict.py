@@ -37,6 +37,7 @@ from cnnres_infer.cli.options import (
     VolumeMemoryOption,
     VolumeTimeoutOption,
 )
+from cnnres_infer.codes import WarningCode
 from cnnres_infer.core.failure import Failure
 from cnnres_infer.core.text import counted, printable
 from cnnres_infer.errors import LimitError
@@ -192,6 +193,11 @@ def print_report(
         f"({engine.backend}, {engine.precision}, {seconds:.2f} s)",
         markup=False,
     )
+    # Unless a warning says so.
+    if not report.diffusion.checked and WarningCode.INPUT_DIFFUSION not in {
+        warning.code for warning in report.warnings
+    }:
+        console.print(f"  {printable(report.diffusion.note)}", markup=False)
     for warning in report.warnings:
         text = with_flags(warning.text)
         console.print(f"  warning {warning.code}: {printable(text)}", markup=False)
