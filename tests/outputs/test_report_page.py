@@ -117,7 +117,7 @@ def test_halves_are_rounded_away_from_zero(result: Result) -> None:
 
 def test_what_messages_have_in_backticks_is_code(result: Result) -> None:
     notice = Notice(WarningCode.BRAIN_SIZE, "implausible; give `brain_mask`, or <`x`>")
-    skipped = Skipped("ort", "int8", "no driver; use `backend=\"ort\"`", expected=False)
+    skipped = Skipped("ort", "int8", 'no driver; use `backend="ort"`', expected=False)
     made = replace(result.provenance, skipped=(skipped,))
     page = html_page(replace(result, warnings=(notice,), provenance=made))
     assert "give <code>brain_mask</code>, or &lt;<code>x</code>&gt;" in page
