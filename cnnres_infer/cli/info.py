@@ -73,7 +73,7 @@ def _sizes(slices: "SliceSpec") -> str:
         return f"slices of {slices.size} x {slices.size} pixels of {slices.spacing} mm"
     *others, last = map(str, slices.sides)
     sides = f"{', '.join(others)} or {last}"
-    return f"slices cut to the brain: {sides} pixels of {slices.spacing} mm high, and wide"
+    return f"slices cut to the brain, {sides} pixels of {slices.spacing} mm a side"
 
 
 def _print_backends(backends: "dict[str, BackendInfo]", console: "Console") -> None:
