@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from cnnres_infer.codes import ErrorCode
+from cnnres_infer.core.case import Modality, check_combination
 from cnnres_infer.core.failure import Failure
 from cnnres_infer.core.jsonable import to_json
 from cnnres_infer.core.result import Result
@@ -110,7 +111,13 @@ class Job:
         return volume.parent if self.out is None else self.out
 
     def check(self, volumes: list[Path]) -> None:
-        """Raise `UsageError` if outputs are impossible, or would overwrite each other or inputs."""
+        """Raise `UsageError` if inputs do not go together, or outputs would replace any of them."""
+        check_combination(
+            Modality.parse(self.modality),
+            flair=self.flair is not None,
+            adc=self.adc is not None,
+            b0=self.b0 is not None,
+        )
         check_formats(self.formats)
         check_identify(self.formats, self.identify)
         if any(WRITERS[each].reader for each in self.formats):

@@ -227,7 +227,8 @@ class Predictor:
         progress
             Called on this thread as ``progress(stage, done, total)`` when a stage begins
             and ends, and after each batch of slices in the stage ``"engine"``. Stages are
-            those of `Result.timings`. What it raises ends the call.
+            those of `Result.timings`, except for ``"slices"``, which is part of
+            ``"engine"`` here. What it raises ends the call.
         cancel
             Asked on this thread between stages and batches, and within long stages; once it
             returns True, the call ends. An `Event.is_set` of `threading` will do.

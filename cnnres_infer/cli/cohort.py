@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,7 +32,7 @@ from cnnres_infer.cli.options import (
     StrictOption,
     VerboseOption,
 )
-from cnnres_infer.core.text import printable
+from cnnres_infer.core.text import counted, printable
 from cnnres_infer.errors import UsageError
 from cnnres_infer.limits import Limits, parse_size
 
@@ -159,7 +159,7 @@ def cohort(
             return
         with _ends_after_cases(quiet or as_json) as stop:
             reports = run_cohort(found, plan, settings, opened, runner, stop)
-            clock = _Clock(len(plan.to_do))
+            clock = _Clock(case.name for case in plan.to_do)
             for outcome in progress(reports, len(found.cases), quiet or as_json):
                 outcomes.append(outcome)
                 clock.count(outcome)
@@ -222,17 +222,22 @@ class _Clock:
 
     Parameters
     ----------
-    count
-        Number of cases to segment.
+    names
+        The cases to segment.
     """
 
-    def __init__(self, count: int) -> None:
-        self._total, self._done = count, 0
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = frozenset(names)
+        self._total, self._done = len(self._names), 0
         self._started = time.monotonic()
+
+    def counts(self, outcome: "Outcome") -> bool:
+        """Whether a case is one of those to segment, and was not known before."""
+        return outcome.name in self._names
 
     def count(self, outcome: "Outcome") -> None:
         """Count a case, unless it was known before."""
-        self._done += outcome.seconds is not None or outcome.traceback != ""
+        self._done += self.counts(outcome)
 
     def __str__(self) -> str:
         if not self._done:
@@ -249,14 +254,19 @@ def _print_outcome(outcome: "Outcome", clock: _Clock, silent: bool, verbose: boo
             warn(line)
         message = with_flags(outcome.error["message"])
         warn(f"cnnres-infer: {outcome.error['code']}: {outcome.name}: {message}")
-    elif not silent and outcome.seconds is not None:
-        warnings = f", {', '.join(outcome.warnings)}" if outcome.warnings else ""
+    if not silent and clock.counts(outcome):
         with printing():
-            stdout().print(
-                f"[{clock}] {printable(outcome.name)}: {outcome.lesions} lesions, "
-                f"{outcome.volume_ml:.2f} ml ({outcome.seconds:.2f} s){warnings}",
-                markup=False,
-            )
+            name = printable(outcome.name)
+            stdout().print(f"[{clock}] {name}: {_in_short(outcome)}", markup=False)
+
+
+def _in_short(outcome: "Outcome") -> str:
+    """What has become of a case that was to be segmented."""
+    if outcome.error is not None:
+        return f"failed, {outcome.error['code']}"
+    found = f"{counted(outcome.lesions or 0, 'lesion')}, {outcome.volume_ml or 0.0:.2f} ml"
+    by = "another process" if outcome.seconds is None else f"{outcome.seconds:.2f} s"
+    return ", ".join((f"{found} ({by})", *outcome.warnings))
 
 
 def _print_plan(plan: "Plan") -> None:
@@ -278,12 +288,16 @@ def _print_plan(plan: "Plan") -> None:
 
 
 def _print_summary(plan: "Plan", outcomes: "list[Outcome]", out: Path) -> None:
-    failed = sum(outcome.is_failure for outcome in outcomes)
+    outdated = sum(outcome.is_outdated for outcome in outcomes)
+    failed = sum(outcome.is_failure for outcome in outcomes) - outdated
     new = sum(outcome.seconds is not None for outcome in outcomes)
     left = _count_left(plan, outcomes)
+    unchanged = len(outcomes) - new - failed - outdated
     text = (
-        f"{new} segmented, {len(outcomes) - new - failed} unchanged, {failed} failed, "
-        f"{len(plan.skipped)} skipped" + (f", {left} left" if left else "")
+        f"{new} segmented, {unchanged} unchanged, "
+        + (f"{outdated} kept (made with other inputs or settings), " if outdated else "")
+        + f"{failed} failed, {len(plan.skipped)} skipped"
+        + (f", {left} left" if left else "")
     )
     with printing():
         stdout().print(f"{text}; see {printable(str(out / 'index.html'))}", markup=False)

@@ -63,7 +63,8 @@ def demo(
 
     def render(found: "DemoReport", console: "Console") -> None:
         known = found.demo
-        print_report(known.volume.name, found.report, found.outputs, verbose, console)
+        written = (known.volume, known.truth, *found.outputs)
+        print_report(known.volume.name, found.report, written, verbose, console)
         console.print(f"  known lesion {known.truth_ml:.2f} ml, Dice with it {known.dice:.3f}")
 
     show(work, render, as_json, verbose)

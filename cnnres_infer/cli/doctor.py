@@ -1,5 +1,6 @@
 """``cnnres-infer doctor``."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cnnres_infer.cli.console import show
@@ -27,7 +28,12 @@ def doctor(
     def work() -> "DoctorReport":
         from cnnres_infer.maintenance.doctor import examine
 
-        return examine(bundle)
+        report = examine(bundle)
+        worded = (
+            replace(each, reason=with_flags(each.reason), remedy=with_flags(each.remedy))
+            for each in report.findings
+        )
+        return replace(report, findings=tuple(worded))
 
     show(work, render, as_json, verbose)
 
@@ -40,7 +46,7 @@ def render(report: "DoctorReport", console: "Console") -> None:
         (each.subject, (each.status, each.reason, each.remedy)) for each in report.findings
     )
     for (status, reason, remedy), subjects in findings.items():
-        text = escape(printable(f"{', '.join(subjects)}: {with_flags(reason)}"))
+        text = escape(printable(f"{', '.join(subjects)}: {reason}"))
         console.print(f"[{_COLOURS[status]}]{status:4}[/] {text}")
-        if remedy and status != "NONE":
-            console.print(f"     to fix it: {printable(with_flags(remedy))}", markup=False)
+        if remedy:
+            console.print(f"     to fix it: {printable(remedy)}", markup=False)

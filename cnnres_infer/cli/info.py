@@ -6,7 +6,7 @@ from cnnres_infer.cli.console import show
 from cnnres_infer.cli.flags import with_flags
 from cnnres_infer.cli.options import BundleOption, JsonOption, SignatureOption, VerboseOption
 from cnnres_infer.core.grouping import group_names
-from cnnres_infer.core.text import printable
+from cnnres_infer.core.text import counted, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,7 +58,7 @@ def _print_model(bundle: "BundleInfo", cores: int, console: "Console") -> None:
     table = Table(title=title, show_header=False)
     for label, value in (
         ("modalities", ", ".join(spec.modalities)),
-        ("input", f"{spec.channels} x {_sizes(spec.slices)}, {spec.slices.spacing} mm"),
+        ("input", f"{counted(spec.channels, 'channel')}, {_sizes(spec.slices)}"),
         ("fusion", f"{spec.fusion.rule} (DWI {spec.fusion.dwi_weight})"),
         ("variants", ", ".join(bundle.variants)),
         ("missed its accuracy gate", ", ".join(bundle.failed) or "none"),
@@ -70,17 +70,17 @@ def _print_model(bundle: "BundleInfo", cores: int, console: "Console") -> None:
 
 def _sizes(slices: "SliceSpec") -> str:
     if len(slices.sides) == 1:
-        return f"{slices.size}²"
+        return f"slices of {slices.size} x {slices.size} pixels of {slices.spacing} mm"
     *others, last = map(str, slices.sides)
     sides = f"{', '.join(others)} or {last}"
-    return f"the brain's height and width ({sides} each)"
+    return f"slices cut to the brain, {sides} pixels of {slices.spacing} mm a side"
 
 
 def _print_backends(backends: "dict[str, BackendInfo]", console: "Console") -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("backend", "what", "precisions", "verified", title="usable backends")
+    table = Table("backend", "runtime", "precisions", "verified", title="usable backends")
     for name, backend in backends.items():
         verified = [_outcome(*each) for each in backend.verifications.items()]
         precisions = ", ".join(backend.precisions)
@@ -93,4 +93,7 @@ def _print_backends(backends: "dict[str, BackendInfo]", console: "Console") -> N
 
 def _outcome(precision: str, verification: "Verification") -> str:
     outcome = "passed" if verification.passed else "failed"
-    return f"{precision}: {outcome} on {verification.when[:10]}, Dice {verification.dice_mean:.4f}"
+    return (
+        f"{precision}: {outcome} on {verification.when[:10]}\n"
+        f"  Dice {verification.dice_mean:.4f} on {counted(verification.slices, 'slice')}"
+    )

@@ -37,8 +37,9 @@ from cnnres_infer.cli.options import (
     VolumeMemoryOption,
     VolumeTimeoutOption,
 )
+from cnnres_infer.codes import WarningCode
 from cnnres_infer.core.failure import Failure
-from cnnres_infer.core.text import printable
+from cnnres_infer.core.text import counted, printable
 from cnnres_infer.errors import LimitError
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits, parse_size
 
@@ -188,10 +189,15 @@ def print_report(
     """Print a short summary of the report of a segmented volume."""
     engine, seconds = report.provenance.engine, sum(report.timings_s.values())
     console.print(
-        f"{printable(name)}: {_count(len(report.lesions), 'lesion')}, {report.volume_ml:.2f} ml "
+        f"{printable(name)}: {counted(len(report.lesions), 'lesion')}, {report.volume_ml:.2f} ml "
         f"({engine.backend}, {engine.precision}, {seconds:.2f} s)",
         markup=False,
     )
+    # Unless a warning says so.
+    if not report.diffusion.checked and WarningCode.INPUT_DIFFUSION not in {
+        warning.code for warning in report.warnings
+    }:
+        console.print(f"  {printable(report.diffusion.note)}", markup=False)
     for warning in report.warnings:
         text = with_flags(warning.text)
         console.print(f"  warning {warning.code}: {printable(text)}", markup=False)
@@ -202,10 +208,6 @@ def print_report(
     if verbose:
         for stage, spent in report.timings_s.items():
             console.print(f"  {stage:>10} {spent:8.3f} s")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _formats(prob: bool, overlay: bool, named: list[str] | None) -> tuple[str, ...]:

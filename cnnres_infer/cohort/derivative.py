@@ -30,8 +30,8 @@ by a person. Research use only; not a medical device.
 
 - `sub-*/[ses-*/]{dwi,anat}/*_mask.nii.gz`: a mask for each case, on the grid of its image
   (`space-orig`), with what was found and how in the `.json` beside it.
-- `cases.tsv`, `lesions.tsv`: a row for each case and each lesion; their columns are described in
-  `cases.json` and `lesions.json`.
+- `cases.tsv`, `lesions.tsv`: a row for each case and each lesion, those that were rejected
+  included; their columns are described in `cases.json` and `lesions.json`.
 - `index.html`: all cases with a picture of each, to look through.
 - `sub-*/figures/`: slices with lesions and brain outlined.
 """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cnnres_infer.cohort.derivative import relative_uri
 from cnnres_infer.cohort.tables import Entry
-from cnnres_infer.outputs.page import RESEARCH_ONLY, document, escape
+from cnnres_infer.outputs.page import RESEARCH_ONLY, document, escape, prose
 
 _STYLE = """\
 body { max-width: 90rem; }
@@ -53,8 +53,12 @@ _COLUMNS = (
     ("warnings", "number"),
     ("volume, ml", "number"),
     ("lesions", "number"),
+    ("rejected", "number"),
+    ("diffusion", "text"),
     ("to look at", ""),
 )
+# Whether lesions were checked for restricted diffusion, by what cases.tsv says of it.
+_DIFFUSION = {"true": "checked", "false": "not checked"}
 
 
 def index_page(out: Path, entries: list[Entry]) -> bytes:
@@ -101,8 +105,9 @@ def _heading() -> Iterator[str]:
 
 def _row(out: Path, entry: Entry) -> str:
     row, status = entry.row, entry.row["status"]
-    volume, lesions = row.get("volume_ml"), row.get("lesions")
-    items = "".join(f"<li>{escape(text)}</li>" for text in entry.messages)
+    volume, lesions, rejected = (row.get(name) for name in ("volume_ml", "lesions", "rejected"))
+    diffusion = _DIFFUSION.get(row.get("diffusion_checked", ""), "")
+    items = "".join(f"<li>{prose(text)}</li>" for text in entry.messages)
     cells = (
         f"<td>{_picture(out, entry)}</td>",
         _cell(entry.name, f"<a{_link(row.get('mask'))}>{escape(entry.name)}</a>"),
@@ -110,6 +115,8 @@ def _row(out: Path, entry: Entry) -> str:
         _cell(entry.count_of_warnings, str(entry.count_of_warnings), "number"),
         _cell(volume or 0.0, "" if volume is None else f"{volume:.2f}", "number"),
         _cell(lesions or 0, "" if lesions is None else str(lesions), "number"),
+        _cell(rejected or 0, "" if rejected is None else str(rejected), "number"),
+        _cell(diffusion, diffusion),
         f"<td><ul>{items}</ul></td>",
     )
     return f"<tr>{''.join(cells)}</tr>"

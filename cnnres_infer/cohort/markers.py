@@ -22,6 +22,8 @@ STATE = ".cnnres"
 _MAX_BYTES = 1 << 24
 _CHUNK_BYTES = 1 << 20
 _SUFFIXES = (".nii.gz", ".nii")
+# Options that are not called as the arguments which they come from.
+_SETTINGS = {"bundle_sha256": "`bundle`", "cnnres-infer": "the version of cnnres-infer"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class Fingerprint:
         names = sorted(self.options.keys() | options.keys())
         changed = [each for each in names if self.options.get(each) != options.get(each)]
         if changed:
-            return f"made with other settings ({', '.join(changed)})"
+            named = (_SETTINGS.get(each, f"`{each}`") for each in changed)
+            return f"made with other settings ({', '.join(named)})"
         return "" if self._has_inputs(case.inputs) else "made from other inputs"
 
     def _has_inputs(self, paths: dict[str, Path]) -> bool:

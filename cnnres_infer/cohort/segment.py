@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from cnnres_infer.codes import ErrorCode
 from cnnres_infer.cohort.case import CohortCase
 from cnnres_infer.cohort.claims import MOST_ATTEMPTS, Claim, Claims, ExhaustedError
 from cnnres_infer.cohort.derivative import Paths, read_sidecar, render
@@ -61,8 +62,13 @@ class Outcome:
 
     @property
     def is_failure(self) -> bool:
-        """Whether the case has no mask for a reason that somebody should look at."""
+        """Whether the case lacks the mask that was asked for."""
         return self.error is not None
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether there is a mask, but of other inputs or options."""
+        return self.error is not None and self.error["code"] == ErrorCode.OUTPUT_EXISTS
 
     def to_json(self) -> dict[str, Any]:
         """The outcome without its traceback."""

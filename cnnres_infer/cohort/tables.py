@@ -31,10 +31,19 @@ CASE_COLUMNS = {
     "volume_ml": {"Description": "Total volume of the lesions.", "Units": "mL"},
     "largest_ml": {"Description": "Volume of the largest lesion.", "Units": "mL"},
     "rejected": {
-        "Description": "Number of lesions taken out since their diffusion is not restricted."
+        "Description": "Number of lesions taken out of the mask, since too few of their voxels "
+        "restrict diffusion."
+    },
+    "rejected_ml": {
+        "Description": "Total volume of the rejected lesions, which volume_ml leaves out.",
+        "Units": "mL",
     },
     "diffusion_checked": {
         "Description": "Whether lesions were checked for restricted diffusion (true, false)."
+    },
+    "relative_adc_below": {
+        "Description": "The model's bound: a voxel restricts diffusion if its ADC is below this "
+        "multiple of the brain's median; n/a where the ADC is not known, or the model has none."
     },
     "warnings": {"Description": "Codes of the warnings, separated by commas."},
     "error": {"Description": "Code of the error that the case failed with."},
@@ -52,7 +61,18 @@ LESION_COLUMNS = {
     "name": {"Description": "Name of the case."},
     "participant_id": {"Description": "Participant."},
     "session_id": {"Description": "Session; n/a without one."},
-    "lesion": {"Description": "Number of the lesion in its case, from the largest, 1, on."},
+    "status": {
+        "Description": "What has become of the lesion.",
+        "Levels": {
+            "kept": "It is in the mask.",
+            "rejected": "It was taken out of the mask, since too few of its voxels restrict "
+            "diffusion.",
+        },
+    },
+    "lesion": {
+        "Description": "Number of the lesion among those of its case and status, from the "
+        "largest, 1, on."
+    },
     "volume_ml": {"Description": "Volume of the lesion.", "Units": "mL"},
     "voxels": {"Description": "Number of its voxels."},
     "centre_x": {"Description": "Centre of mass, towards the right (RAS+).", "Units": "mm"},
@@ -61,13 +81,14 @@ LESION_COLUMNS = {
     "relative_adc": {
         "Description": "Median ADC of the lesion over that of the brain; n/a where not known."
     },
-    "adc": {
+    "adc_mm2_s": {
         "Description": "Median ADC of the lesion; n/a where it or its unit is not known.",
         "Units": "mm^2/s",
     },
     "restricted_share": {
-        "Description": "Share of the lesion's voxels that restrict diffusion, of those whose ADC "
-        "is known; n/a where not known."
+        "Description": "Share of voxels that restrict diffusion, of the lesion's voxels whose ADC "
+        "is known: those with an ADC below relative_adc_below (see cases.tsv) times the brain's "
+        "median; n/a where not known."
     },
 }
 
@@ -134,7 +155,7 @@ def _sidecars(out: Path) -> Iterator[Path]:
 def _segmented(name: str, content: dict[str, Any], mask: Path) -> Entry:
     report = content["report"]
     who = {key: content.get(key, _MISSING) for key in ("participant_id", "session_id")}
-    each = report["lesions"]["each"]
+    each, rejected = report["lesions"]["each"], report["lesions"]["rejected"]
     warnings, notes = report["warnings"], content.get("notes", [])
     row = {
         "name": name,
@@ -143,8 +164,10 @@ def _segmented(name: str, content: dict[str, Any], mask: Path) -> Entry:
         "lesions": len(each),
         "volume_ml": _rounded(report["lesions"]["volume_ml"]),
         "largest_ml": _rounded(each[0]["volume_ml"]) if each else 0.0,
-        "rejected": len(report["lesions"]["rejected"]),
+        "rejected": len(rejected),
+        "rejected_ml": _rounded(sum(lesion["volume_ml"] for lesion in rejected)),
         "diffusion_checked": str(bool(report["diffusion"]["checked"])).lower(),
+        "relative_adc_below": report["diffusion"].get("relative_adc_below"),
         "warnings": ",".join(warning["code"] for warning in warnings),
         "notes": "; ".join(notes),
         "inputs": ",".join(report["inputs"]),
@@ -159,6 +182,7 @@ def _segmented(name: str, content: dict[str, Any], mask: Path) -> Entry:
         {
             "name": name,
             **who,
+            "status": status,
             "lesion": number,
             "volume_ml": _rounded(lesion["volume_ml"]),
             "voxels": lesion["voxels"],
@@ -167,10 +191,11 @@ def _segmented(name: str, content: dict[str, Any], mask: Path) -> Entry:
                 for axis, value in zip("xyz", lesion["centre_mm"], strict=True)
             },
             "relative_adc": _rounded(lesion["relative_adc"]),
-            "adc": lesion["adc_mm2_s"],
+            "adc_mm2_s": _significant(lesion["adc_mm2_s"]),
             "restricted_share": _rounded(lesion["restricted_share"]),
         }
-        for number, lesion in enumerate(each, start=1)
+        for status, group in (("kept", each), ("rejected", rejected))
+        for number, lesion in enumerate(group, start=1)
     )
     texts = tuple(f"{warning['code']}: {warning['text']}" for warning in warnings)
     return Entry(name, row, lesions, (*texts, *notes))
@@ -205,3 +230,7 @@ def _cell(value: Any) -> str:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
+
+
+def _significant(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")

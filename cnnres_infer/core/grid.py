@@ -98,6 +98,10 @@ class Grid:
         affine.setflags(write=False)
         object.__setattr__(self, "affine", affine)
 
+    def __str__(self) -> str:
+        shape, steps = map(str, self.shape), (f"{step:.3g}" for step in self.spacing)
+        return f"{' x '.join(shape)} voxels of {' x '.join(steps)} mm"
+
     @cached_property
     def spacing(self) -> tuple[float, float, float]:
         """Distance between voxel centres along each voxel axis, in mm."""

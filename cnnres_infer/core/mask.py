@@ -82,6 +82,9 @@ class Mask:
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", read_only(self.data))
 
+    def __repr__(self) -> str:
+        return f"<Mask of {self.volume_ml:.2f} ml, {self.grid}>"
+
     @property
     def volume_ml(self) -> float:
         """Total volume in ml."""

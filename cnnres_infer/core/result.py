@@ -10,6 +10,7 @@ from cnnres_infer.codes import Notice
 from cnnres_infer.core.diffusion import DiffusionCheck
 from cnnres_infer.core.mask import Lesion, Mask
 from cnnres_infer.core.provenance import Provenance
+from cnnres_infer.core.text import counted
 from cnnres_infer.core.volume import Probabilities, Volume
 
 
@@ -114,6 +115,12 @@ class Result:
     formats: tuple[str, ...] = ()
     omitted: dict[str, str] = field(default_factory=dict)
     peak_memory_mb: float | None = None
+
+    def __repr__(self) -> str:
+        parts = [f"{counted(len(self.lesions), 'lesion')} of {self.mask.volume_ml:.2f} ml"]
+        parts += [f"{len(self.rejected)} rejected"] if self.rejected else []
+        parts += [counted(len(self.warnings), "warning"), str(self.mask.grid)]
+        return f"<Result of {self.volume.name!r}: {', '.join(parts)}>"
 
     @cached_property
     def probabilities(self) -> Probabilities:

@@ -15,6 +15,11 @@ def printable(text: str) -> str:
     )
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, such as ``1 lesion`` or ``2 lesions``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def without_folder(text: str, path: Path) -> str:
     """A message without the folder that a file or study lies in, for reports to keep.
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cnnres_infer.codes import ErrorCode, Notice, WarningCode
 from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.grid import Grid
+from cnnres_infer.core.text import counted
 from cnnres_infer.errors import GeometryError, VolumeError
 
 # Outside this range, sums and ratios of voxels may overflow or underflow float32.
@@ -58,6 +59,10 @@ class Volume:
                 f"{self.name}: the data must be float32 and finite; use Volume.from_array"
             )
         object.__setattr__(self, "data", read_only(self.data))
+
+    def __repr__(self) -> str:
+        notices = f", {counted(len(self.warnings), 'warning')}" if self.warnings else ""
+        return f"<Volume {self.name!r}, {self.grid}{notices}>"
 
     @classmethod
     def from_array(
@@ -191,6 +196,9 @@ class Probabilities:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", read_only(self.data))
+
+    def __repr__(self) -> str:
+        return f"<Probabilities, {self.grid}>"
 
     def above(self, rule: Callable[[FloatArray], BoolArray]) -> BoolArray:
         """Apply a rule such as a threshold, bool (X, Y, Z)."""

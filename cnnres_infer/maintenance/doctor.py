@@ -164,7 +164,9 @@ def _cores() -> Finding:
 def _gpu() -> Finding:
     gpu = find_gpu()
     if isinstance(gpu, Probe):
-        return Finding("GPU", Status.NONE if gpu.absent else Status.WARN, gpu.reason, gpu.remedy)
+        if gpu.absent:
+            return Finding("GPU", Status.NONE, gpu.reason)
+        return Finding("GPU", Status.WARN, gpu.reason, gpu.remedy)
     driver = f"driver {gpu.driver or '(unknown version)'}, CUDA up to {gpu.cuda}"
     others = find_gpus()
     listed = "".join(
@@ -178,10 +180,12 @@ def _gpu() -> Finding:
 def _backend(bundle: Bundle, name: str) -> Finding:
     found = probe(name)
     if not found.usable:
+        reason = found.reason + _can_build(name)
+        if found.absent:
+            return Finding(name, Status.NONE, reason)
         # What is installed is meant to work; what is not may be missing on purpose.
         broken = bool(set(found.versions) - _ENVIRONMENT) and not found.incomplete
-        status = Status.NONE if found.absent else Status.FAIL if broken else Status.WARN
-        return Finding(name, status, found.reason + _can_build(name), found.remedy)
+        return Finding(name, Status.FAIL if broken else Status.WARN, reason, found.remedy)
     offered = list(offers(bundle, name))
     if not offered:
         return Finding(
@@ -205,7 +209,10 @@ def _try(bundle: Bundle, name: str, precision: Precision, found: Probe) -> Findi
         output = run_all(engine, images[largest])
         milliseconds = 1e3 * (time.perf_counter() - started) / len(largest)
     agreement = dice(mask.apply(output), mask.apply(reference[largest]))
-    result = f"{precision}, {milliseconds:.1f} ms per slice, Dice with PyTorch {agreement:.4f}"
+    result = (
+        f"{precision}, {milliseconds:.1f} ms per slice, Dice with PyTorch {agreement:.4f} on the "
+        f"{len(largest)} reference slices with the largest lesions"
+    )
     if failed := [each for each in backend(name).VARIANTS if each in bundle.failed]:
         result += f"; not used after missing the bundle's accuracy gate: {', '.join(failed)}"
     if agreement < GATES[precision].tail:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import html
 import json
+import re
 from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any
@@ -11,12 +12,18 @@ from typing import Any
 from cnnres_infer.core.text import printable
 
 RESEARCH_ONLY = "Research use only; not a medical device."
+_CODE = re.compile(r"`([^`]+)`")
 _ASSETS = files("cnnres_infer.outputs") / "assets"
 
 
 def escape(text: str) -> str:
     """Escape markup, and what acts instead of being seen."""
     return html.escape(printable(text))
+
+
+def prose(text: str) -> str:
+    """Escape a message, with what it has in backticks as code."""
+    return _CODE.sub(r"<code>\1</code>", escape(text))
 
 
 def escape_lines(text: str) -> str:
@@ -85,11 +92,11 @@ def table(
     style: str = "about",
     caption: str = "",
 ) -> str:
-    """Make a table of texts, which are escaped; the first cell of each row is its heading."""
+    """Make a table of texts, see `prose`; the first cell of each row is its heading."""
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heading)
     body = [
         f'<tr><th scope="row">{escape(label)}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        + "".join(f"<td>{prose(cell)}</td>" for cell in cells)
         + "</tr>"
         for label, *cells in rows
     ]

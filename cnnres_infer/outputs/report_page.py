@@ -1,5 +1,6 @@
 """The report of a result as an HTML page that a person looks at."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from cnnres_infer import __version__
@@ -14,6 +15,7 @@ from cnnres_infer.outputs.page import (
     escape,
     escape_lines,
     picture,
+    prose,
     table,
 )
 from cnnres_infer.outputs.viewer import Viewer, make_viewer
@@ -73,7 +75,7 @@ def _warnings(result: Result) -> str:
     if not result.warnings:
         return "<p>None.</p>"
     notices = [
-        f"<li><code>{escape(each.code)}</code> {escape(each.text)}</li>" for each in result.warnings
+        f"<li><code>{escape(each.code)}</code> {prose(each.text)}</li>" for each in result.warnings
     ]
     return "\n".join(('<ul class="warnings">', *notices, "</ul>"))
 
@@ -111,7 +113,7 @@ def _mosaic(result: Result) -> str:
 
 def _lesions(result: Result) -> Iterator[str]:
     note = result.diffusion.note
-    yield f"<p>{escape(note[:1].upper() + note[1:])}.</p>"
+    yield f"<p>{prose(note[:1].upper() + note[1:])}.</p>"
     if not result.lesions and not result.rejected:
         yield "<p>No lesion was found.</p>"
     if result.lesions:
@@ -149,7 +151,7 @@ def _lesion_row(number: int, lesion: Lesion) -> str:
         f"{lesion.volume_ml:.2f}",
         f"{lesion.voxels}",
         _place(lesion.centre_mm),
-        ", ".join(f"{each:.0f}" for each in lesion.centre_voxel),
+        ", ".join(str(_nearest(each)) for each in lesion.centre_voxel),
         "not known" if adc is None else f"{adc * 1e6:.0f}",
         "not known" if relative is None else f"{relative:.2f}",
         "not known" if share is None else f"{100 * share:.1f} %",
@@ -167,8 +169,14 @@ def _place(centre_mm: Sequence[float]) -> str:
     """A position in mm RAS+ by its directions, such as ``L 20, A 5, S 31``."""
     sides = ("RL", "AP", "SI")
     return ", ".join(
-        f"{pair[each < 0]} {abs(each):.0f}" for pair, each in zip(sides, centre_mm, strict=True)
+        f"{pair[each < 0]} {_nearest(abs(each))}"
+        for pair, each in zip(sides, centre_mm, strict=True)
     )
+
+
+def _nearest(value: float) -> int:
+    """The nearest integer; the upper one of two, where `round` and formats take the even one."""
+    return math.floor(value + 0.5)
 
 
 def _parity(result: Result) -> Iterator[str]:

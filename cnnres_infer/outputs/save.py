@@ -24,11 +24,14 @@ _REFUSAL_PATIENCE_S = 0.1
 
 def check_formats(formats: Sequence[str]) -> None:
     """Raise `UsageError` if there is no such format, or none at all."""
+    names = ", ".join(sorted(WRITERS))
+    if isinstance(formats, str):
+        raise UsageError(f"formats are given as a list, such as [{formats!r}], not as a string")
     if not formats:
-        raise UsageError(f"no output format is left; name one of {', '.join(WRITERS)}")
+        raise UsageError(f"no output format is left; name one of {names}")
     unknown = [each for each in formats if each not in WRITERS]
     if unknown:
-        raise UsageError(f"no output format {unknown[0]!r}; choose from {', '.join(WRITERS)}")
+        raise UsageError(f"no output format {unknown[0]!r}; choose from {names}")
 
 
 def check_identify(formats: Sequence[str], identify: bool) -> None:

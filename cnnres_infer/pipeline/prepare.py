@@ -78,8 +78,10 @@ def prepare(case: Case, spec: ModelSpec, clock: Stopwatch) -> Prepared:
     spec.check_modalities(case.modality, case.flair is not None)
     volume = case.volume
     with clock("brain"):
-        for each in filter(None, (volume, case.flair)):
-            check_values(each)
+        for role, each in case.volumes.items():
+            # Of which it is said by `brain_from_mask` what it cannot be.
+            if role != Role.BRAIN_MASK:
+                check_values(each, "" if each is volume else role)
         if case.flair is not None:
             check_different(case.flair, Role.FLAIR, volume)
         given = case.brain_mask

@@ -235,13 +235,13 @@ def _check_negative(volume: Volume, brain: Brain, median: float) -> Iterator[Not
     if lowest >= _NEGATIVE * median:
         return
     size = np.count_nonzero(brain.mask)
-    negative = np.count_nonzero(volume.data < np.float32(_NEGATIVE * median)) / size
+    negative = np.count_nonzero(volume.data < np.float32(_NEGATIVE * median))
     far = np.count_nonzero(volume.data < np.float32(_FAR_BELOW_ZERO * median))
-    if negative > _MAX_NEGATIVE or far > _MAX_FAR_BELOW_ZERO:
+    if negative > _MAX_NEGATIVE * size or far > _MAX_FAR_BELOW_ZERO:
         text = (
-            f"voxels are negative, down to {lowest:.4g}, where the brain has {median:.4g} (as many "
-            f"as {negative:.2%} of the brain); give a magnitude image, neither standardised nor "
-            "converted to another type"
+            f"{negative} voxels are well below zero, the lowest is {lowest:.4g}; for comparison, "
+            f"the brain has {size} voxels and a median of {median:.4g}; give a magnitude image, "
+            "neither standardised nor converted to another type"
         )
         yield Notice(WarningCode.INPUT_INTENSITY, text)
 

@@ -29,13 +29,15 @@ _WRAPPED_REACH = 0.9
 _SLACK = 1.01
 
 
-def check_values(volume: Volume) -> None:
+def check_values(volume: Volume, role: str = "") -> None:
     """Reject what cannot be an image.
 
     Parameters
     ----------
     volume
         The volume.
+    role
+        What it is given as besides the volume to segment, to be named in messages.
 
     Raises
     ------
@@ -51,7 +53,8 @@ def check_values(volume: Volume) -> None:
     if distinct <= _MIN_DISTINCT or equal > _MAX_EQUAL:
         distinct = len(np.unique(data))
         raise VolumeError(
-            f"{volume.name}: looks like a {_labels(distinct, equal)}; give the image itself",
+            f"{volume.name}: looks like a {_labels(distinct, equal)}; give the image itself"
+            + (f" as `{role}`" if role else ""),
             code=ErrorCode.VOXELS_LABELS,
         )
     bits = _wrapped_bits(data)

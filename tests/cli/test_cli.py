@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -176,7 +177,10 @@ def test_info(make_bundle: BundleMaker) -> None:
     assert entry["bundle"]["name"] == "bright"
     assert entry["backends"]["ort"]["usable"] is True
     assert entry["backends"]["ort"]["precisions"] == ["fp32"]
-    assert "bright" in run("info", "--bundle", folder).stdout
+    shown = run("info", "--bundle", folder).stdout
+    assert "bright" in shown
+    assert "1 channel, slices of " in shown
+    assert "runtime" in shown
     failed = make_bundle(calibration={"variants": {"bf16": {"passed": False}}})
     entry = json.loads(run("info", "--bundle", failed, "--json").stdout)
     assert entry["bundle"]["failed"] == ["bf16"]
@@ -194,6 +198,33 @@ def test_demo_with_the_built_in_model(tmp_path: Path) -> None:
     truth = nibabel.load(tmp_path / "demo" / "demo_truth.nii.gz")
     assert np.array_equal(mask.affine, truth.affine)
     assert run("demo", "-o", tmp_path / "demo").returncode == 3
+    shown = run("demo", "-o", tmp_path / "demo", "--overwrite").stdout
+    files = [path for line in shown.splitlines() if (path := Path(line.strip())).is_absolute()]
+    assert set(files) == set((tmp_path / "demo").iterdir())
+    assert "  diffusion was not checked: neither an ADC map nor b0 was given" in shown
+    # By the self-check on a few slices, or what a whole verification left.
+    assert re.search(r"Dice [01]\.\d{4} on (11|64) slices", run("info").stdout)
+
+
+@pytest.mark.parametrize("option", ["--flair", "--adc", "--b0"])
+def test_a_mask_given_as_an_image_is_refused_by_its_option(
+    volume: Path, bright_bundle: Path, tmp_path: Path, option: str
+) -> None:
+    image, ball = blob_volume()
+    mask = tmp_path / "brainmask.nii.gz"
+    save_volume(mask, ball.astype(np.uint8), image.grid)
+    done = run(volume, option, mask, "--bundle", bright_bundle)
+    assert done.returncode == 3
+    assert done.stderr.startswith("cnnres-infer: E-VOXELS-LABELS: brainmask: looks like a mask")
+    assert done.stderr.endswith(f"; give the image itself as {option}\n")
+
+
+def test_options_that_exclude_each_other_are_not_the_volumes_fault(
+    volume: Path, bright_bundle: Path
+) -> None:
+    done = run(volume, "--adc", "a.nii", "--b0", "b.nii", "--bundle", bright_bundle)
+    assert done.returncode == 2
+    assert done.stderr.startswith("cnnres-infer: E-USAGE: --adc and --b0 are alternatives; ")
 
 
 @pytest.mark.parametrize("option", ["--flair", "--adc", "--b0", "--brain-mask"])
@@ -260,7 +291,7 @@ def test_an_unknown_format_is_refused_before_any_work(
     done = run(volume, "-o", out, "--bundle", bright_bundle, "--format", "mask", "--format", "ps")
     assert done.returncode == 2
     assert done.stderr == (
-        f"cnnres-infer: E-USAGE: no output format 'ps'; choose from {', '.join(WRITERS)}\n"
+        f"cnnres-infer: E-USAGE: no output format 'ps'; choose from {', '.join(sorted(WRITERS))}\n"
     )
     assert not out.exists()
 

@@ -14,6 +14,7 @@ from cnnres_infer.cli.app import COMMANDS, app
 from cnnres_infer.cli.flags import FLAGS, with_flags
 from cnnres_infer.cohort.local import run_local
 from cnnres_infer.cohort.plan import Plan, share_of
+from cnnres_infer.cohort.settings import Settings as CohortSettings
 from cnnres_infer.limits import Limits
 from cnnres_infer.maintenance.build import build_plans
 from cnnres_infer.service.build import Settings
@@ -39,6 +40,7 @@ ARGUMENTS = {
         load_case,
         Listening,
         Settings,
+        CohortSettings,
         Plan.make,
         run_local,
         share_of,

@@ -48,6 +48,11 @@ def test_a_cohort_with_a_case_that_fails(tmp_path: Path, bright_bundle: Path) ->
     assert done.stderr.startswith("cnnres-infer: E-NIFTI-TRUNCATED: sub-002: ")
     assert done.stderr.count("\n") == 1
     assert "2 segmented, 0 unchanged, 1 failed, 0 skipped" in done.stdout
+    # Each case takes a number of its own, and is counted in English.
+    lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
+    assert [line[1:4] for line in lines] == ["1/3", "2/3", "3/3"]
+    assert lines[1].endswith("] sub-002: failed, E-NIFTI-TRUNCATED")
+    assert "] sub-001: 1 lesion, " in lines[0]
     assert len(masks(out)) == 2
     assert len(list(out.rglob("*_probseg.nii.gz"))) == 2
     assert before == {path: path.read_bytes() for path in raw.rglob("*.*")}
@@ -60,6 +65,13 @@ def test_a_cohort_with_a_case_that_fails(tmp_path: Path, bright_bundle: Path) ->
         "failed before",
         "unchanged",
     ]
+    # What was made with other settings is kept, which is no failure of the case.
+    other = run(raw, out, "--bundle", bright_bundle, "--jobs", "1", *ENGINE)
+    assert other.returncode == 3
+    assert "made with other settings (--prob)" in other.stderr
+    assert "0 segmented, 0 unchanged, 2 kept (made with other inputs or settings), 1 failed" in (
+        other.stdout
+    )
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,45 @@ def test_every_case_has_a_row(out: Path) -> None:
     assert skipped["reason"] == "no images in dwi/"
 
 
+def test_rejected_lesions_are_listed_as_such(out: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    (sidecar,) = copy.rglob("sub-001_*_mask.json")
+    content = json.loads(sidecar.read_text())
+    report = content[OWN]["report"]
+    (kept,) = report["lesions"]["each"]
+    adc = {"relative_adc": 1.1, "adc_mm2_s": 0.0006369791808538139, "restricted_share": 0.0}
+    report["lesions"]["rejected"] = [
+        {**kept, **adc, "volume_ml": 0.3, "voxels": 30},
+        {**kept, **adc, "volume_ml": 0.12, "voxels": 12},
+    ]
+    report["diffusion"] |= {"checked": True, "relative_adc_below": 0.85}
+    sidecar.write_text(json.dumps(content))
+    rebuild(copy, 60)
+    lesions = [row for row in rows(copy / "lesions.tsv") if row["name"] == "sub-001"]
+    assert [(row["status"], row["lesion"], row["voxels"]) for row in lesions] == [
+        ("kept", "1", str(kept["voxels"])),
+        ("rejected", "1", "30"),
+        ("rejected", "2", "12"),
+    ]
+    assert lesions[1]["adc_mm2_s"] == "0.000637"
+    checked, unchecked = rows(copy / "cases.tsv")[:2]
+    assert (checked["lesions"], checked["rejected"]) == ("1", "2")
+    assert checked["rejected_ml"] == "0.42"
+    assert float(checked["volume_ml"]) == pytest.approx(kept["volume_ml"], abs=1e-4)
+    assert (checked["relative_adc_below"], unchecked["relative_adc_below"]) == ("0.85", "n/a")
+    cells = re.findall(r'<td data-value="[^"]*" class="[^"]*">([^<]*)</td>', page_row(copy, 1))
+    assert cells[-2:] == ["2", "checked"]
+    assert page_row(copy, 2).count(">not checked<") == 1
+
+
+def page_row(out: Path, number: int) -> str:
+    """The row of a participant in the index, which has one case of each."""
+    page = (out / "index.html").read_text()
+    (row,) = [row for row in re.findall(r"<tr>.*</tr>", page) if f'"sub-{number:03d}"' in row]
+    return str(row)
+
+
 def test_lesions_are_those_of_the_sidecars(out: Path) -> None:
     lesions = rows(out / "lesions.tsv")
     assert lesions
@@ -72,6 +111,7 @@ def test_lesions_are_those_of_the_sidecars(out: Path) -> None:
         (sidecar,) = out.rglob(f"{row['name']}_*_mask.json")
         content = json.loads(sidecar.read_text())[OWN]["report"]["lesions"]
         each = content["each"][int(row["lesion"]) - 1]
+        assert row["status"] == "kept"
         assert float(row["volume_ml"]) == pytest.approx(each["volume_ml"], abs=1e-4)
         assert float(row["centre_z"]) == pytest.approx(each["centre_mm"][2], abs=1e-4)
         share = each["restricted_share"]

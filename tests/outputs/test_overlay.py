@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import ImageDraw
 
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.mask import Mask
@@ -97,6 +98,20 @@ def test_rejected_lesions_are_dashed_and_have_slices_of_their_own() -> None:
     assert not outlined(drawn).any()
     assert not dashes[~line].any()
     assert 0.3 * line.sum() < dashes.sum() < 0.7 * line.sum()
+
+
+def test_the_caption_tells_small_lesions_from_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    volume, _ = blob_volume()
+    some, others = (np.zeros(volume.grid.shape, np.uint8) for _ in range(2))
+    some[30, 30, 10] = others[20, 20, 10] = 1
+    written: list[str] = []
+
+    def text(_draw: object, _place: object, text: str, fill: object) -> None:
+        written.append(text)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    draw_overlay(volume, Mask(some, volume.grid), (), Mask(others, volume.grid))
+    assert "blob: 0.03 ml in 1 slice; dashed yellow: 0.03 ml rejected by ADC" in written[-1]
 
 
 def test_a_single_dark_slice() -> None:

@@ -19,6 +19,7 @@ from cnnres_infer import Predictor
 from cnnres_infer.codes import Notice, WarningCode
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.mask import Lesion, Mask
+from cnnres_infer.core.provenance import Skipped
 from cnnres_infer.core.result import Result
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import UsageError
@@ -103,9 +104,25 @@ def test_lesions_are_listed_with_their_adc(result: Result) -> None:
     (lesion,) = result.lesions
     assert f"1 {lesion.volume_ml:.2f} {lesion.voxels} R 20, A 10, S 5" in words
     assert "not known not known not known" in words
-    assert "1 0.56 18 L 25, P 10, I 5 41, 31, 8 810 1.04 12.0 %" in words
+    assert "1 0.56 18 L 25, P 10, I 5 41, 31, 9 810 1.04 12.0 %" in words
     assert "rejected by ADC 1 (0.56 ml)" in words
     assert "Rejected" not in text_of(html_page(result))
+
+
+def test_halves_are_rounded_away_from_zero(result: Result) -> None:
+    lesion = replace(result.lesions[0], centre_mm=(-27.5, 0.4, -12.5), centre_voxel=(2.5, 1.5, 0.0))
+    words = text_of(html_page(replace(result, lesions=(lesion,))))
+    assert f"{lesion.voxels} L 28, A 0, I 13 3, 2, 0" in words
+
+
+def test_what_messages_have_in_backticks_is_code(result: Result) -> None:
+    notice = Notice(WarningCode.BRAIN_SIZE, "implausible; give `brain_mask`, or <`x`>")
+    skipped = Skipped("ort", "int8", 'no driver; use `backend="ort"`', expected=False)
+    made = replace(result.provenance, skipped=(skipped,))
+    page = html_page(replace(result, warnings=(notice,), provenance=made))
+    assert "give <code>brain_mask</code>, or &lt;<code>x</code>&gt;" in page
+    assert "use <code>backend=&quot;ort&quot;</code>" in page
+    assert "`" not in text_of(page)
 
 
 def test_a_long_list_of_lesions_is_cut_and_says_so(result: Result) -> None:

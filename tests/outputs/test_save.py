@@ -11,7 +11,7 @@ from cnnres_infer.core.failure import Failure
 from cnnres_infer.core.jsonable import dumps
 from cnnres_infer.core.result import Result
 from cnnres_infer.engines import BACKENDS
-from cnnres_infer.errors import InputError, OutputError, OutputExistsError
+from cnnres_infer.errors import InputError, OutputError, OutputExistsError, UsageError
 from cnnres_infer.outputs import save as outputs
 from cnnres_infer.outputs.writers import UNIVERSAL_FORMATS, WRITERS, Writer
 from cnnres_infer.outputs.writers.report import Refusal, Report
@@ -161,3 +161,13 @@ def test_the_mask_is_last_wherever_a_format_stands_in_the_table(
 ) -> None:
     monkeypatch.setitem(WRITERS, "later", Writer("_later.txt", "none"))
     assert list(outputs.plan_all(tmp_path, "a"))[-1] == "mask"
+
+
+def test_formats_are_listed_in_alphabetical_order_and_given_as_a_list(
+    result: Result, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="no output format 'foo'; choose from brain, dicom-labelm"):
+        result.save(tmp_path, ["foo"])
+    with pytest.raises(UsageError, match=r"as a list, such as \['mask'\], not as a string"):
+        result.save(tmp_path, "mask")
+    assert not list(tmp_path.iterdir())

@@ -88,6 +88,15 @@ def test_negative_values_are_counted_outside_the_brain_too(share: float) -> None
     brightest = np.quantile(volume.data[volume.data > 0], 1 - share)
     lost = replace(volume, data=np.where(volume.data > brightest, -volume.data, volume.data))
     assert "W-INPUT-INTENSITY" in codes(lost)
+    brain = Brain(volume.data > 0, "given")
+    (text,) = (
+        notice.text
+        for notice in input_notices(lost, brain, Modality.DWI, SPEC)
+        if "below zero" in notice.text
+    )
+    lowest, size = lost.data.min(), np.count_nonzero(brain.mask)
+    assert f" voxels are well below zero, the lowest is {lowest:.4g}; " in text
+    assert f"the brain has {size} voxels and a median of " in text
 
 
 def test_ringing_around_the_brain_is_not_warned_of() -> None:

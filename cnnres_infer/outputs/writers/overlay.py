@@ -11,6 +11,7 @@ from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.mask import Mask
 from cnnres_infer.core.result import Result
+from cnnres_infer.core.text import counted
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.host.blas import single_blas_thread
 from cnnres_infer.pipeline.resample import resampling_matrix
@@ -88,7 +89,7 @@ def draw_overlay(
     warnings
         Warnings, written below the mosaic, one per line.
     rejected
-        Lesions that were taken out of the mask, outlined in dashes; None if
+        Lesions that were taken out of the mask, outlined in dashed yellow; None if
         there are none.
     brain
         The brain mask, outlined in blue; None to leave that out.
@@ -123,7 +124,7 @@ def draw_overlay(
         _draw_labels(draw, *corner, f"slice {index}")
     caption = f"{volume.name}: {_caption(mask, lesion, selected, rejected)}"
     if rejected is not None:
-        caption += f"; dashed: {rejected.volume_ml:.1f} ml rejected by ADC"
+        caption += f"; dashed yellow: {rejected.volume_ml:.2f} ml rejected by ADC"
     if brain is not None:
         caption += "; blue: the brain"
     lines = [(f"{caption} | research use only, not a medical device", _TEXT)]
@@ -142,8 +143,8 @@ def _caption(
     shown = int(affected[selected].sum())
     count = int(affected.sum())
     if shown < count:
-        return f"{mask.volume_ml:.1f} ml, {shown} of the {count} slices with lesion shown"
-    return f"{mask.volume_ml:.1f} ml in {count} slice{'s' if count > 1 else ''}"
+        return f"{mask.volume_ml:.2f} ml, {shown} of the {count} slices with lesion shown"
+    return f"{mask.volume_ml:.2f} ml in {counted(count, 'slice')}"
 
 
 def _select_slices(lesion: BoolArray, rejected: BoolArray | None) -> list[int]:
