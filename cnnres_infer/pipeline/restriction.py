@@ -12,6 +12,7 @@ from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.case import Case, Modality, Role
 from cnnres_infer.core.diffusion import DiffusionCheck, RestrictionSpec
 from cnnres_infer.core.mask import Lesion, Mask
+from cnnres_infer.core.text import counted
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.pipeline.brain import Brain
 from cnnres_infer.pipeline.deadline import Stopwatch
@@ -29,7 +30,7 @@ from cnnres_infer.pipeline.diffusion import (
 from cnnres_infer.pipeline.mask import Lesions
 from cnnres_infer.pipeline.prepare import on_grid
 from cnnres_infer.pipeline.quality import coverage_notices
-from cnnres_infer.pipeline.values import check_different, check_values
+from cnnres_infer.pipeline.values import check_different
 
 # What the DWI is taken for where its b-value is not known; relative ADC does not depend on it.
 _USUAL_B = 1000.0
@@ -96,7 +97,7 @@ def known_adc(case: Case, brain: Brain, clock: Stopwatch) -> KnownAdc:
     Raises
     ------
     VolumeError
-        If the DWI itself is given as ADC or b0, or what cannot be an image.
+        If the DWI itself is given as ADC or b0.
     GeometryError
         If the ADC map or b0 shows nothing of the brain.
     LimitError
@@ -113,7 +114,6 @@ def known_adc(case: Case, brain: Brain, clock: Stopwatch) -> KnownAdc:
 
 def _measured(case: Case, role: Role, given: Volume, brain: Brain) -> KnownAdc:
     check_different(given, role, case.volume)
-    check_values(given)
     aligned, covered, fraction = on_grid(given, role, case.volume.grid, brain)
     notices = tuple(coverage_notices(_NAMES[role], "lesions are not checked", fraction))
     dwi = case.volume.data
@@ -214,19 +214,20 @@ def _rule(bounds: RestrictionSpec) -> str:
 def _unknown_notices(shares: NDArray[np.float64]) -> Iterator[Notice]:
     count = int(np.isnan(shares).sum())
     if count:
-        lesions = "1 lesion" if count == 1 else f"{count} lesions"
-        text = f"{lesions} kept unchecked: the ADC is unknown in more than half of the voxels"
-        yield Notice(WarningCode.INPUT_DIFFUSION, text)
+        yield Notice(
+            WarningCode.INPUT_DIFFUSION,
+            f"{counted(count, 'lesion')} kept unchecked: the ADC is unknown in more than half of "
+            "the voxels",
+        )
 
 
 def _rejection_notices(rejected: tuple[Lesion, ...], rule: str) -> Iterator[Notice]:
     if not rejected:
         return
-    count, volume = len(rejected), sum(lesion.volume_ml for lesion in rejected)
-    lesions = "1 lesion" if count == 1 else f"{count} lesions"
+    volume = sum(lesion.volume_ml for lesion in rejected)
     yield Notice(
         WarningCode.LESION_REJECTED,
-        f"{lesions} of {volume:.2f} ml taken out of the mask: {rule}",
+        f"{counted(len(rejected), 'lesion')} of {volume:.2f} ml taken out of the mask: {rule}",
     )
 
 
