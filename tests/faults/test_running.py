@@ -434,5 +434,5 @@ def test_memory_does_not_grow_over_many_volumes(bright_bundle: Path, volume: Pat
     arguments = [sys.executable, "-c", code, str(bright_bundle), str(volume)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     after_30, after_100 = map(float, done.stdout.split())
-    # An array of the volume that stayed each time would make it a tenth more.
+    # An array of the volume that stayed each time would make it a fifth more.
     assert after_100 <= 1.06 * after_30
