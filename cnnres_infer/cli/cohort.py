@@ -295,7 +295,7 @@ def _print_summary(plan: "Plan", outcomes: "list[Outcome]", out: Path) -> None:
     unchanged = len(outcomes) - new - failed - outdated
     text = (
         f"{new} segmented, {unchanged} unchanged, "
-        + (f"{outdated} kept (made with other inputs or settings), " if outdated else "")
+        + (f"{outdated} kept (not known to be of these inputs and settings), " if outdated else "")
         + f"{failed} failed, {len(plan.skipped)} skipped"
         + (f", {left} left" if left else "")
     )

@@ -67,7 +67,7 @@ class Outcome:
 
     @property
     def is_outdated(self) -> bool:
-        """Whether there is a mask, but of other inputs or options."""
+        """Whether there is a mask, but not known to be of these inputs and options."""
         return self.error is not None and self.error["code"] == ErrorCode.OUTPUT_EXISTS
 
     def to_json(self) -> dict[str, Any]:

@@ -192,7 +192,7 @@ def _segmented(name: str, content: dict[str, Any], mask: Path) -> Entry:
             },
             "relative_adc": _rounded(lesion["relative_adc"]),
             "adc_mm2_s": _significant(lesion["adc_mm2_s"]),
-            "restricted_share": _rounded(lesion["restricted_share"]),
+            "restricted_share": _rounded(lesion.get("restricted_share")),
         }
         for status, group in (("kept", each), ("rejected", rejected))
         for number, lesion in enumerate(group, start=1)

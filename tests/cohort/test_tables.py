@@ -140,6 +140,18 @@ def test_tables_are_those_of_what_is_there(out: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_results_of_earlier_versions_are_listed(out: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    for sidecar in copy.rglob("sub-*_mask.json"):
+        content = json.loads(sidecar.read_text())
+        for lesion in content[OWN]["report"]["lesions"]["each"]:
+            del lesion["restricted_share"]
+        sidecar.write_text(json.dumps(content))
+    rebuild(copy, 60)
+    assert {row["restricted_share"] for row in rows(copy / "lesions.tsv")} == {"n/a"}
+
+
 def test_processes_that_end_together_make_the_tables_once_or_twice(
     out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

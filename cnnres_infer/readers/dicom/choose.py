@@ -107,7 +107,9 @@ def choose_map(study: Study, role: Role) -> Selected:
         if len(maps) != 1:
             raise _no_choice(study, maps, study.series, "ADC map", _BESIDE)
         return whole(maps[0], maps[0].adc, "ADC")
-    found = {each: each.b0 for each in study.series if each.b0} or _alone(study)
+    stated = {each: each.b0 for each in study.series if each.b0}
+    weighted = {each: b0 for each, b0 in stated.items() if each.is_diffusion}
+    found = weighted or stated or _alone(study)
     if len(found) != 1:
         raise _no_choice(study, list(found), study.series, "b0", _BESIDE)
     return plain(*found.popitem())

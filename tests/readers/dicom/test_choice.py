@@ -11,7 +11,7 @@ from cnnres_infer.core.case import Modality, Role
 from cnnres_infer.errors import InputError, UsageError
 from cnnres_infer.limits import DEFAULT_LIMITS
 from cnnres_infer.readers import load_case, load_volume
-from cnnres_infer.readers.dicom.choose import choose
+from cnnres_infer.readers.dicom.choose import choose, choose_map
 from cnnres_infer.readers.dicom.inspect import inspect
 from cnnres_infer.readers.dicom.source import DicomSource
 from cnnres_infer.readers.dicom.study import open_study
@@ -254,6 +254,13 @@ def test_a_b0_in_a_series_of_its_own_is_taken_along(tmp_path: Path) -> None:
 def test_the_b0_of_the_series_itself_comes_first(tmp_path: Path) -> None:
     save(tmp_path, dwi(), b0())
     assert chosen(tmp_path) == ["3", "", "", "3"]
+    with open_study(tmp_path, DEFAULT_LIMITS) as study:
+        assert choose_map(study, Role.B0).series.image.number == 3
+
+
+def test_the_b0_of_another_series_of_diffusion_comes_before_one_alone(tmp_path: Path) -> None:
+    save(tmp_path, dwi(3, B0, *DIRECTIONS), trace(), b0())
+    assert chosen(tmp_path) == ["4", "", "", "3"]
 
 
 @pytest.mark.parametrize(
