@@ -117,9 +117,8 @@ class Job:
             flair=self.flair is not None,
             adc=self.adc is not None,
             b0=self.b0 is not None,
+            b_value=self.bvalue is not None,
         )
-        if Modality.parse(self.modality) is Modality.FLAIR and self.bvalue is not None:
-            raise UsageError("a FLAIR has no b-value; leave out `bvalue`")
         check_formats(self.formats)
         check_identify(self.formats, self.identify)
         if any(WRITERS[each].reader for each in self.formats):

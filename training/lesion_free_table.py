@@ -1,5 +1,6 @@
 """What a predictor finds where there is nothing to find, and what ADC takes of it."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,7 @@ def lesion_free_table(predictor: Predictor, data: Path) -> dict[str, Any]:
     rows = [_row(predictor, series, bounds) for series in find_series(data)]
     clinical = [row for row in rows if row["volunteer"] in CLINICAL]
     return {
-        "relative_adc_below": bounds.relative_adc_below,
-        "smallest_restricted_share": bounds.smallest_restricted_share,
+        **asdict(bounds),
         "series": rows,
         "clinical": {
             "series": len(clinical),

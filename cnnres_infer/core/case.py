@@ -109,8 +109,10 @@ class Case:
         return {str(role): volume for role, volume in volumes.items() if volume is not None}
 
 
-def check_combination(modality: Modality, *, flair: bool, adc: bool, b0: bool) -> None:
-    """Check that volumes belong together.
+def check_combination(
+    modality: Modality, *, flair: bool, adc: bool, b0: bool, b_value: bool = False
+) -> None:
+    """Check that volumes belong together, and to what is said of them.
 
     Parameters
     ----------
@@ -118,6 +120,8 @@ def check_combination(modality: Modality, *, flair: bool, adc: bool, b0: bool) -
         Modality of the volume to segment.
     flair, adc, b0
         Whether there is one besides.
+    b_value
+        Whether the b-value of the volume to segment was stated, or is asked for.
 
     Raises
     ------
@@ -131,5 +135,7 @@ def check_combination(modality: Modality, *, flair: bool, adc: bool, b0: bool) -
             "diffusion is checked in a DWI, not in a FLAIR; give the DWI first, or leave out `adc` "
             "and `b0`"
         )
+    if modality is Modality.FLAIR and b_value:
+        raise UsageError("a FLAIR has no b-value; leave out `bvalue`")
     if adc and b0:
         raise UsageError("`adc` and `b0` are alternatives; give only one, `adc` if you have it")

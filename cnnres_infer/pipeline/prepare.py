@@ -79,7 +79,7 @@ def prepare(case: Case, spec: ModelSpec, clock: Stopwatch) -> Prepared:
     volume = case.volume
     with clock("brain"):
         for role, each in case.volumes.items():
-            # Of which it is said by `brain_from_mask` what it cannot be.
+            # `brain_from_mask` checks that.
             if role != Role.BRAIN_MASK:
                 check_values(each, "" if each is volume else role)
         if case.flair is not None:

@@ -71,9 +71,13 @@ def read_case(
         If volumes do not belong together (see `Case`), or an affine is given
         twice.
     """
-    check_combination(modality, flair=flair is not None, adc=adc is not None, b0=b0 is not None)
-    if modality is Modality.FLAIR and pick.b_value is not None:
-        raise UsageError("a FLAIR has no b-value; leave out `bvalue`")
+    check_combination(
+        modality,
+        flair=flair is not None,
+        adc=adc is not None,
+        b0=b0 is not None,
+        b_value=pick.b_value is not None,
+    )
     case = _scan(source, modality, limits, affine, pick)
     if adc is not None or b0 is not None:
         case = replace(

@@ -14,7 +14,7 @@ from cnnres_infer.readers.bvalues import (
     check_stated,
     listed,
 )
-from cnnres_infer.readers.dicom.companions import adc_of, b0_of, flair_of
+from cnnres_infer.readers.dicom.companions import adc_of, b0_of, flair_of, with_b0
 from cnnres_infer.readers.dicom.frames import Frame
 from cnnres_infer.readers.dicom.geometry import covers
 from cnnres_infer.readers.dicom.kinds import Kind
@@ -107,9 +107,7 @@ def choose_map(study: Study, role: Role) -> Selected:
         if len(maps) != 1:
             raise _no_choice(study, maps, study.series, "ADC map", _BESIDE)
         return whole(maps[0], maps[0].adc, "ADC")
-    stated = {each: each.b0 for each in study.series if each.b0}
-    weighted = {each: b0 for each, b0 in stated.items() if each.is_diffusion}
-    found = weighted or stated or _alone(study)
+    found = {each: each.b0 for each in with_b0(study.series)} or _alone(study)
     if len(found) != 1:
         raise _no_choice(study, list(found), study.series, "b0", _BESIDE)
     return plain(*found.popitem())

@@ -61,14 +61,18 @@ def adc_of(selected: Selected, series: Sequence[Series], notes: list[str]) -> Se
 
 
 def b0_of(selected: Selected, series: Sequence[Series], notes: list[str]) -> Selected | None:
-    """The images without diffusion weighting of the acquisition of a DWI, as `adc_of`.
-
-    Those in a series of diffusion come first: a series of b0 alone may be for the
-    correction of distortions, with the opposite phase encoding.
-    """
-    weighted = [each for each in series if each.is_diffusion and each.b0]
-    found = _companion(selected, weighted or series, lambda each: each.b0, "b0", notes)
+    """The images without diffusion weighting of the acquisition of a DWI, as `adc_of`."""
+    found = _companion(selected, with_b0(series), lambda each: each.b0, "b0", notes)
     return None if found is None else plain(found, found.b0)
+
+
+def with_b0(series: Sequence[Series]) -> list[Series]:
+    """Series with images without diffusion weighting, those without a DWI only if no other has any.
+
+    They may be for the correction of distortions, with the opposite phase encoding.
+    """
+    found = [each for each in series if each.b0]
+    return [each for each in found if each.is_diffusion] or found
 
 
 def _companion(
