@@ -1,7 +1,6 @@
 """Lesions that do not restrict diffusion are taken out of the mask, and never silently."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnnres_infer import Case, Modality, Predictor, Result, Volume
-from cnnres_infer.codes import ErrorCode
-from cnnres_infer.core.arrays import BoolArray, FloatArray
+from cnnres_infer import Case, Modality, Predictor, Volume
 from cnnres_infer.core.diffusion import RestrictionSpec
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.mask import MaskSpec
 from cnnres_infer.core.volume import Probabilities
-from cnnres_infer.errors import GeometryError, UsageError, VolumeError
 from cnnres_infer.outputs.writers.overlay import OUTLINE, REJECTED
 from cnnres_infer.pipeline.brain import Brain
 from cnnres_infer.pipeline.deadline import Stopwatch
@@ -26,81 +22,21 @@ from cnnres_infer.pipeline.mask import find_lesions
 from cnnres_infer.pipeline.restriction import judge, known_adc
 from cnnres_infer.readers.nifti.write import save_volume
 from tests import commands
-from tests.conftest import BundleMaker, blob_volume
-
-BOUNDS = {"relative_adc_below": 0.85, "smallest_restricted_share": 0.25}
-B = 1000.0
-
-
-def head() -> tuple[Volume, FloatArray, BoolArray, BoolArray]:
-    """A brain with an infarct and what only shines like one: DWI, ADC in mm2/s, both masks."""
-    volume, infarct = blob_volume()
-    _, shine = blob_volume(centre_mm=(-25.0, -20.0, 0.0), radius_mm=12.0)
-    dwi, brain = volume.data.copy(), volume.data > 0
-    adc = np.where(brain, np.float32(0.8e-3), np.float32(0))
-    fluid = np.zeros_like(brain)
-    fluid[::3, ::3, ::3] = brain[::3, ::3, ::3]
-    fluid &= ~infarct & ~shine
-    dwi[shine], dwi[fluid] = 195.0, 40.0
-    # What differs from place to place without diffusion does so in DWI and b0 alike.
-    generator = np.random.default_rng(0)
-    dwi *= generator.uniform(0.95, 1.05, dwi.shape).astype(np.float32)
-    adc[infarct], adc[shine], adc[fluid] = 0.4e-3, 0.9e-3, 2.4e-3
-    adc *= generator.uniform(0.999, 1.001, dwi.shape).astype(np.float32)
-    return replace(volume, data=dwi), adc, infarct, shine
-
-
-DWI, ADC, INFARCT, SHINE = head()
-
-
-def adc_map(unit: float = 1.0) -> Volume:
-    return Volume(ADC * np.float32(unit), DWI.grid, "adc")
-
-
-def b0(b: float = B) -> Volume:
-    return Volume((DWI.data * np.exp(ADC * np.float32(b))).astype(np.float32), DWI.grid, "b0")
-
-
-def scaled(volume: Volume, factor: float) -> Volume:
-    return replace(volume, data=volume.data * np.float32(factor))
-
-
-def resampled(volume: Volume, step: int) -> Volume:
-    """Every so many of the voxels of each slice."""
-    affine = volume.grid.affine.copy()
-    affine[:, :2] *= step
-    data = np.ascontiguousarray(volume.data[::step, ::step])
-    return Volume(data, Grid((data.shape[0], data.shape[1], data.shape[2]), affine), volume.name)
-
-
-def shifted(volume: Volume, millimetres: float) -> Volume:
-    affine = volume.grid.affine.copy()
-    affine[2, 3] += millimetres
-    return replace(volume, grid=Grid(volume.grid.shape, affine))
-
-
-@pytest.fixture(scope="module")
-def bounded(make_bundle: BundleMaker) -> Predictor:
-    bundle = make_bundle(diffusion=BOUNDS)
-    return Predictor.load(bundle, backend="ort", precision="fp32", threads=1)
-
-
-@pytest.fixture(scope="module")
-def unbounded(bright_bundle: Path) -> Predictor:
-    return Predictor.load(bright_bundle, backend="ort", precision="fp32", threads=1)
-
-
-def with_b(b: float | None = B, **given_as: Volume) -> Case:
-    """The DWI at a known b-value, with its ADC map or b0."""
-    return Case(Modality.DWI, DWI, b_value=b, **given_as)
-
-
-def only(role: str, volume: Volume) -> dict[str, Any]:
-    return {role: volume}
-
-
-def codes(result: Result) -> list[str]:
-    return [str(notice.code) for notice in result.warnings]
+from tests.conftest import BundleMaker
+from tests.pipeline.shining_head import (
+    ADC,
+    BOUNDS,
+    DWI,
+    INFARCT,
+    SHINE,
+    B,
+    adc_map,
+    b0,
+    codes,
+    resampled,
+    scaled,
+    with_b,
+)
 
 
 @pytest.mark.parametrize(
@@ -260,103 +196,10 @@ def test_outputs_show_what_was_rejected(bounded: Predictor, tmp_path: Path) -> N
         assert (picture[:-100] == np.array(colour)).all(axis=2).sum() > 20
 
 
-@pytest.mark.parametrize(
-    ("role", "volume"),
-    [
-        pytest.param("adc", b0(), id="b0 as adc"),
-        pytest.param("b0", adc_map(1e6), id="adc as b0"),
-        pytest.param("b0", scaled(b0(), 50), id="b0 scaled"),
-        pytest.param("b0", scaled(b0(), 1 / 50), id="b0 scaled down"),
-        pytest.param("adc", replace(adc_map(), data=-ADC), id="negative adc"),
-        pytest.param("adc", replace(DWI, data=DWI.data + np.float32(1)), id="dwi as adc"),
-    ],
-)
-def test_what_does_not_look_like_adc_or_b0_is_not_used(
-    bounded: Predictor, role: str, volume: Volume
-) -> None:
-    result = bounded.predict(DWI, **only(role, volume))
-    assert "W-INPUT-DIFFUSION" in codes(result)
-    assert not result.diffusion.checked
-    assert "not used" in result.diffusion.note
-    assert result.rejected == ()
-    assert len(result.lesions) == 2
-
-
-def test_what_cannot_be_compared_with_the_dwi_is_not_used() -> None:
-    inside = DWI.data > 0
-    around = np.random.default_rng(0).uniform(1e-4, 3e-3, ADC.shape).astype(np.float32)
-    few = np.where(inside, np.float32(0), around)
-    few[::12, ::12, ::6] = around[::12, ::12, ::6]
-    case = Case(Modality.DWI, DWI, adc=replace(adc_map(), data=few))
-    adc = known_adc(case, Brain(inside, "given"), Stopwatch())
-    assert [notice.code for notice in adc.notices] == ["W-INPUT-DIFFUSION"]
-    assert "cannot be compared" in adc.check.note
-    assert adc.data is None
-
-
-@pytest.mark.parametrize("role", ["adc", "b0"])
-@pytest.mark.parametrize(
-    ("data", "code"),
-    [
-        pytest.param(DWI.data > 0, ErrorCode.VOXELS_LABELS, id="brain mask"),
-        pytest.param(np.where(DWI.data > 0, 8e-4, ADC + 1e-4), ErrorCode.VOXELS_LABELS, id="flat"),
-        pytest.param(np.digitize(ADC, [1e-4, 6e-4, 2e-3]), ErrorCode.VOXELS_LABELS, id="labels"),
-        pytest.param(
-            (ADC * 4.096e7).astype(np.int64).astype(np.int16),
-            ErrorCode.VOXELS_WRAPPED,
-            id="wrapped",
-        ),
-    ],
-)
-def test_what_cannot_be_an_image_is_refused(
-    bounded: Predictor, role: str, data: np.ndarray, code: ErrorCode
-) -> None:
-    with pytest.raises(VolumeError) as caught:
-        bounded.predict(DWI, **only(role, replace(adc_map(), data=data.astype(np.float32))))
-    assert caught.value.code is code
-
-
-@pytest.mark.parametrize("role", ["adc", "b0"])
-def test_the_dwi_itself_is_refused(bounded: Predictor, role: str) -> None:
-    with pytest.raises(VolumeError, match="DWI itself") as caught:
-        bounded.predict(DWI, **only(role, replace(DWI, name="again")))
-    assert caught.value.code is ErrorCode.INPUT_DIFFUSION
-
-
-@pytest.mark.parametrize(("role", "make"), [("adc", adc_map), ("b0", b0)])
-def test_other_places_are_refused_or_noted(
-    bounded: Predictor, role: str, make: Callable[[], Volume]
-) -> None:
-    with pytest.raises(GeometryError, match=r"overlap|cover") as caught:
-        bounded.predict(DWI, **only(role, shifted(make(), 500)))
-    assert caught.value.code is ErrorCode.GRID_OVERLAP
-    partly = bounded.predict(DWI, **only(role, shifted(make(), 40)))
-    assert {"W-GRID-UNCOVERED", "W-GRID-RESAMPLED"} <= set(codes(partly))
-
-
-@pytest.mark.parametrize("role", ["adc", "b0"])
-def test_a_flair_has_no_diffusion(bounded: Predictor, role: str) -> None:
-    with pytest.raises(UsageError, match="FLAIR"):
-        bounded.predict(DWI, modality="flair", **only(role, adc_map()))
-    with pytest.raises(UsageError, match="FLAIR"):
-        Case(Modality.FLAIR, DWI, **only(role, adc_map()))
-
-
-def test_adc_and_b0_together_are_refused(bounded: Predictor) -> None:
-    with pytest.raises(UsageError, match="only one"):
-        bounded.predict(DWI, adc=adc_map(), b0=b0())
-
-
 def test_lesions_are_rejected_after_dwi_and_flair_are_merged(bounded: Predictor) -> None:
     flair = replace(DWI, data=2 * DWI.data, name="flair")
     merged = bounded.predict(DWI, flair=flair, adc=adc_map())
     assert len(merged.lesions) == len(merged.rejected) == 1
-
-
-@pytest.mark.parametrize("b", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_case_has_a_b_value_or_none(b: float) -> None:
-    with pytest.raises(UsageError, match="b-value"):
-        Case(Modality.DWI, DWI, b0=b0(), b_value=b)
 
 
 def test_files_images_and_arrays_are_read_as_a_flair_is(bounded: Predictor, tmp_path: Path) -> None:
