@@ -17,7 +17,7 @@ from cnnres_infer.cohort.plan import Plan, forget_failures
 from cnnres_infer.cohort.segment import Outcome
 from cnnres_infer.cohort.settings import Settings
 from cnnres_infer.cohort.tables import read_entries, table_files
-from cnnres_infer.core.case import Modality
+from cnnres_infer.core.case import Modality, check_combination
 from cnnres_infer.errors import UsageError
 from cnnres_infer.host.atomic import write_all
 
@@ -33,13 +33,15 @@ def check_input(source: Path, settings: Settings, bundle: Bundle, modality: Moda
     Raises
     ------
     UsageError
-        If the output is the input or another dataset, or the model does not take
-        the modality.
+        If the output is the input or another dataset, the model does not take
+        the modality, or a b-value is asked for in FLAIRs.
     """
     if settings.out.resolve() == source.resolve():
         raise UsageError(f"{settings.out}: is the input; give another folder for the outputs")
     check_dataset(settings.out)
     bundle.spec.check_modalities(modality, False)
+    asked = settings.bvalue is not None
+    check_combination(modality, flair=False, adc=False, b0=False, b_value=asked)
 
 
 def run_cohort(

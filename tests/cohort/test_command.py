@@ -84,6 +84,7 @@ def test_a_cohort_with_a_case_that_fails(tmp_path: Path, bright_bundle: Path) ->
         (["raw", "out", "--dask", "local", "--slurm", "short"], 2, "alternatives"),
         (["raw", "out", "--participant-label", "9"], 2, "no participant 9"),
         (["raw", "out", "--modality", "ct"], 2, "modality"),
+        (["raw", "out", "--modality", "flair", "--bvalue", "1000"], 2, "leave out --bvalue"),
         (["raw", "out", "--bundle", "nowhere"], 3, "no bundle"),
         (["raw", "other"], 2, "another dataset"),
     ],
