@@ -1,5 +1,6 @@
 """``cnnres-infer info``."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cnnres_infer.cli.console import show
@@ -27,9 +28,16 @@ def info(
     def work() -> "InfoReport":
         from cnnres_infer.maintenance.info import describe
 
-        return describe(bundle, require_signature)
+        report = describe(bundle, require_signature)
+        return replace(report, backends={n: _worded(b) for n, b in report.backends.items()})
 
     show(work, _render, as_json, verbose)
+
+
+def _worded(backend: "BackendInfo") -> "BackendInfo":
+    probe = backend.probe
+    reason, remedy = with_flags(probe.reason), with_flags(probe.remedy)
+    return replace(backend, probe=replace(probe, reason=reason, remedy=remedy))
 
 
 def _render(report: "InfoReport", console: "Console") -> None:
@@ -45,8 +53,7 @@ def _render(report: "InfoReport", console: "Console") -> None:
         if name not in usable
     )
     for reason, names in lacking.items():
-        text = printable(with_flags(reason))
-        console.print(f"not usable: {', '.join(names)}: {text}", markup=False)
+        console.print(f"not usable: {', '.join(names)}: {printable(reason)}", markup=False)
 
 
 def _print_model(bundle: "BundleInfo", cores: int, console: "Console") -> None:

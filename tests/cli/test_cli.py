@@ -177,6 +177,7 @@ def test_info(make_bundle: BundleMaker) -> None:
     assert entry["bundle"]["name"] == "bright"
     assert entry["backends"]["ort"]["usable"] is True
     assert entry["backends"]["ort"]["precisions"] == ["fp32"]
+    assert "`" not in json.dumps(entry["backends"])
     shown = run("info", "--bundle", folder).stdout
     assert "bright" in shown
     assert "1 channel, slices of " in shown
