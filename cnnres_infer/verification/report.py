@@ -175,7 +175,6 @@ def verify(
         If the engine fails.
     """
     comparison = compare_volume(engine, bundle, *case) if case else compare(engine, bundle)
-    info = engine.describe()
     if case is None:
-        record(comparison.agreement, info, bundle)
-    return VerificationReport.of(comparison, info, bundle)
+        record(comparison.agreement, engine, bundle)
+    return VerificationReport.of(comparison, engine.describe(), bundle)

@@ -10,7 +10,8 @@ it, and once that has failed, only all slices can pass the engine.
 
 The outcome is stored in the user's cache under a hash of the conditions that it
 holds for. These do not include the number of threads, which share the work of
-the same kernels.
+the same kernels, but they do include the sizes of batches, which are smaller where
+memory was short.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.crops import box_shape, computed
 from cnnres_infer.core.mask import MaskSpec
-from cnnres_infer.core.provenance import EngineInfo, Verification
+from cnnres_infer.core.provenance import Verification
 from cnnres_infer.engines.base import Engine, run_all
 from cnnres_infer.errors import VerificationError
 from cnnres_infer.host.digest import json_digest
@@ -64,13 +65,13 @@ def self_check(engine: Engine, bundle: Bundle) -> Verification:
     EngineRunError
         If the engine fails.
     """
-    info = engine.describe()
-    last = _verification(_OUTCOMES.get(_conditions(info, bundle)))
+    last = _verification(_OUTCOMES.get(_conditions(engine, bundle)))
     if last is not None and last.passed:
         return last
     agreement = _compare(engine, bundle, thorough=last is not None)
-    verification = record(agreement, info, bundle)
+    verification = record(agreement, engine, bundle)
     if not verification.passed:
+        info = engine.describe()
         gate = GATES[info.precision]
         raise VerificationError(
             f"{info.backend} ({info.provider}, {info.precision}) disagrees with the network on "
@@ -82,15 +83,15 @@ def self_check(engine: Engine, bundle: Bundle) -> Verification:
     return verification
 
 
-def record(agreement: Agreement, info: EngineInfo, bundle: Bundle) -> Verification:
+def record(agreement: Agreement, engine: Engine, bundle: Bundle) -> Verification:
     """Store the outcome of a comparison as the last verification of an engine.
 
     Parameters
     ----------
     agreement
         The outcome.
-    info
-        The engine.
+    engine
+        The open engine.
     bundle
         The bundle that it ran.
 
@@ -99,10 +100,10 @@ def record(agreement: Agreement, info: EngineInfo, bundle: Bundle) -> Verificati
     Verification
         The outcome; its `unsaved` says why the cache could not be written, if so.
     """
-    conditions = _conditions(info, bundle)
+    conditions = _conditions(engine, bundle)
     verification = Verification(
         when=datetime.now(UTC).isoformat(timespec="seconds"),
-        passed=agreement.passes(GATES[info.precision]),
+        passed=agreement.passes(GATES[engine.describe().precision]),
         slices=len(agreement.slices),
         dice_mean=agreement.mean,
         dice_min=min(agreement.counted, default=1.0),
@@ -207,10 +208,12 @@ def _environment(bundle: Bundle) -> dict[str, Any]:
     return {"machine": hardware(), "package": __version__, "bundle": bundle.digest}
 
 
-def _conditions(info: EngineInfo, bundle: Bundle) -> dict[str, Any]:
+def _conditions(engine: Engine, bundle: Bundle) -> dict[str, Any]:
     """Everything that the outcome depends on."""
-    engine = {name: value for name, value in asdict(info).items() if name not in _NOT_CONDITIONS}
-    return {**_environment(bundle), "engine": engine}
+    info = asdict(engine.describe())
+    described = {name: value for name, value in info.items() if name not in _NOT_CONDITIONS}
+    return {**_environment(bundle), "engine": described, "batches": engine.padded_sizes}
+
 
 
 def _verification(value: Any) -> Verification | None:

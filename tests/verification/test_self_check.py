@@ -208,7 +208,7 @@ def test_once_all_slices_failed_the_subset_cannot_pass(shipped: Bundle, replay: 
     for index in unseen:
         replay.spoil(int(index), 5)
     assert self_check(replay, shipped).slices < 10
-    outcome = record(compare(replay, shipped).agreement, replay.describe(), shipped)
+    outcome = record(compare(replay, shipped).agreement, replay, shipped)
     assert not outcome.passed
     with pytest.raises(VerificationError, match="5th percentile"):
         self_check(replay, shipped)
@@ -246,6 +246,7 @@ def conditions() -> dict[str, Any]:
     return {
         "bundle": lambda m, _e, b: replace(b, digest="another"),
         "runtime": lambda m, e, b: m.setattr(e, "describe", lambda: info) or b,
+        "batches": lambda m, e, b: m.setattr(type(e), "padded_sizes", (8,)) or b,
         "package": lambda m, _e, b: m.setattr(module, "__version__", "another") or b,
         "machine": lambda m, _e, b: m.setattr(module, "hardware", lambda: {"cpu": "x"}) or b,
     }
@@ -318,7 +319,7 @@ def test_a_bundle_without_reference_is_refused(make_bundle: BundleMaker) -> None
 
 def test_the_last_verification_is_that_of_all_slices(engine: Engine, bundle: Bundle) -> None:
     few = self_check(engine, bundle)
-    whole = record(compare(engine, bundle).agreement, engine.describe(), bundle)
+    whole = record(compare(engine, bundle).agreement, engine, bundle)
     assert few.slices < whole.slices == 10
     assert self_check(engine, bundle) == replace(whole, cached=True)
     ((found, outcome),) = last_verifications(bundle)
