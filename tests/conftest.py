@@ -6,7 +6,7 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,6 +21,7 @@ from cnnres_infer.bundle.bundle import DEFAULT_BUNDLE, REFERENCE
 from cnnres_infer.bundle.manifest import MANIFEST
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.volume import Volume
+from cnnres_infer.engines.nvidia import device
 from cnnres_infer.host import cache
 from cnnres_infer.phantom.head import Phantom
 
@@ -72,6 +73,34 @@ def pytest_pycollect_makemodule(
         return None
     lacking: pytest.Module = _LacksGroup.from_parent(parent, path=module_path)
     return lacking
+
+
+def _no_driver(name: str) -> NoReturn:
+    raise OSError(name)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Hide real GPUs from all tests but those marked `gpu`, and from processes that they start.
+
+    A fixture would come too late for the fixtures of a module or of the whole session.
+    """
+    if item.get_closest_marker("gpu"):
+        return (yield)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "_load", _no_driver)
+        patch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+        device.find_gpus.cache_clear()
+        try:
+            return (yield)
+        finally:
+            device.find_gpus.cache_clear()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run tests marked `gpu` first: in a process that starts CUDA without a GPU, it has none."""
+    items.sort(key=lambda item: item.get_closest_marker("gpu") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,12 +1,11 @@
 """The benchmark of GPU backends on a fake machine, and where there is none."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from benchmarks import gpu as on_gpu
-from cnnres_infer.engines.base import Probe
-from cnnres_infer.engines.nvidia.device import find_gpus
 from cnnres_infer.host import cache
 from tests import commands
 from tests.engines import conftest
@@ -35,9 +34,8 @@ def test_every_backend_has_a_row(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not isinstance(find_gpus(), Probe), reason="there is a GPU")
 def test_without_a_gpu_it_is_refused() -> None:
     done = commands.run("benchmarks", "gpu")
     assert done.returncode == 5
     assert done.stderr.startswith("benchmarks: ")
-    assert "no GPU to measure: no NVIDIA driver" in done.stderr
+    assert re.search("no GPU to measure: .*NVIDIA driver", done.stderr)

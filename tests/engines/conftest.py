@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import onnxruntime
 import pytest
 
 from cnnres_infer.engines.nvidia import device as gpu
@@ -19,7 +20,7 @@ from cnnres_infer.errors import BackendUnavailableError
 from cnnres_infer.host import cache
 from tests.fakes.cuda import FakeCudaRuntime
 from tests.fakes.driver import FakeDriver
-from tests.fakes.onnxruntime import FakeOnnxRuntime, fake_plug_in
+from tests.fakes.onnxruntime import CPU, FakeOnnxRuntime, fake_plug_in
 from tests.fakes.tensorrt import FakeTensorRT, FakeTensorRtRtx
 
 
@@ -33,8 +34,16 @@ def sticky_errors(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def install_driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[FakeDriver], None]]:
-    """Put a fake driver in place of the real one."""
+def install_driver(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Callable[[FakeDriver], None]]:
+    """Put a fake driver in place of the real one.
+
+    What ONNX Runtime has for GPUs here is hidden, since it would run on a real one.
+    """
+    monkeypatch.setattr(ort_gpu, "_native_folder", lambda: tmp_path / "no-providers")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU])
+    monkeypatch.setitem(sys.modules, fake_plug_in().__name__, None)
 
     def install(driver: FakeDriver) -> None:
         monkeypatch.setattr(gpu, "_load", driver.load)
