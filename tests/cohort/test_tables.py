@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import subprocess
-import threading
 import time
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from cnnres_infer.cohort.tables import Entry, read_entries
 from cnnres_infer.errors import UsageError
 from cnnres_infer.predictor import Predictor
 from tests.cohort.support import settings, write_damaged, write_dataset, write_dwi
+from tests.threads import in_threads
 
 
 @pytest.fixture(scope="module")
@@ -165,11 +165,7 @@ def test_processes_that_end_together_make_the_tables_once_or_twice(
         return read_entries(folder)
 
     monkeypatch.setattr("cnnres_infer.cohort.run.read_entries", slow)
-    threads = [threading.Thread(target=rebuild, args=(copy, 60)) for _ in range(8)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    in_threads(8, lambda _: rebuild(copy, 60))
     assert 1 <= len(made) <= 2
     # A process that finishes later makes them again.
     before = len(made)

@@ -97,7 +97,7 @@ class Process:
         self.kill()
 
 
-def wait_for(happened: Callable[[], Any], seconds: float = 20.0) -> Any:
+def wait_for(happened: Callable[[], Any], seconds: float = 60.0) -> Any:
     """What is waited for, once it is true."""
     until = time.monotonic() + seconds
     while not (found := happened()):

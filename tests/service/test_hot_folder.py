@@ -13,17 +13,21 @@ def names(folder: HotFolder) -> list[list[str]]:
     return [[path.name for path in arrival.paths] for arrival in folder.complete()]
 
 
-def test_a_case_is_complete_once_it_is_quiet(tmp_path: Path) -> None:
-    folder = HotFolder(tmp_path, 0.3)
+def test_a_case_is_complete_once_it_is_quiet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    folder = HotFolder(tmp_path, 30)
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "1").write_text("a")
     assert names(folder) == []
-    time.sleep(0.2)
+    now += 20
     (tmp_path / "study" / "2").write_text("b")
     assert names(folder) == []
-    time.sleep(0.2)
+    now += 20
     assert names(folder) == [], "it has changed since"
-    time.sleep(0.15)
+    now += 15
     assert names(folder) == [["study"]]
 
 
