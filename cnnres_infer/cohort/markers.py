@@ -33,8 +33,8 @@ class Fingerprint:
     Attributes
     ----------
     inputs
-        For each role, the SHA-256 of its files, and ``[name, size, time]`` of each,
-        by which unchanged files are told without reading them.
+        For each role, the SHA-256 of its files, and ``[name, size, time, inode]`` of
+        each, by which unchanged files are told without reading them.
     options
         Everything else that outputs depend on.
     """
@@ -112,7 +112,9 @@ def _stat(path: Path) -> list[list[Any]]:
             known = each.stat()
         except OSError as error:
             raise _unreadable(error, each) from error
-        found.append([_name(path, each), known.st_size, known.st_mtime_ns])
+        # The inode tells files apart that are alike in all else, without naming them, which
+        # might name people.
+        found.append([_name(path, each), known.st_size, known.st_mtime_ns, known.st_ino])
     return found
 
 

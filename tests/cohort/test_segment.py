@@ -68,6 +68,26 @@ def test_inputs_are_told_by_content(case: CohortCase, here: Settings, predictor:
     assert recall(case, replace(here, overwrite=True)) is None
 
 
+@pytest.mark.parametrize("swap", ["paths", "files"])
+def test_swapped_inputs_of_the_same_size_and_time_are_told_apart(
+    case: CohortCase, here: Settings, swap: str
+) -> None:
+    other = case.volume.with_name("other.nii.gz")
+    write_dwi(other, 5)
+    size = max(case.volume.stat().st_size, other.stat().st_size)
+    for path in (case.volume, other):
+        os.truncate(path, size)
+        os.utime(path, (0, 0))
+    made_from = Fingerprint.of(case, here.options)
+    assert made_from.describes(case, here.options)
+    if swap == "paths":
+        case = replace(case, volume=other)
+    else:
+        case.volume.replace(case.volume.with_name("first"))
+        other.replace(case.volume)
+    assert not made_from.describes(case, here.options)
+
+
 def test_what_lies_beside_an_image_belongs_to_it(case: CohortCase, here: Settings) -> None:
     alone = Fingerprint.of(case, here.options)
     case.volume.with_name(case.volume.name.replace(".nii.gz", ".json")).write_text("{}")
