@@ -35,6 +35,8 @@ by a person. Research use only; not a medical device.
 - `index.html`: all cases with a picture of each, to look through.
 - `sub-*/figures/`: slices with lesions and brain outlined.
 """
+# Made anew by every run.
+REBUILT = ("cases.tsv", "cases.json", "lesions.tsv", "lesions.json", "index.html")
 # What is no part of BIDS.
 _BIDSIGNORE = "index.html\ncases.*\nlesions.*\nfigures\n.cnnres\n"
 
@@ -138,12 +140,16 @@ def check_dataset(out: Path) -> None:
     Raises
     ------
     UsageError
-        If it is another dataset, or no folder.
+        If it is another dataset or no folder, or has files that are not ours and would be replaced.
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: not a folder; give one for the outputs")
     description = out / DESCRIPTION
     if not description.exists():
+        if foreign := [name for name in REBUILT if os.path.lexists(out / name)]:
+            raise UsageError(
+                f"{out / foreign[0]}: would be replaced; give a folder of its own for the outputs"
+            )
         return
     generators = read_json(description).get("GeneratedBy")
     names = [each.get("Name") for each in generators or () if isinstance(each, Mapping)]

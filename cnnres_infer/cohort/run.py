@@ -10,7 +10,7 @@ from typing import TypeAlias
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.cohort.case import CohortCase, Found
 from cnnres_infer.cohort.claims import Claims
-from cnnres_infer.cohort.derivative import check_dataset, describe_dataset
+from cnnres_infer.cohort.derivative import REBUILT, check_dataset, describe_dataset
 from cnnres_infer.cohort.index_page import index_page
 from cnnres_infer.cohort.markers import STATE, Records
 from cnnres_infer.cohort.plan import Plan, forget_failures
@@ -33,11 +33,13 @@ def check_input(source: Path, settings: Settings, bundle: Bundle, modality: Moda
     Raises
     ------
     UsageError
-        If the output is the input or another dataset, the model does not take
-        the modality, or a b-value is asked for in FLAIRs.
+        If the output is the input or another dataset, or would replace files of the
+        user, the model does not take the modality, or a b-value is asked for in FLAIRs.
     """
     if settings.out.resolve() == source.resolve():
         raise UsageError(f"{settings.out}: is the input; give another folder for the outputs")
+    if source.resolve() in [settings.out.resolve() / name for name in REBUILT]:
+        raise UsageError(f"{source}: would be replaced by an output; give it another name")
     check_dataset(settings.out)
     bundle.spec.check_modalities(modality, False)
     asked = settings.bvalue is not None

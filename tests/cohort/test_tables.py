@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.cohort.case import Skip
-from cnnres_infer.cohort.derivative import OWN, check_dataset, describe_dataset
+from cnnres_infer.cohort.derivative import OWN, REBUILT, check_dataset, describe_dataset
 from cnnres_infer.cohort.find import find_cases
 from cnnres_infer.cohort.index_page import index_page
 from cnnres_infer.cohort.markers import Records
-from cnnres_infer.cohort.run import rebuild
+from cnnres_infer.cohort.run import check_input, rebuild
 from cnnres_infer.cohort.segment import segment
 from cnnres_infer.cohort.tables import Entry, read_entries
+from cnnres_infer.core.case import Modality
 from cnnres_infer.errors import UsageError
 from cnnres_infer.predictor import Predictor
 from tests.cohort.support import settings, write_damaged, write_dataset, write_dwi
@@ -226,6 +228,25 @@ def test_other_datasets_are_left_alone(tmp_path: Path, out: Path) -> None:
         check_dataset(tmp_path)
     with pytest.raises(UsageError, match="not a folder"):
         check_dataset(tmp_path / "dataset_description.json")
+
+
+def test_files_of_others_are_left_alone(tmp_path: Path, out: Path, bright_bundle: Path) -> None:
+    assert {path.name for path in out.iterdir() if path.is_file()} == {
+        *REBUILT,
+        "README.md",
+        ".bidsignore",
+        "dataset_description.json",
+    }
+    for name in REBUILT:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("mine")
+        with pytest.raises(UsageError, match=f"{name}: would be replaced"):
+            check_dataset(tmp_path / name)
+    # Also in a dataset of ours, which has other files of these names.
+    here = settings(out, bright_bundle)
+    for name in ("cases.tsv", "lesions.tsv"):
+        with pytest.raises(UsageError, match=f"{name}: would be replaced"):
+            check_input(out / name, here, Bundle.open(bright_bundle), Modality.DWI)
 
 
 def test_damaged_records_and_sidecars_are_passed_by(out: Path, tmp_path: Path) -> None:
