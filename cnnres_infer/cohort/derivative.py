@@ -11,6 +11,7 @@ from cnnres_infer import __version__
 from cnnres_infer.cohort.bids import DESCRIPTION
 from cnnres_infer.cohort.case import CohortCase
 from cnnres_infer.cohort.markers import Fingerprint, read_json
+from cnnres_infer.core.case import Modality
 from cnnres_infer.core.jsonable import dumps
 from cnnres_infer.core.result import Result
 from cnnres_infer.errors import OutputExistsError, UsageError
@@ -35,6 +36,7 @@ by a person. Research use only; not a medical device.
 - `index.html`: all cases with a picture of each, to look through.
 - `sub-*/figures/`: slices with lesions and brain outlined.
 """
+_KINDS = {Modality.DWI: "dwi", Modality.FLAIR: "anat"}
 # Made anew by every run.
 REBUILT = ("cases.tsv", "cases.json", "lesions.tsv", "lesions.json", "index.html")
 # What is no part of BIDS.
@@ -65,7 +67,16 @@ class Paths:
     @classmethod
     def of(cls, case: CohortCase, out: Path) -> "Paths":
         """The paths for a case in an output folder."""
-        kind = "dwi" if str(case.modality) == "dwi" else "anat"
+        return cls._in(_KINDS[case.modality], case, out)
+
+    @classmethod
+    def all_of(cls, case: CohortCase, out: Path) -> "dict[Modality, Paths]":
+        """The paths of a case for each modality, its own first; only one can have a mask."""
+        modalities = sorted(_KINDS, key=lambda each: each is not case.modality)
+        return {each: cls._in(_KINDS[each], case, out) for each in modalities}
+
+    @classmethod
+    def _in(cls, kind: str, case: CohortCase, out: Path) -> "Paths":
         stem = f"{case.name}_space-orig_label-lesion_desc-cnnres"
         folder = out.joinpath(*case.folders, kind)
         # Not one for all cases: every case looks there for what killed processes have left.

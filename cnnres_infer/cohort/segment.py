@@ -80,12 +80,15 @@ def recall(case: CohortCase, settings: Settings) -> Outcome | None:
 
     A mask of other inputs or options is a failure, unless it may be overwritten.
     """
-    paths = Paths.of(case, settings.out)
-    if paths.mask.exists():
+    for modality, paths in Paths.all_of(case, settings.out).items():
+        if not paths.mask.exists():
+            continue
         content = read_sidecar(paths.sidecar)
         made_from = fingerprint(content)
         if made_from is None:
             origin = "without a record of what it was made from"
+        elif modality is not case.modality:
+            origin = f"made from a {modality.upper()}"
         else:
             origin = made_from.difference(case, settings.options)
             if not origin:
@@ -183,9 +186,10 @@ def _segment(
         raise OutputExistsError(paths.mask)
     for hidden in unfinished(contents):
         hidden.unlink(missing_ok=True)
-    # Without a mask, whatever else there is of the case was left by a killed process.
-    everything = vars(paths).values()
-    write_all(contents, overwrite=True, former=everything)
+    # Whatever else there is of the case is to be replaced, or was left by a killed process.
+    every = Paths.all_of(case, settings.out).values()
+    former = [path for each in every for path in vars(each).values()]
+    write_all(contents, overwrite=True, former=former)
     Records(settings.out).forget(case.name)
     return read_sidecar(paths.sidecar)
 

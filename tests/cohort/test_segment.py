@@ -124,6 +124,27 @@ def test_the_b_value_of_dwis_is_not_that_of_a_flair(
     assert outcome.status is Status.DONE, outcome.error
 
 
+def test_a_case_has_the_mask_of_one_modality(
+    case: CohortCase, here: Settings, predictor: Predictor
+) -> None:
+    flair = replace(case, modality=Modality.FLAIR)
+    here = replace(here, overlay=True, probabilities=True)
+    segment(case, here, lambda: predictor)
+    before = {path: path.read_bytes() for path in here.out.rglob("sub-*.*")}
+    refused = segment(flair, here, lambda: predictor)
+    assert refused.is_outdated
+    assert refused.error is not None
+    assert "made from a DWI" in refused.error["message"]
+    assert before == {path: path.read_bytes() for path in here.out.rglob("sub-*.*")}
+    # As for any other change, it can be replaced, and nothing is left of it.
+    replaced = segment(flair, replace(here, overwrite=True), lambda: predictor)
+    assert replaced.status is Status.DONE
+    assert [Path(path).parent.name for path in masks(here.out)] == ["anat"]
+    assert not list(here.out.rglob("dwi/*"))
+    assert len(list(here.out.rglob("sub-*.*"))) == len(before)
+    assert segment(flair, here, lambda: predictor).status is Status.UNCHANGED
+
+
 def test_a_mask_of_unknown_origin_is_not_replaced(
     case: CohortCase, here: Settings, predictor: Predictor
 ) -> None:
