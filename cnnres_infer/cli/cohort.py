@@ -158,7 +158,7 @@ def cohort(
         if dry_run:
             return
         with _ends_after_cases(quiet or as_json) as stop:
-            reports = run_cohort(found, plan, settings, opened, runner, stop)
+            reports = run_cohort(found, plan, settings, runner, stop)
             clock = _Clock(case.name for case in plan.to_do)
             for outcome in progress(reports, len(found.cases), quiet or as_json):
                 outcomes.append(outcome)

@@ -1,7 +1,7 @@
 """The output as a BIDS derivative: names, sidecars, and the files that describe the dataset."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -162,21 +162,17 @@ def check_dataset(out: Path) -> None:
                 f"{out / foreign[0]}: would be replaced; give a folder of its own for the outputs"
             )
         return
-    generators = read_json(description).get("GeneratedBy")
-    names = [each.get("Name") for each in generators or () if isinstance(each, Mapping)]
-    if GENERATOR not in names:
+    if GENERATOR not in _names(read_json(description).get("GeneratedBy")):
         raise UsageError(f"{out}: is another dataset; give a folder of its own for the outputs")
 
 
-def describe_dataset(out: Path, bundle: Mapping[str, str], root: Path | None) -> None:
+def describe_dataset(out: Path, root: Path | None) -> None:
     """Write the files that describe the dataset, unless they exist.
 
     Parameters
     ----------
     out
         The output folder.
-    bundle
-        Name, version and SHA-256 of the model.
     root
         Root of the BIDS dataset that the inputs are from; None without.
 
@@ -193,14 +189,7 @@ def describe_dataset(out: Path, bundle: Mapping[str, str], root: Path | None) ->
         "Name": "Lesion masks by cnnres-infer",
         "BIDSVersion": _BIDS_VERSION,
         "DatasetType": "derivative",
-        "GeneratedBy": [
-            {
-                "Name": GENERATOR,
-                "Version": __version__,
-                "Description": f"Model {bundle['name']} {bundle['version']}, model.json with "
-                f"SHA-256 {bundle['sha256']}",
-            }
-        ],
+        "GeneratedBy": [{"Name": GENERATOR, "Version": __version__}],
         **linked,
     }
     files = {"README.md": _README, ".bidsignore": _BIDSIGNORE, DESCRIPTION: dumps(description)}
@@ -208,6 +197,38 @@ def describe_dataset(out: Path, bundle: Mapping[str, str], root: Path | None) ->
         # Another process of the same cohort may be writing it, or have written it.
         with suppress(OutputExistsError):
             write_all({out / name: text.encode()})
+
+
+def name_models(out: Path, models: Iterable[tuple[str, str, str]]) -> None:
+    """Name what made the masks in the description of the dataset, and leave the rest of it alone.
+
+    Parameters
+    ----------
+    out
+        The output folder.
+    models
+        Version of this program, name and version of the model, and SHA-256 of its
+        ``model.json``, of each mask.
+    """
+    made_by: list[dict[str, str]] = [
+        {
+            "Name": GENERATOR,
+            "Version": version,
+            "Description": f"Model {model}, model.json with SHA-256 {digest}",
+        }
+        for version, model, digest in sorted(set(models))
+    ]
+    description = read_json(out / DESCRIPTION)
+    former = description.get("GeneratedBy", [])
+    others = [each for each in former if GENERATOR not in _names([each])]
+    generated_by = [*made_by, *others]
+    if made_by and description and former != generated_by:
+        content = dumps({**description, "GeneratedBy": generated_by})
+        write_all({out / DESCRIPTION: content.encode()}, overwrite=True)
+
+
+def _names(generators: Any) -> list[Any]:
+    return [each.get("Name") for each in generators or () if isinstance(each, Mapping)]
 
 
 def relative_uri(path: Path) -> str:

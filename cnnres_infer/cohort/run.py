@@ -10,7 +10,7 @@ from typing import TypeAlias
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.cohort.case import CohortCase, Found
 from cnnres_infer.cohort.claims import Claims
-from cnnres_infer.cohort.derivative import REBUILT, check_dataset, describe_dataset
+from cnnres_infer.cohort.derivative import REBUILT, check_dataset, describe_dataset, name_models
 from cnnres_infer.cohort.index_page import index_page
 from cnnres_infer.cohort.markers import STATE, Records
 from cnnres_infer.cohort.plan import Plan, forget_failures
@@ -50,7 +50,6 @@ def run_cohort(
     found: Found,
     plan: Plan,
     settings: Settings,
-    bundle: Bundle,
     runner: Runner,
     stop: threading.Event,
 ) -> Iterator[Outcome]:
@@ -60,7 +59,7 @@ def run_cohort(
     ----------
     found, plan
         The cases, and what is to be done.
-    settings, bundle
+    settings
         The model, and how to run it; `Settings.pinned`.
     runner
         What segments the cases.
@@ -72,9 +71,7 @@ def run_cohort(
     Outcome
         Of cases that need not be segmented first, then of the others as they come.
     """
-    spec = bundle.spec
-    about = {"name": spec.name, "version": spec.version, "sha256": bundle.digest}
-    describe_dataset(settings.out, about, found.root)
+    describe_dataset(settings.out, found.root)
     records = Records(settings.out)
     for skip in plan.skipped:
         records.skip(skip)
@@ -111,6 +108,7 @@ def rebuild(out: Path, lease: float) -> None:
         files = {**table_files(entries), "index.html": index_page(out, entries)}
         for name, content in files.items():
             write_all({out / name: content}, overwrite=True)
+        name_models(out, [entry.made_by for entry in entries if entry.made_by])
         # Only now, since a process that is killed before has made nothing.
         stamp.touch()
         os.utime(stamp, (begun, begun))

@@ -107,12 +107,16 @@ class Entry:
         Its rows of ``lesions.tsv``.
     messages
         Texts of its warnings, or of what went wrong.
+    made_by
+        Version of this program, name and version of the model, and SHA-256 of its
+        ``model.json``; None without a mask.
     """
 
     name: str
     row: dict[str, Any]
     lesions: tuple[dict[str, Any], ...] = ()
     messages: tuple[str, ...] = ()
+    made_by: tuple[str, str, str] | None = None
 
     @property
     def count_of_warnings(self) -> int:
@@ -198,7 +202,8 @@ def _segmented(name: str, content: dict[str, Any], mask: Path) -> Entry:
         for number, lesion in enumerate(group, start=1)
     )
     texts = tuple(f"{warning['code']}: {warning['text']}" for warning in warnings)
-    return Entry(name, row, lesions, (*texts, *notes))
+    made_by = (report["versions"]["cnnres-infer"], row["model"], row["bundle_sha256"])
+    return Entry(name, row, lesions, (*texts, *notes), made_by)
 
 
 def _without_mask(name: str, record: dict[str, Any]) -> Entry:

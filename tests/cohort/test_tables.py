@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cnnres_infer import __version__
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.cohort.case import Skip
 from cnnres_infer.cohort.derivative import OWN, REBUILT, check_dataset, describe_dataset
@@ -36,7 +37,7 @@ def out(tmp_path_factory: pytest.TempPathFactory, bright_bundle: Path) -> Path:
     (raw / "sub-004" / "anat").mkdir(parents=True)
     found = find_cases(raw)
     here = settings(folder / "out", bright_bundle, overlay=True, probabilities=True)
-    describe_dataset(here.out, {"name": "bright", "version": "1", "sha256": here.digest}, raw)
+    describe_dataset(here.out, raw)
     with Predictor.load(bright_bundle, "ort", "fp32", self_check=False) as predictor:
         for case in found.cases:
             segment(case, here, lambda: predictor)
@@ -152,6 +153,35 @@ def test_results_of_earlier_versions_are_listed(out: Path, tmp_path: Path) -> No
         sidecar.write_text(json.dumps(content))
     rebuild(copy, 60)
     assert {row["restricted_share"] for row in rows(copy / "lesions.tsv")} == {"n/a"}
+
+
+def test_the_description_names_the_models_of_the_masks(out: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    path = copy / "dataset_description.json"
+    (only,) = json.loads(path.read_text())["GeneratedBy"]
+    assert only["Version"] == __version__
+    first, second = sorted(copy.rglob("sub-*_mask.json"))
+    digest = json.loads(first.read_text())[OWN]["report"]["model"]["bundle_sha256"]
+    assert digest in only["Description"]
+    # What users add stays.
+    mine = {"Name": "corrected by hand"}
+    content = {**json.loads(path.read_text()), "Authors": ["A"], "GeneratedBy": [only, mine]}
+    path.write_text(json.dumps(content))
+    second.write_text(second.read_text().replace(digest, "f" * 64))
+    rebuild(copy, 60)
+    content = json.loads(path.read_text())
+    assert content["Authors"] == ["A"]
+    assert content["DatasetLinks"]
+    *made_by, last = content["GeneratedBy"]
+    assert len(made_by) == 2
+    assert digest in made_by[0]["Description"]
+    assert "f" * 64 in made_by[1]["Description"]
+    assert last == mine
+    # A model that made none of the masks is not named.
+    first.write_text(first.read_text().replace(digest, "f" * 64))
+    rebuild(copy, 60)
+    assert digest not in path.read_text()
 
 
 def test_processes_that_end_together_make_the_tables_once_or_twice(
