@@ -1,10 +1,12 @@
 """What a run would do: the cases to segment, and what is known of the others."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Self
 
-from cnnres_infer.cohort.case import CohortCase, Found, Skip
+from cnnres_infer.cohort.case import CohortCase, Found, Skip, label
 from cnnres_infer.cohort.claims import Claims
 from cnnres_infer.cohort.markers import STATE, Records
 from cnnres_infer.cohort.segment import Outcome, Status, recall
@@ -73,6 +75,31 @@ def forget_failures(cases: Sequence[CohortCase], settings: Settings) -> None:
         if records.read(case.name).get("status") == "failed":
             records.forget(case.name)
             claims.forget(case.name)
+
+
+def record_skips(found: Found, settings: Settings) -> None:
+    """Record what is left out, and forget what was before and no longer is.
+
+    What this input, or the part of it that was asked for, does not have keeps its record.
+    """
+    records = Records(settings.out)
+    skipped = {skip.name for skip in found.skipped}
+    seen = skipped | {case.name for case in found.cases}
+    # A session that was skipped may have several cases by now, each with more in its name.
+    starts = {start for name in seen for start in accumulate(name.split("_"), "{}_{}".format)}
+    for name, record in records:
+        if record.get("status") == "skipped" and name not in skipped and starts & _cases_of(name):
+            records.forget(name)
+    for skip in found.skipped:
+        records.skip(skip)
+
+
+def _cases_of(skipped: str) -> set[str]:
+    """What the names of its cases would begin with, by the name of a skipped scan."""
+    names = {skipped}
+    with suppress(UsageError):
+        names.add(f"sub-{label(skipped.partition('.')[0], 'sub-')}")
+    return names
 
 
 def share_of(found: Found, shard: str) -> Found:

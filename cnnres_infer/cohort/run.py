@@ -12,8 +12,8 @@ from cnnres_infer.cohort.case import CohortCase, Found
 from cnnres_infer.cohort.claims import Claims
 from cnnres_infer.cohort.derivative import REBUILT, check_dataset, describe_dataset, name_models
 from cnnres_infer.cohort.index_page import index_page
-from cnnres_infer.cohort.markers import STATE, Records
-from cnnres_infer.cohort.plan import Plan, forget_failures
+from cnnres_infer.cohort.markers import STATE
+from cnnres_infer.cohort.plan import Plan, forget_failures, record_skips
 from cnnres_infer.cohort.segment import Outcome
 from cnnres_infer.cohort.settings import Settings
 from cnnres_infer.cohort.tables import read_entries, table_files
@@ -72,9 +72,7 @@ def run_cohort(
         Of cases that need not be segmented first, then of the others as they come.
     """
     describe_dataset(settings.out, found.root)
-    records = Records(settings.out)
-    for skip in plan.skipped:
-        records.skip(skip)
+    record_skips(found, settings)
     forget_failures(plan.to_do, settings)
     try:
         yield from plan.known

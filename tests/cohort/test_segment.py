@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from cnnres_infer.cohort.case import CohortCase
+from cnnres_infer.cohort.case import CohortCase, Skip
 from cnnres_infer.cohort.claims import MOST_ATTEMPTS, Claims, Owner
 from cnnres_infer.cohort.derivative import Paths
 from cnnres_infer.cohort.find import find_cases
 from cnnres_infer.cohort.markers import Fingerprint, Records
-from cnnres_infer.cohort.plan import Plan, forget_failures, share_of
+from cnnres_infer.cohort.plan import Plan, forget_failures, record_skips, share_of
 from cnnres_infer.cohort.segment import Outcome, Status, recall, segment
 from cnnres_infer.cohort.settings import Settings
 from cnnres_infer.core.case import Modality
@@ -276,6 +276,25 @@ def test_plans_and_shards(tmp_path: Path, here: Settings, predictor: Predictor) 
     for wrong in ("0/3", "4/3", "1", "a/b", "1/", "-1/3"):
         with pytest.raises(UsageError, match="give i/n"):
             share_of(found, wrong)
+
+
+def test_what_is_no_longer_skipped_is_forgotten(tmp_path: Path, here: Settings) -> None:
+    raw = write_dataset(tmp_path / "raw", 1)
+    for name in ("sub-002", "sub-003/ses-a", "sub-003/ses-b"):
+        (raw / name / "anat").mkdir(parents=True)
+    record_skips(find_cases(raw), here)
+    Records(here.out).skip(Skip("p1", "no dwi with adc"))
+    skipped = [name for name, _ in Records(here.out)]
+    assert skipped == ["p1", "sub-002", "sub-003_ses-a", "sub-003_ses-b"]
+    write_dwi(raw / "sub-002/dwi/sub-002_run-1_dwi.nii.gz")
+    write_dwi(raw / "sub-003/ses-a/dwi/sub-003_ses-a_dwi.nii.gz")
+    # What was not asked for keeps its record.
+    record_skips(find_cases(raw, participants=["001"]), here)
+    assert [name for name, _ in Records(here.out)] == skipped
+    record_skips(find_cases(raw), here)
+    assert [name for name, _ in Records(here.out)] == ["p1", "sub-003_ses-b"]
+    record_skips(find_cases(write_dwi(tmp_path / "p1.nii.gz")), here)
+    assert [name for name, _ in Records(here.out)] == ["sub-003_ses-b"]
 
 
 def test_outcomes_are_plain() -> None:
