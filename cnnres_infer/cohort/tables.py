@@ -135,7 +135,10 @@ def read_entries(out: Path) -> list[Entry]:
         mask = sidecar.with_name(sidecar.name.removesuffix(".json") + ".nii.gz")
         if content.get("report") and mask.exists():
             name = case_of(sidecar)
-            entries[name] = _segmented(name, content, mask.relative_to(out))
+            try:
+                entries[name] = _segmented(name, content, mask.relative_to(out))
+            except (LookupError, TypeError, AttributeError, ValueError):
+                entries[name] = _with_unknown_report(name, content, mask.relative_to(out))
     return [entries[name] for name in sorted(entries)]
 
 
@@ -158,7 +161,7 @@ def _sidecars(out: Path) -> Iterator[Path]:
 
 def _segmented(name: str, content: dict[str, Any], mask: Path) -> Entry:
     report = content["report"]
-    who = {key: content.get(key, _MISSING) for key in ("participant_id", "session_id")}
+    who = _who(content)
     each, rejected = report["lesions"]["each"], report["lesions"]["rejected"]
     warnings, notes = report["warnings"], content.get("notes", [])
     row = {
@@ -204,6 +207,23 @@ def _segmented(name: str, content: dict[str, Any], mask: Path) -> Entry:
     texts = tuple(f"{warning['code']}: {warning['text']}" for warning in warnings)
     made_by = (report["versions"]["cnnres-infer"], row["model"], row["bundle_sha256"])
     return Entry(name, row, lesions, (*texts, *notes), made_by)
+
+
+def _with_unknown_report(name: str, content: dict[str, Any], mask: Path) -> Entry:
+    """A case whose sidecar is not as this version writes it."""
+    note = "its sidecar lacks what the tables are made from; delete its mask and run again"
+    row = {
+        "name": name,
+        **_who(content),
+        "status": "done",
+        "notes": note,
+        "mask": mask.as_posix(),
+    }
+    return Entry(name, row, messages=(note,))
+
+
+def _who(content: dict[str, Any]) -> dict[str, Any]:
+    return {key: content.get(key, _MISSING) for key in ("participant_id", "session_id")}
 
 
 def _without_mask(name: str, record: dict[str, Any]) -> Entry:

@@ -289,6 +289,24 @@ def test_damaged_records_and_sidecars_are_passed_by(out: Path, tmp_path: Path) -
     assert [entry.name for entry in read_entries(copy)] == [before[0], before[2]]
 
 
+def test_a_sidecar_that_lacks_something_costs_only_its_own_figures(
+    out: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    before = rows(copy / "cases.tsv")
+    (sidecar,) = copy.rglob("sub-002_*_mask.json")
+    content = json.loads(sidecar.read_text())
+    del content[OWN]["report"]["diffusion"]
+    sidecar.write_text(json.dumps(content))
+    rebuild(copy, 60)
+    first, second, *others = rows(copy / "cases.tsv")
+    assert [first, *others] == [before[0], *before[2:]]
+    assert (second["status"], second["mask"]) == ("done", before[1]["mask"])
+    assert "delete its mask" in second["notes"]
+    assert "delete its mask" in page_row(copy, 2)
+
+
 @pytest.mark.slow
 def test_the_page_sorts_and_filters_in_a_browser(out: Path) -> None:
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
