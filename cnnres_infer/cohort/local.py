@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -32,6 +33,8 @@ _NOTICE_S = 5.0
 # On a GPU, one process computes while the other reads and writes.
 _JOBS_ON_GPU = 2
 _MOST_STARTS = 3
+# How long a process may take to end by itself when it is told to end now.
+_GRACE_S = 2.0
 
 _Answer: TypeAlias = Outcome | Exception
 
@@ -86,7 +89,7 @@ def run_local(
                 yield answer
     finally:
         # Whoever stops asking, or fails, does not want the rest.
-        pool.ended.set()
+        pool.end()
         for each in servers:
             each.join()
 
@@ -101,7 +104,8 @@ class _Pool:
         self._stop = stop
         self._lock = threading.Lock()
         self._waiting: deque[tuple[float, CohortCase]] = deque((0.0, case) for case in cases)
-        self.ended = threading.Event()
+        self._workers: set[_Worker] = set()
+        self._ended = threading.Event()
         self.answers: queue.Queue[_Answer | None] = queue.Queue()
 
     def serve(self) -> None:
@@ -110,7 +114,7 @@ class _Pool:
         lost = 0
         try:
             while (case := self._next()) is not None:
-                worker = worker or _Worker(self._settings)
+                worker = worker or self._start()
                 answer = worker.ask(case)
                 if answer is None:
                     # Whoever claims the case next counts how many it has ended.
@@ -134,9 +138,28 @@ class _Pool:
                 worker.end()
             self.answers.put(None)
 
+    def end(self) -> None:
+        """End all processes now, whatever they have in hand."""
+        with self._lock:
+            self._ended.set()
+            workers = list(self._workers)
+        for each in workers:
+            each.close()
+        end = time.monotonic() + _GRACE_S
+        for each in workers:
+            each.kill_at(end)
+
+    def _start(self) -> "_Worker":
+        worker = _Worker(self._settings)
+        with self._lock:
+            self._workers.add(worker)
+            if self._ended.is_set():
+                worker.close()
+        return worker
+
     def _next(self) -> CohortCase | None:
         """The next case; None if there is none or no more are to begin."""
-        while not (self._stop.is_set() or self.ended.is_set()):
+        while not (self._stop.is_set() or self._ended.is_set()):
             with self._lock:
                 if not self._waiting:
                     return None
@@ -192,13 +215,23 @@ class _Worker:
     def end(self) -> None:
         """Wait for the process to end, which it does without cases."""
         self._send(None)
-        for stream in (self._process.stdin, self._process.stdout):
-            try:
-                if stream is not None:
-                    stream.close()
-            except OSError:
-                continue
+        self.close()
         self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def close(self) -> None:
+        """Ask for nothing more; a process that has not been sent None by then ends at once."""
+        assert self._process.stdin is not None
+        with suppress(OSError):
+            self._process.stdin.close()
+
+    def kill_at(self, end: float) -> None:
+        """Kill the process if it has not ended by a time of the monotonic clock."""
+        try:
+            self._process.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self._process.kill()
 
     def _send(self, message: Any) -> None:
         try:

@@ -1,5 +1,6 @@
 """Processes of this machine: nothing lost when one is killed, nothing done twice."""
 
+import signal
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -8,11 +9,20 @@ from pathlib import Path
 import pytest
 
 from cnnres_infer.cohort.find import find_cases
-from cnnres_infer.cohort.local import default_jobs, run_local
+from cnnres_infer.cohort.local import _Worker, default_jobs, run_local
 from cnnres_infer.cohort.segment import Status
+from cnnres_infer.cohort.settings import Settings
 from cnnres_infer.errors import CnnresError, LimitError
 from cnnres_infer.limits import Limits
-from tests.cohort.support import claims, killer, masks, settings, write_damaged, write_dataset
+from tests.cohort.support import (
+    claims,
+    killer,
+    masks,
+    settings,
+    wait_for,
+    write_damaged,
+    write_dataset,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -53,6 +63,39 @@ def test_no_case_begins_once_it_is_told_to_stop(tmp_path: Path, bright_bundle: P
     assert 1 <= len(outcomes) <= 3
     assert len(masks(here.out)) == len(outcomes)
     assert not claims(here.out)
+
+
+@pytest.mark.parametrize("hung", [False, True])
+def test_who_stops_asking_does_not_wait_for_the_case_in_hand(
+    tmp_path: Path, bright_bundle: Path, monkeypatch: pytest.MonkeyPatch, hung: bool
+) -> None:
+    workers = []
+
+    class Recorded(_Worker):
+        def __init__(self, given: Settings) -> None:
+            super().__init__(given)
+            workers.append(self._process)
+
+    monkeypatch.setattr("cnnres_infer.cohort.local._Worker", Recorded)
+    cases = find_cases(write_dataset(tmp_path / "raw", 12)).cases
+    here = settings(tmp_path / "out", bright_bundle)
+    outcomes = run_local(here, cases, threading.Event(), jobs=1)
+    next(outcomes)
+    wait_for(lambda: claims(here.out), "a claim")
+    (worker,) = workers
+    if hung:
+        worker.send_signal(signal.SIGSTOP)
+    thread = threading.Thread(target=outcomes.close, daemon=True)  # type: ignore[attr-defined]
+    try:
+        thread.start()
+        thread.join(timeout=30)
+        assert not thread.is_alive()
+        assert worker.poll() is not None
+        assert len(masks(here.out)) < 12
+        # Who could let go of the case in hand has done so.
+        assert hung or not claims(here.out)
+    finally:
+        worker.kill()
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_run(tmp_path: Path, bright_bundle: Path) -> None:
