@@ -314,5 +314,11 @@ def _report(
         return {"status": "failed", "error": failure, "cases": outcomes}
     if dry_run:
         return {"status": "planned", "plan": plan}
-    status = "failed" if any(each.is_failure for each in outcomes) else "done"
-    return {"status": status, "cases": outcomes, "skipped": plan.skipped if plan else ()}
+    left = _count_left(plan, outcomes) if plan else 0
+    failed = any(each.is_failure for each in outcomes)
+    return {
+        "status": "failed" if failed else "interrupted" if left else "done",
+        "cases": outcomes,
+        "left": left,
+        "skipped": plan.skipped if plan else (),
+    }

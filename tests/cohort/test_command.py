@@ -103,10 +103,14 @@ def test_errors_are_one_line_with_their_status(
 
 
 @pytest.mark.slow
-def test_ctrl_c_finishes_the_case_in_hand(tmp_path: Path, bright_bundle: Path) -> None:
+@pytest.mark.parametrize("as_json", [False, True])
+def test_ctrl_c_finishes_the_case_in_hand(
+    tmp_path: Path, bright_bundle: Path, as_json: bool
+) -> None:
     raw, out = write_dataset(tmp_path / "raw", 12), tmp_path / "out"
+    json_option = ["--json"] if as_json else []
     process = subprocess.Popen(
-        command(raw, out, "--bundle", bright_bundle, "--jobs", "1", *ENGINE),
+        command(raw, out, "--bundle", bright_bundle, "--jobs", "1", *ENGINE, *json_option),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -117,9 +121,13 @@ def test_ctrl_c_finishes_the_case_in_hand(tmp_path: Path, bright_bundle: Path) -
     os.killpg(process.pid, signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
-    assert "finishing the cases in hand" in stderr
-    assert "left; see" in stdout
     assert 1 <= len(masks(out)) < 12
+    if as_json:
+        report = json.loads(stdout)
+        assert (report["status"], report["left"]) == ("interrupted", 12 - len(masks(out)))
+    else:
+        assert "finishing the cases in hand" in stderr
+        assert "left; see" in stdout
     assert not claims(out)
     # The tables are of what there is.
     assert len((out / "cases.tsv").read_text().splitlines()) == 1 + len(masks(out))
