@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -154,13 +155,15 @@ def cohort(
         if shard is not None:
             found = share_of(found, shard)
         plan = Plan.make(found, settings, retry=retry)
+        plan = replace(plan, known=tuple(_worded(each) for each in plan.known))
         planned.append(plan)
         if dry_run:
             return
         with _ends_after_cases(quiet or as_json) as stop:
             reports = run_cohort(found, plan, settings, runner, stop)
             clock = _Clock(case.name for case in plan.to_do)
-            for outcome in progress(reports, len(found.cases), quiet or as_json):
+            for each in progress(reports, len(found.cases), quiet or as_json):
+                outcome = _worded(each)
                 outcomes.append(outcome)
                 clock.count(outcome)
                 _print_outcome(outcome, clock, quiet or as_json, verbose)
@@ -248,12 +251,21 @@ class _Clock:
         return f"{self._done}/{self._total}, {hours:d}:{minutes:02d}:{seconds:02d} left"
 
 
+def _worded(outcome: "Outcome") -> "Outcome":
+    """The outcome with arguments named as on the command line."""
+    if outcome.error is None:
+        return outcome
+    return replace(
+        outcome, error={**outcome.error, "message": with_flags(outcome.error["message"])}
+    )
+
+
 def _print_outcome(outcome: "Outcome", clock: _Clock, silent: bool, verbose: bool) -> None:
     if outcome.error is not None:
         for line in outcome.traceback.splitlines() if verbose else ():
             warn(line)
-        message = with_flags(outcome.error["message"])
-        warn(f"cnnres-infer: {outcome.error['code']}: {outcome.name}: {message}")
+        message = f"{outcome.error['code']}: {outcome.name}: {outcome.error['message']}"
+        warn(f"cnnres-infer: {message}")
     if not silent and clock.counts(outcome):
         with printing():
             name = printable(outcome.name)
@@ -278,7 +290,7 @@ def _print_plan(plan: "Plan") -> None:
             for note in case.notes:
                 console.print(printable(f"         {note}"), markup=False)
         for outcome in plan.known:
-            reason = f": {with_flags(outcome.error['message'])}" if outcome.error else ""
+            reason = f": {outcome.error['message']}" if outcome.error else ""
             console.print(printable(f"{outcome.status}  {outcome.name}{reason}"), markup=False)
         for skip in plan.skipped:
             console.print(printable(f"skip  {skip.name}: {skip.reason}"), markup=False)

@@ -69,6 +69,12 @@ def test_a_cohort_with_a_case_that_fails(tmp_path: Path, bright_bundle: Path) ->
     other = run(raw, out, "--bundle", bright_bundle, "--jobs", "1", *ENGINE)
     assert other.returncode == 3
     assert "made with other settings (--prob)" in other.stderr
+    for dry in ([], ["--dry-run"]):
+        printed = run(raw, out, "--bundle", bright_bundle, "--json", *dry, *ENGINE).stdout
+        report = json.loads(printed)
+        kept = (report["plan"]["known"] if dry else report["cases"])[0]
+        assert "made with other settings (--prob)" in kept["error"]["message"]
+        assert kept["error"]["message"].endswith("or add --overwrite")
     assert (
         "0 segmented, 0 unchanged, 2 kept (not known to be of these inputs and settings), 1 failed"
         in (other.stdout)
