@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnnres_infer.cohort.case import CohortCase
 from cnnres_infer.cohort.claims import MOST_ATTEMPTS
-from cnnres_infer.cohort.local import default_jobs
+from cnnres_infer.cohort.local import default_jobs, share_threads
 from cnnres_infer.cohort.segment import Outcome, Status, fail, segment
 from cnnres_infer.cohort.settings import Settings
 from cnnres_infer.errors import BackendUnavailableError, EngineRunError, UsageError
@@ -72,9 +72,11 @@ def run_dask(
     with ExitStack() as stack:
         address: Any = scheduler
         if scheduler == LOCAL:
+            jobs = jobs or default_jobs(len(cases))
+            settings = share_threads(settings, jobs)
             address = stack.enter_context(
                 LocalCluster(
-                    n_workers=jobs or default_jobs(len(cases)),
+                    n_workers=jobs,
                     threads_per_worker=1,
                     dashboard_address=None,
                 )

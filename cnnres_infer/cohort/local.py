@@ -45,6 +45,11 @@ def default_jobs(cases: int) -> int:
     return max(1, min(jobs, cases))
 
 
+def share_threads(settings: Settings, jobs: int) -> Settings:
+    """Give each of several processes its share of the usable cores, if no other number is given."""
+    return replace(settings, threads=settings.threads or max(1, usable_cores() // jobs))
+
+
 def run_local(
     settings: Settings,
     cases: Sequence[CohortCase],
@@ -76,8 +81,7 @@ def run_local(
         If the model cannot be loaded.
     """
     jobs = jobs or default_jobs(len(cases))
-    threads = settings.threads or max(1, usable_cores() // jobs)
-    pool = _Pool(replace(settings, threads=threads), cases, stop)
+    pool = _Pool(share_threads(settings, jobs), cases, stop)
     servers = [threading.Thread(target=pool.serve, daemon=True) for _ in range(jobs)]
     for each in servers:
         each.start()

@@ -2,12 +2,16 @@
 
 import sys
 import threading
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cnnres_infer.cohort.dask import run_dask
+from cnnres_infer.cohort.dask import LOCAL, run_dask
 from cnnres_infer.cohort.find import find_cases
+from cnnres_infer.cohort.segment import Outcome
+from cnnres_infer.cohort.settings import Settings
 from cnnres_infer.errors import BackendUnavailableError, UsageError
 from tests.cohort.support import claims, killer, masks, scheduler, settings, write_dataset
 
@@ -39,6 +43,24 @@ def test_a_scheduler_that_gives_up_cases_is_refused(tmp_path: Path, bright_bundl
         pytest.raises(UsageError, match=r"allowed-failures to at least 3"),
     ):
         list(run_dask(here, (), threading.Event(), address))
+
+
+@pytest.mark.slow
+def test_workers_of_this_machine_share_its_cores(
+    tmp_path: Path, bright_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    def results(client: object, given: Settings, *_: object) -> Iterator[Outcome]:
+        threads.append(given.threads)
+        return iter(())
+
+    monkeypatch.setattr("cnnres_infer.cohort.dask._results", results)
+    monkeypatch.setattr("cnnres_infer.cohort.local.usable_cores", lambda: 8)
+    here = settings(tmp_path / "out", bright_bundle)
+    for given in (here, replace(here, threads=3)):
+        assert not list(run_dask(given, (), threading.Event(), LOCAL, jobs=2))
+    assert threads == [4, 3]
 
 
 def test_no_scheduler(tmp_path: Path, bright_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
