@@ -113,6 +113,36 @@ def test_of_several_reconstructions_the_plainest_is_used(tmp_path: Path) -> None
     assert case.notes == ("sub-1_dwi.nii.gz was used of images that differ in rec",)
 
 
+def test_the_trace_of_a_run_does_not_replace_other_runs(tmp_path: Path) -> None:
+    names = ("run-1_rec-TRACE_dwi", "run-1_dwi", "run-2_dwi", "acq-x_dwi")
+    touch(tmp_path, *(f"sub-1/dwi/sub-1_{name}.nii.gz" for name in names))
+    assert volumes(find_cases(tmp_path)) == [
+        "sub-1_acq-x_dwi.nii.gz",
+        "sub-1_run-1_rec-TRACE_dwi.nii.gz",
+        "sub-1_run-2_dwi.nii.gz",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("adc", "used_for", "noted"),
+    [
+        ("run-1_rec-ADC_dwi", {"run-1"}, {"run-2"}),
+        ("run-3_rec-ADC_dwi", set(), {"run-1", "run-2"}),
+        ("rec-ADC_dwi", {"run-1", "run-2"}, {"run-1", "run-2"}),
+        ("acq-adc_ADC", {"run-1", "run-2"}, {"run-1", "run-2"}),
+    ],
+)
+def test_the_adc_map_of_another_run_is_not_used(
+    tmp_path: Path, adc: str, used_for: set[str], noted: set[str]
+) -> None:
+    for name in ("run-1_dwi", "run-2_dwi", adc):
+        touch(tmp_path, f"sub-1/dwi/sub-1_{name}.nii.gz")
+    cases = find_cases(tmp_path).cases
+    assert {case.entities[0] for case in cases if case.adc is not None} == used_for
+    assert {case.entities[0] for case in cases if case.notes} == noted
+    assert all(adc in note for case in cases for note in case.notes)
+
+
 def test_flair_alone_and_without_flair(tmp_path: Path) -> None:
     touch(tmp_path, "sub-1/anat/sub-1_FLAIR.nii.gz", "sub-1/dwi/sub-1_dwi.nii.gz")
     (case,) = find_cases(tmp_path, Modality.FLAIR).cases
@@ -121,12 +151,42 @@ def test_flair_alone_and_without_flair(tmp_path: Path) -> None:
     assert case.flair is None
 
 
+def link_to_nowhere(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to("../.git/annex/missing")
+
+
 def test_what_was_not_downloaded_is_skipped(tmp_path: Path) -> None:
-    folder = tmp_path / "sub-1" / "dwi"
-    folder.mkdir(parents=True)
-    (folder / "sub-1_dwi.nii.gz").symlink_to("../.git/annex/missing")
-    (skip,) = find_cases(tmp_path).skipped
-    assert "was not downloaded" in skip.reason
+    link_to_nowhere(
+        tmp_path,
+        "sub-1/dwi/sub-1_dwi.nii.gz",
+        "sub-1/anat/sub-1_FLAIR.nii.gz",
+        "sub-2/dwi/sub-2_run-1_dwi.nii.gz",
+    )
+    touch(tmp_path, "sub-2/dwi/sub-2_run-2_dwi.nii.gz")
+    found = find_cases(tmp_path)
+    assert [case.name for case in found.cases] == ["sub-2_run-2"]
+    assert [(skip.name, skip.reason) for skip in found.skipped] == [
+        ("sub-1", "sub-1_dwi.nii.gz was not downloaded"),
+        ("sub-2_run-1", "sub-2_run-1_dwi.nii.gz was not downloaded"),
+    ]
+    assert [skip.reason for skip in find_cases(tmp_path, Modality.FLAIR).skipped] == [
+        "sub-1_FLAIR.nii.gz was not downloaded",
+        "no FLAIR in anat/",
+    ]
+
+
+def test_what_was_not_downloaded_beside_a_dwi_is_noted(tmp_path: Path) -> None:
+    missing = ("dwi/sub-1_rec-TRACE_dwi", "anat/sub-1_FLAIR", "dwi/sub-1_rec-ADC_dwi")
+    link_to_nowhere(tmp_path, *(f"sub-1/{name}.nii.gz" for name in missing))
+    touch(tmp_path, "sub-1/dwi/sub-1_dwi.nii.gz")
+    (case,) = find_cases(tmp_path).cases
+    assert case.inputs == {"dwi": tmp_path / "sub-1/dwi/sub-1_dwi.nii.gz"}
+    assert list(case.notes) == [
+        f"{name.partition('/')[2]}.nii.gz was not downloaded, and is not used" for name in missing
+    ]
 
 
 @given(
@@ -150,8 +210,7 @@ def test_no_map_is_ever_segmented(parts: list[tuple[str, str, str]]) -> None:
         assert name.endswith(("_dwi.nii.gz", "_trace.nii.gz"))
         assert "adc" not in name.lower()
         assert "rec-FA" not in name
-    traces = ["trace" in name.lower() for name in names]
-    assert all(traces) or not any(traces)
+    assert len({case.entities for case in found.cases}) == len(names)
 
 
 def test_files_of_a_folder_belong_together_by_their_names(tmp_path: Path) -> None:
