@@ -257,6 +257,30 @@ def test_dicom_studies_are_cases(tmp_path: Path) -> None:
     assert find_cases(tmp_path / "study 2").cases[0].volume == tmp_path / "study 2" / "series"
 
 
+def test_dicom_files_that_are_not_read_are_listed(tmp_path: Path) -> None:
+    dicom = bytes(128) + b"DICM" + bytes(100)
+    touch(tmp_path, "mixed/localizer.nii.gz", "DICOMDIR")
+    for path in (tmp_path / "DICOMDIR", tmp_path / "mixed" / "1", tmp_path / "alone" / "1"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(dicom)
+    found = find_cases(tmp_path)
+    assert [case.name for case in found.cases] == ["sub-alone", "sub-localizer"]
+    assert [(skip.name, skip.reason) for skip in found.skipped] == [
+        ("mixed", "the DICOM files in it were not read, since localizer.nii.gz is there too")
+    ]
+    (tmp_path / "2").write_bytes(dicom)
+    assert {skip.name for skip in find_cases(tmp_path).skipped} == {"mixed", tmp_path.name}
+
+
+def test_of_files_for_the_same_role_the_case_names_the_one_used(tmp_path: Path) -> None:
+    touch(tmp_path, "x_dwi.nii", "x_dwi.nii.gz", "x_TRACE.nii.gz", "x_adc.nii", "y_dwi.nii")
+    one, two = find_cases(tmp_path).cases
+    assert set(one.inputs) == {"dwi", "adc"}
+    assert one.volume.name == "x_TRACE.nii.gz"
+    assert one.notes == ("x_TRACE.nii.gz was used of x_TRACE.nii.gz, x_dwi.nii, x_dwi.nii.gz",)
+    assert not two.notes
+
+
 def test_one_file_is_a_cohort_of_one(tmp_path: Path) -> None:
     path = write_dwi(tmp_path / "x_dwi.nii.gz")
     assert volumes(find_cases(path)) == ["x_dwi.nii.gz"]
