@@ -7,9 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cnnres_infer.cohort.case import CohortCase, Found, Skip
+from cnnres_infer.cohort.case import CohortCase, Found, Skip, check_labels
 from cnnres_infer.core.case import Modality
-from cnnres_infer.errors import UsageError
 from cnnres_infer.host.files import read_regular
 
 DESCRIPTION = "dataset_description.json"
@@ -160,11 +159,8 @@ def find_bids(
         found, left_out = _find_session(root, folder, modality, participant, session, with_flair)
         cases += found
         skipped += left_out
-    for what, asked, there in zip(
-        ("participant", "session"), (wanted, wanted_sessions), seen, strict=True
-    ):
-        if missing := sorted(asked - there):
-            raise UsageError(f"{root}: has no {what} {', '.join(missing)}; check the label")
+    check_labels(root, "participant", wanted, seen[0])
+    check_labels(root, "session", wanted_sessions, seen[1])
     return Found.of(cases, skipped, root)
 
 

@@ -109,9 +109,7 @@ def _walk(folder: Path) -> tuple[list[Path], list[Path], list[Skip]]:
     archives: list[Path] = []
     for parent, names in _folders(folder):
         nifti = [each for each in names if each.endswith(_SUFFIXES)]
-        files += [
-            parent / each for each in nifti if not _stem(parent / each).endswith(_OWN_OUTPUTS)
-        ]
+        files += [parent / each for each in nifti if not _is_own(parent / each)]
         archives += [parent / each for each in names if each.lower().endswith(".zip")]
     beside = {path.relative_to(folder).parts[0]: path.name for path in (*files, *archives)}
     recognises = READERS["dicom"].functions.recognises
@@ -127,6 +125,12 @@ def _walk(folder: Path) -> tuple[list[Path], list[Path], list[Skip]]:
     elif _has_loose_dicom(folder):
         skipped.append(_not_alone(folder, (files + studies)[0].name))
     return files, studies, skipped
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file is an output of ours, of a single call or a cohort."""
+    stem = _stem(path)
+    return stem.endswith(_OWN_OUTPUTS) or "_desc-cnnres_" in stem
 
 
 def _has_loose_dicom(folder: Path) -> bool:

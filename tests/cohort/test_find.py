@@ -227,11 +227,15 @@ def test_files_of_a_folder_belong_together_by_their_names(tmp_path: Path) -> Non
         ".hidden/p4_dwi.nii",
         "one/p 1_dwi_lesion_mask.nii.gz",
         "one/p 1_dwi_cnnres_brain.nii.gz",
+        "old/sub-p5_space-orig_label-lesion_desc-cnnres_probseg.nii.gz",
     )
     found = find_cases(tmp_path)
     assert [case.name for case in found.cases] == ["sub-p1", "sub-p2"]
     assert set(found.cases[0].inputs) == {"dwi", "flair", "adc"}
     assert set(found.cases[1].inputs) == {"dwi", "b0"}
+    with pytest.raises(UsageError, match="no participant p4"):
+        find_cases(tmp_path, participants=["p1", "p4"])
+    assert not find_cases(tmp_path, participants=["p3"]).cases
     assert {skip.name for skip in found.skipped} == {"p3", "p 1_msk.nii"}
 
 
@@ -292,7 +296,7 @@ def test_tables(tmp_path: Path, delimiter: str) -> None:
         ["participant_id", "session_id", "dwi", "flair", "adc"],
         ["sub-01", "", "a b.nii", "", "n/a"],
         ["02", "ses-x", "/abs/dwi.nii", "f.nii", "m.nii"],
-        ["03", "n/a", "", "f.nii", "ignored.nii"],
+        ["03", "n/a", "", "f.nii", ""],
         ["", "", "", "", ""],
     ]
     table = tmp_path / "cases.csv"
@@ -303,6 +307,18 @@ def test_tables(tmp_path: Path, delimiter: str) -> None:
     assert set(two.inputs) == {"dwi", "flair", "adc"}
     assert (three.modality, set(three.inputs)) == (Modality.FLAIR, {"flair"})
     assert [case.name for case in find_cases(table, participants=["03"]).cases] == ["sub-03"]
+    with pytest.raises(UsageError, match="no participant 99"):
+        find_cases(table, participants=["03", "99"])
+    with pytest.raises(UsageError, match="no session y"):
+        find_cases(table, sessions=["x", "y"])
+    # Without a FLAIR there is nothing to segment; the ADC map is of the DWI, and not needed.
+    found = find_cases(table, Modality.FLAIR)
+    assert [set(case.inputs) for case in found.cases] == [{"flair"}, {"flair"}]
+    assert [(skip.name, skip.reason) for skip in found.skipped] == [
+        ("sub-01", "no flair in its row")
+    ]
+    assert not find_cases(table, Modality.FLAIR, participants=["03"]).skipped
+    assert not find_cases(table, Modality.FLAIR, sessions=["x"]).skipped
 
 
 @pytest.mark.parametrize(
@@ -310,7 +326,10 @@ def test_tables(tmp_path: Path, delimiter: str) -> None:
     [
         ("participant_id,dwi,flare\n1,a,b\n", "unknown column 'flare'"),
         ("dwi\na.nii\n", "columns are missing"),
+        ("participant_id,dwi,dwi\n1,a,b\n", "repeated column 'dwi'"),
         ("participant_id,dwi\n01,\n", "row 2: neither dwi nor flair"),
+        ("participant_id,dwi\n1,a,,\n\n2,b,c\n", "row 4: has more cells"),
+        ("participant_id,flair,adc\n1,a,b\n", "row 2: adc is given without the dwi"),
         ("participant_id,dwi\n..,a.nii\n", "row 2: '..' has no letters"),
         ("participant_id,dwi\n1,a.nii\n1,b.nii\n", "would both be sub-1"),
         ("participant_id,dwi,adc,b0\n1,a,b,c\n", "row 2: .*alternatives"),
