@@ -11,6 +11,7 @@ import json
 import os
 import tarfile
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def _download(address: str) -> bytes:
     try:
         with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as answer:  # noqa: S310
             content: bytes = answer.read(_MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise ViewerError(f"{address} cannot be read ({error})") from error
     if len(content) > _MAX_BYTES:
         raise ViewerError(f"{address} has more than {_MAX_BYTES} bytes")

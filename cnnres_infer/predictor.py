@@ -249,6 +249,8 @@ class Predictor:
         CancelledError
             If `cancel` returned True. The predictor can be used as before.
         """
+        if isinstance(series, str):
+            raise UsageError(f"`series` is the text {series!r}; give a list of numbers or UIDs")
         clock = Stopwatch(self.limits.timeout, progress)
         beside = {
             "affine": affine,
@@ -260,7 +262,7 @@ class Predictor:
             "series": series,
             "bvalue": bvalue,
         }
-        with cancellable(cancel):
+        with self._engines.kept_open(), cancellable(cancel):
             case = self._case(source, beside, clock)
             with single_blas_thread():
                 return self._segment(case, clock)

@@ -23,7 +23,8 @@ def scans(dataset: Path, labels: Sequence[str]) -> Iterator[Path]:
     """DWI volumes of some participants, or of all, with or without sessions."""
     for label in labels or ["*"]:
         for folder in (f"sub-{label}/dwi", f"sub-{label}/ses-*/dwi"):
-            yield from sorted(dataset.glob(f"{folder}/*_dwi.nii.gz"))
+            found = sorted(dataset.glob(f"{folder}/*_dwi.nii.gz"))
+            yield from (path for path in found if "_rec-ADC" not in path.name)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,12 +35,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("level", choices=["participant"])
     parser.add_argument("--participant-label", nargs="+", default=[])
     options = parser.parse_args(arguments)
+    if options.output_dir.resolve() == options.bids_dir.resolve():
+        parser.error("the output is the input; give another folder")
+    found = list(scans(options.bids_dir, options.participant_label))
+    if not found:
+        parser.error("no DWI of these participants")
     options.output_dir.mkdir(parents=True, exist_ok=True)
     about = options.output_dir / "dataset_description.json"
-    about.write_text(json.dumps(DESCRIPTION, indent=2), encoding="utf-8")
+    if not about.exists():
+        about.write_text(json.dumps(DESCRIPTION, indent=2), encoding="utf-8")
     failed = 0
     with Predictor.load() as predictor:
-        for scan in scans(options.bids_dir, options.participant_label):
+        for scan in found:
             folder = options.output_dir / scan.parent.relative_to(options.bids_dir)
             try:
                 predictor.predict(scan).save(folder, ("mask", "report"), overwrite=True)

@@ -184,6 +184,11 @@ def _plan_model(bundle: Bundle, path: Path) -> TritonModel:
             code=ErrorCode.BUNDLE_MODEL,
         )
     batch = BatchRange.parse(entry.key.batch)
+    if batch.smallest > 1:
+        raise UsageError(
+            f"{path}: for {batch.smallest} slices or more, but clients of Triton may send one; "
+            "build it again with --batch 1,..."
+        )
     image, probabilities = _tensors(bundle.model(made_from[0]))
     return TritonModel(
         f"{_name(bundle)}_{entry.key.precision}_plan",

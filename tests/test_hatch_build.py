@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import socket
 import tarfile
 from collections.abc import Iterator
 from functools import partial
@@ -150,6 +151,22 @@ def test_an_endless_answer_is_refused(
     monkeypatch.setattr(hatch_build, "_MAX_BYTES", 10)
     with pytest.raises(ViewerError, match="more than 10 bytes"):
         fetch_viewer(folder, registry)
+
+
+def test_an_answer_that_is_no_http_is_refused(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+
+        def answer() -> None:
+            with server.accept()[0] as connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"nonsense\r\n\r\n")
+
+        thread = Thread(target=answer)
+        thread.start()
+        with pytest.raises(ViewerError, match="cannot be read"):
+            fetch_viewer(folder, address)
+        thread.join()
 
 
 def test_what_is_fetched_is_pinned_and_not_in_git() -> None:

@@ -222,6 +222,25 @@ def test_an_affine_is_given_once(predictor: Predictor) -> None:
         predictor.predict((volume.data, volume.grid.affine), affine=np.eye(4))
 
 
+def test_an_affine_that_contradicts_the_file_is_refused(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    volume, _ = blob_volume()
+    path = tmp_path / "dwi.nii.gz"
+    save_volume(path, volume.data, volume.grid)
+    moved = volume.grid.affine.copy()
+    moved[0, 3] += 10
+    for source in (path, nibabel.load(path)):
+        assert predictor.predict(source, affine=volume.grid.affine).mask.data.any()
+        with pytest.raises(UsageError, match="says itself where it lies"):
+            predictor.predict(source, affine=moved)
+
+
+def test_series_are_a_list(predictor: Predictor, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="give a list"):
+        predictor.predict(tmp_path, series="12")
+
+
 def test_arrays_have_affines_of_their_own(make_bundle: BundleMaker) -> None:
     """A FLAIR on another grid than the DWI's is not misplaced by the DWI's affine."""
     dwi, _ = blob_volume(radius_mm=0.1)

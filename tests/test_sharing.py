@@ -1,7 +1,9 @@
 """One predictor in many threads: every volume gets its own lesions, and those it gets alone."""
 
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -136,6 +138,31 @@ def test_a_failure_amid_four_volumes_mixes_none(
     # Whoever else was under way finished with the engine that failed for one of them.
     by_flaky = [result for _, result in found if not result.provenance.skipped]
     assert THREADS - 1 <= len(by_flaky) < len(found)
+
+
+def test_closing_waits_for_calls_that_have_not_reached_the_engine(bright_bundle: Path) -> None:
+    predictor = Predictor.load(bright_bundle, "ort", "fp32")
+    reading, go_on = threading.Event(), threading.Event()
+
+    def hold(*_: object) -> None:
+        if not reading.is_set():
+            with pytest.raises(UsageError, match="this thread is computing"):
+                predictor.close()
+            reading.set()
+            assert go_on.wait(PATIENCE_S)
+
+    with ThreadPoolExecutor(2) as pool:
+        call = pool.submit(predictor.predict, VOLUMES[0], progress=hold)
+        assert reading.wait(PATIENCE_S)
+        closing = pool.submit(predictor.close)
+        while not predictor.closed:
+            time.sleep(0.01)
+        with pytest.raises(UsageError, match="the predictor is closed"):
+            predictor.predict(VOLUMES[1])
+        assert not closing.done()
+        go_on.set()
+        assert call.result(PATIENCE_S).mask.data.any()
+        closing.result(PATIENCE_S)
 
 
 def test_a_predictor_may_be_closed_amid_volumes(bright_bundle: Path) -> None:

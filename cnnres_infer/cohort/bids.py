@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cnnres_infer.cohort.case import CohortCase, Found, Skip
+from cnnres_infer.cohort.case import CohortCase, Found, Skip, check_labels
 from cnnres_infer.core.case import Modality
-from cnnres_infer.errors import UsageError
 from cnnres_infer.host.files import read_regular
 
 DESCRIPTION = "dataset_description.json"
@@ -62,6 +61,11 @@ class Image:
     def distinct(self) -> dict[str, str]:
         """The entities that tell it from other scans of its session."""
         return {key: self.entities[key] for key in _DISTINCT if key in self.entities}
+
+    @cached_property
+    def is_there(self) -> bool:
+        """Whether it exists, unlike what a link of a dataset leads to before it is downloaded."""
+        return self.path.exists()
 
     @cached_property
     def sidecar(self) -> dict[str, Any]:
@@ -121,8 +125,8 @@ def find_bids(
 ) -> Found:
     """Find the cases of a BIDS dataset: one for each DWI (or FLAIR) of each session.
 
-    Of the images of a session, the scanner's trace images are used if there are
-    any, and else its diffusion series; never maps such as ``rec-ADC_dwi``.
+    Of the images of a scan, the scanner's trace image is used if there is one, and
+    else its diffusion series; never maps such as ``rec-ADC_dwi``.
 
     Parameters
     ----------
@@ -152,16 +156,11 @@ def find_bids(
         if wanted_sessions and session not in wanted_sessions:
             continue
         seen[1].add(session)
-        found, reason = _find_session(root, folder, modality, participant, session, with_flair)
+        found, left_out = _find_session(root, folder, modality, participant, session, with_flair)
         cases += found
-        if reason:
-            name = f"sub-{participant}" + (f"_ses-{session}" if session else "")
-            skipped.append(Skip(name, reason))
-    for what, asked, there in zip(
-        ("participant", "session"), (wanted, wanted_sessions), seen, strict=True
-    ):
-        if missing := sorted(asked - there):
-            raise UsageError(f"{root}: has no {what} {', '.join(missing)}; check the label")
+        skipped += left_out
+    check_labels(root, "participant", wanted, seen[0])
+    check_labels(root, "session", wanted_sessions, seen[1])
     return Found.of(cases, skipped, root)
 
 
@@ -180,40 +179,35 @@ def _sessions(root: Path) -> Iterator[tuple[str, str, Path]]:
 
 def _find_session(
     root: Path, folder: Path, modality: Modality, participant: str, session: str, with_flair: bool
-) -> tuple[list[CohortCase], str]:
-    """The cases of a session; the reason if there are none."""
+) -> tuple[list[CohortCase], list[Skip]]:
+    """The cases of a session, and what is left out of it."""
     diffusion, anatomy = _images(root, folder / "dwi"), _images(root, folder / "anat")
     flairs = [each for each in anatomy if each.suffix == "FLAIR"]
     if modality is Modality.FLAIR:
-        chosen, reason = _readable(flairs), "no FLAIR in anat/"
+        candidates, reason = flairs, "no FLAIR in anat/"
     else:
-        chosen, reason = _select_dwi(diffusion)
-    found = []
-    for image in chosen:
-        beside: dict[str, Image] = {}
-        alike = [each for each in chosen if each.distinct == image.distinct]
-        if image is not min(alike, key=_derived):
+        candidates, reason = _select_dwi(diffusion)
+    if not candidates:
+        name = f"sub-{participant}" + (f"_ses-{session}" if session else "")
+        return [], [Skip(name, reason)]
+    adcs = [each for each in diffusion if _map_kind(each) == "adc"]
+    found, skipped = [], []
+    for alike in _by_scan(candidates):
+        image, notes = _preferred(alike)
+        entities = tuple(f"{key}-{value}" for key, value in image.distinct.items())
+        case = CohortCase(participant, session, image.path, modality, entities=entities)
+        if not image.is_there:
+            skipped.append(Skip(case.name, f"{image.path.name} was not downloaded"))
             continue
-        notes = [f"{image.path.name} was used of images that differ in rec"] * (len(alike) > 1)
+        beside: dict[str, Image | None] = {}
         if modality is Modality.DWI:
-            adcs = [each for each in diffusion if _map_kind(each) == "adc"]
-            for role, others in (("flair", flairs if with_flair else []), ("adc", adcs)):
-                other = _belonging(image, _readable(others), role, notes)
-                beside |= {} if other is None else {role: other}
-        images = (image, *beside.values())
-        found.append(
-            CohortCase(
-                participant,
-                session,
-                image.path,
-                modality,
-                entities=tuple(f"{key}-{value}" for key, value in image.distinct.items()),
-                sources=tuple(each.path.relative_to(root).as_posix() for each in images),
-                notes=tuple(notes),
-                **{role: each.path for role, each in beside.items()},
-            )
-        )
-    return found, "" if found else reason
+            beside["flair"] = _belonging(image, flairs, "flair", notes) if with_flair else None
+            beside["adc"] = _adc_of(image, adcs, candidates, notes)
+        images = {role: each for role, each in beside.items() if each is not None}
+        sources = (each.path.relative_to(root).as_posix() for each in (image, *images.values()))
+        paths: dict[str, Any] = {role: each.path for role, each in images.items()}
+        found.append(replace(case, sources=tuple(sources), notes=tuple(notes), **paths))
+    return found, skipped
 
 
 def _images(root: Path, folder: Path) -> list[Image]:
@@ -223,13 +217,8 @@ def _images(root: Path, folder: Path) -> list[Image]:
     return [Image(root, path) for path in paths if "_" in path.name]
 
 
-def _readable(images: list[Image]) -> list[Image]:
-    """Those that exist, which the links of a dataset that was not downloaded do not."""
-    return [each for each in images if each.path.exists()]
-
-
 def _select_dwi(images: list[Image]) -> tuple[list[Image], str]:
-    """The DWIs to segment; why there are none."""
+    """The diffusion-weighted images, also those not downloaded; why there are none."""
     candidates = [
         each
         for each in images
@@ -239,18 +228,33 @@ def _select_dwi(images: list[Image]) -> tuple[list[Image], str]:
     ]
     if not candidates:
         return [], "no DWI in dwi/" if images else "no images in dwi/"
-    there = _readable(candidates)
-    if not there:
-        return [], f"{candidates[0].path.name} was not downloaded"
-    weighted = [each for each in there if not _is_b0(each)]
-    if not weighted:
-        return [], "no diffusion-weighted image in dwi/, only b0"
-    return [each for each in weighted if _is_trace(each)] or weighted, ""
+    weighted = [each for each in candidates if not _is_b0(each)]
+    return weighted, "no diffusion-weighted image in dwi/, only b0"
 
 
-def _derived(image: Image) -> tuple[int, str]:
-    """Order of images that differ in how they were reconstructed, the plainest first."""
-    return len(image.entities), image.path.name
+def _by_scan(images: list[Image]) -> list[list[Image]]:
+    """Images that come from the same scan, together."""
+    scans: dict[tuple[tuple[str, str], ...], list[Image]] = {}
+    for each in images:
+        scans.setdefault(tuple(each.distinct.items()), []).append(each)
+    return list(scans.values())
+
+
+def _preferred(images: list[Image]) -> tuple[Image, list[str]]:
+    """The image of a scan to segment, which is not there if none was downloaded, and notes."""
+    ordered = sorted(images, key=_rank)
+    chosen = next((each for each in ordered if each.is_there), ordered[0])
+    missing = ordered[: ordered.index(chosen)]
+    notes = [f"{each.path.name} was not downloaded, and is not used" for each in missing]
+    others = [each for each in images if each.is_there and _is_trace(each) == _is_trace(chosen)]
+    if len(others) > 1:
+        notes.append(f"{chosen.path.name} was used of images that differ in rec")
+    return chosen, notes
+
+
+def _rank(image: Image) -> tuple[bool, int, str]:
+    """Order of the images of a scan: the trace first, and of those the plainest."""
+    return not _is_trace(image), len(image.entities), image.path.name
 
 
 def _map_kind(image: Image) -> str | None:
@@ -285,15 +289,41 @@ def _is_b0(image: Image) -> bool:
 
 
 def _belonging(image: Image, others: list[Image], role: str, notes: list[str]) -> Image | None:
-    """The image of a role that belongs to a DWI: the only one, or the one of the same run."""
-    if len(others) <= 1:
-        return others[0] if others else None
-    same = [each for each in others if each.distinct == image.distinct]
-    if len(same) == 1:
-        return same[0]
-    names = ", ".join(each.path.name for each in others)
-    notes.append(f"none of several {role} was used ({names}); name one in a table")
-    return None
+    """The image of a role that belongs to a DWI: the one of the same run, or the only one."""
+    chosen = [each for each in others if each.distinct == image.distinct] or others
+    if len(chosen) > 1:
+        names = ", ".join(each.path.name for each in others)
+        notes.append(f"none of several {role} was used ({names}); name one in a table")
+        return None
+    if chosen and not chosen[0].is_there:
+        notes.append(f"{chosen[0].path.name} was not downloaded, and is not used")
+        return None
+    return chosen[0] if chosen else None
+
+
+def _adc_of(
+    image: Image, adcs: list[Image], diffusion: list[Image], notes: list[str]
+) -> Image | None:
+    """The ADC map of a DWI, never that of another one."""
+    own = [each for each in adcs if not _is_of_another(each, image, diffusion)]
+    if adcs and not own:
+        names = ", ".join(each.path.name for each in adcs)
+        notes.append(f"no adc was used, since none is of the same run ({names})")
+    adc = _belonging(image, own, "adc", notes)
+    if adc is not None and adc.distinct != image.distinct:
+        notes.append(f"{adc.path.name} was used, which does not name the same run or acquisition")
+    return adc
+
+
+def _is_of_another(adc: Image, image: Image, diffusion: list[Image]) -> bool:
+    """Whether an ADC map comes from another scan than a DWI does."""
+    if adc.distinct == image.distinct:
+        return False
+    if any(each.distinct == adc.distinct for each in diffusion):
+        return True
+    # Some converters name the map itself by `acq`, so that may differ.
+    shared = (adc.distinct.keys() & image.distinct.keys()) - {"acq"}
+    return any(adc.distinct[key] != image.distinct[key] for key in shared)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -151,3 +151,15 @@ def label(text: str, prefix: str = "") -> str:
     if not cleaned:
         raise UsageError(f"{text!r} has no letters or digits to make a BIDS label of; rename it")
     return cleaned
+
+
+def check_labels(source: Path, what: str, asked: set[str], there: set[str]) -> None:
+    """Check that an input has all participants or sessions that were asked for.
+
+    Raises
+    ------
+    UsageError
+        If it has not.
+    """
+    if missing := sorted(asked - there):
+        raise UsageError(f"{source}: has no {what} {', '.join(missing)}; check the label")

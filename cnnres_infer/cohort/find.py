@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cnnres_infer.cohort.bids import find_bids, is_bids
-from cnnres_infer.cohort.case import CohortCase, Found, label
+from cnnres_infer.cohort.case import CohortCase, Found, Skip, check_labels, label
 from cnnres_infer.cohort.folder import find_folder
 from cnnres_infer.cohort.table import SUFFIXES, find_table
 from cnnres_infer.core.case import Modality
@@ -37,7 +37,8 @@ def find_cases(
     Raises
     ------
     UsageError
-        If the input does not exist, holds no case, or cases would share a name.
+        If the input does not exist, holds no case, or not those asked for, or cases
+        would share a name.
     """
     if source.is_dir() and is_bids(source):
         return _some(
@@ -53,13 +54,25 @@ def find_cases(
         raise UsageError(f"{source}: does not exist; give a BIDS dataset, a folder or a table")
     wanted = {each.removeprefix("sub-") for each in participants}
     wanted_sessions = {each.removeprefix("ses-") for each in sessions}
-    kept = [
-        case
-        for case in found.cases
-        if (not wanted or case.participant in wanted)
-        and (not wanted_sessions or case.session in wanted_sessions)
-    ]
-    return _some(source, Found.of(kept, list(found.skipped)))
+    labels = {each: (each.participant, each.session) for each in found.cases}
+    left_out = {each: _labels(each) for each in found.skipped}
+    there = [*labels.values(), *left_out.values()]
+    check_labels(source, "participant", wanted, {participant for participant, _ in there})
+    check_labels(source, "session", wanted_sessions, {session for _, session in there})
+
+    def is_wanted(participant: str, session: str) -> bool:
+        return (not wanted or participant in wanted) and (
+            not wanted_sessions or session in wanted_sessions
+        )
+
+    kept = [each for each, named in labels.items() if is_wanted(*named)]
+    return _some(source, Found.of(kept, [each for each in left_out if is_wanted(*left_out[each])]))
+
+
+def _labels(skip: Skip) -> tuple[str, str]:
+    """Participant and session of a scan that is left out, by its name."""
+    entities = dict(part.partition("-")[::2] for part in skip.name.split("_"))
+    return entities.get("sub", skip.name), entities.get("ses", "")
 
 
 def _some(source: Path, found: Found) -> Found:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from cnnres_infer.bundle.bundle import Bundle
+from cnnres_infer.cohort.bids import is_bids
 from cnnres_infer.cohort.case import CohortCase, Found
 from cnnres_infer.cohort.claims import Claims
 from cnnres_infer.cohort.derivative import REBUILT, check_dataset, describe_dataset, name_models
@@ -33,13 +34,24 @@ def check_input(source: Path, settings: Settings, bundle: Bundle, modality: Moda
     Raises
     ------
     UsageError
-        If the output is the input or another dataset, or would replace files of the
-        user, the model does not take the modality, or a b-value is asked for in FLAIRs.
+        If the output is the input or another dataset, or one of the folders lies
+        in the other; if files of the user would be replaced, the model does not
+        take the modality, or a b-value is asked for in FLAIRs.
     """
-    if settings.out.resolve() == source.resolve():
+    out, given = settings.out.resolve(), source.resolve()
+    if out == given:
         raise UsageError(f"{settings.out}: is the input; give another folder for the outputs")
-    if source.resolve() in [settings.out.resolve() / name for name in REBUILT]:
+    if given in [out / name for name in REBUILT]:
         raise UsageError(f"{source}: would be replaced by an output; give it another name")
+    # Of a BIDS dataset, only the folders of its participants are read, never its derivatives.
+    if given.is_dir() and not is_bids(given):
+        if out.is_relative_to(given):
+            raise UsageError(
+                f"{settings.out}: lies in the input, where outputs would be taken for cases; "
+                "choose another"
+            )
+        if given.is_relative_to(out):
+            raise UsageError(f"{settings.out}: the input lies in it; choose another")
     check_dataset(settings.out)
     bundle.spec.check_modalities(modality, False)
     asked = settings.bvalue is not None

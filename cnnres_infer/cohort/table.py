@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cnnres_infer.cohort.case import CohortCase, Found, label
+from cnnres_infer.cohort.case import CohortCase, Found, Skip, label
 from cnnres_infer.core.case import Modality, check_combination
 from cnnres_infer.errors import UsageError
 from cnnres_infer.host.files import read_regular
@@ -28,26 +28,38 @@ def find_table(path: Path, modality: Modality, *, with_flair: bool = True) -> Fo
         ``dwi`` (or ``flair``). Paths are relative to the table; an empty cell or
         ``n/a`` is none.
     modality
-        What to segment in rows that have both a DWI and a FLAIR.
+        What to segment. A row without a DWI is segmented by its FLAIR; one without
+        a FLAIR is skipped if FLAIRs are to be segmented.
     with_flair
         Whether the FLAIR of a DWI is wanted.
 
     Raises
     ------
     UsageError
-        If the table cannot be read, has other columns, or a row is incomplete.
+        If the table cannot be read, has other columns, or a row is incomplete or
+        has too many cells.
     """
-    rows = _read(path)
-    cases = []
+    columns, rows = _read(path)
+    cases, skipped = [], []
     for number, row in enumerate(rows, start=2):
+        if not any(row):
+            continue
         try:
-            cases.append(_case(path.parent, row, modality, with_flair))
+            if any(row[len(columns) :]):
+                raise UsageError("has more cells than the table has columns; quote commas in paths")
+            cells = dict(zip(columns, row, strict=False))
+            case = _case(path.parent, cells, modality, with_flair)
         except UsageError as error:
             raise UsageError(f"{path}, row {number}: {error}") from error
-    return Found.of(cases, [])
+        if modality is Modality.FLAIR and case.modality is not modality:
+            skipped.append(Skip(case.name, "no flair in its row"))
+        else:
+            cases.append(case)
+    return Found.of(cases, skipped)
 
 
-def _read(path: Path) -> list[dict[str, str]]:
+def _read(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The columns of a table, and the cells of its rows."""
     try:
         text = read_regular(path, _MAX_BYTES).decode("utf-8-sig")
     except OSError as error:
@@ -56,34 +68,33 @@ def _read(path: Path) -> list[dict[str, str]]:
         raise UsageError(f"{path}: not UTF-8; save it as such") from error
     heading = text.partition("\n")[0]
     delimiter = max("\t;,", key=heading.count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        rows = list(reader)
+        columns, *rows = [[cell.strip() for cell in row] for row in reader] or [[]]
     except csv.Error as error:
         raise UsageError(f"{path}, line {reader.line_num}: not a table ({error})") from error
-    columns = [(name or "").strip() for name in reader.fieldnames or ()]
-    unknown = [name for name in columns if name not in COLUMNS]
-    if unknown or "participant_id" not in columns or not {"dwi", "flair"} & set(columns):
-        reason = f"unknown column {unknown[0]!r}" if unknown else "columns are missing"
+    wrong = [f"unknown column {name!r}" for name in columns if name not in COLUMNS]
+    wrong += [f"repeated column {name!r}" for name in COLUMNS if columns.count(name) > 1]
+    if "participant_id" not in columns or not {"dwi", "flair"} & set(columns):
+        wrong.append("columns are missing")
+    if wrong:
         raise UsageError(
-            f"{path}: {reason}; it needs participant_id and dwi or flair, and may have "
+            f"{path}: {wrong[0]}; it needs participant_id and dwi or flair, and may have "
             f"{', '.join(COLUMNS)}"
         )
-    return [
-        {(name or "").strip(): (cell or "").strip() for name, cell in row.items() if name}
-        for row in rows
-        if any((cell or "").strip() for cell in row.values() if not isinstance(cell, list))
-    ]
+    return columns, rows
 
 
 def _case(folder: Path, row: dict[str, str], modality: Modality, with_flair: bool) -> CohortCase:
     images: dict[str, Any] = {
         name: folder / row[name] for name in IMAGES if row.get(name, "") not in _MISSING
     }
-    own = str(modality) if str(modality) in images else "flair"
-    volume = images.pop(own, None)
-    if volume is None:
+    own = next((role for role in (str(modality), "dwi", "flair") if role in images), None)
+    if own is None:
         raise UsageError("neither dwi nor flair is given")
+    if "dwi" not in images and (lost := {"adc", "b0"} & images.keys()):
+        raise UsageError(f"{min(lost)} is given without the dwi that it belongs to")
+    volume = images.pop(own)
     if own == Modality.FLAIR:
         images = {name: path for name, path in images.items() if name == "brain_mask"}
     elif not with_flair:

@@ -63,8 +63,8 @@ def load_volume(
     limits
         The maximum size of the file and the volume.
     affine
-        (4, 4), voxel indices to mm in RAS+. Used only if the file itself does
-        not say where the volume lies.
+        (4, 4), voxel indices to mm in RAS+. For a file that does not say
+        itself where the volume lies.
     role
         What the volume is to a case; of a series, the volume for it is selected,
         and a single volume must not be of another kind by what lies beside it.

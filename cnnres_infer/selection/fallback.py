@@ -39,6 +39,8 @@ class EngineChain:
         # Notified whenever any of the fields below has changed.
         self._state = threading.Condition()
         self._users: set[int] = set()
+        # Threads whose calls are under way, whether or not they use the engine at the moment.
+        self._callers: set[int] = set()
         self._replacing = False
         self._closed = False
         # Why the engine in use failed; None again once it is replaced.
@@ -55,6 +57,28 @@ class EngineChain:
     def closed(self) -> bool:
         """Whether no new work starts."""
         return self._closed
+
+    @contextmanager
+    def kept_open(self) -> Iterator[None]:
+        """Let `close` wait until the end of the block, in which this thread may `run`.
+
+        Raises
+        ------
+        UsageError
+            If the chain is closed.
+        """
+        caller = threading.get_ident()
+        if caller in self._callers:
+            yield
+            return
+        try:
+            with self._state:
+                self._refuse_if_closed()
+                self._callers.add(caller)
+            yield
+        finally:
+            self._callers.discard(caller)
+            self._notify()
 
     def run(self, work: Callable[[Engine], T], clock: Stopwatch) -> tuple[T, Selection]:
         """Do work with one engine; if that fails, do all of it again with the next.
@@ -93,17 +117,17 @@ class EngineChain:
                 self._replace(selection, failure)
 
     def close(self) -> None:
-        """Close the engine as soon as no thread is using it; no new work starts.
+        """Close the engine as soon as no call is under way; no new one starts.
 
         Raises
         ------
         UsageError
             If work in progress on this thread calls it, which would be a deadlock.
         """
-        self._refuse_own_work()
+        self._refuse_own_work(self._users | self._callers)
         with self._state:
             self._closed = True
-            self._state.wait_for(lambda: not (self._users or self._replacing))
+            self._state.wait_for(lambda: not (self._users or self._callers or self._replacing))
         if self._failure is None:
             self._selection.engine.close()
         else:
@@ -111,13 +135,13 @@ class EngineChain:
 
     @contextmanager
     def _in_use(self) -> Iterator[Selection]:
-        self._refuse_own_work()
+        self._refuse_own_work(self._users)
         user = threading.get_ident()
         try:
             with self._state:
                 self._state.wait_for(lambda: not self._replacing)
-                if self._closed:
-                    raise UsageError("the predictor is closed: load it again")
+                if user not in self._callers:
+                    self._refuse_if_closed()
                 self._check_end()
                 self._users.add(user)
                 selection = self._selection
@@ -174,11 +198,15 @@ class EngineChain:
         with self._state:
             self._state.notify_all()
 
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise UsageError("the predictor is closed: load it again")
+
     def _check_end(self) -> None:
         if self._end is not None:
             # A copy, since the traceback of an error grows wherever it is raised again.
             raise copy(self._end) from self._end
 
-    def _refuse_own_work(self) -> None:
-        if threading.get_ident() in self._users:
+    def _refuse_own_work(self, busy: set[int]) -> None:
+        if threading.get_ident() in busy:
             raise UsageError("this thread is computing with the predictor: wait until it is done")

@@ -19,6 +19,7 @@ from tests.cohort.support import (
     wait_for,
     write_damaged,
     write_dataset,
+    write_dwi,
 )
 
 
@@ -36,6 +37,14 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     plan = json.loads(run(raw, out, "--dry-run", "--json", "--bundle", bright_bundle).stdout)
     assert [case["name"] for case in plan["plan"]["to_do"]] == ["sub-001", "sub-002"]
     assert not out.exists()
+
+
+def test_outputs_may_be_derivatives_inside_a_bids_dataset(
+    tmp_path: Path, bright_bundle: Path
+) -> None:
+    raw = write_dataset(tmp_path / "raw", 1)
+    done = run(raw, raw / "derivatives" / "cnnres", "--dry-run", "--bundle", bright_bundle)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.slow
@@ -85,6 +94,8 @@ def test_a_cohort_with_a_case_that_fails(tmp_path: Path, bright_bundle: Path) ->
     ("arguments", "status", "message"),
     [
         (["raw", "raw"], 2, "is the input"),
+        (["plain", "plain/out"], 2, "lies in the input, where outputs would be taken for cases"),
+        (["plain/scans", "plain"], 2, "the input lies in it"),
         (["nowhere", "out"], 2, "does not exist"),
         (["raw", "out", "--shard", "3/2"], 2, "--shard is '3/2'"),
         (["raw", "out", "--dask", "local", "--slurm", "short"], 2, "alternatives"),
@@ -100,6 +111,7 @@ def test_errors_are_one_line_with_their_status(
 ) -> None:
     write_dataset(tmp_path / "raw", 1)
     write_dataset(tmp_path / "other", 1)
+    write_dwi(tmp_path / "plain" / "scans" / "a.nii.gz")
     paths = [str(tmp_path / each) for each in arguments[:2]]
     bundle = [] if "--bundle" in arguments else ["--bundle", bright_bundle]
     done = run(*paths, *arguments[2:], *bundle)

@@ -113,6 +113,36 @@ def test_of_several_reconstructions_the_plainest_is_used(tmp_path: Path) -> None
     assert case.notes == ("sub-1_dwi.nii.gz was used of images that differ in rec",)
 
 
+def test_the_trace_of_a_run_does_not_replace_other_runs(tmp_path: Path) -> None:
+    names = ("run-1_rec-TRACE_dwi", "run-1_dwi", "run-2_dwi", "acq-x_dwi")
+    touch(tmp_path, *(f"sub-1/dwi/sub-1_{name}.nii.gz" for name in names))
+    assert volumes(find_cases(tmp_path)) == [
+        "sub-1_acq-x_dwi.nii.gz",
+        "sub-1_run-1_rec-TRACE_dwi.nii.gz",
+        "sub-1_run-2_dwi.nii.gz",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("adc", "used_for", "noted"),
+    [
+        ("run-1_rec-ADC_dwi", {"run-1"}, {"run-2"}),
+        ("run-3_rec-ADC_dwi", set(), {"run-1", "run-2"}),
+        ("rec-ADC_dwi", {"run-1", "run-2"}, {"run-1", "run-2"}),
+        ("acq-adc_ADC", {"run-1", "run-2"}, {"run-1", "run-2"}),
+    ],
+)
+def test_the_adc_map_of_another_run_is_not_used(
+    tmp_path: Path, adc: str, used_for: set[str], noted: set[str]
+) -> None:
+    for name in ("run-1_dwi", "run-2_dwi", adc):
+        touch(tmp_path, f"sub-1/dwi/sub-1_{name}.nii.gz")
+    cases = find_cases(tmp_path).cases
+    assert {case.entities[0] for case in cases if case.adc is not None} == used_for
+    assert {case.entities[0] for case in cases if case.notes} == noted
+    assert all(adc in note for case in cases for note in case.notes)
+
+
 def test_flair_alone_and_without_flair(tmp_path: Path) -> None:
     touch(tmp_path, "sub-1/anat/sub-1_FLAIR.nii.gz", "sub-1/dwi/sub-1_dwi.nii.gz")
     (case,) = find_cases(tmp_path, Modality.FLAIR).cases
@@ -121,12 +151,42 @@ def test_flair_alone_and_without_flair(tmp_path: Path) -> None:
     assert case.flair is None
 
 
+def link_to_nowhere(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to("../.git/annex/missing")
+
+
 def test_what_was_not_downloaded_is_skipped(tmp_path: Path) -> None:
-    folder = tmp_path / "sub-1" / "dwi"
-    folder.mkdir(parents=True)
-    (folder / "sub-1_dwi.nii.gz").symlink_to("../.git/annex/missing")
-    (skip,) = find_cases(tmp_path).skipped
-    assert "was not downloaded" in skip.reason
+    link_to_nowhere(
+        tmp_path,
+        "sub-1/dwi/sub-1_dwi.nii.gz",
+        "sub-1/anat/sub-1_FLAIR.nii.gz",
+        "sub-2/dwi/sub-2_run-1_dwi.nii.gz",
+    )
+    touch(tmp_path, "sub-2/dwi/sub-2_run-2_dwi.nii.gz")
+    found = find_cases(tmp_path)
+    assert [case.name for case in found.cases] == ["sub-2_run-2"]
+    assert [(skip.name, skip.reason) for skip in found.skipped] == [
+        ("sub-1", "sub-1_dwi.nii.gz was not downloaded"),
+        ("sub-2_run-1", "sub-2_run-1_dwi.nii.gz was not downloaded"),
+    ]
+    assert [skip.reason for skip in find_cases(tmp_path, Modality.FLAIR).skipped] == [
+        "sub-1_FLAIR.nii.gz was not downloaded",
+        "no FLAIR in anat/",
+    ]
+
+
+def test_what_was_not_downloaded_beside_a_dwi_is_noted(tmp_path: Path) -> None:
+    missing = ("dwi/sub-1_rec-TRACE_dwi", "anat/sub-1_FLAIR", "dwi/sub-1_rec-ADC_dwi")
+    link_to_nowhere(tmp_path, *(f"sub-1/{name}.nii.gz" for name in missing))
+    touch(tmp_path, "sub-1/dwi/sub-1_dwi.nii.gz")
+    (case,) = find_cases(tmp_path).cases
+    assert case.inputs == {"dwi": tmp_path / "sub-1/dwi/sub-1_dwi.nii.gz"}
+    assert list(case.notes) == [
+        f"{name.partition('/')[2]}.nii.gz was not downloaded, and is not used" for name in missing
+    ]
 
 
 @given(
@@ -150,8 +210,7 @@ def test_no_map_is_ever_segmented(parts: list[tuple[str, str, str]]) -> None:
         assert name.endswith(("_dwi.nii.gz", "_trace.nii.gz"))
         assert "adc" not in name.lower()
         assert "rec-FA" not in name
-    traces = ["trace" in name.lower() for name in names]
-    assert all(traces) or not any(traces)
+    assert len({case.entities for case in found.cases}) == len(names)
 
 
 def test_files_of_a_folder_belong_together_by_their_names(tmp_path: Path) -> None:
@@ -168,11 +227,15 @@ def test_files_of_a_folder_belong_together_by_their_names(tmp_path: Path) -> Non
         ".hidden/p4_dwi.nii",
         "one/p 1_dwi_lesion_mask.nii.gz",
         "one/p 1_dwi_cnnres_brain.nii.gz",
+        "old/sub-p5_space-orig_label-lesion_desc-cnnres_probseg.nii.gz",
     )
     found = find_cases(tmp_path)
     assert [case.name for case in found.cases] == ["sub-p1", "sub-p2"]
     assert set(found.cases[0].inputs) == {"dwi", "flair", "adc"}
     assert set(found.cases[1].inputs) == {"dwi", "b0"}
+    with pytest.raises(UsageError, match="no participant p4"):
+        find_cases(tmp_path, participants=["p1", "p4"])
+    assert not find_cases(tmp_path, participants=["p3"]).cases
     assert {skip.name for skip in found.skipped} == {"p3", "p 1_msk.nii"}
 
 
@@ -198,6 +261,30 @@ def test_dicom_studies_are_cases(tmp_path: Path) -> None:
     assert find_cases(tmp_path / "study 2").cases[0].volume == tmp_path / "study 2" / "series"
 
 
+def test_dicom_files_that_are_not_read_are_listed(tmp_path: Path) -> None:
+    dicom = bytes(128) + b"DICM" + bytes(100)
+    touch(tmp_path, "mixed/localizer.nii.gz", "DICOMDIR")
+    for path in (tmp_path / "DICOMDIR", tmp_path / "mixed" / "1", tmp_path / "alone" / "1"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(dicom)
+    found = find_cases(tmp_path)
+    assert [case.name for case in found.cases] == ["sub-alone", "sub-localizer"]
+    assert [(skip.name, skip.reason) for skip in found.skipped] == [
+        ("mixed", "the DICOM files in it were not read, since localizer.nii.gz is there too")
+    ]
+    (tmp_path / "2").write_bytes(dicom)
+    assert {skip.name for skip in find_cases(tmp_path).skipped} == {"mixed", tmp_path.name}
+
+
+def test_of_files_for_the_same_role_the_case_names_the_one_used(tmp_path: Path) -> None:
+    touch(tmp_path, "x_dwi.nii", "x_dwi.nii.gz", "x_TRACE.nii.gz", "x_adc.nii", "y_dwi.nii")
+    one, two = find_cases(tmp_path).cases
+    assert set(one.inputs) == {"dwi", "adc"}
+    assert one.volume.name == "x_TRACE.nii.gz"
+    assert one.notes == ("x_TRACE.nii.gz was used of x_TRACE.nii.gz, x_dwi.nii, x_dwi.nii.gz",)
+    assert not two.notes
+
+
 def test_one_file_is_a_cohort_of_one(tmp_path: Path) -> None:
     path = write_dwi(tmp_path / "x_dwi.nii.gz")
     assert volumes(find_cases(path)) == ["x_dwi.nii.gz"]
@@ -209,7 +296,7 @@ def test_tables(tmp_path: Path, delimiter: str) -> None:
         ["participant_id", "session_id", "dwi", "flair", "adc"],
         ["sub-01", "", "a b.nii", "", "n/a"],
         ["02", "ses-x", "/abs/dwi.nii", "f.nii", "m.nii"],
-        ["03", "n/a", "", "f.nii", "ignored.nii"],
+        ["03", "n/a", "", "f.nii", ""],
         ["", "", "", "", ""],
     ]
     table = tmp_path / "cases.csv"
@@ -220,6 +307,18 @@ def test_tables(tmp_path: Path, delimiter: str) -> None:
     assert set(two.inputs) == {"dwi", "flair", "adc"}
     assert (three.modality, set(three.inputs)) == (Modality.FLAIR, {"flair"})
     assert [case.name for case in find_cases(table, participants=["03"]).cases] == ["sub-03"]
+    with pytest.raises(UsageError, match="no participant 99"):
+        find_cases(table, participants=["03", "99"])
+    with pytest.raises(UsageError, match="no session y"):
+        find_cases(table, sessions=["x", "y"])
+    # Without a FLAIR there is nothing to segment; the ADC map is of the DWI, and not needed.
+    found = find_cases(table, Modality.FLAIR)
+    assert [set(case.inputs) for case in found.cases] == [{"flair"}, {"flair"}]
+    assert [(skip.name, skip.reason) for skip in found.skipped] == [
+        ("sub-01", "no flair in its row")
+    ]
+    assert not find_cases(table, Modality.FLAIR, participants=["03"]).skipped
+    assert not find_cases(table, Modality.FLAIR, sessions=["x"]).skipped
 
 
 @pytest.mark.parametrize(
@@ -227,7 +326,10 @@ def test_tables(tmp_path: Path, delimiter: str) -> None:
     [
         ("participant_id,dwi,flare\n1,a,b\n", "unknown column 'flare'"),
         ("dwi\na.nii\n", "columns are missing"),
+        ("participant_id,dwi,dwi\n1,a,b\n", "repeated column 'dwi'"),
         ("participant_id,dwi\n01,\n", "row 2: neither dwi nor flair"),
+        ("participant_id,dwi\n1,a,,\n\n2,b,c\n", "row 4: has more cells"),
+        ("participant_id,flair,adc\n1,a,b\n", "row 2: adc is given without the dwi"),
         ("participant_id,dwi\n..,a.nii\n", "row 2: '..' has no letters"),
         ("participant_id,dwi\n1,a.nii\n1,b.nii\n", "would both be sub-1"),
         ("participant_id,dwi,adc,b0\n1,a,b,c\n", "row 2: .*alternatives"),

@@ -90,6 +90,10 @@ def test_a_bids_app(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads((out / "dataset_description.json").read_text())["DatasetType"] == "derivative"
     assert main(call) == 1
     assert "sub-03_dwi.nii.gz: E-FILE-EMPTY" in capsys.readouterr().err
+    for wrong in ([*call, "--participant-label", "9"], [str(dataset), str(dataset), "participant"]):
+        with pytest.raises(SystemExit):
+            main(wrong)
+    assert not (dataset / "dataset_description.json").exists()
 
 
 @contextmanager

@@ -114,6 +114,7 @@ def test_engines_of_the_cache(bright_bundle: Path, tmp_path: Path) -> None:
     [
         ({"backend": "tensorrt-rtx"}, "Triton runs engines of TensorRT"),
         ({"onnx_sha256": hashlib.sha256(b"").hexdigest()}, "of another model"),
+        ({"batch": "4,8,16"}, "--batch 1,"),
     ],
 )
 def test_engines_that_triton_cannot_use_are_refused(

@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -130,6 +131,14 @@ def test_a_file_instead_of_the_folder_is_refused(result: Result, tmp_path: Path)
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="cannot be written"):
         result.save(tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["../other", "/tmp/other", "a/b", "a\\b", "", "a\0b"])
+def test_no_name_leads_out_of_the_folder(result: Result, tmp_path: Path, name: str) -> None:
+    named = replace(result, volume=replace(result.volume, name=name))
+    with pytest.raises(UsageError, match="name"):
+        named.save(tmp_path / "out")
+    assert not list(tmp_path.rglob("*_mask.nii.gz"))
 
 
 def test_overwriting_deletes_all_outputs_of_an_earlier_run(result: Result, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from cnnres_infer.core.arrays import BoolArray, FloatArray
 from cnnres_infer.core.batch import Box, SliceBatch, hull, overlap
 from cnnres_infer.core.grid import Grid
 from cnnres_infer.core.volume import Probabilities
+from cnnres_infer.host.blas import single_blas_thread
 from cnnres_infer.host.deadline import check_time
 from cnnres_infer.pipeline.box import extent
 from cnnres_infer.pipeline.chunks import chunks
@@ -100,9 +101,11 @@ class LesionMap(ABC):
         data = np.zeros(self.grid.shape, np.float32, order="F")
         planes = self._geometry.planes(data)
         pixels = self.pixels
-        for z in _in_chunks(self.z):
-            box, values = self.planes(z, pixels)
-            planes[z, *box] = values
+        # As when the mask was made: several threads may round otherwise.
+        with single_blas_thread():
+            for z in _in_chunks(self.z):
+                box, values = self.planes(z, pixels)
+                planes[z, *box] = values
         return Probabilities(data, self.grid)
 
 

@@ -7,7 +7,7 @@ from cnnres_infer.codes import Notice, WarningCode
 from cnnres_infer.core.arrays import Affine
 from cnnres_infer.core.case import Case, Modality, Role
 from cnnres_infer.core.volume import Volume
-from cnnres_infer.errors import InputError, LimitError
+from cnnres_infer.errors import InputError, LimitError, UsageError
 from cnnres_infer.limits import DEFAULT_LIMITS, Limits
 from cnnres_infer.readers.bvalues import unusual
 from cnnres_infer.readers.dicom.choose import Chosen, choose, choose_map
@@ -46,9 +46,10 @@ def load_case(
     """Read a study; see `cnnres_infer.readers.load_case`.
 
     The FLAIR of the same session, and the ADC map or b0 of the same acquisition
-    as the DWI, are read as well. A study always says where its images lie, so
-    `affine` is not used.
+    as the DWI, are read as well. A study always says where its images lie, so an
+    `affine` is refused.
     """
+    _refuse(affine, path)
     with open_study(path, limits) as study:
         chosen = choose(study, modality, pick)
         volume = _read(study, chosen.volume, case_name(path), limits)
@@ -78,9 +79,15 @@ def load_volume(
     Without a role, and for a brain mask, it is the only series with images, whatever
     that shows, or else the DWI.
     """
+    _refuse(affine, path)
     with open_study(path, limits) as study:
         selected = _for_role(study, role)
         return _read(study, selected, case_name(path), limits, is_mask=is_mask)
+
+
+def _refuse(affine: Affine | None, path: Path) -> None:
+    if affine is not None:
+        raise UsageError(f"{path}: a DICOM study says itself where it lies; leave out affine=")
 
 
 def _for_role(study: Study, role: Role | None) -> Selected:

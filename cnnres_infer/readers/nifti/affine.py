@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cnnres_infer.codes import ErrorCode, Notice, WarningCode
 from cnnres_infer.core.arrays import Affine
 from cnnres_infer.core.grid import MAX_AFFINE_MM, NEGLIGIBLE_MM, parse_affine
-from cnnres_infer.errors import GeometryError
+from cnnres_infer.errors import GeometryError, UsageError
 from cnnres_infer.readers.nifti.header import Fields
 
 _DEFINED_CODES = range(6)
@@ -40,7 +40,7 @@ def resolve_affine(
     name
         Name of the file in messages.
     override
-        (4, 4), used if the header defines no transform (both codes are 0).
+        (4, 4), for a header that defines no transform (both codes are 0).
 
     Returns
     -------
@@ -54,6 +54,8 @@ def resolve_affine(
     GeometryError
         If the transform is missing or invalid, or if sform and qform differ in
         handedness, so that one of them swaps left and right.
+    UsageError
+        If `override` contradicts the header's transform.
     """
     sform_code, qform_code = int(fields["sform_code"]), int(fields["qform_code"])
     if sform_code not in _DEFINED_CODES or qform_code not in _DEFINED_CODES:
@@ -76,6 +78,11 @@ def resolve_affine(
             f"{name}: the header does not say where the volume lies (sform and qform codes are 0); "
             "write a valid sform, or pass affine=... in Python",
             code=ErrorCode.NIFTI_PLACE,
+        )
+    if override is not None and not np.allclose(parse_affine(override), affine, atol=1e-3):
+        raise UsageError(
+            f"{name}: says itself where it lies, and affine= contradicts it; leave out affine=, or "
+            "pass the array with its affine"
         )
     if is_sheared(affine):
         text = "the voxel axes are not perpendicular: volumes in ml are correct, distances are not"
