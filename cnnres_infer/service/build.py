@@ -19,6 +19,7 @@ from cnnres_infer.service.sender import Destination, Sender
 from cnnres_infer.service.silence import require_pynetdicom
 from cnnres_infer.service.state import INCOMING, WorkArea, open_area
 from cnnres_infer.service.store import Store
+from cnnres_infer.service.stuck import Stuck
 from cnnres_infer.service.transport import ClientFiles
 from cnnres_infer.service.worker import Worker
 
@@ -192,7 +193,7 @@ def _service(
     if settings.peers:
         Sender(queue, settings.ae_title, health, settings.send_tls).start()
     folder = HotFolder(area.incoming, settings.settle, None if store is None else store.wait_s)
-    service = Service(area, folder, worker, health, queue, store)
+    service = Service(area, folder, worker, health, queue, Stuck(area.root), store)
     # Now, so that a place that cannot be written to is said at once.
     health.publish(service.waiting(), time.time())
     return service

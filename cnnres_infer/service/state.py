@@ -23,20 +23,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+from cnnres_infer.codes import ErrorCode
 from cnnres_infer.core.jsonable import to_json
-from cnnres_infer.errors import OutputError, UsageError
+from cnnres_infer.errors import InputError, OutputError, UsageError
 from cnnres_infer.host.durable import move_durably, remove_temporary, sync_folder, write_durably
 from cnnres_infer.host.lock import wait_for
 
 RECORD, ORIGINALS, REASON = "record.json", "originals", "reason.txt"
-LOG, METRICS = "log.jsonl", "metrics.prom"
+LOG, METRICS, STUCK = "log.jsonl", "metrics.prom", "stuck.json"
 _WORKING, _DONE, _FAILED = "working", "done", "failed"
 INCOMING, RECEIVING, OUTBOX = "incoming", "receiving", "outbox"
 _LOCK, _SALT, _README = "service.lock", "service.salt", "README.txt"
 
 # What a hot folder holds besides cases.
 RESERVED = frozenset(
-    (_WORKING, _DONE, _FAILED, OUTBOX, INCOMING, LOG, METRICS, _LOCK, _SALT, _README)
+    (_WORKING, _DONE, _FAILED, OUTBOX, INCOMING, LOG, METRICS, STUCK, _LOCK, _SALT, _README)
 )
 _EXPLANATION = """\
 This folder belongs to the service of cnnres-infer.
@@ -49,6 +50,7 @@ receiving/      which studies are being received (of a listener)
 outbox/         results that are to be pushed (pending/) or have been (sent/)
 log.jsonl       one line for each study
 metrics.prom    figures for Prometheus
+stuck.json      which cases cannot be moved to working/, and why
 
 To try a failed case again, move what is in its originals/ to where cases arrive: incoming/
 of a listener, and otherwise this folder.
@@ -218,8 +220,10 @@ class WorkArea:
 
         Raises
         ------
+        InputError
+            If the case cannot be moved, while the area can be written to.
         OSError
-            If it cannot be moved.
+            If the area cannot be written to, or the case is gone.
         """
         record = Record(self.study(case), name, arrived, now)
         claimed = ClaimedCase(self.working / case, record)
@@ -227,10 +231,15 @@ class WorkArea:
         try:
             sync_folder(self.working)
             claimed.write(record)
-            for path in paths[:-1]:
-                move_durably(path, claimed.folder / ORIGINALS / path.name)
-            move_durably(paths[-1], claimed.path)
-        except OSError:
+            try:
+                for path in paths[:-1]:
+                    move_durably(path, claimed.folder / ORIGINALS / path.name)
+                move_durably(paths[-1], claimed.path)
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                raise immovable(paths[-1], error) from error
+        except (OSError, InputError):
             self._put_back(claimed.folder)
             raise
         return claimed
@@ -343,6 +352,15 @@ def is_running(area: WorkArea) -> bool:
         except TimeoutError:
             return True
         return False
+
+
+def immovable(path: Path, error: OSError) -> InputError:
+    """What to say of a case that cannot be moved."""
+    return InputError(
+        f"{path}: cannot be moved ({error.strerror or error}); "
+        "give it, with all that is in it, to the user that runs the service",
+        code=ErrorCode.FILE_ACCESS,
+    )
 
 
 def free_name(path: Path) -> Path:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cnnres_infer.host.durable import remove_temporary, sync_folder, write_durably, write_synced
-from cnnres_infer.service.state import ORIGINALS, RECEIVING, ClaimedCase, WorkArea
+from cnnres_infer.service.state import ORIGINALS, RECEIVING, ClaimedCase, WorkArea, immovable
 
 # What is answered to C-STORE; PS3.4, table B.2-1.
 SUCCESS, NO_SPACE, MISMATCH, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000
@@ -144,13 +144,16 @@ class Store:
 
         Raises
         ------
-        OSError
-            If it cannot be moved.
+        InputError, OSError
+            See `WorkArea.claim`.
         """
         with self._lock:
             rounds = list(self._rounds(folder.name))
-            for earlier in rounds:
-                _link_all(earlier, folder)
+            try:
+                for earlier in rounds:
+                    _link_all(earlier, folder)
+            except PermissionError as error:
+                raise immovable(folder, error) from error
             taken = len(rounds)
             name = folder.name if not taken else f"{folder.name}-{taken + 1}"
             return self._area.claim(name, (folder,), name, arrived, now)

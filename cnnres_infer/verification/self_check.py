@@ -215,7 +215,6 @@ def _conditions(engine: Engine, bundle: Bundle) -> dict[str, Any]:
     return {**_environment(bundle), "engine": described, "batches": engine.padded_sizes}
 
 
-
 def _verification(value: Any) -> Verification | None:
     """Read an outcome from the cache; None if it is missing or damaged."""
     try:
