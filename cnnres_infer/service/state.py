@@ -320,7 +320,7 @@ def open_area(root: Path, incoming: Path | None = None) -> Iterator[WorkArea]:
             ) from error
         try:
             remove_temporary(root)
-            (root / _README).write_text(_EXPLANATION, encoding="utf-8")
+            _explain(root / _README)
             yield replace(area, _salt=_salt(root / _SALT))
         except PermissionError as error:
             raise _cannot_write(root, error) from error
@@ -388,6 +388,13 @@ def _read_record(folder: Path) -> Record | None:
         return Record.of(json.loads((folder / RECORD).read_bytes()))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _explain(path: Path) -> None:
+    """Write what the folder is, unless another file has that name."""
+    found = path.read_bytes() if path.is_file() else b""
+    if not os.path.lexists(path) or found.startswith(_EXPLANATION.partition("\n")[0].encode()):
+        write_durably(path, _EXPLANATION.encode())
 
 
 def _salt(path: Path) -> bytes:

@@ -104,6 +104,18 @@ def test_an_area_says_what_it_is(tmp_path: Path) -> None:
         read_area(tmp_path / "done")
 
 
+def test_a_file_of_the_name_of_the_explanation_is_kept(tmp_path: Path) -> None:
+    readme = tmp_path / "README.txt"
+    readme.write_text("mine")
+    with open_area(tmp_path):
+        pass
+    assert readme.read_text() == "mine"
+    readme.write_text("This folder belongs to the service of cnnres-infer.\nOutdated.")
+    with open_area(tmp_path):
+        pass
+    assert "originals/" in readme.read_text()
+
+
 def test_identifiers_are_hashed_with_a_secret_of_the_area(tmp_path: Path) -> None:
     with open_area(tmp_path / "a") as first, open_area(tmp_path / "b") as second:
         assert first.study("Person") == first.study("Person") != first.study("Other")
