@@ -10,7 +10,8 @@ from typing import Any, Self
 
 from cnnres_infer.host.atomic import write_all
 from cnnres_infer.host.durable import append_durably
-from cnnres_infer.service.state import LOG, METRICS, Record, from_time, to_time
+from cnnres_infer.service.record import Record, from_time, to_time
+from cnnres_infer.service.state import LOG, METRICS
 
 # Percentiles are of the last cases, so that they tell how it goes now.
 _LAST = 1000

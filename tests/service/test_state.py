@@ -10,16 +10,8 @@ from hypothesis import strategies as st
 
 from cnnres_infer.errors import OutputError, UsageError
 from cnnres_infer.host.durable import append_durably, write_durably
-from cnnres_infer.service.state import (
-    Outcome,
-    Record,
-    free_name,
-    from_time,
-    is_running,
-    open_area,
-    read_area,
-    to_time,
-)
+from cnnres_infer.service.record import Outcome, Record, from_time, to_time
+from cnnres_infer.service.state import free_name, is_running, open_area, read_area
 
 
 def put(folder: Path, *names: str) -> list[Path]:

@@ -10,7 +10,8 @@ import pytest
 from pydicom.dataset import FileDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from cnnres_infer.service.state import ORIGINALS, Outcome, WorkArea, open_area
+from cnnres_infer.service.record import Outcome
+from cnnres_infer.service.state import ORIGINALS, WorkArea, open_area
 from cnnres_infer.service.store import (
     MISMATCH,
     NO_SPACE,

@@ -16,7 +16,8 @@ from cnnres_infer.predictor import Predictor
 from cnnres_infer.service import run as loop
 from cnnres_infer.service import stuck
 from cnnres_infer.service.build import Running, Settings, hot_folder
-from cnnres_infer.service.state import ClaimedCase, Record, WorkArea
+from cnnres_infer.service.record import Record
+from cnnres_infer.service.state import ClaimedCase, WorkArea
 from cnnres_infer.service.status import read_status
 from cnnres_infer.service.worker import formats_for
 from tests.service.studies import log_lines, write_nifti, write_study
