@@ -30,7 +30,7 @@ from cnnres_infer.host.lock import wait_for
 from cnnres_infer.service.record import Record
 
 RECORD, ORIGINALS, REASON = "record.json", "originals", "reason.txt"
-LOG, METRICS, STUCK = "log.jsonl", "metrics.prom", "stuck.json"
+LOG, METRICS, STUCK = "log.jsonl", "metrics.prom", "service.stuck"
 _WORKING, _DONE, _FAILED = "working", "done", "failed"
 INCOMING, RECEIVING, OUTBOX = "incoming", "receiving", "outbox"
 _LOCK, _SALT, _README = "service.lock", "service.salt", "README.txt"
@@ -50,7 +50,7 @@ receiving/      which studies are being received (of a listener)
 outbox/         results that are to be pushed (pending/) or have been (sent/)
 log.jsonl       one line for each study
 metrics.prom    figures for Prometheus
-stuck.json      which cases cannot be moved to working/, and why
+service.stuck   which cases cannot be moved to working/, and why
 
 To try a failed case again, move what is in its originals/ to where cases arrive: incoming/
 of a listener, and otherwise this folder.

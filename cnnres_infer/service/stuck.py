@@ -1,11 +1,11 @@
 """Cases that cannot be taken from where they arrived: said once, and passed over meanwhile."""
 
-import json
 import logging
 import time
 from collections.abc import Collection
 from pathlib import Path
 
+from cnnres_infer.core.text import printable
 from cnnres_infer.host.durable import write_durably
 from cnnres_infer.service.state import STUCK
 
@@ -49,13 +49,13 @@ class Stuck:
             self._write()
 
     def _write(self) -> None:
-        reasons = [reason for reason, _ in self._cases.values()]
-        write_durably(self._path, json.dumps(reasons, indent=2).encode(), b"\n")
+        lines = (f"{printable(reason)}\n".encode() for reason, _ in self._cases.values())
+        write_durably(self._path, *lines)
 
 
 def read_stuck(root: Path) -> tuple[str, ...]:
     """Why each case is stuck that is."""
     try:
-        return tuple(map(str, json.loads((root / STUCK).read_bytes())))
-    except (OSError, ValueError, TypeError):
+        return tuple((root / STUCK).read_text(encoding="utf-8").splitlines())
+    except FileNotFoundError:
         return ()

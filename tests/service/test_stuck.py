@@ -30,5 +30,5 @@ def test_what_was_stuck_is_looked_at_anew_by_the_next_process(tmp_path: Path) ->
     Stuck(tmp_path).add("a", "a: no")
     Stuck(tmp_path)
     assert read_stuck(tmp_path) == ()
-    (tmp_path / "stuck.json").write_text("{")
-    assert read_stuck(tmp_path) == ()
+    Stuck(tmp_path).add("a", "a\nb: no")
+    assert read_stuck(tmp_path) == ("a\\nb: no",)
