@@ -35,10 +35,9 @@ _WORKING, _DONE, _FAILED = "working", "done", "failed"
 INCOMING, RECEIVING, OUTBOX = "incoming", "receiving", "outbox"
 _LOCK, _SALT, _README = "service.lock", "service.salt", "README.txt"
 
+_FOLDERS = (_WORKING, _DONE, _FAILED, OUTBOX)
 # What a hot folder holds besides cases.
-RESERVED = frozenset(
-    (_WORKING, _DONE, _FAILED, OUTBOX, INCOMING, LOG, METRICS, STUCK, _LOCK, _SALT, _README)
-)
+RESERVED = frozenset((*_FOLDERS, LOG, METRICS, STUCK, _LOCK, _SALT, _README))
 _EXPLANATION = """\
 This folder belongs to the service of cnnres-infer.
 
@@ -216,17 +215,20 @@ def open_area(root: Path, incoming: Path | None = None) -> Iterator[WorkArea]:
     Raises
     ------
     UsageError
-        If another process works there.
+        If another process works there, or what is there is in the way.
     OutputError
         If the folder cannot be written to.
     """
     area = WorkArea(root, root if incoming is None else incoming)
+    _check_unused(area)
     try:
         # A new one is for this user alone; an existing one keeps its permissions.
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # The first of all, since it tells whose the others are.
+        (root / _LOCK).touch(0o644)
         for folder in (area.working, area.done, area.failed, area.incoming):
             folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(root / _LOCK, os.O_RDWR)
     except OSError as error:
         raise _cannot_write(root, error) from error
     try:
@@ -258,8 +260,17 @@ def read_area(root: Path) -> WorkArea:
         raise UsageError(
             f"{root}: no service has worked in this folder; give that of listen, or IN of watch"
         )
-    incoming = root / INCOMING
-    return WorkArea(root, incoming if incoming.is_dir() else root)
+    return WorkArea(root, root / INCOMING if is_of_listener(root) else root)
+
+
+def is_of_listener(root: Path) -> bool:
+    """Whether a folder is the work area of a listener, which has received studies in it."""
+    return (root / INCOMING).is_dir() and (root / RECEIVING).is_dir()
+
+
+def own_folders(root: Path) -> tuple[Path, ...]:
+    """The folders of a listener's work area."""
+    return tuple(root / name for name in (INCOMING, RECEIVING, *_FOLDERS))
 
 
 def is_running(area: WorkArea) -> bool:
@@ -295,6 +306,18 @@ def _read_record(folder: Path) -> Record | None:
         return Record.of(json.loads((folder / RECORD).read_bytes()))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _check_unused(area: WorkArea) -> None:
+    """Raise if a folder in which no service has worked has anything by the names of its files."""
+    if (area.root / _LOCK).exists():
+        return
+    for path in {area.incoming, *map(area.root.joinpath, RESERVED - {_README})} - {area.root}:
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            raise UsageError(
+                f"{path}: is in the way, since the service would use it and has not made it; "
+                "rename it, or give another folder"
+            )
 
 
 def _explain(path: Path) -> None:

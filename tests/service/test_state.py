@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cnnres_infer.errors import OutputError, UsageError
 from cnnres_infer.host.durable import append_durably, write_durably
+from cnnres_infer.service.hot_folder import HotFolder
 from cnnres_infer.service.record import Outcome, Record, from_time, to_time
 from cnnres_infer.service.state import free_name, is_running, open_area, read_area
 
@@ -77,6 +78,24 @@ def test_a_claim_of_what_is_gone_leaves_nothing(tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
             area.claim("case", [tmp_path / "case.nii"], "case.nii", 1.0, 2.0)
         assert list(area.working.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["done", "outbox", "log.jsonl", "service.stuck", "incoming"])
+def test_what_the_service_has_not_made_is_not_used(tmp_path: Path, name: str) -> None:
+    put(tmp_path / name if "." not in name else tmp_path, "scan.nii", "log.jsonl", "service.stuck")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match="in the way"), open_area(tmp_path, tmp_path / "incoming"):
+        pass
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_case_called_incoming_makes_no_listener(tmp_path: Path) -> None:
+    with open_area(tmp_path) as area:
+        put(tmp_path / "incoming", "image")
+        assert read_area(tmp_path).incoming == tmp_path
+        assert [each.main.name for each in HotFolder(tmp_path, 0.0).complete()] == ["incoming"]
+        (arrival,) = HotFolder(tmp_path, 0.0).complete()
+        assert area.claim("incoming", arrival.paths, "incoming", 1.0, 2.0).path.is_dir()
 
 
 def test_one_process_works_in_an_area(tmp_path: Path) -> None:
