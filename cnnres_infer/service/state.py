@@ -35,6 +35,9 @@ _WORKING, _DONE, _FAILED = "working", "done", "failed"
 INCOMING, RECEIVING, OUTBOX = "incoming", "receiving", "outbox"
 _LOCK, _SALT, _README = "service.lock", "service.salt", "README.txt"
 
+# Whoever looks whether the lock is held has it for a moment.
+_PATIENCE_S = 0.3
+
 _FOLDERS = (_WORKING, _DONE, _FAILED, OUTBOX)
 # What a hot folder holds besides cases.
 RESERVED = frozenset((*_FOLDERS, LOG, METRICS, STUCK, _LOCK, _SALT, _README))
@@ -233,7 +236,7 @@ def open_area(root: Path, incoming: Path | None = None) -> Iterator[WorkArea]:
         raise _cannot_write(root, error) from error
     try:
         try:
-            wait_for(descriptor, 0.0)
+            wait_for(descriptor, _PATIENCE_S)
         except TimeoutError as error:
             raise UsageError(
                 f"{root}: another process works in this folder; end it, or give another folder"
@@ -277,7 +280,7 @@ def is_running(area: WorkArea) -> bool:
     """Whether a process works in an area."""
     with (area.root / _LOCK).open("rb") as file:
         try:
-            wait_for(file.fileno(), 0.0)
+            wait_for(file.fileno(), _PATIENCE_S)
         except TimeoutError:
             return True
         return False

@@ -1,6 +1,8 @@
 """The work area: claims, what is left behind, and what a person reads."""
 
 import json
+import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from cnnres_infer.errors import OutputError, UsageError
 from cnnres_infer.host.durable import append_durably, write_durably
+from cnnres_infer.host.lock import wait_for
 from cnnres_infer.service.hot_folder import HotFolder
 from cnnres_infer.service.record import Outcome, Record, from_time, to_time
 from cnnres_infer.service.state import free_name, is_running, open_area, read_area
@@ -104,6 +107,26 @@ def test_one_process_works_in_an_area(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="another process"), open_area(tmp_path):
             pass
     assert not is_running(read_area(tmp_path))
+
+
+def test_looking_whether_it_runs_keeps_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cnnres_infer.service.state._PATIENCE_S", 60.0)
+    with open_area(tmp_path):
+        pass
+    area = read_area(tmp_path)
+
+    def start() -> bool:
+        with open_area(tmp_path):
+            return False
+
+    for refused in (start, lambda: is_running(area)):
+        # As one that looks does, but for longer.
+        descriptor = os.open(tmp_path / "service.lock", os.O_RDWR)
+        wait_for(descriptor, 0.0)
+        threading.Timer(0.1, os.close, (descriptor,)).start()
+        assert not refused()
 
 
 def test_an_area_says_what_it_is(tmp_path: Path) -> None:
