@@ -83,15 +83,16 @@ def warn(line: str) -> None:
 
 
 class _Warnings(logging.Handler):
-    """Prints what the log says of engines; everything else is said by reports."""
+    """Prints what the log says of engines and of a service; everything else is said by reports."""
 
     def emit(self, record: logging.LogRecord) -> None:
         warn(f"cnnres-infer: {record.getMessage()}")
 
 
 def print_warnings() -> None:
-    """Print warnings of engines, such as that one takes minutes to be built."""
-    logging.getLogger("cnnres_infer.engines").addHandler(_Warnings(logging.WARNING))
+    """Print warnings, such as that an engine takes minutes to be built or a case is stuck."""
+    for name in ("cnnres_infer.engines", "cnnres_infer.service"):
+        logging.getLogger(name).addHandler(_Warnings(logging.WARNING))
 
 
 def present(outcome: T | Failure, render: Callable[[T, "Console"], None], as_json: bool) -> int:

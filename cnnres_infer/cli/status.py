@@ -40,6 +40,7 @@ def _render(report: "StatusReport", console: "Console") -> None:
     if report.latency_s:
         spread = ", ".join(_quantile(at, each) for at, each in report.latency_s.items())
         lines.append(f"  from the last file to the result: {spread}")
+    lines += [f"  stuck: {reason}" for reason in report.stuck]
     lines += [f"  cannot push: {error}" for error in report.push_errors]
     lines += [f"  failed: {line.study} {line.code}" for line in report.last_failed]
     if report.failed:

@@ -1,14 +1,15 @@
 """One study in a container, as the platform that has started it expects."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cnnres_infer.batch import CaseReport, Job
+from cnnres_infer.core.failure import Failure
 from cnnres_infer.errors import UsageError
 from cnnres_infer.outputs.writers.report import Refusal
 from cnnres_infer.predictor import Predictor
-from cnnres_infer.service.contracts.contract import Contract
+from cnnres_infer.service.contracts.contract import Contract, Task
 from cnnres_infer.service.contracts.mercure import Mercure
 from cnnres_infer.service.contracts.monai import MANIFEST, Monai
 from cnnres_infer.service.worker import formats_for
@@ -64,12 +65,22 @@ def run_app(contract: Contract, job: Job | None = None) -> AppReport:
 
     Raises
     ------
-    CnnresError
-        If the settings are wrong or the model cannot be loaded; a study that must not
-        be segmented is in the report.
+    OutputError
+        If they cannot be delivered; whatever else is wrong is in the report.
     """
-    task = contract.task()
-    settings, job = task.settings, job or Job()
+    job = job or Job()
+    try:
+        entry = _segment(contract.task(), job)
+        files = contract.deliver(entry)
+    except Exception as error:
+        # Of a platform that is told why there is no result, a person may see nothing else.
+        entry = Refusal(contract.source, Failure.of(error, job.wording))
+        files = contract.deliver(entry)
+    return AppReport(type(contract).__name__.lower(), entry, files)
+
+
+def _segment(task: Task, job: Job) -> CaseReport | Refusal:
+    settings = task.settings
     job = Job(
         out=task.output,
         modality=settings.modality,
@@ -78,7 +89,7 @@ def run_app(contract: Contract, job: Job | None = None) -> AppReport:
         wording=job.wording,
     )
     formats = settings.formats or formats_for(task.input, job)
-    job = Job(**{**vars(job), "formats": formats})
+    job = replace(job, formats=formats)
     job.check([task.input])
     with Predictor.load(
         settings.bundle_path,
@@ -88,5 +99,4 @@ def run_app(contract: Contract, job: Job | None = None) -> AppReport:
         limits=settings.limits,
     ) as predictor:
         (entry,) = job.run(predictor, [task.input])
-    platform = type(contract).__name__.lower()
-    return AppReport(platform, entry, contract.deliver(task, entry))
+    return entry

@@ -10,15 +10,16 @@ from cnnres_infer.batch import Job
 from cnnres_infer.errors import CnnresError, UsageError
 from cnnres_infer.outputs.save import check_folder, check_formats
 from cnnres_infer.predictor import Predictor
-from cnnres_infer.service.health import Health
+from cnnres_infer.service.health import Health, check_metrics
 from cnnres_infer.service.hot_folder import HotFolder
 from cnnres_infer.service.receiver import Listening, Receiver
 from cnnres_infer.service.retry_queue import RetryQueue
 from cnnres_infer.service.run import Service
 from cnnres_infer.service.sender import Destination, Sender
 from cnnres_infer.service.silence import require_pynetdicom
-from cnnres_infer.service.state import INCOMING, WorkArea, open_area
+from cnnres_infer.service.state import INCOMING, WorkArea, is_of_listener, open_area, own_folders
 from cnnres_infer.service.store import Store
+from cnnres_infer.service.stuck import Stuck
 from cnnres_infer.service.transport import ClientFiles
 from cnnres_infer.service.worker import Worker
 
@@ -67,6 +68,8 @@ class Settings:
         assert self.job.out is not None
         check_formats(self.job.formats)
         check_folder(self.job.out)
+        if self.metrics is not None:
+            check_metrics(self.metrics)
         _ = HotFolder(self.root, self.settle), self.send_tls.context()
         encrypted = [each for each in self.peers if Destination.parse(each).tls]
         if self.send_tls.is_given and not encrypted:
@@ -130,6 +133,10 @@ def hot_folder(
             f"{out}: lies in the folder that is watched, where outputs would be taken for cases; "
             "choose another"
         )
+    if is_of_listener(root):
+        raise UsageError(
+            f"{root}: belongs to a listener, whose studies would be taken for cases; give another"
+        )
     with open_area(root) as area, load() as predictor:
         yield Running(_service(area, settings, predictor, watch))
 
@@ -160,7 +167,14 @@ def listener(
     """
     require_pynetdicom()
     listening.tls()
-    root = settings.root
+    root, out = settings.root, settings.job.out
+    assert out is not None
+    for folder in own_folders(root):
+        if out.resolve().is_relative_to(folder.resolve()):
+            raise UsageError(
+                f"{out}: lies in {folder.name}/ of the listener, where outputs would be taken for "
+                "cases; choose another"
+            )
     with open_area(root, root / INCOMING) as area, load() as predictor:
         store = Store(area, min_free, settings.settle)
         store.recover()
@@ -192,7 +206,7 @@ def _service(
     if settings.peers:
         Sender(queue, settings.ae_title, health, settings.send_tls).start()
     folder = HotFolder(area.incoming, settings.settle, None if store is None else store.wait_s)
-    service = Service(area, folder, worker, health, queue, store)
+    service = Service(area, folder, worker, health, queue, Stuck(area.root), store)
     # Now, so that a place that cannot be written to is said at once.
     health.publish(service.waiting(), time.time())
     return service

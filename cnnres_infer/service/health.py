@@ -4,17 +4,22 @@ import json
 import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from cnnres_infer.errors import UsageError
 from cnnres_infer.host.atomic import write_all
 from cnnres_infer.host.durable import append_durably
-from cnnres_infer.service.state import LOG, METRICS, Record, from_time, to_time
+from cnnres_infer.service.record import Record, from_time, to_time
+from cnnres_infer.service.state import LOG, METRICS
 
 # Percentiles are of the last cases, so that they tell how it goes now.
 _LAST = 1000
 _QUANTILES = (0.5, 0.9, 0.99)
+# What a file with figures starts with.
+_HEAD = "# HELP cnnres_infer_"
 
 
 @dataclass(frozen=True)
@@ -184,6 +189,19 @@ class Health:
         yield from _metric("updated_seconds", "gauge", "When this was written.", {"": now})
 
 
+def check_metrics(path: Path) -> None:
+    """Raise if the figures would take the place of a file that has none.
+
+    Raises
+    ------
+    UsageError
+        If there is such a file.
+    """
+    with suppress(OSError):
+        if (found := path.read_bytes()) and not found.startswith(_HEAD.encode()):
+            raise UsageError(f"{path}: exists and has no figures of this service; choose another")
+
+
 def read_log(path: Path) -> Iterator[LogLine]:
     """The lines of a log; damaged ones are skipped."""
     if not path.exists():
@@ -208,8 +226,8 @@ def _spread(values: Iterable[float]) -> dict[str, float]:
 
 
 def _metric(name: str, kind: str, text: str, values: Mapping[str, float]) -> Iterator[str]:
+    yield f"{_HEAD}{name} {text}"
     name = f"cnnres_infer_{name}"
-    yield f"# HELP {name} {text}"
     yield f"# TYPE {name} {kind}"
     for labels, value in values.items():
         yield f"{name}{{{labels}}} {value:.15g}" if labels else f"{name} {value:.15g}"

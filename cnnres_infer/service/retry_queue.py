@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from cnnres_infer.host.durable import move_durably, remove_temporary, write_durably
-from cnnres_infer.service.state import OUTBOX, free_name, from_time, to_time
+from cnnres_infer.service.record import from_time, to_time
+from cnnres_infer.service.state import OUTBOX, free_name
 
 _PREFIX, _PREFIX_AT = b"DICM", 128
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 900.0

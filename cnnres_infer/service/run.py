@@ -6,13 +6,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from cnnres_infer.errors import CnnresError
+from cnnres_infer.errors import CnnresError, InputError
 from cnnres_infer.readers import case_name
 from cnnres_infer.service.health import Health, Waiting
 from cnnres_infer.service.hot_folder import Arrival, HotFolder
 from cnnres_infer.service.retry_queue import RetryQueue
 from cnnres_infer.service.state import ClaimedCase, WorkArea
 from cnnres_infer.service.store import Store
+from cnnres_infer.service.stuck import Stuck
 from cnnres_infer.service.worker import Worker
 
 _PUBLISH_S, _AGAIN_S = 5.0, 2.0
@@ -34,6 +35,8 @@ class Service:
         The log and the figures.
     queue
         What is to be pushed.
+    stuck
+        What cannot be claimed.
     store
         Where received studies are kept; None in a hot folder.
     """
@@ -43,6 +46,7 @@ class Service:
     worker: Worker
     health: Health
     queue: RetryQueue
+    stuck: Stuck
     store: Store | None = None
 
     def recover(self) -> None:
@@ -59,7 +63,9 @@ class Service:
                 if is_behind:
                     self.recover()
                 is_behind = False
-                for arrival in self.folder.complete():
+                arrivals = self.folder.complete()
+                self.stuck.keep({arrival.main.name for arrival in arrivals})
+                for arrival in arrivals:
                     self._handle(arrival)
                     self._publish_now()
             except OSError:
@@ -70,16 +76,15 @@ class Service:
             time.sleep(self.folder.poll_s)
 
     def _handle(self, arrival: Arrival) -> None:
-        now = time.time()
-        if self.store is not None:
-            if self.folder.is_unchanged(arrival):
-                self.worker.process(self.store.claim(arrival.main, arrival.arrived, now))
+        name = arrival.main.name
+        if self.stuck.is_passed_over(name) or not self.folder.is_unchanged(arrival):
             return
-        name = _name(arrival)
-        if not self.folder.is_unchanged(arrival) or (self.area.working / name).exists():
+        refusal = self.worker.refusal(arrival.main) if self.store is None else None
+        try:
+            case = self._claim(arrival, time.time())
+        except InputError as error:
+            self.stuck.add(name, f"{error.code}: {error}")
             return
-        refusal = self.worker.refusal(arrival.main)
-        case = self._claim(name, arrival, now)
         if case is None:
             return
         if refusal is None:
@@ -87,11 +92,15 @@ class Service:
         else:
             self.worker.fail(case, refusal)
 
-    def _claim(self, name: str, arrival: Arrival, now: float) -> ClaimedCase | None:
+    def _claim(self, arrival: Arrival, now: float) -> ClaimedCase | None:
+        main = arrival.main
         # It may have been moved away since it was looked at.
         with suppress(FileNotFoundError):
-            main = arrival.main
-            return self.area.claim(name, arrival.paths, main.name, arrival.arrived, now)
+            if self.store is not None:
+                return self.store.claim(main, arrival.arrived, now)
+            name = _name(arrival)
+            if not (self.area.working / name).exists():
+                return self.area.claim(name, arrival.paths, main.name, arrival.arrived, now)
         return None
 
     def waiting(self) -> Waiting:

@@ -19,25 +19,28 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
+from cnnres_infer.codes import ErrorCode
 from cnnres_infer.core.jsonable import to_json
-from cnnres_infer.errors import OutputError, UsageError
+from cnnres_infer.errors import InputError, OutputError, UsageError
 from cnnres_infer.host.durable import move_durably, remove_temporary, sync_folder, write_durably
 from cnnres_infer.host.lock import wait_for
+from cnnres_infer.service.record import Record
 
 RECORD, ORIGINALS, REASON = "record.json", "originals", "reason.txt"
-LOG, METRICS = "log.jsonl", "metrics.prom"
+LOG, METRICS, STUCK = "log.jsonl", "metrics.prom", "service.stuck"
 _WORKING, _DONE, _FAILED = "working", "done", "failed"
 INCOMING, RECEIVING, OUTBOX = "incoming", "receiving", "outbox"
 _LOCK, _SALT, _README = "service.lock", "service.salt", "README.txt"
 
+# Whoever looks whether the lock is held has it for a moment.
+_PATIENCE_S = 0.3
+
+_FOLDERS = (_WORKING, _DONE, _FAILED, OUTBOX)
 # What a hot folder holds besides cases.
-RESERVED = frozenset(
-    (_WORKING, _DONE, _FAILED, OUTBOX, INCOMING, LOG, METRICS, _LOCK, _SALT, _README)
-)
+RESERVED = frozenset((*_FOLDERS, LOG, METRICS, STUCK, _LOCK, _SALT, _README))
 _EXPLANATION = """\
 This folder belongs to the service of cnnres-infer.
 
@@ -49,93 +52,12 @@ receiving/      which studies are being received (of a listener)
 outbox/         results that are to be pushed (pending/) or have been (sent/)
 log.jsonl       one line for each study
 metrics.prom    figures for Prometheus
+service.stuck   which cases cannot be moved to working/, and why
 
 To try a failed case again, move what is in its originals/ to where cases arrive: incoming/
 of a listener, and otherwise this folder.
 Originals are never deleted by the service: remove folders in done/ when you no longer need them.
 """
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a case.
-
-    Attributes
-    ----------
-    status
-        ``"done"`` or ``"failed"``.
-    ended
-        When, in seconds since 1970.
-    computed_s
-        Seconds that computing took, and writing.
-    code, message
-        Why it failed; None if it did not.
-    outputs
-        Names of the files that were written.
-    lesions, volume_ml
-        Number of lesions, and their volume.
-    warnings
-        Codes of the warnings.
-    """
-
-    status: str
-    ended: float
-    computed_s: float = 0.0
-    code: str | None = None
-    message: str | None = None
-    outputs: tuple[str, ...] = ()
-    lesions: int | None = None
-    volume_ml: float | None = None
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Record:
-    """What is known of a claimed case; ``record.json``.
-
-    Attributes
-    ----------
-    study
-        Hashed identifier, the same for the same name in a work area.
-    name
-        Name of the file or folder in ``originals`` that is segmented.
-    arrived, claimed
-        When the last of it arrived and when it was claimed, in seconds since 1970.
-    attempts
-        How often it was tried to compute it.
-    outcome
-        What became of it; None before.
-    """
-
-    study: str
-    name: str
-    arrived: float
-    claimed: float
-    attempts: int = 0
-    outcome: Outcome | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of the file, with times that can be read."""
-        outcome = None
-        if self.outcome is not None:
-            outcome = {**vars(self.outcome), "ended": to_time(self.outcome.ended)}
-        return {
-            **vars(self),
-            "arrived": to_time(self.arrived),
-            "claimed": to_time(self.claimed),
-            "outcome": outcome,
-        }
-
-    @classmethod
-    def of(cls, content: dict[str, Any]) -> Self:
-        """The record in a file."""
-        found = content["outcome"]
-        outcome = None
-        if found is not None:
-            lists = {name: tuple(found[name]) for name in ("outputs", "warnings")}
-            outcome = Outcome(**{**found, **lists, "ended": from_time(found["ended"])})
-        times = {name: from_time(content[name]) for name in ("arrived", "claimed")}
-        return cls(**{**content, **times, "outcome": outcome})
 
 
 @dataclass(frozen=True)
@@ -218,8 +140,10 @@ class WorkArea:
 
         Raises
         ------
+        InputError
+            If the case cannot be moved, while the area can be written to.
         OSError
-            If it cannot be moved.
+            If the area cannot be written to, or the case is gone.
         """
         record = Record(self.study(case), name, arrived, now)
         claimed = ClaimedCase(self.working / case, record)
@@ -227,10 +151,15 @@ class WorkArea:
         try:
             sync_folder(self.working)
             claimed.write(record)
-            for path in paths[:-1]:
-                move_durably(path, claimed.folder / ORIGINALS / path.name)
-            move_durably(paths[-1], claimed.path)
-        except OSError:
+            try:
+                for path in paths[:-1]:
+                    move_durably(path, claimed.folder / ORIGINALS / path.name)
+                move_durably(paths[-1], claimed.path)
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                raise immovable(paths[-1], error) from error
+        except (OSError, InputError):
             self._put_back(claimed.folder)
             raise
         return claimed
@@ -289,29 +218,32 @@ def open_area(root: Path, incoming: Path | None = None) -> Iterator[WorkArea]:
     Raises
     ------
     UsageError
-        If another process works there.
+        If another process works there, or what is there is in the way.
     OutputError
         If the folder cannot be written to.
     """
     area = WorkArea(root, root if incoming is None else incoming)
+    _check_unused(area)
     try:
         # A new one is for this user alone; an existing one keeps its permissions.
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # The first of all, since it tells whose the others are.
+        (root / _LOCK).touch(0o644)
         for folder in (area.working, area.done, area.failed, area.incoming):
             folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(root / _LOCK, os.O_RDWR)
     except OSError as error:
         raise _cannot_write(root, error) from error
     try:
         try:
-            wait_for(descriptor, 0.0)
+            wait_for(descriptor, _PATIENCE_S)
         except TimeoutError as error:
             raise UsageError(
                 f"{root}: another process works in this folder; end it, or give another folder"
             ) from error
         try:
             remove_temporary(root)
-            (root / _README).write_text(_EXPLANATION, encoding="utf-8")
+            _explain(root / _README)
             yield replace(area, _salt=_salt(root / _SALT))
         except PermissionError as error:
             raise _cannot_write(root, error) from error
@@ -331,18 +263,36 @@ def read_area(root: Path) -> WorkArea:
         raise UsageError(
             f"{root}: no service has worked in this folder; give that of listen, or IN of watch"
         )
-    incoming = root / INCOMING
-    return WorkArea(root, incoming if incoming.is_dir() else root)
+    return WorkArea(root, root / INCOMING if is_of_listener(root) else root)
+
+
+def is_of_listener(root: Path) -> bool:
+    """Whether a folder is the work area of a listener, which has received studies in it."""
+    return (root / INCOMING).is_dir() and (root / RECEIVING).is_dir()
+
+
+def own_folders(root: Path) -> tuple[Path, ...]:
+    """The folders of a listener's work area."""
+    return tuple(root / name for name in (INCOMING, RECEIVING, *_FOLDERS))
 
 
 def is_running(area: WorkArea) -> bool:
     """Whether a process works in an area."""
     with (area.root / _LOCK).open("rb") as file:
         try:
-            wait_for(file.fileno(), 0.0)
+            wait_for(file.fileno(), _PATIENCE_S)
         except TimeoutError:
             return True
         return False
+
+
+def immovable(path: Path, error: OSError) -> InputError:
+    """What to say of a case that cannot be moved."""
+    return InputError(
+        f"{path}: cannot be moved ({error.strerror or error}); "
+        "give it, with all that is in it, to the user that runs the service",
+        code=ErrorCode.FILE_ACCESS,
+    )
 
 
 def free_name(path: Path) -> Path:
@@ -354,22 +304,30 @@ def free_name(path: Path) -> Path:
     return found
 
 
-def to_time(seconds: float) -> str:
-    """Seconds since 1970 as a time of UTC."""
-    text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-    return text.replace("+00:00", "Z")
-
-
-def from_time(text: str) -> float:
-    """The inverse of `to_time`."""
-    return datetime.fromisoformat(text).timestamp()
-
-
 def _read_record(folder: Path) -> Record | None:
     try:
         return Record.of(json.loads((folder / RECORD).read_bytes()))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _check_unused(area: WorkArea) -> None:
+    """Raise if a folder in which no service has worked has anything by the names of its files."""
+    if (area.root / _LOCK).exists():
+        return
+    for path in {area.incoming, *map(area.root.joinpath, RESERVED - {_README})} - {area.root}:
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            raise UsageError(
+                f"{path}: is in the way, since the service would use it and has not made it; "
+                "rename it, or give another folder"
+            )
+
+
+def _explain(path: Path) -> None:
+    """Write what the folder is, unless another file has that name."""
+    found = path.read_bytes() if path.is_file() else b""
+    if not os.path.lexists(path) or found.startswith(_EXPLANATION.partition("\n")[0].encode()):
+        write_durably(path, _EXPLANATION.encode())
 
 
 def _salt(path: Path) -> bytes:

@@ -11,6 +11,7 @@ from cnnres_infer.service.hot_folder import HotFolder
 from cnnres_infer.service.retry_queue import RetryQueue
 from cnnres_infer.service.run import waiting
 from cnnres_infer.service.state import LOG, is_running, read_area
+from cnnres_infer.service.stuck import read_stuck
 
 _LAST, _SHOWN = 1000, 5
 
@@ -31,6 +32,8 @@ class StatusReport:
         Number of objects that are to be pushed and that were.
     push_errors
         Why the last attempts to push failed.
+    stuck
+        Why cases cannot be taken from where they arrived.
     oldest_age_s
         Seconds since the oldest case that is not computed arrived; None without any.
     latency_s
@@ -48,6 +51,7 @@ class StatusReport:
     pushes: int
     pushed: int
     push_errors: tuple[str, ...]
+    stuck: tuple[str, ...]
     oldest_age_s: float | None
     latency_s: dict[str, float]
     last_failed: tuple[LogLine, ...]
@@ -88,6 +92,7 @@ def read_status(folder: Path) -> StatusReport:
         pushes=state.pushes,
         pushed=queue.sent_count(),
         push_errors=tuple(sorted({push.error for push in queue.pending() if push.error})),
+        stuck=read_stuck(area.root),
         oldest_age_s=age,
         latency_s={f"{at:g}": round(each, 3) for at, each in percentiles(done).items()},
         last_failed=tuple(failed),

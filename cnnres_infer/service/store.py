@@ -15,12 +15,12 @@ import os
 import shutil
 import threading
 import zlib
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cnnres_infer.host.durable import remove_temporary, sync_folder, write_durably, write_synced
-from cnnres_infer.service.state import ORIGINALS, RECEIVING, ClaimedCase, WorkArea
+from cnnres_infer.service.state import ORIGINALS, RECEIVING, ClaimedCase, WorkArea, immovable
 
 # What is answered to C-STORE; PS3.4, table B.2-1.
 SUCCESS, NO_SPACE, MISMATCH, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000
@@ -144,15 +144,18 @@ class Store:
 
         Raises
         ------
-        OSError
-            If it cannot be moved.
+        InputError, OSError
+            See `WorkArea.claim`.
         """
         with self._lock:
-            rounds = list(self._rounds(folder.name))
-            for earlier in rounds:
-                _link_all(earlier, folder)
-            taken = len(rounds)
-            name = folder.name if not taken else f"{folder.name}-{taken + 1}"
+            rounds = self._rounds(folder.name)
+            try:
+                for earlier in rounds:
+                    _link_all(earlier, folder)
+            except PermissionError as error:
+                raise immovable(folder, error) from error
+            last = _round(folder.name, rounds[-1]) if rounds else 0
+            name = folder.name if not last else f"{folder.name}-{last + 1}"
             return self._area.claim(name, (folder,), name, arrived, now)
 
     def is_known(self, study: str, name: str) -> bool:
@@ -208,25 +211,25 @@ class Store:
             write_durably(self._receiving / study)
             studies.add(study)
 
-    def _rounds(self, study: str) -> Iterator[Path]:
+    def _rounds(self, study: str) -> list[Path]:
         """Folders with the instances of a study that were claimed, the first ones first."""
-        number = 1
-        while True:
-            name = study if number == 1 else f"{study}-{number}"
-            places = (self._area.working, self._area.done, self._area.failed)
-            folders = [place / name for place in places if (place / name).is_dir()]
-            if not folders:
-                return
-            # A person may have moved them back, and they come under another name then.
-            for originals in (folder / ORIGINALS for folder in folders):
-                if originals.is_dir():
-                    yield from sorted(each for each in originals.iterdir() if each.is_dir())
-            number += 1
+        places = (self._area.working, self._area.done, self._area.failed)
+        # A person may have removed any of them, or moved what is in it back.
+        names = (f"{study}/{ORIGINALS}/*", f"{study}-*/{ORIGINALS}/*")
+        found = (each for place in places for name in names for each in place.glob(name))
+        folders = (each for each in found if each.is_dir())
+        return sorted(folders, key=lambda folder: _round(study, folder))
 
 
 def hashed(uid: str) -> str:
     """Name of a file or folder for a UID."""
     return hashlib.sha256(uid.encode()).hexdigest()[:32]
+
+
+def _round(study: str, folder: Path) -> int:
+    """How many times a study had been claimed when a folder was."""
+    number = folder.name[len(study) + 1 :].partition("-")[0]
+    return int(number) if number.isdecimal() else 1
 
 
 def _identifiers(instance: Instance) -> tuple[str, str, str]:

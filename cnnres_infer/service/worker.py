@@ -19,8 +19,9 @@ from cnnres_infer.outputs.writers.report import Refusal
 from cnnres_infer.predictor import Predictor
 from cnnres_infer.readers import case_name, reader_of
 from cnnres_infer.service.health import Health, LogLine
+from cnnres_infer.service.record import Outcome, Record
 from cnnres_infer.service.retry_queue import RetryQueue
-from cnnres_infer.service.state import ClaimedCase, Outcome, Record, WorkArea
+from cnnres_infer.service.state import ClaimedCase, WorkArea
 
 # Written of DICOM input besides the usual outputs.
 _DICOM_FORMATS = ("dicom-seg", "dicom-sr", "dicom-sc")

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from cnnres_infer.errors import InputError, UsageError
-from cnnres_infer.service.app import find_contract
+from cnnres_infer.outputs.writers.report import Refusal
+from cnnres_infer.service.app import find_contract, run_app
 from cnnres_infer.service.contracts.mercure import Mercure
 from cnnres_infer.service.contracts.monai import Monai
 from cnnres_infer.service.settings import AppSettings
@@ -73,6 +74,24 @@ def test_mercure_is_told_of_a_refusal(tmp_path: Path, bright_bundle: Path) -> No
     assert result["error"]["code"] == "E-DICOM-BVALUE"
 
 
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [({"unknown": 1}, "E-USAGE"), ({"bundle": "/nowhere"}, "E-BUNDLE"), ({"backend": "x"}, "E-")],
+)
+def test_mercure_is_told_what_is_wrong_with_its_settings(
+    tmp_path: Path, settings: Mapping[str, Any], code: str
+) -> None:
+    (tmp_path / "task.json").write_text(json.dumps({"process": {"settings": settings}}))
+    report = run_app(Mercure(tmp_path, tmp_path / "out"))
+    assert isinstance(report.entry, Refusal)
+    assert report.files == (tmp_path / "out" / "result.json",)
+    result = json.loads(report.files[0].read_text())
+    assert result["status"] == "failed"
+    assert result["error"]["code"] == report.entry.error.code
+    assert result["error"]["code"].startswith(code)
+    assert result["__mercure_notification"]["requested"] is True
+
+
 @pytest.mark.slow
 def test_monai(tmp_path: Path) -> None:
     shutil.copytree(mercure_folder(tmp_path / "made", None), tmp_path / "work" / "study" / "deep")
@@ -113,7 +132,7 @@ def test_folders_by_default_are_those_of_the_specification(tmp_path: Path) -> No
     manifest.write_text("{}")
     found = Monai.of({}, manifest)
     assert found is not None
-    assert (found._source, found._target) == (Path("/var/monai/input"), Path("/var/monai/output"))
+    assert (found.source, found._target) == (Path("/var/monai/input"), Path("/var/monai/output"))
     manifest.write_text("[")
     with pytest.raises(UsageError, match="build the image again"):
         Monai.of({}, manifest)

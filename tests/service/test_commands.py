@@ -17,6 +17,7 @@ from cnnres_infer.cli.app import app
 from cnnres_infer.outputs.writers import WRITERS
 from cnnres_infer.service.sop_classes import STORED
 from cnnres_infer.service.state import open_area
+from cnnres_infer.service.store import Store
 from cnnres_infer.service.worker import MOST_ATTEMPTS
 from tests import commands
 from tests.service.studies import (
@@ -255,6 +256,9 @@ def test_a_listener_that_is_killed_loses_and_doubles_nothing(
 
 def test_bad_settings_end_at_once(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
+    volume, received = write_nifti(tmp_path / "scan.nii.gz"), tmp_path / "received"
+    with open_area(received, received / "incoming") as area:
+        Store(area, 0).recover()
     for arguments, message in (
         (("watch", tmp_path / "none", tmp_path / "out"), "no such folder"),
         (("watch", tmp_path / "in", tmp_path / "in" / "out"), "choose another"),
@@ -262,6 +266,10 @@ def test_bad_settings_end_at_once(tmp_path: Path) -> None:
         (("watch", tmp_path / "in", tmp_path / "out", "--send-to", "pacs"), "--send-to"),
         (("watch", tmp_path / "in", tmp_path / "out", "--format", "x"), "no output format"),
         (("watch", tmp_path / "in", tmp_path / "out", "--modality", "ct"), "ct"),
+        (("watch", tmp_path / "in", tmp_path / "out", "--metrics", volume), "no figures"),
+        (("watch", received, tmp_path / "out"), "belongs to a listener"),
+        (("listen", tmp_path / "area", "--out", tmp_path / "area/incoming/a"), "incoming/"),
+        (("listen", tmp_path / "area", "--out", tmp_path / "area/done"), "done/"),
         (("listen", tmp_path / "area", "--host", "0.0.0.0"), "--allow"),
         (("listen", tmp_path / "area", "--max-pdu", "0"), "--max-pdu"),
         (("listen", tmp_path / "area", "--min-free", "much"), "not a size"),

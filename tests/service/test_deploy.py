@@ -63,7 +63,7 @@ def test_the_image_for_monai_is_the_same_with_its_manifests() -> None:
         assert json.loads((DEPLOY / "monai" / name).read_text())["version"] == __version__
     contract = Monai.of({}, manifest)
     assert contract is not None
-    assert f"{contract._source}/" == content["environment"]["HOLOSCAN_INPUT_PATH"]
+    assert f"{contract.source}/" == content["environment"]["HOLOSCAN_INPUT_PATH"]
     assert f"{contract._target}/" == content["environment"]["HOLOSCAN_OUTPUT_PATH"]
     environment = " ".join(rest for name, rest in found if name == "ENV")
     for name, value in content["environment"].items():

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from cnnres_infer.errors import UsageError
-from cnnres_infer.service.health import Health, LogLine, Waiting, percentiles, read_log
+from cnnres_infer.service.health import (
+    Health,
+    LogLine,
+    Waiting,
+    check_metrics,
+    percentiles,
+    read_log,
+)
 from cnnres_infer.service.state import open_area
 from cnnres_infer.service.status import read_status
 
@@ -66,6 +73,18 @@ def test_figures_are_what_prometheus_reads(tmp_path: Path) -> None:
         "cnnres_infer_oldest_age_seconds 10",
     ):
         assert expected in lines
+
+
+def test_figures_replace_figures_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.prom"
+    check_metrics(path)
+    path.touch()
+    check_metrics(path)
+    Health(tmp_path, path).publish(Waiting(0, 0, 0, None), 1.0)
+    check_metrics(path)
+    path.write_text("# HELP node_load1 1m load average.\n")
+    with pytest.raises(UsageError, match="choose another"):
+        check_metrics(path)
 
 
 def test_percentiles_are_values() -> None:

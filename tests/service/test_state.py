@@ -1,6 +1,8 @@
 """The work area: claims, what is left behind, and what a person reads."""
 
 import json
+import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,16 +12,10 @@ from hypothesis import strategies as st
 
 from cnnres_infer.errors import OutputError, UsageError
 from cnnres_infer.host.durable import append_durably, write_durably
-from cnnres_infer.service.state import (
-    Outcome,
-    Record,
-    free_name,
-    from_time,
-    is_running,
-    open_area,
-    read_area,
-    to_time,
-)
+from cnnres_infer.host.lock import wait_for
+from cnnres_infer.service.hot_folder import HotFolder
+from cnnres_infer.service.record import Outcome, Record, from_time, to_time
+from cnnres_infer.service.state import free_name, is_running, open_area, read_area
 
 
 def put(folder: Path, *names: str) -> list[Path]:
@@ -87,12 +83,50 @@ def test_a_claim_of_what_is_gone_leaves_nothing(tmp_path: Path) -> None:
         assert list(area.working.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["done", "outbox", "log.jsonl", "service.stuck", "incoming"])
+def test_what_the_service_has_not_made_is_not_used(tmp_path: Path, name: str) -> None:
+    put(tmp_path / name if "." not in name else tmp_path, "scan.nii", "log.jsonl", "service.stuck")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match="in the way"), open_area(tmp_path, tmp_path / "incoming"):
+        pass
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_case_called_incoming_makes_no_listener(tmp_path: Path) -> None:
+    with open_area(tmp_path) as area:
+        put(tmp_path / "incoming", "image")
+        assert read_area(tmp_path).incoming == tmp_path
+        assert [each.main.name for each in HotFolder(tmp_path, 0.0).complete()] == ["incoming"]
+        (arrival,) = HotFolder(tmp_path, 0.0).complete()
+        assert area.claim("incoming", arrival.paths, "incoming", 1.0, 2.0).path.is_dir()
+
+
 def test_one_process_works_in_an_area(tmp_path: Path) -> None:
     with open_area(tmp_path):
         assert is_running(read_area(tmp_path))
         with pytest.raises(UsageError, match="another process"), open_area(tmp_path):
             pass
     assert not is_running(read_area(tmp_path))
+
+
+def test_looking_whether_it_runs_keeps_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cnnres_infer.service.state._PATIENCE_S", 60.0)
+    with open_area(tmp_path):
+        pass
+    area = read_area(tmp_path)
+
+    def start() -> bool:
+        with open_area(tmp_path):
+            return False
+
+    for refused in (start, lambda: is_running(area)):
+        # As one that looks does, but for longer.
+        descriptor = os.open(tmp_path / "service.lock", os.O_RDWR)
+        wait_for(descriptor, 0.0)
+        threading.Timer(0.1, os.close, (descriptor,)).start()
+        assert not refused()
 
 
 def test_an_area_says_what_it_is(tmp_path: Path) -> None:
@@ -102,6 +136,18 @@ def test_an_area_says_what_it_is(tmp_path: Path) -> None:
     assert "originals/" in text
     with pytest.raises(UsageError, match="no service"):
         read_area(tmp_path / "done")
+
+
+def test_a_file_of_the_name_of_the_explanation_is_kept(tmp_path: Path) -> None:
+    readme = tmp_path / "README.txt"
+    readme.write_text("mine")
+    with open_area(tmp_path):
+        pass
+    assert readme.read_text() == "mine"
+    readme.write_text("This folder belongs to the service of cnnres-infer.\nOutdated.")
+    with open_area(tmp_path):
+        pass
+    assert "originals/" in readme.read_text()
 
 
 def test_identifiers_are_hashed_with_a_secret_of_the_area(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What is kept of what is received, and what is answered."""
 
 import os
+import shutil
 import stat
 import tracemalloc
 from dataclasses import replace
@@ -10,7 +11,8 @@ import pytest
 from pydicom.dataset import FileDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from cnnres_infer.service.state import ORIGINALS, Outcome, WorkArea, open_area
+from cnnres_infer.service.record import Outcome
+from cnnres_infer.service.state import ORIGINALS, WorkArea, open_area
 from cnnres_infer.service.store import (
     MISMATCH,
     NO_SPACE,
@@ -89,6 +91,23 @@ def test_a_study_that_is_computed_again_is_known(tmp_path: Path, made: list[File
     assert store.put(instance(made[0])) == (SUCCESS, False)
     assert store.put(instance(made[1])) == (SUCCESS, True)
     assert len(list((finish(area, store, name) / ORIGINALS).rglob("*.dcm"))) == 2
+
+
+def test_a_study_is_known_whose_first_folder_was_removed(
+    tmp_path: Path, made: list[FileDataset]
+) -> None:
+    area, store = store_in(tmp_path)
+    name = hashed(made[0].StudyInstanceUID)
+    store.put(instance(made[0]))
+    first = finish(area, store, name)
+    store.put(instance(made[1]))
+    finish(area, store, name)
+    shutil.rmtree(first)
+    assert store.put(instance(made[0])) == store.put(instance(made[1])) == (SUCCESS, False)
+    assert store.put(instance(made[2])) == (SUCCESS, True)
+    third = finish(area, store, name)
+    assert third.name == f"{name}-3", "not the name of results that exist"
+    assert len(list((third / ORIGINALS / third.name).iterdir())) == 3
 
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")

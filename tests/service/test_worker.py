@@ -1,6 +1,7 @@
 """The loop and the worker, in this process: what is tried again, and what is given up."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,11 @@ from cnnres_infer.errors import LimitError, OutputError
 from cnnres_infer.outputs.writers import DEFAULT_FORMATS, WRITERS
 from cnnres_infer.predictor import Predictor
 from cnnres_infer.service import run as loop
+from cnnres_infer.service import stuck
 from cnnres_infer.service.build import Running, Settings, hot_folder
-from cnnres_infer.service.state import WorkArea
+from cnnres_infer.service.record import Record
+from cnnres_infer.service.state import ClaimedCase, WorkArea
+from cnnres_infer.service.status import read_status
 from cnnres_infer.service.worker import formats_for
 from tests.service.studies import log_lines, write_nifti, write_study
 
@@ -52,6 +56,55 @@ def test_a_disk_that_fails_for_a_while_is_waited_for(
         done = tmp_path / "in" / "done" / "case"
         running.service.run(done.exists)
     assert [line["status"] for line in log_lines(tmp_path / "in")] == ["done"]
+
+
+def test_a_case_that_cannot_be_moved_does_not_hold_up_the_others(
+    tmp_path: Path,
+    bright_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    root, denied, rename = tmp_path / "in", ["study"], Path.rename
+
+    def unless_denied(source: Path, target: Path) -> Path:
+        if source.parent == root and source.name in denied:
+            raise PermissionError(13, "Permission denied")
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", unless_denied)
+    monkeypatch.setattr(stuck, "_AGAIN_S", 0.2)
+    with serving(tmp_path, bright_bundle) as running:
+        (root / "study").mkdir()
+        write_nifti(root / "study" / "scan.nii.gz")
+        write_nifti(root / "case.nii.gz")
+        running.service.run((root / "done" / "case").exists)
+        until = time.monotonic() + 0.5
+        running.service.run(lambda: time.monotonic() > until)
+        (said,) = (each.getMessage() for each in caplog.records)
+        assert f"{root / 'study'}: cannot be moved (Permission denied)" in said
+        assert read_status(root).stuck == (said,)
+        assert list((root / "working").iterdir()) == []
+        denied.clear()
+        running.service.run((root / "failed" / "study").exists)
+        running.service.run(lambda: not read_status(root).stuck)
+
+
+def test_a_folder_for_claims_that_fails_is_no_fault_of_a_case(
+    tmp_path: Path, bright_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures, write = [PermissionError(13, "Permission denied")], ClaimedCase.write
+
+    def sometimes(case: ClaimedCase, record: Record) -> ClaimedCase:
+        if failures:
+            raise failures.pop()
+        return write(case, record)
+
+    monkeypatch.setattr(ClaimedCase, "write", sometimes)
+    monkeypatch.setattr(loop, "_AGAIN_S", 0.0)
+    with serving(tmp_path, bright_bundle) as running:
+        write_nifti(tmp_path / "in" / "case.nii.gz")
+        running.service.run((tmp_path / "in" / "done" / "case").exists)
+        assert running.service.health.events["disk failed"] == 1
 
 
 def test_a_case_under_way_fails_if_the_process_has_to_end(

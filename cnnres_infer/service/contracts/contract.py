@@ -29,7 +29,15 @@ class Task:
 
 
 class Contract(Protocol):
-    """A platform's contract."""
+    """A platform's contract.
+
+    Attributes
+    ----------
+    source
+        Folder of the study.
+    """
+
+    source: Path
 
     def task(self) -> Task:
         """What is to be done.
@@ -41,7 +49,7 @@ class Contract(Protocol):
         """
         ...
 
-    def deliver(self, task: Task, entry: CaseReport | Refusal) -> tuple[Path, ...]:
+    def deliver(self, entry: CaseReport | Refusal) -> tuple[Path, ...]:
         """Give the results the names that the platform expects; returns all files."""
         ...
 

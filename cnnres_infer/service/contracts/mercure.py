@@ -37,7 +37,7 @@ class Mercure:
     """
 
     def __init__(self, source: Path, target: Path) -> None:
-        self._source = source
+        self.source = source
         self._target = target
 
     @classmethod
@@ -58,14 +58,14 @@ class Mercure:
 
     def task(self) -> Task:
         """The study, with the settings in ``task.json``; without that file, those by default."""
-        check_folders(self._source, self._target)
-        settings = AppSettings.of(_settings(self._source / TASK), TASK)
-        return Task(self._source, self._target, settings)
+        check_folders(self.source, self._target)
+        settings = AppSettings.of(_settings(self.source / TASK), TASK)
+        return Task(self.source, self._target, settings)
 
-    def deliver(self, task: Task, entry: CaseReport | Refusal) -> tuple[Path, ...]:
+    def deliver(self, entry: CaseReport | Refusal) -> tuple[Path, ...]:
         """Name DICOM results as Mercure names files, and write ``result.json``."""
         outputs = () if isinstance(entry, Refusal) else tuple(map(_renamed, entry.outputs))
-        result = task.output / RESULT
+        result = self._target / RESULT
         write_all({result: f"{dumps(_result(entry, outputs))}\n".encode()}, overwrite=True)
         return (*outputs, result)
 

@@ -40,7 +40,7 @@ class Monai:
     """
 
     def __init__(self, source: Path, target: Path, settings: str | None = None) -> None:
-        self._source = source
+        self.source = source
         self._target = target
         self._settings = settings
 
@@ -67,16 +67,15 @@ class Monai:
 
     def task(self) -> Task:
         """The study, with the settings in the variable; without it, those by default."""
-        check_folders(self._source, self._target)
+        check_folders(self.source, self._target)
         try:
             content = json.loads(self._settings or "{}")
         except (TypeError, ValueError) as error:
             raise UsageError(f"{_SETTINGS}: not JSON ({error}); set it again") from error
-        return Task(self._source, self._target, AppSettings.of(content, _SETTINGS))
+        return Task(self.source, self._target, AppSettings.of(content, _SETTINGS))
 
-    def deliver(self, task: Task, entry: CaseReport | Refusal) -> tuple[Path, ...]:
+    def deliver(self, entry: CaseReport | Refusal) -> tuple[Path, ...]:
         """All results stay as they are."""
-        del task
         return () if isinstance(entry, Refusal) else entry.outputs
 
 
