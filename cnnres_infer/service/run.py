@@ -63,9 +63,8 @@ class Service:
                 if is_behind:
                     self.recover()
                 is_behind = False
-                arrivals = self.folder.complete()
-                self.stuck.keep({arrival.main.name for arrival in arrivals})
-                for arrival in arrivals:
+                self.stuck.forget_gone(self.area.incoming)
+                for arrival in self.folder.complete():
                     self._handle(arrival)
                     self._publish_now()
             except OSError:
@@ -83,7 +82,7 @@ class Service:
         try:
             case = self._claim(arrival, time.time())
         except InputError as error:
-            self.stuck.add(name, f"{error.code}: {error}")
+            self.stuck.add(name, self.area.study(name), f"{error.code}: {error}")
             return
         if case is None:
             return

@@ -40,7 +40,7 @@ _PATIENCE_S = 0.3
 
 _FOLDERS = (_WORKING, _DONE, _FAILED, OUTBOX)
 # What a hot folder holds besides cases.
-RESERVED = frozenset((*_FOLDERS, LOG, METRICS, STUCK, _LOCK, _SALT, _README))
+RESERVED = frozenset((*_FOLDERS, INCOMING, LOG, METRICS, STUCK, _LOCK, _SALT, _README))
 _EXPLANATION = """\
 This folder belongs to the service of cnnres-infer.
 
@@ -155,9 +155,7 @@ class WorkArea:
                 for path in paths[:-1]:
                     move_durably(path, claimed.folder / ORIGINALS / path.name)
                 move_durably(paths[-1], claimed.path)
-            except FileNotFoundError:
-                raise
-            except OSError as error:
+            except PermissionError as error:
                 raise immovable(paths[-1], error) from error
         except (OSError, InputError):
             self._put_back(claimed.folder)
@@ -286,7 +284,7 @@ def is_running(area: WorkArea) -> bool:
         return False
 
 
-def immovable(path: Path, error: OSError) -> InputError:
+def immovable(path: Path, error: PermissionError) -> InputError:
     """What to say of a case that cannot be moved."""
     return InputError(
         f"{path}: cannot be moved ({error.strerror or error}); "
@@ -313,7 +311,7 @@ def _read_record(folder: Path) -> Record | None:
 
 def _check_unused(area: WorkArea) -> None:
     """Raise if a folder in which no service has worked has anything by the names of its files."""
-    if (area.root / _LOCK).exists():
+    if any((area.root / name).exists() for name in (_LOCK, _SALT)):
         return
     for path in {area.incoming, *map(area.root.joinpath, RESERVED - {_README})} - {area.root}:
         if path.is_file() or (path.is_dir() and any(path.iterdir())):

@@ -1,8 +1,8 @@
 """Cases that cannot be taken from where they arrived: said once, and passed over meanwhile."""
 
 import logging
+import os
 import time
-from collections.abc import Collection
 from pathlib import Path
 
 from cnnres_infer.core.text import printable
@@ -33,19 +33,20 @@ class Stuck:
         """Whether a case is not to be tried now."""
         return name in self._cases and time.monotonic() < self._cases[name][1]
 
-    def add(self, name: str, reason: str) -> None:
-        """Pass a case over for a minute; its reason is logged the first time."""
+    def add(self, name: str, study: str, reason: str) -> None:
+        """Pass a case over for a minute; it is logged the first time, without its name."""
         is_new = name not in self._cases
         self._cases[name] = reason, time.monotonic() + _AGAIN_S
         if is_new:
-            _log.warning("%s", reason)
+            _log.warning("case %s cannot be moved; see cnnres-infer status", study)
             self._write()
 
-    def keep(self, names: Collection[str]) -> None:
-        """Forget all cases but these: the others have changed, or are gone."""
-        before = len(self._cases)
-        self._cases = {name: each for name, each in self._cases.items() if name in names}
-        if len(self._cases) < before:
+    def forget_gone(self, folder: Path) -> None:
+        """Forget cases that are no longer in the folder where they arrived."""
+        gone = [name for name in self._cases if not os.path.lexists(folder / name)]
+        for name in gone:
+            del self._cases[name]
+        if gone:
             self._write()
 
     def _write(self) -> None:

@@ -113,7 +113,7 @@ def test_without_a_platform_it_says_what_to_set(tmp_path: Path) -> None:
 
 
 def test_mercure_comes_first(tmp_path: Path) -> None:
-    both = dict.fromkeys(PATHS, "/somewhere")
+    both = {name: f"/{name}" for name in PATHS}
     assert isinstance(find_contract(both, tmp_path / "none"), Mercure)
     monai = dict.fromkeys(PATHS[2:], "/somewhere")
     assert isinstance(find_contract(monai, tmp_path / "none"), Monai)
@@ -125,6 +125,11 @@ def test_mercure_comes_first(tmp_path: Path) -> None:
 def test_half_a_contract_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="belong together"):
         find_contract({name: "/somewhere"}, tmp_path / "none")
+
+
+def test_mercure_never_writes_to_its_input(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the same folder"):
+        find_contract(dict.fromkeys(PATHS[:2], str(tmp_path)), tmp_path / "none")
 
 
 def test_folders_by_default_are_those_of_the_specification(tmp_path: Path) -> None:

@@ -92,13 +92,20 @@ def test_what_the_service_has_not_made_is_not_used(tmp_path: Path, name: str) ->
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_case_called_incoming_makes_no_listener(tmp_path: Path) -> None:
-    with open_area(tmp_path) as area:
+def test_a_folder_called_incoming_makes_no_listener(tmp_path: Path) -> None:
+    with open_area(tmp_path):
         put(tmp_path / "incoming", "image")
         assert read_area(tmp_path).incoming == tmp_path
-        assert [each.main.name for each in HotFolder(tmp_path, 0.0).complete()] == ["incoming"]
-        (arrival,) = HotFolder(tmp_path, 0.0).complete()
-        assert area.claim("incoming", arrival.paths, "incoming", 1.0, 2.0).path.is_dir()
+        assert list(HotFolder(tmp_path, 0.0).complete()) == []
+
+
+def test_an_area_that_has_lost_its_lock_is_still_known(tmp_path: Path) -> None:
+    with open_area(tmp_path) as area:
+        known = area.study("case")
+    put(tmp_path / "done" / "case", "image")
+    (tmp_path / "service.lock").unlink()
+    with open_area(tmp_path) as area:
+        assert area.study("case") == known
 
 
 def test_one_process_works_in_an_area(tmp_path: Path) -> None:

@@ -80,9 +80,11 @@ def test_a_case_that_cannot_be_moved_does_not_hold_up_the_others(
         running.service.run((root / "done" / "case").exists)
         until = time.monotonic() + 0.5
         running.service.run(lambda: time.monotonic() > until)
-        (said,) = (each.getMessage() for each in caplog.records)
+        (logged,) = (each.getMessage() for each in caplog.records)
+        assert "cannot be moved" in logged
+        assert "study" not in logged
+        (said,) = read_status(root).stuck
         assert f"{root / 'study'}: cannot be moved (Permission denied)" in said
-        assert read_status(root).stuck == (said,)
         assert list((root / "working").iterdir()) == []
         denied.clear()
         running.service.run((root / "failed" / "study").exists)

@@ -47,13 +47,15 @@ class Mercure:
         Raises
         ------
         UsageError
-            If it has only a part of it.
+            If it has only a part of it, or both folders are the same.
         """
         source, target = environment.get(INPUT), environment.get(OUTPUT)
         if not source and not target:
             return None
         if not source or not target:
             raise UsageError(f"{INPUT} and {OUTPUT} belong together: set both")
+        if Path(source).resolve() == Path(target).resolve():
+            raise UsageError(f"{INPUT} and {OUTPUT} are the same folder; give two")
         return cls(Path(source), Path(target))
 
     def task(self) -> Task:
