@@ -311,7 +311,9 @@ def _adc_of(
         notes.append(f"no adc was used, since none is of the same run ({names})")
     adc = _belonging(image, own, "adc", notes)
     if adc is not None and adc.distinct != image.distinct:
-        notes.append(f"{adc.path.name} was used, which does not name the same run or acquisition")
+        keys = adc.distinct.keys() | image.distinct.keys()
+        differ = sorted(k for k in keys if adc.distinct.get(k) != image.distinct.get(k))
+        notes.append(f"{adc.path.name} was used, whose name differs in {', '.join(differ)}")
     return adc
 
 

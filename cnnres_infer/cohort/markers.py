@@ -81,12 +81,21 @@ class Fingerprint:
         if self.inputs.keys() != paths.keys():
             return False
         try:
-            changed = [role for role in paths if self.inputs[role]["files"] != _stat(paths[role])]
+            changed = [
+                role for role in paths if not _are(self.inputs[role]["files"], _stat(paths[role]))
+            ]
             return all(
                 _hashed(paths[role])["sha256"] == self.inputs[role]["sha256"] for role in changed
             )
         except (KeyError, TypeError, VolumeError):
             return False
+
+
+def _are(recorded: list[list[Any]], files: list[list[Any]]) -> bool:
+    """Whether files are those recorded, by an earlier version without their inodes."""
+    return len(recorded) == len(files) and all(
+        then == now[: len(then)] for then, now in zip(recorded, files, strict=True)
+    )
 
 
 def _hashed(path: Path) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cnnres_infer.cohort import markers
 from cnnres_infer.cohort.case import CohortCase, Skip
 from cnnres_infer.cohort.claims import MOST_ATTEMPTS, Claims, Owner
 from cnnres_infer.cohort.derivative import Paths
@@ -143,6 +145,30 @@ def test_a_case_has_the_mask_of_one_modality(
     assert not list(here.out.rglob("dwi/*"))
     assert len(list(here.out.rglob("sub-*.*"))) == len(before)
     assert segment(flair, here, lambda: predictor).status is Status.UNCHANGED
+
+
+def test_replacing_a_mask_leaves_that_of_the_other_modality(
+    case: CohortCase, here: Settings, predictor: Predictor, tmp_path: Path
+) -> None:
+    flair, elsewhere = replace(case, modality=Modality.FLAIR), replace(here, out=tmp_path / "other")
+    segment(case, here, lambda: predictor)
+    segment(flair, elsewhere, lambda: predictor)
+    shutil.copytree(elsewhere.out, here.out, dirs_exist_ok=True)
+    write_dwi(case.volume, 7)
+    assert segment(case, replace(here, overwrite=True), lambda: predictor).status is Status.DONE
+    assert {Path(path).parent.name for path in masks(here.out)} == {"anat", "dwi"}
+
+
+def test_markers_without_inodes_need_no_reading(
+    case: CohortCase, here: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = Fingerprint.of(case, here.options)
+    former = {
+        role: {**entry, "files": [each[:3] for each in entry["files"]]}
+        for role, entry in now.inputs.items()
+    }
+    monkeypatch.setattr(markers, "_hashed", lambda _: pytest.fail("it was read"))
+    assert replace(now, inputs=former).describes(case, here.options)
 
 
 def test_a_mask_of_unknown_origin_is_not_replaced(
