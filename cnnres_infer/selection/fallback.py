@@ -166,7 +166,7 @@ class EngineChain:
                 # After an interrupted replacement, the new failure only says "closed".
                 self._failure = self._failure or failure
                 self._state.wait_for(lambda: not self._users)
-                if self._closed:
+                if self._closed and threading.get_ident() not in self._callers:
                     raise failure
             # The next engine may need its memory.
             self._close_failed()

@@ -345,6 +345,27 @@ def test_closing_waits_for_work_and_no_new_work_starts() -> None:
         story.run(fails_on())
 
 
+def test_a_call_that_closing_waits_for_may_still_fall_back() -> None:
+    story = Story()
+    begun, go_on = threading.Event(), threading.Event()
+
+    def call() -> tuple[str, str]:
+        with story.chain.kept_open():
+            begun.set()
+            assert go_on.wait(PATIENCE_S)
+            return story.run(fails_on("first"))
+
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(call)
+        assert begun.wait(PATIENCE_S)
+        closing = pool.submit(story.chain.close)
+        story.await_waiting()
+        go_on.set()
+        assert running.result(PATIENCE_S) == ("by second", "second")
+        closing.result(PATIENCE_S)
+    assert story.events == ["close first", "open second", "close second"]
+
+
 def test_closing_during_a_change_opens_nothing() -> None:
     story = Story()
     with ThreadPoolExecutor(3) as pool:
