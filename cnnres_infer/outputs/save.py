@@ -100,7 +100,7 @@ def plan(folder: Path, name: str, formats: Sequence[str]) -> Paths:
     check_formats(formats)
     if not name or set(name) & set("/\\\0"):
         raise UsageError(
-            f"{name!r} cannot be the beginning of a file's name; give the volume another `name`"
+            f"{name!r} cannot be the beginning of a file's name; give the volume another name"
         )
     mask_last = sorted(WRITERS, key=lambda each: each == MASK)
     return {each: folder / f"{name}{WRITERS[each].suffix}" for each in mask_last if each in formats}
