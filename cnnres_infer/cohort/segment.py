@@ -186,8 +186,8 @@ def _segment(
         raise OutputExistsError(paths.mask)
     for hidden in unfinished(contents):
         hidden.unlink(missing_ok=True)
-    # Whatever else there is of the case is to be replaced, or was left by a killed process. What
-    # was made from the other modality is replaced only in place of a mask that is not there.
+    # Whatever else there is of the case is replaced, or was left by a killed process; but what was
+    # made from the other modality only if this one has no mask to replace.
     every = [paths] if paths.mask.exists() else Paths.all_of(case, settings.out).values()
     former = [path for each in every for path in vars(each).values()]
     write_all(contents, overwrite=True, former=former)

@@ -1,17 +1,12 @@
-"""The chain of engines in threads; each order of events is forced, without waiting for chance."""
+"""The chain of engines in threads."""
 
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, ClassVar, Self
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from cnnres_infer.codes import ErrorCode
-from cnnres_infer.core.arrays import FloatArray
-from cnnres_infer.core.precision import Precision
-from cnnres_infer.core.provenance import EngineInfo, Skipped
-from cnnres_infer.engines.base import Engine, ModelFile, Probe, Variants
 from cnnres_infer.errors import (
     BackendUnavailableError,
     BundleError,
@@ -22,132 +17,9 @@ from cnnres_infer.errors import (
     UsageError,
 )
 from cnnres_infer.pipeline.deadline import Stopwatch
-from cnnres_infer.selection.fallback import EngineChain
 from cnnres_infer.selection.select import Selection
+from tests.selection.story import Busy, Story, fails_on
 from tests.threads import PATIENCE_S, in_threads
-
-
-class Named:
-    """An engine that only has a name, and records when it is closed."""
-
-    VARIANTS: ClassVar[Variants] = {}
-    BATCH: ClassVar[int] = 1
-    LEAST: ClassVar[int] = 1
-    RIVALS: ClassVar[tuple[Precision, ...]] = ()
-    CACHE_FOLDER: ClassVar[str | None] = None
-    sides: tuple[int, ...] = ()
-    padded_sizes: tuple[int, ...] = ()
-
-    def __init__(self, name: str, story: list[str]) -> None:
-        self.name, self._story = name, story
-
-    @classmethod
-    def probe(cls) -> Probe:
-        return Probe(True, "")
-
-    @classmethod
-    def open(cls, model: ModelFile, precision: Precision, threads: int) -> Self:
-        raise NotImplementedError
-
-    def run(self, images: FloatArray) -> FloatArray:
-        return images
-
-    def describe(self) -> EngineInfo:
-        return EngineInfo(self.name, "", Precision.FP32, "fp32", 1, {})
-
-    def close(self) -> None:
-        self._story.append(f"close {self.name}")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-
-class Watched(threading.Condition):
-    """A condition that counts the threads that have started to wait for it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waits = threading.Semaphore(0)
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self.waits.release()
-        return super().wait(timeout)
-
-
-class Story:
-    """A chain of engines, `first` to `third`, and what happened to them, in order.
-
-    Attributes
-    ----------
-    events
-        ``"open second"``, ``"close first"`` and events that tests add.
-    before_next
-        Called before each next engine is opened.
-    reasons
-        Why each replaced engine had failed.
-    """
-
-    def __init__(self, *, strict: bool = False) -> None:
-        self.events: list[str] = []
-        self.before_next: Callable[[], None] = lambda: None
-        self.reasons: list[str] = []
-        self._names = iter(["second", "third"])
-        engine = Named("first", self.events)
-        self.chain = EngineChain(Selection(engine, reselect=None if strict else self._next))
-        self.chain._state = self.watched = Watched()
-
-    def _next(self, failed: tuple[Skipped, ...]) -> Selection:
-        self.before_next()
-        self.reasons.append(failed[-1].reason)
-        name = next(self._names)
-        self.events.append(f"open {name}")
-        return Selection(Named(name, self.events), skipped=failed, reselect=self._next)
-
-    def run(self, work: Callable[[str], Any], clock: Stopwatch | None = None) -> tuple[Any, str]:
-        """Run work with the engine's name; returns its result and the engine that it ran on."""
-        result, selection = self.chain.run(lambda each: work(name_of(each)), clock or Stopwatch())
-        return result, name_of(selection.engine)
-
-    def await_waiting(self, threads: int = 1) -> None:
-        """Wait until this many more threads are waiting for another one."""
-        for _ in range(threads):
-            assert self.watched.waits.acquire(timeout=PATIENCE_S)
-
-
-def name_of(engine: Engine) -> str:
-    assert isinstance(engine, Named)
-    return engine.name
-
-
-def fails_on(*names: str) -> Callable[[str], str]:
-    def work(name: str) -> str:
-        if name in names:
-            raise EngineRunError(f"{name} was lost")
-        return f"by {name}"
-
-    return work
-
-
-class Busy:
-    """Work in its own thread that continues until `finish` is called."""
-
-    def __init__(self, story: Story, pool: ThreadPoolExecutor) -> None:
-        self._inside, self._finish = threading.Event(), threading.Event()
-        self._story = story
-        self.done: Future[tuple[Any, str]] = pool.submit(story.run, self._work)
-        assert self._inside.wait(PATIENCE_S)
-
-    def _work(self, name: str) -> str:
-        self._inside.set()
-        assert self._finish.wait(PATIENCE_S)
-        self._story.events.append("busy is done")
-        return f"by {name}"
-
-    def finish(self) -> None:
-        self._finish.set()
 
 
 def test_work_is_done_with_the_first_engine() -> None:
@@ -328,80 +200,6 @@ def test_after_a_timeout_the_change_is_left_to_other_calls() -> None:
     assert story.run(fails_on("first")) == ("by second", "second")
 
 
-def test_closing_waits_for_work_and_no_new_work_starts() -> None:
-    story = Story()
-    with ThreadPoolExecutor(2) as pool:
-        busy = Busy(story, pool)
-        closing = pool.submit(story.chain.close)
-        story.await_waiting()
-        with pytest.raises(UsageError, match="the predictor is closed"):
-            story.run(fails_on())
-        assert story.events == []
-        busy.finish()
-        closing.result(PATIENCE_S)
-        assert busy.done.result(PATIENCE_S) == ("by first", "first")
-    assert story.events == ["busy is done", "close first"]
-    with pytest.raises(UsageError, match="the predictor is closed"):
-        story.run(fails_on())
-
-
-def test_a_call_that_closing_waits_for_may_still_fall_back() -> None:
-    story = Story()
-    begun, go_on = threading.Event(), threading.Event()
-
-    def call() -> tuple[str, str]:
-        with story.chain.kept_open():
-            begun.set()
-            assert go_on.wait(PATIENCE_S)
-            return story.run(fails_on("first"))
-
-    with ThreadPoolExecutor(2) as pool:
-        running = pool.submit(call)
-        assert begun.wait(PATIENCE_S)
-        closing = pool.submit(story.chain.close)
-        story.await_waiting()
-        go_on.set()
-        assert running.result(PATIENCE_S) == ("by second", "second")
-        closing.result(PATIENCE_S)
-    assert story.events == ["close first", "open second", "close second"]
-
-
-def test_closing_during_a_change_opens_nothing() -> None:
-    story = Story()
-    with ThreadPoolExecutor(3) as pool:
-        busy = Busy(story, pool)
-        failing = pool.submit(story.run, fails_on("first"))
-        story.await_waiting()
-        closing = pool.submit(story.chain.close)
-        story.await_waiting()
-        busy.finish()
-        with pytest.raises(EngineRunError, match="first was lost"):
-            failing.result(PATIENCE_S)
-        closing.result(PATIENCE_S)
-    assert story.events == ["busy is done", "close first"]
-
-
-def test_closing_while_the_next_engine_opens_closes_it() -> None:
-    story = Story()
-    opening, go_on = threading.Event(), threading.Event()
-
-    def wait() -> None:
-        opening.set()
-        assert go_on.wait(PATIENCE_S)
-
-    story.before_next = wait
-    with ThreadPoolExecutor(2) as pool:
-        failing = pool.submit(story.run, fails_on("first"))
-        assert opening.wait(PATIENCE_S)
-        closing = pool.submit(story.chain.close)
-        story.await_waiting()
-        go_on.set()
-        closing.result(PATIENCE_S)
-        with pytest.raises(UsageError, match="the predictor is closed"):
-            failing.result(PATIENCE_S)
-    assert story.events == ["close first", "open second", "close second"]
-
-
 def test_work_that_would_wait_for_itself_is_refused() -> None:
     story = Story()
 
@@ -416,36 +214,6 @@ def test_work_that_would_wait_for_itself_is_refused() -> None:
         assert story.run(work) == ("by first", "first")
     story.chain.close()
     assert story.events == ["close first"]
-
-
-def test_one_that_cannot_be_closed_is_replaced_all_the_same(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def refuse(self: Named) -> None:
-        raise RuntimeError(f"{self.name} cannot be closed")
-
-    story = Story()
-    monkeypatch.setattr(Named, "close", refuse)
-    assert story.run(fails_on("first")) == ("by second", "second")
-    with pytest.raises(RuntimeError, match="second cannot be closed"):
-        story.chain.close()
-
-
-def test_errors_on_closing_the_last_failed_engine_are_ignored(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def refuse(_self: Named) -> None:
-        raise RuntimeError("what is lost cannot be closed")
-
-    def nothing() -> None:
-        raise EngineRunError("nothing is left")
-
-    story = Story()
-    story.before_next = nothing
-    monkeypatch.setattr(Named, "close", refuse)
-    with pytest.raises(EngineRunError, match="nothing is left"):
-        story.run(fails_on("first"))
-    story.chain.close()
 
 
 def test_many_threads_and_many_failures() -> None:
