@@ -54,6 +54,18 @@ class Contract(Protocol):
         ...
 
 
+def check_apart(source: Path, target: Path) -> None:
+    """Raise if outputs would be written to the input.
+
+    Raises
+    ------
+    UsageError
+        If both folders are the same.
+    """
+    if source.resolve() == target.resolve():
+        raise UsageError(f"{source}: the same folder for input and output; give two folders")
+
+
 def check_folders(source: Path, target: Path) -> None:
     """Raise if the folders of a task are not there.
 
@@ -69,5 +81,4 @@ def check_folders(source: Path, target: Path) -> None:
             f"{source}: no such folder; mount that of the study there",
             code=ErrorCode.FILE_MISSING,
         )
-    if source.resolve() == target.resolve():
-        raise UsageError(f"{source}: given for input and output; give two folders")
+    check_apart(source, target)

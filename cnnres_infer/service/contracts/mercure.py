@@ -19,7 +19,7 @@ from cnnres_infer.core.jsonable import dumps
 from cnnres_infer.errors import UsageError
 from cnnres_infer.host.atomic import write_all
 from cnnres_infer.outputs.writers.report import Refusal
-from cnnres_infer.service.contracts.contract import Task, check_folders
+from cnnres_infer.service.contracts.contract import Task, check_apart, check_folders
 from cnnres_infer.service.retry_queue import is_part_10
 from cnnres_infer.service.settings import AppSettings
 
@@ -54,8 +54,8 @@ class Mercure:
             return None
         if not source or not target:
             raise UsageError(f"{INPUT} and {OUTPUT} belong together: set both")
-        if Path(source).resolve() == Path(target).resolve():
-            raise UsageError(f"{INPUT} and {OUTPUT} are the same folder; give two")
+        # Not only once there is a task: what is refused then is delivered, into the output.
+        check_apart(Path(source), Path(target))
         return cls(Path(source), Path(target))
 
     def task(self) -> Task:
