@@ -1,16 +1,21 @@
 """Reading NIfTI files to their end, and verifying them before they are used.
 
-A file is decompressed once, in chunks, and never beyond the size that its header
-declares. What is parsed are the very bytes that were verified.
+A file is decompressed in chunks, and never beyond the size that its header declares.
+What is parsed are the very bytes that were verified. ISA-L decompresses about twice as
+fast as zlib; what it refuses is read again with zlib, whose errors tell what is damaged.
 """
 
 import io
 import os
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from types import ModuleType
+from typing import BinaryIO, cast
+
+from isal import isal_zlib
 
 from cnnres_infer.codes import ErrorCode
 from cnnres_infer.errors import LimitError, VolumeError
@@ -26,6 +31,8 @@ from cnnres_infer.readers.nifti.header import (
 
 SUFFIXES = (".nii.gz", ".nii")
 GZIP = b"\x1f\x8b"
+# Its stub declares an instance.
+IsalError = cast(type[Exception], isal_zlib.error)
 # zlib's `wbits` for a gzip stream with the largest window.
 _GZIP_WBITS = 31
 _READ_BYTES = 1 << 16
@@ -89,7 +96,10 @@ def read_verified(path: Path, limits: Limits) -> VerifiedStream:
     try:
         with open_regular(path) as file:
             _check_size(os.fstat(file.fileno()).st_size, path, limits)
-            return _verify(_chunks(file, path), path, limits)
+            with suppress(IsalError):
+                return _verify(_chunks(file, path, isal_zlib), path, limits)
+            file.seek(0)
+            return _verify(_chunks(file, path, zlib), path, limits)
     except NotAFileError as error:
         raise VolumeError(f"{path}: {error.strerror}", code=ErrorCode.FILE_KIND) from error
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -117,7 +127,8 @@ def _verify(chunks: Iterator[bytes], path: Path, limits: Limits) -> VerifiedStre
         check_time()
         content.write(chunk)
         if header is None and content.tell() >= MAX_HEADER_BYTES:
-            header = parse_header(content.getvalue()[:MAX_HEADER_BYTES], name, limits)
+            with content.getbuffer() as raw:
+                header = parse_header(bytes(raw[:MAX_HEADER_BYTES]), name, limits)
         if header is not None and content.tell() > header.end:
             raise _excess(path, header)
     if header is None:
@@ -153,8 +164,8 @@ def _excess(path: Path, header: Header) -> VolumeError:
     )
 
 
-def _chunks(file: BinaryIO, path: Path) -> Iterator[bytes]:
-    """Decompressed content of a file, which must be compressed as its name says."""
+def _chunks(file: BinaryIO, path: Path, codec: ModuleType) -> Iterator[bytes]:
+    """Content of a file, which must be compressed as its name says, decompressed by a codec."""
     chunk = file.read(_READ_BYTES)
     compressed = path.name.lower().endswith(".gz")
     if chunk.startswith(GZIP) != compressed:
@@ -165,17 +176,17 @@ def _chunks(file: BinaryIO, path: Path) -> Iterator[bytes]:
             code=ErrorCode.NIFTI_GZIP,
         )
     if compressed:
-        yield from _decompress(file, chunk, path)
+        yield from _decompress(file, chunk, path, codec)
         return
     while chunk:
         yield chunk
         chunk = file.read(_CHUNK_BYTES)
 
 
-def _decompress(file: BinaryIO, pending: bytes, path: Path) -> Iterator[bytes]:
+def _decompress(file: BinaryIO, pending: bytes, path: Path, codec: ModuleType) -> Iterator[bytes]:
     """Decompress all gzip members of a file whose first bytes, `pending`, were already read."""
     for _ in range(_MAX_MEMBERS):
-        member = zlib.decompressobj(wbits=_GZIP_WBITS)
+        member = codec.decompressobj(wbits=_GZIP_WBITS)
         while not member.eof:
             compressed = pending or file.read(_READ_BYTES)
             try:
