@@ -99,17 +99,16 @@ def _outputs(
     batches: Iterator[SliceBatch], network: Network, clock: Stopwatch
 ) -> Iterator[tuple[SliceBatch, FloatArray]]:
     """Yield each batch with the network's output, while a worker extracts the next one."""
+    with clock.part("slices"):
+        batch = next(batches, None)
     with ThreadPoolExecutor(1) as worker:
-        upcoming = worker.submit(next, batches, None)
-        while True:
-            with clock.part("slices"):
-                batch = upcoming.result()
-            if batch is None:
-                return
+        while batch is not None:
             upcoming = worker.submit(next, batches, None)
             with clock.part("engine"):
                 output = network(batch.images)
             yield batch, output
+            with clock.part("slices"):
+                batch = upcoming.result()
 
 
 def _followed(

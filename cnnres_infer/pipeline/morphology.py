@@ -77,7 +77,7 @@ def main_components(mask: BoolArray, least: float) -> BoolArray:
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     kept = np.zeros_like(mask)
-    kept[box] = (sizes >= least * sizes.max())[labels]
+    kept[box] = np.take(sizes >= least * sizes.max(), labels)
     return kept
 
 

@@ -147,11 +147,11 @@ def _coarse(
     parts = []
     for chunk in chunks(len(planes)):
         data = np.ascontiguousarray(planes[chunk])
-        inside = (data > 0) & brain[chunk]
+        inside = ((data > 0) & brain[chunk]).astype(np.float32)
         parts.append(
             [
                 columns.shrink.along_columns(rows.shrink.along_rows(each))
-                for each in (data * inside, inside.astype(np.float32))
+                for each in (data * inside, inside)
             ]
         )
     total, share = (np.concatenate(each) for each in zip(*parts, strict=True))

@@ -147,9 +147,10 @@ def _equal_neighbours(data: FloatArray) -> float:
 
 def _wrapped_bits(data: FloatArray) -> int | None:
     """Bits of the integer type whose range the values left, None if they did not."""
-    lowest, highest = float(data.min()), float(data.max())
+    lowest = float(data.min())
     if lowest >= 0:
         return None
+    highest = float(data.max())
     # The mean of directions holds integers only where one of them is negative.
     negative = data[data < 0]
     are_integers = bool((negative == np.rint(negative)).all())

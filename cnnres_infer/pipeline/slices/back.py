@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,11 +116,14 @@ class SliceOutputs(LesionMap):
     def __init__(self, grid: Grid, geometry: SliceGeometry) -> None:
         super().__init__(grid, geometry)
         self._outputs: dict[int, tuple[FloatArray, Box]] = {}
+        self._highest: dict[int, np.float32] = {}
 
     def put(self, batch: SliceBatch, output: FloatArray) -> None:
         """Add the network's output for a batch, float32 (N, 1, H, W)."""
         placed = zip(output[:, 0], batch.places, strict=True)
-        self._outputs.update(zip(batch.z.tolist(), placed, strict=True))
+        z = batch.z.tolist()
+        self._outputs.update(zip(z, placed, strict=True))
+        self._highest.update(zip(z, output.max(axis=(1, 2, 3)), strict=True))
 
     @property
     def z(self) -> list[int]:
@@ -131,11 +135,12 @@ class SliceOutputs(LesionMap):
 
     def bright(self, rule: Callable[[FloatArray], BoolArray]) -> dict[int, Box]:
         found = {}
-        for z, (output, (rows, columns)) in self._outputs.items():
-            if rule(output.max() * _SLIGHTLY_MORE):
-                fulfilled = rule(output * _SLIGHTLY_MORE)
-                in_rows, in_columns = (np.logical_or.reduce(fulfilled, axis) for axis in (1, 0))
-                found[z] = _occupied(in_rows, rows), _occupied(in_columns, columns)
+        highest = np.array(list(self._highest.values()), np.float32)
+        for z in compress(self._highest, rule(highest * _SLIGHTLY_MORE)):
+            output, (rows, columns) = self._outputs[z]
+            fulfilled = rule(output * _SLIGHTLY_MORE)
+            in_rows, in_columns = (np.logical_or.reduce(fulfilled, axis) for axis in (1, 0))
+            found[z] = _occupied(in_rows, rows), _occupied(in_columns, columns)
         return found
 
     def planes(self, z: NDArray[np.intp], pixels: Box) -> tuple[Box, FloatArray]:

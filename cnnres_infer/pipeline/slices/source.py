@@ -77,13 +77,14 @@ class SliceSource:
 
     def _all(self) -> FloatArray | None:
         """All slices of the geometry's box; None if they are too many to be kept."""
-        extents = [each.stop - each.start for each in self.geometry.box]
-        if math.prod(extents) > _KEPT:
+        box = self.geometry.box
+        if math.prod(each.stop - each.start for each in box) > _KEPT:
             return None
-        z = np.arange(self.geometry.box[0].start, self.geometry.box[0].stop)
-        planes = np.empty(extents, np.float32)
-        for chunk in chunks(len(z)):
-            planes[chunk] = self._cut(z[chunk])
+        planes = self.geometry.planes(self.volume.data)[box].copy("C")
+        if self.shading is not None:
+            z = np.arange(box[0].start, box[0].stop)
+            for chunk in chunks(len(z)):
+                self.shading.remove(planes[chunk], z[chunk])
         return planes
 
     def saturation(self, inside: BoolArray, z: NDArray[np.intp], spec: SliceSpec) -> float:
@@ -106,11 +107,18 @@ class SliceSource:
         VolumeError
             If most of the brain is not positive.
         """
+        if self.kept is not None:
+            values = self.kept[inside & (self.kept != 0)]
+        else:
+            values = self._nonzero(inside, z)
+        return spec.ceiling * median_of_tissue(values, self.volume.name)
+
+    def _nonzero(self, inside: BoolArray, z: NDArray[np.intp]) -> FloatArray:
         values = np.empty(np.count_nonzero(inside), np.float32)
         count = 0
         for chunk in chunks(len(z)):
-            planes = self.planes(z[chunk])
+            planes = self._cut(z[chunk])
             found = planes[inside[z[chunk] - self.geometry.box[0].start] & (planes != 0)]
             values[count : count + len(found)] = found
             count += len(found)
-        return spec.ceiling * median_of_tissue(values[:count], self.volume.name)
+        return values[:count]
