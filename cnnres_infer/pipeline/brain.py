@@ -237,6 +237,7 @@ def _nonempty(mask: BoolArray, name: str) -> BoolArray:
     return mask
 
 
+# Scans of one protocol share them.
 @lru_cache(maxsize=32)
 def _coarsening(extent: int, step: float) -> tuple[Banded, Banded]:
     """Matrices that resample a line of voxels to a `step` times larger spacing, and back.

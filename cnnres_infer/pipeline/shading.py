@@ -1,6 +1,7 @@
 """Coil shading: the smooth field that makes one side of a head brighter, estimated and removed."""
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -178,6 +179,8 @@ def _log_field(total: FloatArray, share: FloatArray, axes: list[_Axis]) -> Float
     return np.clip(field, -_STRONGEST, _STRONGEST)
 
 
+# Brains hardly differ in extent, and scans of one protocol not at all in spacing.
+@lru_cache(maxsize=128)
 def _axis(extent: int, spacing: float) -> _Axis:
     count = max(1, round(extent * spacing / max(spacing, _WORKING_STEP)))
     step = extent / count

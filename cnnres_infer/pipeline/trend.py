@@ -94,7 +94,7 @@ def _fitted(steps: list[_Steps]) -> FloatArray:
     count = len(_TERMS)
     normal, right = np.zeros((count, count)), np.zeros(count)
     for terms, changes, rise in steps:
-        normal[np.ix_(terms, terms)] += changes @ changes.T
+        normal[terms[:, None], terms] += changes @ changes.T
         right[terms] += changes @ rise
     # Along an axis of one voxel, terms do not change: a little of the identity decides.
     normal.flat[:: count + 1] += _RIDGE * max(np.trace(normal) / count, _TINY)
