@@ -130,7 +130,8 @@ def _labels(distinct: int, equal: float) -> str:
 def _equal_neighbours(data: FloatArray) -> float:
     """Fraction of neighbours in the central half with the same value, on the axis with fewest.
 
-    Zeros do not count: they are the background of images as well.
+    Zeros do not count: they are the background of images as well. An axis with no more than
+    images have ends the search.
     """
     centre = data[tuple(slice(n // 4, max(n // 4 + 1, n - n // 4)) for n in data.shape)]
     centre = centre.copy(order="K")
@@ -142,6 +143,8 @@ def _equal_neighbours(data: FloatArray) -> float:
         if total >= _MIN_PAIRS:
             equal = (along[:-1] == along[1:]) & seen[1:]
             fractions.append(np.count_nonzero(equal) / total)
+            if fractions[-1] <= _MAX_EQUAL:
+                break
     return min(fractions, default=0.0)
 
 
