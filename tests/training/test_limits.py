@@ -20,6 +20,7 @@ def test_what_limits_the_built_in_model(
     monkeypatch.setattr(data, "_index", lambda _: some)
     monkeypatch.setattr(data, "_held_out", lambda _: held_out)
     monkeypatch.setattr("training.limits._SHARES", (0.05, 0.4))
+    monkeypatch.setattr("training.agreement._GAINS", 2)
     monkeypatch.setattr("training.limits.VALIDATION_VOLUMES", data.VALIDATION_VOLUMES[:1])
     with Predictor.load(default_bundle, "ort", "fp32") as predictor:
         found = limits(predictor, shared_data)
