@@ -38,6 +38,10 @@ class Banded:
     entries: FloatArray
     missing: int = 0
 
+    def __post_init__(self) -> None:
+        for array in (self.starts, self.entries):
+            array.setflags(write=False)
+
     @classmethod
     def of(cls, n_columns: int, first: NDArray[np.intp], band: NDArray[np.floating]) -> Self:
         """Build a matrix from the band of each row.

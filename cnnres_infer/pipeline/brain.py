@@ -25,8 +25,7 @@ from cnnres_infer.pipeline.voxels import sample
 # Fraction of the visible voxels that lies in the extracted brain: 0.9 in stripped volumes,
 # but at most 0.7 in whole heads, even in slices through the widest part of the brain.
 _MIN_STRIPPED_FRACTION = 0.75
-# As many voxels tell that, and the intensity of tissue to within 1 %.
-_SAMPLE = 1 << 14
+_SAMPLE = 1 << 15
 
 # Intensity thresholds, as fractions of the intensity of brain tissue.
 _VISIBLE = 0.03
@@ -82,13 +81,23 @@ def find_brain(volume: Volume) -> Brain:
         If no brain is found.
     """
     brain = _nonempty(extract_brain(volume), volume.name)
+    if not _is_stripped(volume, brain):
+        return Brain(brain, "extracted")
+    positive = volume.data > 0
+    positive &= brain
+    del brain
+    tissue = tissue_median(volume, positive)
+    del positive
+    return stripped_brain(volume, tissue)
+
+
+def _is_stripped(volume: Volume, brain: BoolArray) -> bool:
+    """Whether little else than the brain is visible, judged by a sample of the voxels."""
     values, inside = sample(volume.data, _SAMPLE), sample(brain, _SAMPLE)
     tissue = median_of_tissue(values[inside & (values > 0)], volume.name)
     visible = values > _VISIBLE * tissue
     in_brain = np.count_nonzero(visible & inside)
-    if in_brain < _MIN_STRIPPED_FRACTION * np.count_nonzero(visible):
-        return Brain(brain, "extracted")
-    return stripped_brain(volume, tissue)
+    return bool(in_brain >= _MIN_STRIPPED_FRACTION * np.count_nonzero(visible))
 
 
 def stripped_brain(volume: Volume, tissue: float | None = None) -> Brain:
@@ -237,8 +246,8 @@ def _nonempty(mask: BoolArray, name: str) -> BoolArray:
     return mask
 
 
-# Scans of one protocol share them.
-@lru_cache(maxsize=32)
+# Kept, since scans of one protocol share their grid.
+@lru_cache(maxsize=12)
 def _coarsening(extent: int, step: float) -> tuple[Banded, Banded]:
     """Matrices that resample a line of voxels to a `step` times larger spacing, and back.
 

@@ -179,12 +179,13 @@ def _log_field(total: FloatArray, share: FloatArray, axes: list[_Axis]) -> Float
     return np.clip(field, -_STRONGEST, _STRONGEST)
 
 
-# Brains hardly differ in extent, and scans of one protocol not at all in spacing.
-@lru_cache(maxsize=128)
+# Kept, since brains in scans of one protocol differ in extent by a few voxels only.
+@lru_cache(maxsize=32)
 def _axis(extent: int, spacing: float) -> _Axis:
     count = max(1, round(extent * spacing / max(spacing, _WORKING_STEP)))
     step = extent / count
     positions = ((np.arange(count) - (count - 1) / 2) * step * spacing).astype(np.float64)
+    positions.setflags(write=False)
 
     reach = min(count - 1, int(_REACH * _SIGMA / (step * spacing)))
     offsets = np.arange(-reach, reach + 1)

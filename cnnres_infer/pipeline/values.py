@@ -130,8 +130,8 @@ def _labels(distinct: int, equal: float) -> str:
 def _equal_neighbours(data: FloatArray) -> float:
     """Fraction of neighbours in the central half with the same value, on the axis with fewest.
 
-    Zeros do not count: they are the background of images as well. An axis with no more than
-    images have ends the search.
+    Zeros do not count: they are the background of images as well. The first axis on which the
+    fraction is that of an image is enough.
     """
     centre = data[tuple(slice(n // 4, max(n // 4 + 1, n - n // 4)) for n in data.shape)]
     centre = centre.copy(order="K")

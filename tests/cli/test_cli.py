@@ -123,6 +123,7 @@ def test_one_bad_volume_among_several(volume: Path, bright_bundle: Path, tmp_pat
     [
         (["missing.nii.gz"], 3, "No such file"),
         (["text.txt"], 3, "NIfTI"),
+        (["STUDY"], 3, "no such file or folder"),
         (["a.nii", "--backend", "abacus"], 2, "choose from"),
         (["a.nii", "--precision", "fp8"], 2, "precision"),
         (["a.nii", "--precision", "bf16", "--backend", "ort"], 5, "precision"),
@@ -149,6 +150,7 @@ def test_errors_are_one_line_with_their_status(
 ) -> None:
     image, _ = blob_volume()
     save_volume(tmp_path / "a.nii", image.data, image.grid)
+    (tmp_path / "text.txt").touch()
     bundle = [] if "--bundle" in arguments else ["--bundle", str(bright_bundle)]
     done = run(*arguments, *bundle, cwd=tmp_path)
     assert done.returncode == status, done.stderr

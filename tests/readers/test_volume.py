@@ -166,14 +166,17 @@ def test_a_damaged_file_is_refused(tmp_path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.nii.bz2", ".nii", "a.hdr"])
-def test_other_file_names_are_refused(name: str) -> None:
+def test_other_file_names_are_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
     with pytest.raises(VolumeError, match="NIfTI"):
-        volume_name(Path(name))
+        volume_name(tmp_path / name)
 
 
 def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(VolumeError, match="No such file"):
         load_volume(tmp_path / "none.nii.gz")
+    with pytest.raises(VolumeError, match="no such file or folder"):
+        load_volume(tmp_path / "study")
     (tmp_path / "folder.nii").mkdir()
     with pytest.raises(VolumeError, match="directory"):
         load_volume(tmp_path / "folder.nii")

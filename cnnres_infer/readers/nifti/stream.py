@@ -2,7 +2,7 @@
 
 A file is decompressed in chunks, and never beyond the size that its header declares.
 What is parsed are the very bytes that were verified. ISA-L decompresses about twice as
-fast as zlib; what it refuses is read again with zlib, whose errors tell what is damaged.
+fast as zlib; what is refused is read again with zlib, which says what is damaged.
 """
 
 import io
@@ -18,7 +18,7 @@ from typing import BinaryIO, cast
 from isal import isal_zlib
 
 from cnnres_infer.codes import ErrorCode
-from cnnres_infer.errors import LimitError, VolumeError
+from cnnres_infer.errors import InputError, LimitError, VolumeError
 from cnnres_infer.host.deadline import check_time
 from cnnres_infer.host.files import NotAFileError, open_regular
 from cnnres_infer.limits import Limits
@@ -33,6 +33,8 @@ SUFFIXES = (".nii.gz", ".nii")
 GZIP = b"\x1f\x8b"
 # Its stub declares an instance.
 IsalError = cast(type[Exception], isal_zlib.error)
+# The byte of a gzip header that holds its flags, and those that must not be set.
+_FLAGS, _RESERVED = slice(3, 4), 0xE0
 # zlib's `wbits` for a gzip stream with the largest window.
 _GZIP_WBITS = 31
 _READ_BYTES = 1 << 16
@@ -64,7 +66,8 @@ def volume_name(path: Path) -> str:
     Raises
     ------
     VolumeError
-        If the name does not end in ``.nii`` or ``.nii.gz``.
+        If the name does not end in ``.nii`` or ``.nii.gz``, or nothing is there
+        that has another name.
     """
     for suffix in SUFFIXES:
         if path.name.lower().endswith(suffix) and len(path.name) > len(suffix):
@@ -74,6 +77,9 @@ def volume_name(path: Path) -> str:
             f"{path}: one of a pair of files, not a NIfTI file; convert both to one .nii.gz",
             code=ErrorCode.NIFTI_PAIR,
         )
+    with suppress(OSError):
+        if not path.exists():
+            raise VolumeError(f"{path}: no such file or folder", code=ErrorCode.FILE_MISSING)
     raise VolumeError(
         f"{path}: not a NIfTI file name; give a file whose name ends in .nii or .nii.gz",
         code=ErrorCode.FILE_NAME,
@@ -96,7 +102,7 @@ def read_verified(path: Path, limits: Limits) -> VerifiedStream:
     try:
         with open_regular(path) as file:
             _check_size(os.fstat(file.fileno()).st_size, path, limits)
-            with suppress(IsalError):
+            with suppress(IsalError, InputError):
                 return _verify(_chunks(file, path, isal_zlib), path, limits)
             file.seek(0)
             return _verify(_chunks(file, path, zlib), path, limits)
@@ -186,6 +192,14 @@ def _chunks(file: BinaryIO, path: Path, codec: ModuleType) -> Iterator[bytes]:
 def _decompress(file: BinaryIO, pending: bytes, path: Path, codec: ModuleType) -> Iterator[bytes]:
     """Decompress all gzip members of a file whose first bytes, `pending`, were already read."""
     for _ in range(_MAX_MEMBERS):
+        if len(pending) < _FLAGS.stop:
+            pending += file.read(_READ_BYTES)
+        if int.from_bytes(pending[_FLAGS]) & _RESERVED:
+            # RFC 1952 demands it, and ISA-L does not look.
+            raise VolumeError(
+                f"{path}: damaged (unknown flags in the gzip header); {_COPY_AGAIN}",
+                code=ErrorCode.NIFTI_GZIP,
+            )
         member = codec.decompressobj(wbits=_GZIP_WBITS)
         while not member.eof:
             compressed = pending or file.read(_READ_BYTES)
