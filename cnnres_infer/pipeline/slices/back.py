@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from itertools import compress
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,20 +111,26 @@ class LesionMap(ABC):
         return Probabilities(data, self.grid)
 
 
+class _Output(NamedTuple):
+    """The network's output for a slice, float32 (H, W), where it lies, and the highest of it."""
+
+    pixels: FloatArray
+    place: Box
+    highest: float
+
+
 class SliceOutputs(LesionMap):
     """The network's outputs for the slices of one volume."""
 
     def __init__(self, grid: Grid, geometry: SliceGeometry) -> None:
         super().__init__(grid, geometry)
-        self._outputs: dict[int, tuple[FloatArray, Box]] = {}
-        self._highest: dict[int, np.float32] = {}
+        self._outputs: dict[int, _Output] = {}
 
     def put(self, batch: SliceBatch, output: FloatArray) -> None:
         """Add the network's output for a batch, float32 (N, 1, H, W)."""
-        placed = zip(output[:, 0], batch.places, strict=True)
-        z = batch.z.tolist()
-        self._outputs.update(zip(z, placed, strict=True))
-        self._highest.update(zip(z, output.max(axis=(1, 2, 3)), strict=True))
+        highest = output.max(axis=(1, 2, 3)).tolist()
+        found = zip(output[:, 0], batch.places, highest, strict=True)
+        self._outputs.update(zip(batch.z.tolist(), map(_Output._make, found), strict=True))
 
     @property
     def z(self) -> list[int]:
@@ -131,14 +138,14 @@ class SliceOutputs(LesionMap):
 
     @property
     def pixels(self) -> Box:
-        return hull(place for _, place in self._outputs.values())
+        return hull(each.place for each in self._outputs.values())
 
     def bright(self, rule: Callable[[FloatArray], BoolArray]) -> dict[int, Box]:
         found = {}
-        highest = np.array(list(self._highest.values()), np.float32)
-        for z in compress(self._highest, rule(highest * _SLIGHTLY_MORE)):
-            output, (rows, columns) = self._outputs[z]
-            fulfilled = rule(output * _SLIGHTLY_MORE)
+        highest = np.array([each.highest for each in self._outputs.values()], np.float32)
+        for z in compress(self._outputs, rule(highest * _SLIGHTLY_MORE)):
+            pixels, (rows, columns), _ = self._outputs[z]
+            fulfilled = rule(pixels * _SLIGHTLY_MORE)
             in_rows, in_columns = (np.logical_or.reduce(fulfilled, axis) for axis in (1, 0))
             found[z] = _occupied(in_rows, rows), _occupied(in_columns, columns)
         return found
@@ -147,9 +154,9 @@ class SliceOutputs(LesionMap):
         height, width = (each.stop - each.start for each in pixels)
         images = np.zeros((len(z), height, width), np.float32)
         for image, index in zip(images, z.tolist(), strict=True):
-            output, place = self._outputs[index]
-            here, there = overlap(pixels, place)
-            image[here] = output[there]
+            output = self._outputs[index]
+            here, there = overlap(pixels, output.place)
+            image[here] = output.pixels[there]
         box, planes = self._geometry.part_to_voxels(images, pixels)
         return box, np.clip(planes, 0.0, 1.0, out=planes)
 

@@ -1,7 +1,7 @@
 """A volume's slices as the network's images are cut from them, without a copy of a large volume."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -14,6 +14,7 @@ from cnnres_infer.pipeline.chunks import chunks
 from cnnres_infer.pipeline.shading import Shading
 from cnnres_infer.pipeline.slices.geometry import SliceGeometry
 from cnnres_infer.pipeline.slices.normalisation import median_of_tissue
+from cnnres_infer.pipeline.voxels import nonzero_in
 
 # Voxels whose slices are kept without shading, since they are needed twice: 16 MB.
 _KEPT = 1 << 22
@@ -47,8 +48,8 @@ class SliceSource:
             raise ValueError(f"shading {spec.shading!r}: take the spec of a modality")
         removed = spec.shading == "removed"
         shading = Shading.of(volume, brain, geometry.box) if removed else None
-        source = cls(volume, geometry, shading)
-        return source if shading is None else replace(source, kept=source._all())
+        kept = None if shading is None else _kept(geometry.planes(volume.data), shading)
+        return cls(volume, geometry, shading, kept)
 
     def planes(self, z: NDArray[np.intp]) -> FloatArray:
         """A copy of slices, as far as they hold brain.
@@ -75,18 +76,6 @@ class SliceSource:
             self.shading.remove(planes, z)
         return planes
 
-    def _all(self) -> FloatArray | None:
-        """All slices of the geometry's box; None if they are too many to be kept."""
-        box = self.geometry.box
-        if math.prod(each.stop - each.start for each in box) > _KEPT:
-            return None
-        planes = self.geometry.planes(self.volume.data)[box].copy("C")
-        if self.shading is not None:
-            z = np.arange(box[0].start, box[0].stop)
-            for chunk in chunks(len(z)):
-                self.shading.remove(planes[chunk], z[chunk])
-        return planes
-
     def saturation(self, inside: BoolArray, z: NDArray[np.intp], spec: SliceSpec) -> float:
         """Intensity that is mapped to 1.0.
 
@@ -108,7 +97,7 @@ class SliceSource:
             If most of the brain is not positive.
         """
         if self.kept is not None:
-            values = self.kept[inside & (self.kept != 0)]
+            values = nonzero_in(self.kept, inside)
         else:
             values = self._nonzero(inside, z)
         return spec.ceiling * median_of_tissue(values, self.volume.name)
@@ -122,3 +111,14 @@ class SliceSource:
             values[count : count + len(found)] = found
             count += len(found)
         return values[:count]
+
+
+def _kept(planes: FloatArray, shading: Shading) -> FloatArray | None:
+    """All slices of the box of a shading, without it; None if they are too many to be kept."""
+    if math.prod(each.stop - each.start for each in shading.box) > _KEPT:
+        return None
+    kept = planes[shading.box].copy("C")
+    z = np.arange(len(planes))[shading.box[0]]
+    for chunk in chunks(len(z)):
+        shading.remove(kept[chunk], z[chunk])
+    return kept
