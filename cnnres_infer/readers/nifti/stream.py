@@ -192,8 +192,6 @@ def _chunks(file: BinaryIO, path: Path, codec: ModuleType) -> Iterator[bytes]:
 def _decompress(file: BinaryIO, pending: bytes, path: Path, codec: ModuleType) -> Iterator[bytes]:
     """Decompress all gzip members of a file whose first bytes, `pending`, were already read."""
     for _ in range(_MAX_MEMBERS):
-        if len(pending) < _FLAGS.stop:
-            pending += file.read(_READ_BYTES)
         if int.from_bytes(pending[_FLAGS]) & _RESERVED:
             # RFC 1952 demands it, and ISA-L does not look.
             raise VolumeError(
@@ -217,7 +215,7 @@ def _decompress(file: BinaryIO, pending: bytes, path: Path, codec: ModuleType) -
             pending = member.unconsumed_tail
             yield chunk
         pending = member.unused_data
-        if len(pending) < len(GZIP):
+        if len(pending) < _FLAGS.stop:
             pending += file.read(_READ_BYTES)
         if not pending:
             return
