@@ -155,15 +155,14 @@ def cohort(
         if shard is not None:
             found = share_of(found, shard)
         plan = Plan.make(found, settings, retry=retry)
-        plan = replace(plan, known=tuple(_worded(each) for each in plan.known))
-        planned.append(plan)
         if dry_run:
+            planned.append(replace(plan, known=tuple(map(_worded, plan.known))))
             return
+        planned.append(plan)
         with _ends_after_cases(quiet or as_json) as stop:
             reports = run_cohort(found, plan, settings, runner, stop)
             clock = _Clock(case.name for case in plan.to_do)
-            for each in progress(reports, len(found.cases), quiet or as_json):
-                outcome = _worded(each)
+            for outcome in progress(map(_worded, reports), len(found.cases), quiet or as_json):
                 outcomes.append(outcome)
                 clock.count(outcome)
                 _print_outcome(outcome, clock, quiet or as_json, verbose)
