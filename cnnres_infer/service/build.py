@@ -128,11 +128,7 @@ def hot_folder(
     assert out is not None
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder; create it, or give the one to watch")
-    if out.resolve().is_relative_to(root.resolve()):
-        raise UsageError(
-            f"{out}: lies in the folder that is watched, where outputs would be taken for cases; "
-            "choose another"
-        )
+    _check_outside(out, root, "the folder that is watched")
     if is_of_listener(root):
         raise UsageError(
             f"{root}: belongs to a listener, whose studies would be taken for cases; give another"
@@ -170,11 +166,7 @@ def listener(
     root, out = settings.root, settings.job.out
     assert out is not None
     for folder in own_folders(root):
-        if out.resolve().is_relative_to(folder.resolve()):
-            raise UsageError(
-                f"{out}: lies in {folder.name}/ of the listener, where outputs would be taken for "
-                "cases; choose another"
-            )
+        _check_outside(out, folder, f"{folder.name}/ of the listener")
     with open_area(root, root / INCOMING) as area, load() as predictor:
         store = Store(area, min_free, settings.settle)
         store.recover()
@@ -182,6 +174,14 @@ def listener(
         receiver = Receiver(listening, store, service.health)
         with receiver.listen() as port:
             yield Running(service, port)
+
+
+def _check_outside(out: Path, folder: Path, what: str) -> None:
+    """Raise if outputs would lie in a folder of cases."""
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(
+            f"{out}: lies in {what}, where outputs would be taken for cases; choose another"
+        )
 
 
 def _service(

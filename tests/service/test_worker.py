@@ -16,7 +16,6 @@ from cnnres_infer.predictor import Predictor
 from cnnres_infer.service import run as loop
 from cnnres_infer.service import stuck
 from cnnres_infer.service.build import Running, Settings, hot_folder
-from cnnres_infer.service.record import Record
 from cnnres_infer.service.state import ClaimedCase, WorkArea
 from cnnres_infer.service.status import read_status
 from cnnres_infer.service.worker import formats_for
@@ -38,18 +37,25 @@ def serving(
         yield running
 
 
+def fail_first(
+    monkeypatch: pytest.MonkeyPatch, owner: type, name: str, failures: list[OSError]
+) -> None:
+    """Let a method raise each of the failures, the last one first, before it works."""
+    method = getattr(owner, name)
+
+    def sometimes(*arguments: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return method(*arguments)
+
+    monkeypatch.setattr(owner, name, sometimes)
+
+
 def test_a_disk_that_fails_for_a_while_is_waited_for(
     tmp_path: Path, bright_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failures = [OSError(28, "No space left on device"), OSError(5, "Input/output error")]
-    finish = WorkArea.finish
-
-    def sometimes(area: WorkArea, case: Any) -> Path:
-        if failures:
-            raise failures.pop()
-        return finish(area, case)
-
-    monkeypatch.setattr(WorkArea, "finish", sometimes)
+    fail_first(monkeypatch, WorkArea, "finish", failures)
     monkeypatch.setattr(loop, "_AGAIN_S", 0.0)
     with serving(tmp_path, bright_bundle) as running:
         write_nifti(tmp_path / "in" / "case.nii.gz")
@@ -94,14 +100,7 @@ def test_a_case_that_cannot_be_moved_does_not_hold_up_the_others(
 def test_a_folder_for_claims_that_fails_is_no_fault_of_a_case(
     tmp_path: Path, bright_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failures, write = [PermissionError(13, "Permission denied")], ClaimedCase.write
-
-    def sometimes(case: ClaimedCase, record: Record) -> ClaimedCase:
-        if failures:
-            raise failures.pop()
-        return write(case, record)
-
-    monkeypatch.setattr(ClaimedCase, "write", sometimes)
+    fail_first(monkeypatch, ClaimedCase, "write", [PermissionError(13, "Permission denied")])
     monkeypatch.setattr(loop, "_AGAIN_S", 0.0)
     with serving(tmp_path, bright_bundle) as running:
         write_nifti(tmp_path / "in" / "case.nii.gz")
