@@ -1,3 +1,4 @@
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,10 @@ from cnnres_infer import Limits, Predictor
 from cnnres_infer import predictor as flow
 from cnnres_infer.bundle.bundle import Bundle
 from cnnres_infer.codes import Notice
+from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.case import Case, Modality
 from cnnres_infer.core.volume import Volume
+from cnnres_infer.engines.base import Engine, run_checked
 from cnnres_infer.errors import GeometryError, LimitError, UsageError, VolumeError
 from cnnres_infer.phantom.head import make_phantom
 from cnnres_infer.readers.nifti.write import save_volume
@@ -270,6 +273,26 @@ def test_the_time_limit_counts_the_collecting_of_warnings(
         monkeypatch.setattr(time, "perf_counter", lambda: now)
         with pytest.raises(LimitError, match="stopped after 100"):
             limited.predict(blob_volume()[0])
+
+
+def test_warnings_are_collected_while_the_network_runs_on_the_first_batch(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collected, runs = threading.Event(), []
+
+    def collect(*_: object) -> tuple[Notice, ...]:
+        collected.set()
+        return ()
+
+    def compute(engine: Engine, images: FloatArray) -> FloatArray:
+        runs.append(collected.wait(10))
+        return run_checked(engine, images)
+
+    monkeypatch.setattr(flow, "case_notices", collect)
+    monkeypatch.setattr(flow, "run_checked", compute)
+    predictor.predict(blob_volume()[0])
+    assert len(runs) > 1
+    assert all(runs)
 
 
 def test_memory_is_measured_before_warnings_allocate_any(

@@ -1,8 +1,8 @@
 """Matrices with entries along their diagonal alone, whose products take time for these only."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -89,7 +89,7 @@ class Banded:
     def dense(self) -> FloatArray:
         """The whole matrix."""
         matrix = np.zeros(self.shape, np.float32)
-        for rows, columns, entries in self._blocks():
+        for rows, columns, entries in self._blocks:
             matrix[rows, columns] = entries
         return matrix
 
@@ -102,14 +102,14 @@ class Banded:
         result = np.empty((self.shape[0], *data.shape[1:]), np.float32)
         rest = math.prod(data.shape[1:])
         flat, flat_result = (each.reshape(len(each), rest) for each in (data, result))
-        for rows, columns, entries in self._blocks():
+        for rows, columns, entries in self._blocks:
             np.matmul(entries, flat[columns], out=flat_result[rows])
         return result
 
     def along_rows(self, planes: FloatArray) -> FloatArray:
         """Apply it along the rows of (N, rows, columns)."""
         result = np.empty((len(planes), self.shape[0], planes.shape[2]), np.float32)
-        for rows, columns, entries in self._blocks():
+        for rows, columns, entries in self._blocks:
             np.matmul(entries, planes[:, columns], out=result[:, rows])
         return result
 
@@ -118,7 +118,7 @@ class Banded:
         result = np.empty((*planes.shape[:2], self.shape[0]), np.float32)
         count = math.prod(planes.shape[:2])
         flat, flat_result = (each.reshape(count, each.shape[2]) for each in (planes, result))
-        for rows, columns, entries in self._blocks():
+        for rows, columns, entries in self._blocks:
             np.matmul(flat[:, columns], entries.T, out=flat_result[:, rows])
         return result
 
@@ -128,14 +128,17 @@ class Banded:
         block = (np.arange(n_rows) + self.missing) // _ROWS
         return block, self.starts[block][:, None] + np.arange(span), self.entries != 0
 
-    def _blocks(self) -> Iterator[tuple[slice, slice, FloatArray]]:
+    @cached_property
+    def _blocks(self) -> list[tuple[slice, slice, FloatArray]]:
         """Rows and columns of each block, and its entries."""
         n_rows, n_columns = self.shape
         span = self.entries.shape[1]
+        blocks = []
         for index, start in enumerate(self.starts.tolist()):
             place = index * _ROWS - self.missing
             rows = slice(max(0, place), min(place + _ROWS, n_rows))
             begin = min(max(start, 0), n_columns)
             columns = slice(begin, max(begin, min(start + span, n_columns)))
             first = max(0, begin - start)
-            yield rows, columns, self.entries[rows, first : first + columns.stop - begin]
+            blocks.append((rows, columns, self.entries[rows, first : first + columns.stop - begin]))
+        return blocks

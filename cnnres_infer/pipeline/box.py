@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cnnres_infer.core.arrays import BoolArray
+from cnnres_infer.pipeline.voxels import as_in_memory
 
 
 def extent(profile: BoolArray) -> slice:
@@ -15,17 +16,18 @@ def extent(profile: BoolArray) -> slice:
 
 def bounding_box(mask: BoolArray) -> tuple[slice, slice, slice]:
     """Smallest box of voxels that contains all of a mask (X, Y, Z); empty if the mask is."""
-    # Axes in memory order and unflipped, so that contiguous planes are combined.
-    backwards = [stride < 0 for stride in mask.strides]
-    forwards = mask[tuple(slice(None, None, -1 if flip else 1) for flip in backwards)]
-    order = sorted(range(3), key=lambda axis: -forwards.strides[axis])
-    planes = forwards.transpose(order)
+    x, y, z = map(extent, profiles(mask))
+    return x, y, z
+
+
+def profiles(mask: BoolArray) -> tuple[BoolArray, BoolArray, BoolArray]:
+    """For each axis of a mask (X, Y, Z), where along it there is any True: (X,), (Y,), (Z,)."""
+    # So that contiguous planes are combined.
+    planes, order, steps = as_in_memory(mask)
     plane = np.logical_or.reduce(planes, axis=0)
-    profiles = planes.any(axis=(1, 2)), plane.any(axis=1), plane.any(axis=0)
-    box = [slice(0, 0)] * 3
-    for axis, profile in zip(order, profiles, strict=True):
-        box[axis] = extent(profile[::-1] if backwards[axis] else profile)
-    x, y, z = box
+    pairs = (planes, (1, 2)), (plane, 1), (plane, 0)
+    in_order: list[BoolArray] = [np.logical_or.reduce(each, axis) for each, axis in pairs]
+    x, y, z = (in_order[order.index(axis)][steps[axis]] for axis in range(3))
     return x, y, z
 
 

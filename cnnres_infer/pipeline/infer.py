@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
-import numpy as np
-
 from cnnres_infer.core.arrays import FloatArray
 from cnnres_infer.core.batch import SliceBatch
 from cnnres_infer.core.case import Modality
@@ -50,8 +48,8 @@ def infer(
         Called with each batch and its output. If DWI and FLAIR are run
         separately, all batches of the DWI come first. Slices come in any order.
     beside
-        Called on another thread while the network runs on the last batch, of DWI and
-        FLAIR each if these are run separately. Waiting for it counts as ``"slices"``.
+        Called on another thread while the network runs, once for DWI and FLAIR each if
+        these are run separately. Waiting for it counts as ``"slices"``.
 
     Returns
     -------
@@ -71,8 +69,7 @@ def infer(
     if spec.channels == 1:
         pairs = zip(prepared.volumes, prepared.modalities, strict=True)
         runs = [((volume,), modality) for volume, modality in pairs]
-    occupied = prepared.geometry.orientation.view(prepared.brain.mask).any(axis=(0, 1))
-    done, total = 0, len(runs) * int(np.count_nonzero(occupied))
+    done, total = 0, len(runs) * len(prepared.geometry.z)
     clock.tell("engine", done, total)
 
     def run_channels(channels: tuple[Volume, ...], modality: Modality) -> SliceOutputs:
@@ -80,7 +77,7 @@ def infer(
         slices = spec.slices.of(modality)
         batches = to_batches(channels, prepared.brain.mask, prepared.geometry, slices, batch_size)
         found = SliceOutputs(channels[0].grid, prepared.geometry)
-        for batch, output in _outputs(_followed(batches, beside), network, clock):
+        for batch, output in _outputs(batches, network, clock, beside):
             if observer is not None:
                 observer(batch, output)
             found.put(batch, output)
@@ -96,24 +93,22 @@ def infer(
 
 
 def _outputs(
-    batches: Iterator[SliceBatch], network: Network, clock: Stopwatch
+    batches: Iterator[SliceBatch],
+    network: Network,
+    clock: Stopwatch,
+    beside: Callable[[], object],
 ) -> Iterator[tuple[SliceBatch, FloatArray]]:
-    """Yield each batch with the network's output, while a worker extracts the next one."""
+    """Yield each batch with the network's output, while workers do the rest: the next batch too."""
     with clock.part("slices"):
         batch = next(batches, None)
-    with ThreadPoolExecutor(1) as worker:
+    with ThreadPoolExecutor(2) as workers:
+        rest = workers.submit(beside)
         while batch is not None:
-            upcoming = worker.submit(next, batches, None)
+            upcoming = workers.submit(next, batches, None)
             with clock.part("engine"):
                 output = network(batch.images)
             yield batch, output
             with clock.part("slices"):
                 batch = upcoming.result()
-
-
-def _followed(
-    batches: Iterator[SliceBatch], afterwards: Callable[[], object]
-) -> Iterator[SliceBatch]:
-    """The batches, and something to do when another one is asked for."""
-    yield from batches
-    afterwards()
+        with clock.part("slices"):
+            rest.result()

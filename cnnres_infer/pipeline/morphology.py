@@ -32,7 +32,10 @@ def dilate(mask: BoolArray, offsets: NDArray[np.intp]) -> BoolArray:
     """
     reach = offsets.max(axis=0).tolist()
     box = bounding_box(mask)
-    padded = np.pad(mask[box], [(n, n) for n in reach])
+    content = mask[box]
+    padded = np.zeros(np.add(content.shape, 2 * np.array(reach)), np.bool_)
+    inner = tuple(slice(n, n + count) for n, count in zip(reach, content.shape, strict=True))
+    padded[inner] = content
     _, rows, columns = padded.shape
     bits = _to_bits(padded)
     by_line = [bits]
@@ -51,8 +54,8 @@ def dilate(mask: BoolArray, offsets: NDArray[np.intp]) -> BoolArray:
     result = np.zeros(mask.shape, np.bool_)
     target = widened(box, reach, mask.shape)
     source = tuple(
-        slice(to.start - inner.start + n, to.stop - inner.start + n)
-        for to, inner, n in zip(target, box, reach, strict=True)
+        slice(to.start - old.start + n, to.stop - old.start + n)
+        for to, old, n in zip(target, box, reach, strict=True)
     )
     result[target] = _from_bits(dilated, padded.shape)[source]
     return result

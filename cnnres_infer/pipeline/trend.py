@@ -83,10 +83,14 @@ class _Steps(NamedTuple):
 
 def _steps(axis: int, level: FloatArray, seen: BoolArray, terms: FloatArray) -> _Steps:
     ahead, behind = ((slice(None),) * axis + (part,) for part in (slice(1, None), slice(-1)))
-    both = seen[ahead] & seen[behind]
+    both = np.flatnonzero(seen[ahead] & seen[behind])
     changing = [k for k, axes in enumerate(_TERMS) if axis in axes]
-    changes = np.array([(terms[k][ahead] - terms[k][behind])[both] for k in changing])
-    return _Steps(np.array(changing), changes, (level[ahead] - level[behind])[both])
+
+    def differences(values: FloatArray) -> FloatArray:
+        return (values[ahead] - values[behind]).ravel().take(both)
+
+    changes = np.array([differences(terms[k]) for k in changing])
+    return _Steps(np.array(changing), changes, differences(level))
 
 
 def _fitted(steps: list[_Steps]) -> FloatArray:

@@ -35,8 +35,13 @@ def nonzero_in(data: NDArray[T], mask: BoolArray) -> NDArray[T]:
 
 def counts(mask: BoolArray, axis: int | tuple[int, ...]) -> NDArray[np.int64]:
     """The number of True along axes of a mask, many times as fast as `numpy.count_nonzero`."""
-    number: NDArray[np.uint32] = mask.view(np.uint8).sum(axis=axis, dtype=np.uint32)
-    return number.astype(np.int64)
+    given = (axis,) if isinstance(axis, int) else axis
+    forwards, order, steps = as_in_memory(mask)
+    number = forwards.view(np.uint8).sum(axis=tuple(map(order.index, given)), dtype=np.uint32)
+    left = [each for each in order if each not in given]
+    number = number.transpose(np.argsort(left))[tuple(steps[each] for each in sorted(left))]
+    found: NDArray[np.int64] = number.astype(np.int64)
+    return found
 
 
 def sample(data: NDArray[T], count: int) -> NDArray[T]:
@@ -53,6 +58,23 @@ def sample(data: NDArray[T], count: int) -> NDArray[T]:
     # An iterator takes 1 ms, but no copy, for flipped arrays.
     voxels: NDArray[T] = (along.ravel() if along.flags.c_contiguous else along.flat)[::step]
     return voxels
+
+
+def as_in_memory(data: NDArray[T]) -> tuple[NDArray[T], list[int], tuple[slice, ...]]:
+    """View an array with its axes in the order of memory, none of them backwards.
+
+    Returns
+    -------
+    view
+        The last axis has the smallest step.
+    order
+        Which axis of the array each axis of the view is.
+    steps
+        What takes each axis of the array to the way it runs there.
+    """
+    steps = tuple(slice(None, None, -1 if step < 0 else 1) for step in data.strides)
+    order = _memory_order(data)
+    return data[steps].transpose(order), order, steps
 
 
 def _memory_order(data: NDArray[np.generic]) -> list[int]:

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnnres_infer.pipeline.box import bounding_box, widened
+from cnnres_infer.pipeline.box import bounding_box, profiles, widened
 
 corners = st.tuples(st.integers(0, 4), st.integers(0, 5), st.integers(0, 6))
 
@@ -22,6 +22,8 @@ def test_a_box_is_as_small_as_may_be(
     places = np.argwhere(view)
     expected = zip(places.min(axis=0), places.max(axis=0) + 1, strict=True)
     assert bounding_box(view) == tuple(slice(int(a), int(b)) for a, b in expected)
+    for axis, profile in enumerate(profiles(view)):
+        assert np.array_equal(np.flatnonzero(profile), np.unique(places[:, axis]))
 
 
 def test_the_box_of_nothing_is_empty() -> None:

@@ -33,7 +33,7 @@ def to_batches(
         bool (X, Y, Z); voxels outside are set to zero, slices without brain are
         omitted.
     geometry
-        The slice geometry of the grid.
+        The slice geometry of the grid, for that brain.
     spec
         Size, spacing and normalisation of the images.
     batch_size
@@ -72,11 +72,10 @@ def _brain_parts(
     """The part of each image that the brain of the volume reaches, the same in all slices."""
     box = geometry.box
     inside = geometry.planes(brain)[box]
-    occupied = box[0].start + np.flatnonzero(inside.any(axis=(1, 2)))
     sources = [SliceSource.of(volume, brain, geometry, spec) for volume in channels]
-    scales = [1.0 / source.saturation(inside, occupied, spec) for source in sources]
-    for first in range(0, len(occupied), batch_size):
-        z = occupied[first : first + batch_size]
+    scales = [1.0 / source.saturation(inside, geometry.z, spec) for source in sources]
+    for first in range(0, len(geometry.z), batch_size):
+        z = geometry.z[first : first + batch_size]
         images = []
         for source, scale in zip(sources, scales, strict=True):
             planes = source.planes(z)

@@ -13,7 +13,7 @@ from cnnres_infer.core.grid import Grid, Orientation, T
 from cnnres_infer.core.spec import SliceSpec
 from cnnres_infer.errors import VolumeError
 from cnnres_infer.pipeline.banded import Banded
-from cnnres_infer.pipeline.box import bounding_box
+from cnnres_infer.pipeline.box import extent, profiles
 from cnnres_infer.pipeline.resample import resampling
 from cnnres_infer.pipeline.voxels import counts
 
@@ -31,6 +31,8 @@ class SliceGeometry:
         How the grid's axes map to those of the images.
     box
         The slices, rows and columns that hold the brain.
+    z
+        (N,): the slices with brain, counted from inferior.
     rows, columns
         (size, extent): resampling matrices from voxels to pixels.
     rows_back, columns_back
@@ -43,6 +45,7 @@ class SliceGeometry:
 
     orientation: Orientation
     box: tuple[slice, slice, slice]
+    z: NDArray[np.intp]
     rows: Banded
     columns: Banded
     rows_back: Banded
@@ -75,7 +78,8 @@ class SliceGeometry:
             If `brain` is empty.
         """
         orientation = grid.orientation
-        box = bounding_box(orientation.planes(brain))
+        along = profiles(orientation.planes(brain))
+        box = extent(along[0]), extent(along[1]), extent(along[2])
         inside = orientation.planes(brain)[box]
         if not inside.size:
             raise VolumeError(
@@ -87,15 +91,15 @@ class SliceGeometry:
         pairs = []
         for image_axis in (0, 1):
             axis, first = orientation.axes[image_axis], box[1 + image_axis].start
-            extent = grid.shape[axis]
+            count = grid.shape[axis]
             profile = occupied.sum(axis=1 - image_axis)
             step = spec.spacing / spacing[axis]
             if spec.frame == "whole":
                 start = first + _profile_centre(profile) - step * (spec.size // 2)
             else:
                 start = first + _symmetric_centre(profile) - step * (spec.size - 1) / 2
-            forward = resampling(extent, spec.size, start, step)
-            back = resampling(spec.size, extent, -start / step, 1 / step)
+            forward = resampling(count, spec.size, start, step)
+            back = resampling(spec.size, count, -start / step, 1 / step)
             pairs.append((forward, back))
         (rows, rows_back), (columns, columns_back) = pairs
         place_rows, brain_rows = rows.over(box[1])
@@ -103,6 +107,7 @@ class SliceGeometry:
         return cls(
             orientation,
             box,
+            np.flatnonzero(along[0]),
             rows,
             columns,
             rows_back,
@@ -159,8 +164,8 @@ class SliceGeometry:
             (N, rows, columns): what is there.
         """
         (rows, row_matrix), (columns, column_matrix) = (
-            matrix.over(extent)
-            for matrix, extent in zip((self.rows_back, self.columns_back), part, strict=True)
+            matrix.over(span)
+            for matrix, span in zip((self.rows_back, self.columns_back), part, strict=True)
         )
         return (rows, columns), column_matrix.along_columns(row_matrix.along_rows(pixels))
 
