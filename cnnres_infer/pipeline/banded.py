@@ -129,7 +129,7 @@ class Banded:
         return block, self.starts[block][:, None] + np.arange(span), self.entries != 0
 
     @cached_property
-    def _blocks(self) -> list[tuple[slice, slice, FloatArray]]:
+    def _blocks(self) -> tuple[tuple[slice, slice, FloatArray], ...]:
         """Rows and columns of each block, and its entries."""
         n_rows, n_columns = self.shape
         span = self.entries.shape[1]
@@ -141,4 +141,4 @@ class Banded:
             columns = slice(begin, max(begin, min(start + span, n_columns)))
             first = max(0, begin - start)
             blocks.append((rows, columns, self.entries[rows, first : first + columns.stop - begin]))
-        return blocks
+        return tuple(blocks)

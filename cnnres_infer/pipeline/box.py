@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cnnres_infer.core.arrays import BoolArray
-from cnnres_infer.pipeline.voxels import as_in_memory
+from cnnres_infer.pipeline.voxels import in_memory_order
 
 
 def extent(profile: BoolArray) -> slice:
@@ -23,7 +23,7 @@ def bounding_box(mask: BoolArray) -> tuple[slice, slice, slice]:
 def profiles(mask: BoolArray) -> tuple[BoolArray, BoolArray, BoolArray]:
     """For each axis of a mask (X, Y, Z), where along it there is any True: (X,), (Y,), (Z,)."""
     # So that contiguous planes are combined.
-    planes, order, steps = as_in_memory(mask)
+    planes, order, steps = in_memory_order(mask)
     plane = np.logical_or.reduce(planes, axis=0)
     pairs = (planes, (1, 2)), (plane, 1), (plane, 0)
     in_order: list[BoolArray] = [np.logical_or.reduce(each, axis) for each, axis in pairs]

@@ -18,7 +18,7 @@ from cnnres_infer.pipeline.box import bounding_box
 from cnnres_infer.pipeline.chunks import chunks
 from cnnres_infer.pipeline.morphology import ball, dilate, erode, fill_holes, main_components
 from cnnres_infer.pipeline.resample import resampling
-from cnnres_infer.pipeline.slices.normalisation import median_of_tissue, ranked, tissue_median
+from cnnres_infer.pipeline.slices.normalisation import median_of_tissue, tissue_median
 from cnnres_infer.pipeline.values import check_mask_values
 from cnnres_infer.pipeline.voxels import sample
 
@@ -93,7 +93,7 @@ def find_brain(volume: Volume) -> Brain:
 
 def _is_stripped(volume: Volume, brain: BoolArray) -> bool:
     """Whether little else than the brain is visible, judged by a sample of the voxels."""
-    # Copied, since each look at voxels that lie far apart in memory takes as long as the first.
+    # Copied, since voxels that lie far apart in memory are slow to read each time.
     values, inside = sample(volume.data, _SAMPLE).copy(), sample(brain, _SAMPLE).copy()
     tissue = median_of_tissue(values[inside & (values > 0)], volume.name)
     visible = values > _VISIBLE * tissue
@@ -231,10 +231,10 @@ def _brain_intensity(image: FloatArray, spacing: NDArray[np.float64]) -> float:
         indices = np.arange(max(0, middle - radius), min(image.shape[axis], middle + radius + 1))
         centre = centre.take(indices, axis)
     # NumPy sorts several times as fast as it selects medians.
-    ordered = np.sort(centre.reshape(len(centre), -1), axis=1)
-    middle_rank = (ordered.shape[1] - 1) / 2
-    medians = (ordered[:, int(middle_rank)] + ordered[:, int(middle_rank + 0.5)]) / np.float32(2)
-    return ranked(medians, 0.75 * (len(medians) - 1))
+    ranked = np.sort(centre.reshape(len(centre), -1), axis=1)
+    rank = (ranked.shape[1] - 1) / 2
+    medians = (ranked[:, int(rank)] + ranked[:, int(rank + 0.5)]) / 2
+    return float(np.percentile(medians, 75))
 
 
 def _nonempty(mask: BoolArray, name: str) -> BoolArray:

@@ -49,7 +49,8 @@ def infer(
         separately, all batches of the DWI come first. Slices come in any order.
     beside
         Called on another thread while the network runs, once for DWI and FLAIR each if
-        these are run separately. Waiting for it counts as ``"slices"``.
+        these are run separately. What it raises ends the call once all slices are computed;
+        a call that ends early waits for it. Waiting counts as ``"slices"``.
 
     Returns
     -------
@@ -98,11 +99,14 @@ def _outputs(
     clock: Stopwatch,
     beside: Callable[[], object],
 ) -> Iterator[tuple[SliceBatch, FloatArray]]:
-    """Yield each batch with the network's output, while workers do the rest: the next batch too."""
+    """Yield each batch with the network's output.
+
+    Meanwhile, one worker extracts the next batch, and another one calls `beside`.
+    """
     with clock.part("slices"):
         batch = next(batches, None)
     with ThreadPoolExecutor(2) as workers:
-        rest = workers.submit(beside)
+        collected = workers.submit(beside)
         while batch is not None:
             upcoming = workers.submit(next, batches, None)
             with clock.part("engine"):
@@ -111,4 +115,4 @@ def _outputs(
             with clock.part("slices"):
                 batch = upcoming.result()
         with clock.part("slices"):
-            rest.result()
+            collected.result()

@@ -33,6 +33,7 @@ def dilate(mask: BoolArray, offsets: NDArray[np.intp]) -> BoolArray:
     reach = offsets.max(axis=0).tolist()
     box = bounding_box(mask)
     content = mask[box]
+    # Many times as fast as `numpy.pad`, for masks as small as these.
     padded = np.zeros(np.add(content.shape, 2 * np.array(reach)), np.bool_)
     inner = tuple(slice(n, n + count) for n, count in zip(reach, content.shape, strict=True))
     padded[inner] = content
@@ -54,8 +55,8 @@ def dilate(mask: BoolArray, offsets: NDArray[np.intp]) -> BoolArray:
     result = np.zeros(mask.shape, np.bool_)
     target = widened(box, reach, mask.shape)
     source = tuple(
-        slice(to.start - old.start + n, to.stop - old.start + n)
-        for to, old, n in zip(target, box, reach, strict=True)
+        slice(to.start - at.start + n, to.stop - at.start + n)
+        for to, at, n in zip(target, box, reach, strict=True)
     )
     result[target] = _from_bits(dilated, padded.shape)[source]
     return result

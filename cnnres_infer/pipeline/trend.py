@@ -83,6 +83,7 @@ class _Steps(NamedTuple):
 
 def _steps(axis: int, level: FloatArray, seen: BoolArray, terms: FloatArray) -> _Steps:
     ahead, behind = ((slice(None),) * axis + (part,) for part in (slice(1, None), slice(-1)))
+    # Taken by their places, which is faster than by a mask as often as this.
     both = np.flatnonzero(seen[ahead] & seen[behind])
     changing = [k for k, axes in enumerate(_TERMS) if axis in axes]
 

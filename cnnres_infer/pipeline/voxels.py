@@ -34,12 +34,15 @@ def nonzero_in(data: NDArray[T], mask: BoolArray) -> NDArray[T]:
 
 
 def counts(mask: BoolArray, axis: int | tuple[int, ...]) -> NDArray[np.int64]:
-    """The number of True along axes of a mask, many times as fast as `numpy.count_nonzero`."""
-    given = (axis,) if isinstance(axis, int) else axis
-    forwards, order, steps = as_in_memory(mask)
-    number = forwards.view(np.uint8).sum(axis=tuple(map(order.index, given)), dtype=np.uint32)
-    left = [each for each in order if each not in given]
-    number = number.transpose(np.argsort(left))[tuple(steps[each] for each in sorted(left))]
+    """The number of True along axes of a mask, counted from 0.
+
+    Many times as fast as `numpy.count_nonzero`.
+    """
+    summed = (axis,) if isinstance(axis, int) else axis
+    forwards, order, steps = in_memory_order(mask)
+    number = forwards.view(np.uint8).sum(axis=tuple(map(order.index, summed)), dtype=np.uint32)
+    kept = [each for each in order if each not in summed]
+    number = number.transpose(np.argsort(kept))[tuple(steps[each] for each in sorted(kept))]
     found: NDArray[np.int64] = number.astype(np.int64)
     return found
 
@@ -60,7 +63,7 @@ def sample(data: NDArray[T], count: int) -> NDArray[T]:
     return voxels
 
 
-def as_in_memory(data: NDArray[T]) -> tuple[NDArray[T], list[int], tuple[slice, ...]]:
+def in_memory_order(data: NDArray[T]) -> tuple[NDArray[T], list[int], tuple[slice, ...]]:
     """View an array with its axes in the order of memory, none of them backwards.
 
     Returns
@@ -70,7 +73,7 @@ def as_in_memory(data: NDArray[T]) -> tuple[NDArray[T], list[int], tuple[slice, 
     order
         Which axis of the array each axis of the view is.
     steps
-        What takes each axis of the array to the way it runs there.
+        For each axis of the array, the slice that makes it run as in the view.
     """
     steps = tuple(slice(None, None, -1 if step < 0 else 1) for step in data.strides)
     order = _memory_order(data)

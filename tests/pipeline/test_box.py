@@ -1,6 +1,9 @@
 """Boxes around masks, whatever the order of their axes in memory."""
 
+from itertools import permutations
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,8 +25,20 @@ def test_a_box_is_as_small_as_may_be(
     places = np.argwhere(view)
     expected = zip(places.min(axis=0), places.max(axis=0) + 1, strict=True)
     assert bounding_box(view) == tuple(slice(int(a), int(b)) for a, b in expected)
-    for axis, profile in enumerate(profiles(view)):
-        assert np.array_equal(np.flatnonzero(profile), np.unique(places[:, axis]))
+
+
+@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, -1)])
+@pytest.mark.parametrize("order", permutations(range(3)))
+def test_profiles_tell_where_there_is_anything(
+    order: tuple[int, ...], flips: tuple[int, ...]
+) -> None:
+    mask = np.random.default_rng(0).random((5, 6, 7)) < 0.02
+    view = mask.transpose(order)[tuple(slice(None, None, flip) for flip in flips)]
+    for each in (view, view & False, np.broadcast_to(view[:, :1], view.shape)):
+        found = profiles(each)
+        for axis, profile in enumerate(found):
+            others = tuple({0, 1, 2} - {axis})
+            assert np.array_equal(profile, each.any(axis=others))
 
 
 def test_the_box_of_nothing_is_empty() -> None:

@@ -22,16 +22,15 @@ def to_batches(
 ) -> Iterator[SliceBatch]:
     """Extract batches of normalised images of all slices that contain brain.
 
-    If images are cut to the brain, each batch has images of one shape, and the
-    order of slices is lost.
+    Slices without brain are omitted. If images are cut to the brain, each batch has
+    images of one shape, and the order of slices is lost.
 
     Parameters
     ----------
     channels
         The volumes of the network's input channels, all on the same grid.
     brain
-        bool (X, Y, Z); voxels outside are set to zero, slices without brain are
-        omitted.
+        bool (X, Y, Z); voxels outside are set to zero.
     geometry
         The slice geometry of the grid, for that brain.
     spec

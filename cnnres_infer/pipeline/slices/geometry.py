@@ -32,7 +32,7 @@ class SliceGeometry:
     box
         The slices, rows and columns that hold the brain.
     z
-        (N,): the slices with brain, counted from inferior.
+        (N,), read-only: the slices with brain, counted from inferior.
     rows, columns
         (size, extent): resampling matrices from voxels to pixels.
     rows_back, columns_back
@@ -80,6 +80,8 @@ class SliceGeometry:
         orientation = grid.orientation
         along = profiles(orientation.planes(brain))
         box = extent(along[0]), extent(along[1]), extent(along[2])
+        z = np.flatnonzero(along[0])
+        z.setflags(write=False)
         inside = orientation.planes(brain)[box]
         if not inside.size:
             raise VolumeError(
@@ -107,7 +109,7 @@ class SliceGeometry:
         return cls(
             orientation,
             box,
-            np.flatnonzero(along[0]),
+            z,
             rows,
             columns,
             rows_back,
