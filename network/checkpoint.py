@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from cnnres_infer.codes import ErrorCode
 from cnnres_infer.errors import BundleError
 from network.cnnres import PUBLISHED, CNNRes, Widths, without_folded_norms
 from network.keras_weights import KERAS_EPSILON, load_keras_weights
@@ -42,8 +43,10 @@ def load_checkpoint(
     Raises
     ------
     BundleError
-        If the file is of another kind, or its tensors are not those of CNN-Res.
+        If the file is missing or of another kind, or its tensors are not those of CNN-Res.
     """
+    if not path.exists():
+        raise BundleError(f"{path}: no such file", code=ErrorCode.FILE_MISSING)
     if path.suffix == ".h5":
         return load_keras_weights(path, epsilon)
     readers = {".safetensors": load_file, ".onnx": _onnx_tensors}

@@ -97,7 +97,11 @@ def test_errors_are_one_line(tmp_path: Path, checkpoint: str) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_checkpoint_that_cannot_be_used_has_its_code(tmp_path: Path) -> None:
-    with pytest.raises(BundleError) as caught:
-        load_checkpoint(tmp_path / "none.safetensors", 1e-3)
-    assert caught.value.code == "E-BUNDLE"
+@pytest.mark.parametrize("suffix", [".safetensors", ".onnx", ".h5", ".pt"])
+def test_a_checkpoint_that_cannot_be_used_has_its_code(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    for code in ("E-FILE-MISSING", "E-BUNDLE"):
+        with pytest.raises(BundleError) as caught:
+            load_checkpoint(path, 1e-3)
+        assert caught.value.code == code
+        path.write_bytes(b"no weights")
