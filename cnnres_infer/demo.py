@@ -22,17 +22,17 @@ SEED = 13
 
 
 @dataclass(frozen=True)
-class KnownLesion:
+class KnownLesions:
     """The truth of a synthetic volume, and how well it was found.
 
     Attributes
     ----------
     volume, truth
-        Files of the volume and of its true lesion.
+        Files of the volume and of its true lesions.
     truth_ml
-        Volume of the true lesion in ml.
+        Volume of the true lesions in ml.
     dice
-        Dice coefficient of the mask with the true lesion.
+        Dice coefficient of the mask with the true lesions.
     """
 
     volume: Path
@@ -57,7 +57,7 @@ class DemoReport:
 
     report: Report
     outputs: tuple[Path, ...]
-    demo: KnownLesion
+    demo: KnownLesions
 
     def to_json(self) -> dict[str, Any]:
         """The report, with outputs and truth last."""
@@ -83,7 +83,7 @@ def run_demo(predictor: Predictor, folder: Path, *, overwrite: bool = False) -> 
     write_all(contents, overwrite)
     result = predictor.predict(volume)
     saved = result.save(folder, UNIVERSAL_FORMATS, overwrite=overwrite)
-    known = KnownLesion(
+    known = KnownLesions(
         volume,
         truth,
         truth_ml=int(np.count_nonzero(phantom.truth)) * made.grid.voxel_ml,

@@ -45,7 +45,7 @@ def demo(
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Write a synthetic volume with a known lesion and segment it."""
+    """Write a synthetic volume with known lesions and segment it."""
 
     def work() -> "DemoReport":
         from cnnres_infer.cli.watchdog import watched
@@ -65,6 +65,6 @@ def demo(
         known = found.demo
         written = (known.volume, known.truth, *found.outputs)
         print_report(known.volume.name, found.report, written, verbose, console)
-        console.print(f"  known lesion {known.truth_ml:.2f} ml, Dice with it {known.dice:.3f}")
+        console.print(f"  known lesions {known.truth_ml:.2f} ml, Dice with them {known.dice:.3f}")
 
     show(work, render, as_json, verbose)

@@ -34,7 +34,7 @@ def nonzero_in(data: NDArray[T], mask: BoolArray) -> NDArray[T]:
 
 
 def counts(mask: BoolArray, axis: int | tuple[int, ...]) -> NDArray[np.int64]:
-    """The number of True along axes of a mask, counted from 0.
+    """The number of True along axes of a mask, which count from 0.
 
     Many times as fast as `numpy.count_nonzero`.
     """
