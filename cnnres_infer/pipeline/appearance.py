@@ -219,7 +219,7 @@ def _depth(inside: BoolArray, spacing: NDArray[np.float64]) -> FloatArray:
 
 def _central(inside: BoolArray) -> BoolArray:
     """True (slices, 1, 1) in all slices but those at either end of the brain."""
-    areas = np.count_nonzero(inside, axis=(1, 2))
+    areas = counts(inside, (1, 2))
     below = np.cumsum(areas) / max(1, int(areas.sum()))
     central = (below > _LOWEST) & (below < _HIGHEST)
     if len(areas) < _MIN_SLICES:

@@ -24,6 +24,7 @@ from cnnres_infer.codes import ErrorCode
 from cnnres_infer.core.jsonable import to_json
 from cnnres_infer.core.volume import Volume
 from cnnres_infer.errors import InputError
+from cnnres_infer.host.machine import peak_memory_mb
 from cnnres_infer.outputs.writers.report import Report
 from tests.conftest import oriented_affine
 from tests.faults.files import nifti
@@ -189,11 +190,8 @@ def test_headers_of_arrays_that_python_does_not_parse(header: str) -> None:
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not installed")
 def test_a_moment_of_fuzzing_finds_nothing(tmp_path: Path) -> None:
     command = [sys.executable, str(Path(__file__).with_name("run.py")), str(tmp_path / "corpus")]
-    import resource
-
     # Linux counts the peak of this process as one of the child's.
-    inherited = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    limit = f"-rss_limit_mb={1024 + inherited}"
+    limit = f"-rss_limit_mb={1024 + int(peak_memory_mb() or 0)}"
     options = ["-runs=10000", "-seed=1", limit, f"-artifact_prefix={tmp_path}/"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
